@@ -1,0 +1,30 @@
+"""What can go wrong with a caller's recordings, configurations and files.
+
+DenoiserError
+├── AudioError       a sound file that cannot be read, or holds no usable sound
+├── CorpusError      a folder of recordings that cannot be split or scored
+├── TrainingError    a training that diverged
+└── ExportError      a denoiser that would not run elsewhere as it runs here
+
+Wrong arguments raise ValueError. Every message reads `<file or key>: <found>, expected <needed>; <what to do>`.
+"""
+
+
+class DenoiserError(Exception):
+    """Base of all errors that a user of quell can do something about."""
+
+
+class AudioError(DenoiserError):
+    """A sound file cannot be read, or holds no usable sound."""
+
+
+class CorpusError(DenoiserError):
+    """A folder of recordings cannot be split, decoded or scored."""
+
+
+class TrainingError(DenoiserError):
+    """Training diverged; the message holds the step and the learning rate."""
+
+
+class ExportError(DenoiserError):
+    """An exported file is missing, damaged, or does not equal the denoiser it came from."""
