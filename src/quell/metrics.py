@@ -1,0 +1,117 @@
+"""What people report: SI-SDR, PESQ, STOI, ESTOI of waveforms. numpy only, so that processes which score never load
+torch.
+
+Every metric takes the estimate first, then the target, both (T,) float, and is better when higher. A failure that the
+estimate causes (silence, NaN) scores the metric's worst value: muting a clip never pays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from quell.audio import FloatArray
+
+EPS = 1e-8
+# Worst value that each metric can take, and what it is counted in.
+WORST = {"pesq": 1.0, "stoi": 0.0, "estoi": 0.0, "si_sdr": float(10 * np.log10(EPS))}
+UNITS = {"pesq": "MOS-LQO", "stoi": "0 to 1", "estoi": "0 to 1", "si_sdr": "dB"}
+PESQ_MODES = {8_000: "nb", 16_000: "wb"}
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """Metrics of one clip; `failed` names those that could not be computed and hold their worst value."""
+
+    values: dict[str, float]
+    failed: tuple[str, ...]
+
+
+def si_sdr(estimate: FloatArray, target: FloatArray) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, arXiv:1811.02508).
+
+    Both signals are centred first. Silence on either side scores 10 * log10(EPS), the worst value, never NaN.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    if estimate.shape != target.shape:
+        raise ValueError(f"estimate: shape {estimate.shape}, expected that of target, {target.shape}")
+    estimate64 = estimate.astype(np.float64) - estimate.mean(dtype=np.float64)
+    target64 = target.astype(np.float64) - target.mean(dtype=np.float64)
+    scale = (estimate64 @ target64) / (target64 @ target64 + EPS)
+    wanted = scale * target64
+    distortion = estimate64 - wanted
+    return float(10 * np.log10((wanted @ wanted) / (distortion @ distortion + EPS) + EPS))
+
+
+def pesq(estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
+    """Perceptual evaluation of speech quality, MOS-LQO 1 to 4.64 (ITU-T P.862): wide band at 16 kHz, narrow band at 8
+    kHz.
+
+    Raises:
+        ValueError: another sample rate.
+        ArithmeticError: PESQ finds no utterance, or gives no number.
+    """
+    import pesq as package
+
+    if sample_rate not in PESQ_MODES:
+        raise ValueError(f"sample_rate: {sample_rate} Hz, expected 8000 or 16000 Hz for PESQ; score by estoi or stoi")
+    mode = PESQ_MODES[sample_rate]
+    try:
+        value = float(package.pesq(sample_rate, target, estimate, mode))
+    except package.PesqError as error:
+        raise ArithmeticError(f"PESQ: {error}") from error
+    if not np.isfinite(value):
+        raise ArithmeticError(f"PESQ: {value}")
+    return value
+
+
+def stoi(estimate: FloatArray, target: FloatArray, sample_rate: int, extended: bool = False) -> float:
+    """Short-time objective intelligibility (Taal et al. 2011), or extended (Jensen and Taal 2016); about 0 to 1.
+
+    Raises:
+        ArithmeticError: less than 0.4 s of speech in the target, or no number.
+    """
+    import pystoi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 with a warning when speech is too short
+        try:
+            value = float(pystoi.stoi(target, estimate, sample_rate, extended=extended))
+        except RuntimeWarning as warning:
+            raise ArithmeticError(f"STOI: {warning}") from warning
+    if not np.isfinite(value):
+        raise ArithmeticError(f"STOI: {value}")
+    return value
+
+
+def score_clip(estimate: FloatArray, target: FloatArray, sample_rate: int, names: tuple[str, ...]) -> ClipScore:
+    """The named metrics of one clip; those that fail hold their worst value."""
+    values: dict[str, float] = {}
+    failed: list[str] = []
+    usable = bool(np.isfinite(estimate).all()) and float(np.abs(estimate).max(initial=0.0)) > 0.0
+    for name in names:
+        try:
+            if not usable:
+                raise ArithmeticError("silence or NaN")
+            values[name] = max(_compute(name, estimate, target, sample_rate), WORST[name])
+        except ArithmeticError:
+            values[name] = WORST[name]
+            failed.append(name)
+    return ClipScore(values, tuple(failed))
+
+
+def _compute(name: str, estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
+    if name == "si_sdr":
+        return si_sdr(estimate, target)
+    if name == "pesq":
+        return pesq(estimate, target, sample_rate)
+    return stoi(estimate, target, sample_rate, extended=name == "estoi")
+
+
+def available(sample_rate: int) -> tuple[str, ...]:
+    """Metrics that can be computed at this rate."""
+    return tuple(name for name in WORST if name != "pesq" or sample_rate in PESQ_MODES)

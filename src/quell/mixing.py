@@ -1,0 +1,105 @@
+"""Noisy mixtures at chosen SNRs, drawn in whole batches on the device that trains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quell.corpus import Clip, Split
+from quell.denoiser import rms
+
+
+class Mixtures(NamedTuple):
+    """A training batch: noisy and clean (B, T), and the level (B, 1) that the denoiser shall work at."""
+
+    noisy: Tensor
+    clean: Tensor
+    level: Tensor
+
+
+def noise_gain(clean: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """Factor for `noise` that puts `clean` snr_db above it, energies over the whole signal.
+
+    A silent clean signal gives 0, and silent noise stays silent.
+
+    Shape:
+        clean, noise: (B, T); snr_db: (B, 1), dB. Returns (B, 1).
+    """
+    return rms(clean) / rms(noise).clamp_min(1e-8) * 10 ** (-snr_db / 20)
+
+
+class MixtureSampler:
+    """Draws random mixtures from a split: no per-item Python, no loader processes, nothing written.
+
+    Clean crops are drawn by duration, so that every second of speech is heard equally often; clips shorter than the
+    segment are placed at random in silence. Noise is drawn by category, then by duration, and is repeated when too
+    short.
+
+    Args:
+        segment: samples per mixture. snr_db: (low, high), drawn uniformly, dB. level_db: the level given to the
+        denoiser is off the mixture's own by up to this much, dB: in use it is the whole
+            recording's, and a passage may lie far above or below it.
+        generator: on `device`; the only source of randomness.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        segment: int,
+        snr_db: tuple[float, float],
+        generator: torch.Generator,
+        level_db: float = 10.0,
+    ) -> None:
+        self.segment = segment
+        self.snr_db = snr_db
+        self.level_db = level_db
+        self.generator = generator
+        self.device = generator.device
+        # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
+        self.samples = torch.from_numpy(split.samples.copy()).to(self.device)
+        self.clean = _Pool(split.of("clean"), self.device)
+        self.noise = _Pool(split.of("noise"), self.device)
+        self.steps = torch.arange(segment, device=self.device)
+
+    def draw(self, batch: int) -> Mixtures:
+        """A batch of mixtures, float32, (batch, segment)."""
+        chosen = self.clean.choose(self._uniform(batch, 1))
+        spare = self.clean.length[chosen] - self.segment
+        start = torch.minimum(spare, torch.zeros_like(spare))
+        start = start + (self._uniform(batch, 1) * (spare.abs() + 1)).long()
+        at = start + self.steps
+        inside = (at >= 0) & (at < self.clean.length[chosen])
+        at = at.clamp_min(0).minimum(self.clean.length[chosen] - 1)
+        clean = self.samples[self.clean.offset[chosen] + at].float() / 32768 * inside
+
+        chosen = self.noise.choose(self._uniform(batch, 1))
+        start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
+        at = (start + self.steps) % self.noise.length[chosen]
+        noise = self.samples[self.noise.offset[chosen] + at].float() / 32768
+
+        low, high = self.snr_db
+        noisy = clean + noise * noise_gain(clean, noise, low + (high - low) * self._uniform(batch, 1))
+        off_db = self.level_db * (2 * self._uniform(batch, 1) - 1)
+        return Mixtures(noisy, clean, rms(noisy) * 10 ** (off_db / 20))
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
+
+class _Pool:
+    """Clips to draw from: each category equally often, within it by duration. Clean speech is one category."""
+
+    def __init__(self, clips: list[Clip], device: torch.device) -> None:
+        self.offset = torch.tensor([clip.offset for clip in clips], device=device)
+        self.length = torch.tensor([clip.length for clip in clips], device=device)
+        totals: dict[str, int] = {}
+        for clip in clips:
+            totals[clip.category] = totals.get(clip.category, 0) + clip.length
+        share = torch.tensor([clip.length / totals[clip.category] / len(totals) for clip in clips], dtype=torch.float64)
+        self.upto = share.cumsum(0).float().to(device)
+
+    def choose(self, uniform: Tensor) -> Tensor:
+        """Indices of clips, shape of `uniform`, whose values lie in [0, 1)."""
+        return torch.searchsorted(self.upto, uniform, right=True).clamp_max(len(self.upto) - 1)
