@@ -1,0 +1,3 @@
+"""Quell's search service: a study file in, trials trained by worker processes, the best one out. Imports quell; never
+the
+other way round."""

@@ -1,0 +1,130 @@
+"""The exact budget: slots.
+
+`trials = N` means N slots, 0 to N - 1. Every trial carries its slot; a slot is filled while it has a trial that
+waits, runs or ended. Workers claim waiting trials (compare and set in the storage), never make new ones, so the
+budget cannot be overshot. A trial that was lost with its worker ends as failed, does not fill its slot, and is put
+back in line with the same parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuning.presets import Value
+
+# A configuration that took its worker down this often is at fault itself.
+ATTEMPTS = 3
+LIVE = (TrialState.WAITING, TrialState.RUNNING)
+
+
+class Budget:
+    """The slots of one study. Any number of processes may hold one at the same time.
+
+    Args:
+        trials: number of slots.
+        first: searched parameters of the first slots' trials (presets), by name.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        trials: int,
+        first: Mapping[str, Mapping[str, Value]] | None = None,
+    ) -> None:
+        self.study = study
+        self.storage = storage
+        self.trials = trials
+        self.first = list((first or {}).items())
+
+    def slots(self) -> dict[int, FrozenTrial]:
+        """Slot -> the trial that fills it. Of several the lowest number counts: a storage numbers trials in order."""
+        filled: dict[int, FrozenTrial] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            slot = trial.user_attrs.get("slot")
+            if slot is not None and slot < self.trials and "lost" not in trial.user_attrs:
+                filled.setdefault(slot, trial)
+        return filled
+
+    def fill(self) -> None:
+        """Puts a waiting trial into every empty slot."""
+        filled = self.slots()
+        for slot in range(self.trials):
+            if slot in filled:
+                continue
+            lost = self._lost(slot)
+            if lost:
+                parameters: Mapping[str, Value] = lost[-1].params or lost[-1].system_attrs.get("fixed_params", {})
+                attributes = {key: lost[-1].user_attrs[key] for key in ("preset",) if key in lost[-1].user_attrs}
+            else:
+                name, parameters = self.first[slot] if slot < len(self.first) else ("", {})
+                attributes = {"preset": name} if name else {}
+            self.study.enqueue_trial(
+                dict(parameters), user_attrs={"slot": slot, "attempt": len(lost) + 1, **attributes}
+            )
+
+    def claim(self) -> optuna.Trial | None:
+        """A trial to run, which is this process's from now on; None when none waits."""
+        for trial in self.slots().values():
+            if trial.state != TrialState.WAITING:
+                continue
+            try:
+                mine = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                continue
+            if mine:
+                claimed = optuna.Trial(self.study, trial._trial_id)
+                claimed.set_user_attr("worker", worker_name())
+                return claimed
+        return None
+
+    def hand_back(self, trial: optuna.Trial) -> None:
+        """Puts a running trial of this process back in line, as when the worker is asked to leave."""
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def reap(self) -> list[int]:
+        """Ends running trials whose process on this machine is gone; `fill` replaces them. Returns their numbers."""
+        reaped = []
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, _, process = str(trial.user_attrs.get("worker", "")).rpartition(":")
+            if host != socket.gethostname() or _alive(int(process)):
+                continue
+            if len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS:
+                self.storage.set_trial_user_attr(trial._trial_id, "lost", f"its worker {host}:{process} ended")
+            else:
+                reason = f"took its worker down {ATTEMPTS} times"
+                self.storage.set_trial_user_attr(trial._trial_id, "failure", reason)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            reaped.append(trial.number)
+        return reaped
+
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that count: complete, pruned, infeasible, or failed by their own fault."""
+        return [trial for trial in self.slots().values() if trial.state.is_finished()]
+
+    def left(self) -> int:
+        return self.trials - len(self.ended())
+
+    def _lost(self, slot: int) -> Sequence[FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [trial for trial in trials if trial.user_attrs.get("slot") == slot and "lost" in trial.user_attrs]
+
+
+def worker_name() -> str:
+    """host:process id of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,73 @@
+"""`quell demo`: the whole way on a synthetic corpus, from recordings to a denoised file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from quell import audio, metrics
+from quell.corpus import Corpus
+from quell.enhance import enhance_file
+from quell.export import load
+from quell.scoring import Scorer, evaluation_set
+from tuning import status, study_file
+from tuning.exporting import export_best
+from tuning.tune import Place, check_devices, tune
+
+# Of the test mixtures at -5, 0, 5, 10, 15 and 20 dB this one is listened to: 5 dB.
+LISTENED = 2
+
+
+def demo(study: Path, place: Place, console: Console, log: Console) -> int:
+    """Runs the study, exports its best trial, denoises one noisy file of the test split; returns the exit code."""
+    started = time.monotonic()
+    spec = study_file.load(study)
+    code, optuna_study = tune(spec, study, place, 2, check_devices([]), log)
+    if code:
+        return code
+    status.show(status.summary(optuna_study), console)
+    folder = place.runs.study(spec.study.name)
+    model = folder / "best.pt"
+    export_best(optuna_study, place.runs, model)
+    noisy, clean, denoised = (folder / f"{name}.wav" for name in ("noisy", "clean", "denoised"))
+    label = _write_example(place.open_corpus(spec, log), spec, noisy, clean)
+    enhance_file(noisy, denoised, load(model))
+    _show(noisy, clean, denoised, label, console)
+    for what, path in {
+        "recordings": place.corpus_root(spec),
+        "study": place.storage_url.removeprefix("sqlite:///"),
+        "denoiser": model,
+        "noisy": noisy,
+        "denoised": denoised,
+        "clean": clean,
+    }.items():
+        console.print(f"{what:<10} {path}", highlight=False)
+    console.print(f"{time.monotonic() - started:.0f} s in all", highlight=False)
+    return 0
+
+
+def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clean: Path) -> str:
+    with Scorer() as scorer:
+        mixtures = evaluation_set(corpus, "test", 6, spec.corpus.snr_db, spec.study.seed, scorer)
+    stored = audio.Format(corpus.sample_rate, "WAV", "PCM_16")
+    audio.write(noisy, mixtures.noisy[LISTENED], stored)
+    audio.write(clean, mixtures.clean[LISTENED], stored)
+    return f"{mixtures.labels[LISTENED]} at {mixtures.snr_db[LISTENED]:g} dB SNR"
+
+
+def _show(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
+    target, stored = audio.read(clean)
+    names = metrics.available(stored.sample_rate)
+    table = Table(title=f"one file of the test split: {label}")
+    table.add_column("")
+    for name in names:
+        table.add_column(f"{name} ({metrics.UNITS[name]})", justify="right", no_wrap=True)
+    for path in (noisy, denoised):
+        estimate = np.ascontiguousarray(audio.read(path)[0][:, 0])
+        scores = metrics.score_clip(estimate, target[:, 0], stored.sample_rate, names)
+        table.add_row(path.stem, *(f"{scores.values[name]:.3f}" for name in names))
+    console.print(table)

@@ -1,0 +1,118 @@
+"""One trial, from parameters to score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from quell.corpus import Corpus
+from quell.denoiser import save_weights
+from quell.errors import TrainingError
+from quell.scoring import EvaluationSet, Scorer, Scores
+from quell.training import Trained, train
+from tuning import space
+from tuning.storage import Runs
+from tuning.study_file import StudySpec
+
+# Weights are kept for so many of the best trials.
+KEPT_WEIGHTS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a worker share."""
+
+    spec: StudySpec
+    corpus: Corpus
+    validation: EvaluationSet
+    scorer: Scorer
+    device: torch.device
+    runs: Runs
+
+
+def run_trial(trial: optuna.Trial, task: Task, on_step: Callable[[float, float], None]) -> None:
+    """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
+
+    Whatever else is raised, by `on_step` too, comes through and leaves the trial running.
+    """
+    study, spec = trial.study, task.spec
+    started = time.monotonic()
+    point = space.suggest(trial, spec.search)
+    model = space.denoiser_config(point, spec.corpus.sample_rate)
+    config = space.training_config(
+        point,
+        segment_s=spec.training.segment_s,
+        rungs_audio_hours=tuple(spec.training.rungs_audio_hours),
+        snr_db=spec.corpus.snr_db,
+        study_seed=spec.study.seed,
+        model=model,
+    )
+    trial.set_user_attr("denoiser", asdict(model))
+    trial.set_user_attr("training", asdict(config))
+
+    def on_rung(hours: float, score: float) -> None:
+        trial.report(score, step=round(hours * 3600))  # Optuna's steps are whole numbers: seconds of training audio
+        if hours < spec.training.audio_hours and trial.should_prune():
+            raise optuna.TrialPruned(f"{spec.study.score} {score:.3f} after {hours:g} h of audio")
+
+    try:
+        trained = train(
+            model,
+            config,
+            task.corpus,
+            task.validation,
+            task.scorer,
+            metric=spec.study.score,
+            device=task.device,
+            on_rung=on_rung,
+            on_step=on_step,
+        )
+    except optuna.TrialPruned as reason:
+        trial.set_user_attr("pruned", str(reason))
+        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+    except (TrainingError, torch.OutOfMemoryError) as error:
+        trial.set_user_attr("failure", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+    _complete(trial, task, trained)
+
+
+def _complete(trial: optuna.Trial, task: Task, trained: Trained) -> None:
+    scores, noisy = trained.scores, task.validation.noisy_scores
+    trial.set_user_attr("parameters", sum(p.numel() for p in trained.denoiser.parameters()))
+    trial.set_user_attr("data_share", round(trained.data_share, 5))
+    trial.set_user_attr("metrics", scores.means())
+    trial.set_user_attr("by_snr", {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()})
+    trial.set_user_attr("failures", scores.failures)
+    trial.set_user_attr("worse", {name: scores.worse_than(noisy, name) for name in scores.values})
+    forbid_losses(trial, scores, noisy)
+    name = task.spec.study.name
+    path = task.runs.weights(name, trial.number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(trained.denoiser, path)
+    trial.study.tell(trial, scores.mean(task.spec.study.score))
+    keep = {best.number for best in best_trials(trial.study)[:KEPT_WEIGHTS]}
+    for frozen in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if frozen.number not in keep:
+            task.runs.weights(name, frozen.number).unlink(missing_ok=True)
+
+
+def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
+    """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
+    for name in ("si_sdr", "stoi"):
+        trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete, feasible trials, best first; of equal ones the earlier."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
+    return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))

@@ -1,0 +1,74 @@
+"""What a study has reached, as a dictionary and as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.table import Table
+
+from tuning.objective import best_trials
+
+
+def summary(study: optuna.Study, best: int = 10) -> dict[str, Any]:
+    """States, the noisy input's scores and the best trials; everything is JSON."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if "lost" not in trial.user_attrs]
+    states = Counter(trial.state.name.lower() for trial in trials)
+    feasible = best_trials(study)
+    infeasible = sum(1 for trial in trials if any(value > 0 for value in trial.constraints.values()))
+    return {
+        "study": study.study_name,
+        "score": study.user_attrs["spec"]["study"]["score"],
+        "trials": study.user_attrs.get("trials", len(trials)),
+        "states": dict(states) | ({"infeasible": infeasible} if infeasible else {}),
+        "noisy": study.user_attrs.get("noisy", {}),
+        "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs},
+        "leaderboard": [_row(trial) for trial in feasible[:best]],
+    }
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    keys = ("preset", "metrics", "parameters", "seconds", "data_share")
+    row = {"trial": trial.number, "value": trial.value, "params": trial.params}
+    return row | {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
+
+
+def show(state: dict[str, Any], console: Console) -> None:
+    """Prints a summary: one line of states, then the leaderboard."""
+    states = ", ".join(f"{count} {name}" for name, count in sorted(state["states"].items()))
+    console.print(
+        f"study {state['study']}: {state['trials']} trials asked for; {states or 'none yet'}", highlight=False
+    )
+    for number, reason in state["failures"].items():
+        console.print(f"trial {number} failed: {reason}", highlight=False)
+    rows = state["leaderboard"]
+    if not rows:
+        console.print("no trial is complete and feasible yet")
+        return
+    metrics = list(rows[0]["metrics"])
+    searched = sorted({name for row in rows for name in row["params"]})
+    table = Table(title="best trials, means over the validation mixtures")
+    for column in ("trial", *metrics, "parameters", *searched):
+        table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
+    if state["noisy"]:
+        table.add_row("noisy", *(_number(name, state["noisy"][name]) for name in metrics))
+    for row in rows:
+        values = (_number(name, row["metrics"][name]) for name in metrics)
+        points = (
+            f"{row['params'].get(name, ''):.4g}" if _is_float(row, name) else str(row["params"].get(name, ""))
+            for name in searched
+        )
+        name = f"{row['trial']} {row.get('preset', '')}".strip()
+        table.add_row(name, *values, f"{row['parameters']:,}", *points)
+    console.print(table)
+
+
+def _is_float(row: dict[str, Any], name: str) -> bool:
+    return isinstance(row["params"].get(name), float)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.2f}" if metric in ("pesq", "si_sdr") else f"{value:.3f}"

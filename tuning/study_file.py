@@ -1,0 +1,212 @@
+"""A study file (TOML) -> StudySpec, its hash, and errors that name file, key, found and needed."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from quell.corpus import SPLITS, CorpusConfig
+from quell.metrics import PESQ_MODES
+from tuning import space
+from tuning.errors import StudyFileError
+from tuning.presets import DEFAULT, PRESETS
+
+# A rung means something once the averaged weights have left their random start.
+FIRST_RUNG_STEPS = 100
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StudySection(_Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    trials: int = Field(ge=1)
+    score: Literal["pesq", "stoi", "estoi", "si_sdr"] = "pesq"
+    seed: int = Field(default=0, ge=0)
+
+
+class CorpusSection(_Section):
+    """Folders are relative to --corpus or QUELL_CORPUS."""
+
+    clean: str = "speech"
+    noise: str = "noise"
+    sample_rate: int = Field(default=16_000, ge=4_000, le=192_000)
+    snr_db: tuple[float, float] = (-5.0, 20.0)
+    group_clean: str = "parent"
+    group_noise: str = "file"
+    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
+    hours: float = Field(default=0.0, ge=0)
+    synthetic: bool = False  # made by Quell, under the runs folder, when no corpus is named
+
+    @field_validator("snr_db", mode="before")
+    @classmethod
+    def _pair(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusSection:
+        if not self.snr_db[0] < self.snr_db[1]:
+            raise ValueError(f"snr_db: {list(self.snr_db)}, expected [low, high] in dB with low < high")
+        shares = list(self.splits.values())
+        if tuple(self.splits) != SPLITS or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"splits: {self.splits}, expected train, validation and test above 0 that add up to 1")
+        for key in ("group_clean", "group_noise"):
+            rule = getattr(self, key)
+            if rule in ("parent", "file"):
+                continue
+            try:
+                groups = re.compile(rule).groups
+            except re.error as error:
+                raise ValueError(f"{key}: {rule!r} ({error}), expected a regular expression") from None
+            if groups != 1:
+                raise ValueError(
+                    f"{key}: {rule!r} has {groups} groups, expected parent, file, or a regex with one group"
+                )
+        return self
+
+
+class TrainingSection(_Section):
+    segment_s: float = Field(default=2.0, gt=0, le=60)
+    audio_hours: float = Field(default=4.0, gt=0)
+    rungs_audio_hours: list[float] = [1.0, 2.0, 4.0]
+    validation_mixtures: int = Field(default=128, ge=6)
+
+    @model_validator(mode="after")
+    def _rungs(self) -> TrainingSection:
+        rungs = self.rungs_audio_hours
+        if not rungs or sorted(set(rungs)) != rungs or rungs[0] <= 0 or rungs[-1] != self.audio_hours:
+            raise ValueError(
+                f"rungs_audio_hours: {rungs}, expected ascending and ending at audio_hours, {self.audio_hours}"
+            )
+        return self
+
+
+class StudySpec(_Section):
+    """A whole study file, checked and completed with defaults."""
+
+    study: StudySection
+    corpus: CorpusSection
+    training: TrainingSection = TrainingSection()
+    search: dict[str, space.Domain] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _together(self) -> StudySpec:
+        for name, domain in self.search.items():
+            if name not in space.PARAMETERS:
+                raise ValueError(f"search.{_unknown(name, space.PARAMETERS)}")
+            problem = space.objection(name, domain)
+            if problem:
+                raise ValueError(f"search.{name}: {problem}")
+        if self.study.score == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
+            rate = self.corpus.sample_rate
+            raise ValueError(
+                f"corpus.sample_rate: {rate}, expected 8000 or 16000 for study.score = 'pesq'; or use 'estoi'"
+            )
+        batch, rung = self.largest_batch(), self.training.rungs_audio_hours[0]
+        steps = int(rung * 3600 / (batch * self.training.segment_s))
+        if steps < FIRST_RUNG_STEPS:
+            found = f"training.rungs_audio_hours: {rung} h are {steps} steps of batch {batch}"
+            raise ValueError(f"{found}, expected at least {FIRST_RUNG_STEPS}; raise the first rung or lower batch_size")
+        return self
+
+    def largest_batch(self) -> int:
+        domain = self.search.get("batch_size", PRESETS[DEFAULT]["batch_size"])
+        values = domain.values() if isinstance(domain, space.Choices | space.Range) else [domain]
+        return max(int(value) for value in values)
+
+    def resolved(self) -> dict[str, Any]:
+        """What changes a result, with all defaults filled in: without name, trials and folders."""
+        full = self.model_dump(mode="json")
+        for section, outside in {"study": ("name", "trials"), "corpus": ("clean", "noise", "synthetic")}.items():
+            for key in outside:
+                del full[section][key]
+        fixed = dict(PRESETS[DEFAULT])
+        full["search"] = {name: full["search"].get(name, fixed[name]) for name in sorted(fixed)}
+        return full
+
+    def hash(self) -> str:
+        """16 hex digits over `resolved`."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def corpus_config(self, root: Path) -> CorpusConfig:
+        section = self.corpus
+        return CorpusConfig(
+            clean=root / section.clean,
+            noise=root / section.noise,
+            sample_rate=section.sample_rate,
+            group_clean=section.group_clean,
+            group_noise=section.group_noise,
+            splits=section.splits,
+            hours=section.hours,
+        )
+
+
+def load(path: Path) -> StudySpec:
+    """The study that a file describes.
+
+    Raises:
+        StudyFileError: the file is missing, is not TOML, or says something that cannot be run.
+    """
+    try:
+        with path.open("rb") as file:
+            return StudySpec.model_validate(tomllib.load(file))
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such file, expected a study file (TOML); check the path") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyFileError(f"{path}: {error}, expected a study file (TOML); mend it there") from None
+    except ValidationError as error:
+        raise StudyFileError(f"{path}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing wrong as `<key>: <found>, expected <needed>`; errors about unknown keys come first."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    key = ".".join(str(part) for part in problem["loc"] if part not in ("Choices", "Range"))
+    if problem["type"] == "extra_forbidden":
+        parent, _, name = key.rpartition(".")
+        text = _unknown(name, _keys(parent))
+        return f"{parent}.{text}" if parent else text
+    if problem["type"] == "missing":
+        return f"{key}: missing, expected a value; add it"
+    if problem["type"] == "value_error":
+        text = str(problem["ctx"]["error"])
+        section = problem["loc"][0] if problem["loc"] else ""
+        return f"{section}.{text}" if section in ("corpus", "training") else f"{key}: {text}" if key else text
+    if problem["loc"][0] == "search" and len(problem["loc"]) > 1:
+        key = f"search.{problem['loc'][1]}"
+        return f"{key}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low = ..., high = ... }}"
+    needed = problem["msg"].removeprefix("Input should be ").replace("a valid", "a")
+    return f"{key}: {_shown(problem)}, expected {needed}"
+
+
+def _shown(problem: ErrorDetails) -> str:
+    text = repr(problem["input"])
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unknown(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "remove it"
+    return f"{name}: unknown key, expected one of {', '.join(known)}; {hint}"
+
+
+def _keys(section: str) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "": StudySpec,
+        "study": StudySection,
+        "corpus": CorpusSection,
+        "training": TrainingSection,
+    }
+    if section.startswith("search"):
+        return ["choices", "low", "high", "log", "step"]
+    return list(sections[section].model_fields)

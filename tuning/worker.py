@@ -1,0 +1,76 @@
+"""One process on one device: claims trials, trains them, leaves politely when asked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import FrameType
+
+import optuna
+import torch
+
+from quell.corpus import Corpus
+from quell.scoring import Scorer, evaluation_set
+from tuning import objective, samplers
+from tuning.budget import Budget, worker_name
+from tuning.storage import Runs
+from tuning.study_file import StudySpec
+
+log = logging.getLogger("quell")
+
+
+class Leave(BaseException):
+    """The worker was asked to leave; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+class Notice:
+    """Remembers SIGINT and SIGTERM, and that the parent process died; a second SIGINT ends the process at once."""
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self._parent = os.getppid()
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_code is not None and number == signal.SIGINT:
+            os._exit(130)
+        self.exit_code = 128 + number
+
+    def check(self) -> None:
+        """Raises Leave when it is time to go."""
+        if self.exit_code is None and os.getppid() != self._parent:
+            self.exit_code = 143
+        if self.exit_code is not None:
+            raise Leave
+
+
+def work(
+    spec: StudySpec, corpus: Corpus, study: optuna.Study, storage: optuna.storages.BaseStorage, runs: Runs, device: str
+) -> int:
+    """Runs trials of the study until none waits; returns the exit code: 0, or 130 or 143 when asked to leave.
+
+    A trial that fails by its own fault ends alone. One that the worker leaves behind goes back in line. Anything else
+    that is raised is a bug and ends the worker.
+    """
+    notice = Notice()
+    study.sampler = samplers.sampler(spec.study.seed, worker_name())
+    study.pruner = samplers.pruner()
+    budget = Budget(study, storage, spec.study.trials)
+    with Scorer(torch.get_num_threads()) as scorer:
+        validation = evaluation_set(
+            corpus, "validation", spec.training.validation_mixtures, spec.corpus.snr_db, spec.study.seed, scorer
+        )
+        task = objective.Task(spec, corpus, validation, scorer, torch.device(device), runs)
+        while (trial := budget.claim()) is not None:
+            log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
+            try:
+                notice.check()
+                objective.run_trial(trial, task, on_step=lambda hours, loss: notice.check())
+            except Leave:
+                budget.hand_back(trial)
+                log.info("trial %d handed back", trial.number)
+                break
+            log.info("trial %d ended", trial.number)
+    return notice.exit_code or 0
