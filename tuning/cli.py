@@ -71,6 +71,8 @@ def tune(
     spec = _spec(study, trials)
     used = check_devices([name.strip() for name in devices.split(",") if name.strip()])
     code, stored = run_study(spec, study, _place(runs, storage, corpus), workers, used, _stderr())
+    if code:
+        print("quell: interrupted, trials handed back; the same command goes on with them", file=sys.stderr)
     state.show(state.summary(stored), _stdout())
     return code
 
@@ -254,7 +256,7 @@ def _console(file: Any) -> Console:
 def main() -> None:
     """Runs the command line; every expected error is one line on stderr."""
     from quell.errors import DenoiserError
-    from tuning.errors import TuningError
+    from tuning.errors import TuningError, UsageError
 
     # typer keeps its copy of click to itself; its public BadParameter derives from click's base of usage errors.
     usage_errors: type[Exception] = typer.BadParameter.__mro__[2]
@@ -266,7 +268,7 @@ def main() -> None:
         sys.exit(2)
     except (DenoiserError, TuningError) as error:
         print(f"quell: {_one_line(str(error))}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         print("quell: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -5,7 +5,8 @@ TuningError
 ├── StudyNotFound    no such study, or no trial in it that could be used
 ├── StudyMismatch    the stored study was made from another specification or corpus
 ├── StorageError     the database cannot be opened
-└── WorkerError      workers die without getting anywhere
+├── WorkerError      workers die without getting anywhere
+└── UsageError       an option asks for what is not there
 """
 
 
@@ -31,3 +32,7 @@ class StorageError(TuningError):
 
 class WorkerError(TuningError):
     """Workers died repeatedly without finishing a trial; the message holds their last words."""
+
+
+class UsageError(TuningError):
+    """An option of the command line asks for what is not there; exit code 2."""

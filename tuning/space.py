@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from quell.denoiser import DenoiserConfig
 from quell.losses import Loss
@@ -57,7 +57,19 @@ class Range(BaseModel):
         return [self.low, self.high]
 
 
+def _shape(value: object) -> str:
+    if isinstance(value, dict):
+        return "choices" if "choices" in value else "range"
+    return "choices" if isinstance(value, Choices) else "range" if isinstance(value, Range) else "fixed"
+
+
+DOMAIN_TAGS = ("choices", "range", "fixed")
 Domain = Choices | Range | Scalar
+# Told apart by their keys, so that what is wrong with a range is not reported as a wrong choice.
+CheckedDomain = Annotated[
+    Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")] | Annotated[Scalar, Tag("fixed")],
+    Discriminator(_shape),
+]
 
 
 @dataclass(frozen=True)

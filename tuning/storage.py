@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +65,35 @@ def open_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorag
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
+        _lock_whole_transactions(storage.engine)
         with storage.engine.connect() as connection:
-            connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
+            connection.execute(sqlalchemy.text("SELECT 1"))
     except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{file}: {reason}, expected a SQLite database that can be written; check the path"
         ) from error
     return storage
+
+
+def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
+    """Makes a transaction on SQLite take the write lock when it begins.
+
+    Python's driver begins one at the first write only, and SQLite knows no SELECT ... FOR UPDATE. Optuna's change of a
+    trial from WAITING to RUNNING therefore reads outside the transaction that writes: of 40 trials claimed by 4
+    processes at once, some were given to 2 or 3 of them.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before the listeners
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
@@ -89,7 +112,9 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
     )
     attributes = study.user_attrs
     if "spec_hash" not in attributes:
-        study.set_metric_names([spec.study.score])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([spec.study.score])  # what optuna-dashboard writes on its axes
         study.set_user_attr("spec", spec.resolved())
         study.set_user_attr("corpus", corpus.fingerprint)
         study.set_user_attr("spec_hash", spec.hash())

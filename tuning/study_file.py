@@ -96,7 +96,7 @@ class StudySpec(_Section):
     study: StudySection
     corpus: CorpusSection
     training: TrainingSection = TrainingSection()
-    search: dict[str, space.Domain] = Field(default_factory=dict)
+    search: dict[str, space.CheckedDomain] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _together(self) -> StudySpec:
@@ -171,7 +171,10 @@ def _first(error: ValidationError) -> str:
     """The first thing wrong as `<key>: <found>, expected <needed>`; errors about unknown keys come first."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    key = ".".join(str(part) for part in problem["loc"] if part not in ("Choices", "Range"))
+    place = [str(part) for part in problem["loc"]]
+    if place[:1] == ["search"]:
+        place = [part for index, part in enumerate(place) if not (index == 2 and part in space.DOMAIN_TAGS)]
+    key = ".".join(place)
     if problem["type"] == "extra_forbidden":
         parent, _, name = key.rpartition(".")
         text = _unknown(name, _keys(parent))
@@ -182,11 +185,12 @@ def _first(error: ValidationError) -> str:
         text = str(problem["ctx"]["error"])
         section = problem["loc"][0] if problem["loc"] else ""
         return f"{section}.{text}" if section in ("corpus", "training") else f"{key}: {text}" if key else text
-    if problem["loc"][0] == "search" and len(problem["loc"]) > 1:
-        key = f"search.{problem['loc'][1]}"
-        return f"{key}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low = ..., high = ... }}"
-    needed = problem["msg"].removeprefix("Input should be ").replace("a valid", "a")
-    return f"{key}: {_shown(problem)}, expected {needed}"
+    if place[0] == "search" and "fixed" in problem["loc"]:
+        return f"search.{place[1]}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low, high }}"
+    needed = problem["msg"]
+    for wordy, plain in (("Input should be ", ""), ("List should have ", ""), ("String should ", ""), ("valid ", "")):
+        needed = needed.replace(wordy, plain)
+    return f"{key}: {_shown(problem)}, expected {needed.replace('a integer', 'a whole number')}"
 
 
 def _shown(problem: ErrorDetails) -> str:

@@ -17,7 +17,7 @@ from quell.corpus import Corpus, prepare
 from quell.scoring import Scorer, evaluation_set
 from tuning import space
 from tuning.budget import Budget
-from tuning.errors import TuningError
+from tuning.errors import UsageError
 from tuning.pool import Pool
 from tuning.presets import PRESETS
 from tuning.storage import Runs, create_study, open_storage
@@ -61,11 +61,11 @@ def check_devices(names: Sequence[str]) -> list[str]:
     """The devices to use; all GPUs, or the CPU where there is none, when no name is given.
 
     Raises:
-        TuningError: a device that torch does not know or this machine does not have.
+        UsageError: a device that torch does not know or this machine does not have.
     """
     for name in names:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise TuningError(f"--devices: {name!r}, expected cpu, cuda or cuda:<number>, separated by commas")
+            raise UsageError(f"--devices: {name!r}, expected cpu, cuda or cuda:<number>, separated by commas")
     if names and all(name == "cpu" for name in names):
         return list(names)
     import torch
@@ -74,7 +74,7 @@ def check_devices(names: Sequence[str]) -> list[str]:
     for name in names:
         number = int(name.partition(":")[2] or 0)
         if name != "cpu" and number >= count:
-            raise TuningError(
+            raise UsageError(
                 f"--devices: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
             )
     return list(names) or [f"cuda:{number}" for number in range(count)] or ["cpu"]

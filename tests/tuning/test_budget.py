@@ -1,0 +1,128 @@
+"""The exact budget, on a real storage with real processes."""
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tuning.budget import ATTEMPTS, Budget
+from tuning.storage import open_storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[optuna.storages.RDBStorage]:
+    storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
+    yield storage
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+@pytest.fixture
+def study(storage: optuna.storages.RDBStorage) -> optuna.Study:
+    return optuna.create_study(study_name="s", storage=storage, direction="maximize")
+
+
+def claim_all(url: str, trials: int, start: Barrier) -> list[int]:
+    storage = open_storage(url)
+    budget = Budget(optuna.load_study(study_name="s", storage=storage), storage, trials)
+    start.wait()
+    claimed = []
+    while (trial := budget.claim()) is not None:
+        claimed.append(trial.number)
+    return claimed
+
+
+def in_child(url: str, trials: int, start: Barrier, out: "multiprocessing.Queue[list[int]]") -> None:
+    out.put(claim_all(url, trials, start))
+
+
+def test_every_trial_is_claimed_by_exactly_one_of_many_processes(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, tmp_path: Path
+) -> None:
+    slots, processes = 40, 4
+    Budget(study, storage, slots).fill()
+    context = multiprocessing.get_context("spawn")
+    start, out = context.Barrier(processes), context.Queue()
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    children = [context.Process(target=in_child, args=(url, slots, start, out)) for _ in range(processes)]
+    for child in children:
+        child.start()
+    claimed = [number for _ in children for number in out.get(timeout=60)]
+    for child in children:
+        child.join()
+    assert Counter(claimed) == Counter(range(slots))
+
+
+def test_filling_twice_adds_nothing(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+    for _ in range(2):
+        Budget(study, storage, 5).fill()
+    assert [trial.user_attrs["slot"] for trial in study.trials] == list(range(5))
+
+
+def test_a_larger_budget_extends_the_study(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+    Budget(study, storage, 2).fill()
+    Budget(study, storage, 5).fill()
+    assert sorted(Budget(study, storage, 5).slots()) == list(range(5))
+    assert len(study.trials) == 5
+
+
+def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+    for slot in (0, 1, 1, 0):  # what two processes write that both found the slots empty
+        study.enqueue_trial({}, user_attrs={"slot": slot})
+    budget = Budget(study, storage, 2)
+    claimed = [budget.claim(), budget.claim()]
+    assert [trial.number for trial in claimed if trial] == [0, 1]
+    assert budget.claim() is None
+
+
+def test_presets_are_the_first_trials(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+    budget = Budget(study, storage, 2, {"known": {"depth": 5}})
+    budget.fill()
+    first = budget.claim()
+    assert first is not None
+    assert first.suggest_int("depth", 2, 7) == 5
+    assert first.user_attrs["preset"] == "known"
+
+
+def test_a_handed_back_trial_is_claimed_again_with_its_parameters(
+    study: optuna.Study, storage: optuna.storages.RDBStorage
+) -> None:
+    budget = Budget(study, storage, 1)
+    budget.fill()
+    trial = budget.claim()
+    assert trial is not None
+    value = trial.suggest_float("x", 0, 1)
+    budget.hand_back(trial)
+    again = budget.claim()
+    assert again is not None
+    assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, value)
+
+
+def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(study, storage, 1)
+    gone = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    gone.start()
+    gone.join()
+    values = []
+    for _ in range(ATTEMPTS):
+        budget.fill()
+        trial = budget.claim()
+        assert trial is not None
+        values.append(trial.suggest_float("x", 0, 1))
+        assert budget.reap() == []  # its worker, this process, is alive
+        trial.set_user_attr("worker", f"{trial.user_attrs['worker'].rpartition(':')[0]}:{gone.pid}")
+        assert budget.reap() == [trial.number]
+    budget.fill()
+    assert budget.claim() is None
+    assert budget.left() == 0
+    assert len(set(values)) == 1
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * ATTEMPTS
+    assert f"took its worker down {ATTEMPTS} times" in study.trials[-1].user_attrs["failure"]
