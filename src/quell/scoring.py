@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from quell.audio import FloatArray
 from quell.corpus import Clip, Corpus
 from quell.errors import CorpusError
 from quell.mixing import noise_gain
+from quell.processes import pool
 
 # A mixture is a whole utterance, cut after this time so that one long recording does not dominate.
 LONGEST_S = 8.0
@@ -106,7 +105,7 @@ class Scorer:
     """
 
     def __init__(self, processes: int = 1) -> None:
-        self._pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+        self._pool = pool(processes)
 
     def __enter__(self) -> Scorer:
         return self
