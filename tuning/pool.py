@@ -8,12 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from tuning.budget import Budget
 from tuning.errors import WorkerError
@@ -42,7 +43,7 @@ class Pool:
     logs: Path
     budget: Budget
     score: str
-    rungs: int
+    audio_hours: float  # of a full trial
     console: Console
     _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     _signal: int | None = None
@@ -136,16 +137,16 @@ class Pool:
         )
 
     def _progress(self) -> _Shown:
-        return _Shown(self.console, self.budget.trials, self.rungs, self.score)
+        return _Shown(self.console, self.budget.trials, self.audio_hours, self.score)
 
 
 class _Shown:
     """Progress on a terminal; elsewhere a line for every trial that ends."""
 
-    def __init__(self, console: Console, trials: int, rungs: int, score: str) -> None:
-        self.rungs = rungs
-        self.score = score
+    def __init__(self, console: Console, trials: int, audio_hours: float, score: str) -> None:
         self.trials = trials
+        self.audio_hours = audio_hours
+        self.score = score
         self.console = console
         self.told: set[int] = set()
         self.bar = Progress(
@@ -153,16 +154,17 @@ class _Shown:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
 
     def __enter__(self) -> Callable[[Sequence[FrozenTrial]], None]:
         self.bar.start()
-        # Rungs, not trials: a bar that moves while the first trials are still training.
-        self.task = self.bar.add_task("starting", total=self.trials * self.rungs)
+        # Training audio, not trials: a bar that moves while the first trials are still training.
+        self.task = self.bar.add_task("starting", total=self.trials * self.audio_hours, left="")
+        self.started = time.monotonic()
+        self.before: float | None = None
         return self.show
 
     def __exit__(self, *_: object) -> None:
@@ -170,10 +172,11 @@ class _Shown:
 
     def show(self, slots: Sequence[FrozenTrial]) -> None:
         ended = [trial for trial in slots if trial.state.is_finished()]
-        done = sum(self.rungs if trial in ended else len(trial.intermediate_values) for trial in slots)
+        hours = sum(self._heard(trial) for trial in slots)
         best = max((trial.value for trial in ended if trial.value is not None), default=None)
         shown = f", best {self.score} {best:.3f}" if best is not None else ""
-        self.bar.update(self.task, completed=done, description=f"{len(ended)} of {self.trials} trials{shown}")
+        description = f"{len(ended)} of {self.trials} trials{shown}"
+        self.bar.update(self.task, completed=hours, description=description, left=self._left(hours))
         for trial in ended:
             if trial.number not in self.told:
                 self.told.add(trial.number)
@@ -181,3 +184,21 @@ class _Shown:
                 value = trial.value if trial.value is not None else reached
                 line = f"trial {trial.number} {trial.state.name.lower()}: {self.score} {value:.3f}"
                 self.console.print(f"{line} ({len(self.told)} of {self.trials}{shown})", highlight=False)
+
+    def _heard(self, trial: FrozenTrial) -> float:
+        """Audio hours of a trial; one that ended early leaves nothing to be done."""
+        if trial.state.is_finished():
+            return self.audio_hours
+        if trial.state == TrialState.WAITING:
+            return 0.0
+        return float(max(trial.user_attrs.get("audio_hours", 0.0), max(trial.intermediate_values, default=0) / 3600))
+
+    def _left(self, hours: float) -> str:
+        """Time left at the speed since this process began, which may not be the study's first."""
+        if self.before is None:
+            self.before = hours
+        heard = hours - self.before
+        if heard <= 0:
+            return ""
+        seconds = (time.monotonic() - self.started) * (self.trials * self.audio_hours - hours) / heard
+        return f"about {timedelta(seconds=round(seconds))} left"

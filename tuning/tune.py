@@ -112,7 +112,7 @@ def tune(
         logs=place.runs.logs(spec.study.name),
         budget=Budget(study, storage, spec.study.trials, first),
         score=spec.study.score,
-        rungs=len(spec.training.rungs_audio_hours),
+        audio_hours=spec.training.audio_hours,
         console=console,
     )
     return pool.run(), study

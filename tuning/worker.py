@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from types import FrameType
 
 import optuna
@@ -18,6 +19,8 @@ from tuning.storage import Runs
 from tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")
+
+SAY_S = 5.0  # between two notes of a trial's progress
 
 
 class Leave(BaseException):
@@ -46,6 +49,21 @@ class Notice:
             raise Leave
 
 
+class _OnStep:
+    """After each step of a trial: leave if asked to, and now and then say how far it got."""
+
+    def __init__(self, trial: optuna.Trial, notice: Notice) -> None:
+        self.trial = trial
+        self.notice = notice
+        self.said = time.monotonic()
+
+    def __call__(self, audio_hours: float, loss: float) -> None:
+        self.notice.check()
+        if time.monotonic() - self.said > SAY_S:
+            self.trial.set_user_attr("audio_hours", round(audio_hours, 4))
+            self.said = time.monotonic()
+
+
 def work(
     spec: StudySpec, corpus: Corpus, study: optuna.Study, storage: optuna.storages.BaseStorage, runs: Runs, device: str
 ) -> int:
@@ -66,8 +84,7 @@ def work(
         while (trial := budget.claim()) is not None:
             log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
             try:
-                notice.check()
-                objective.run_trial(trial, task, on_step=lambda hours, loss: notice.check())
+                objective.run_trial(trial, task, on_step=_OnStep(trial, notice))
             except Leave:
                 budget.hand_back(trial)
                 log.info("trial %d handed back", trial.number)

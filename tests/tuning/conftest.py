@@ -1,10 +1,40 @@
-"""Recordings small enough to search over in seconds."""
+"""Recordings and a study small enough to search over in seconds."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+STUDY = """
+[study]
+name = "tiny"
+trials = 3
+score = "si_sdr"
+
+[corpus]
+sample_rate = 8000
+group_noise = "file"
+
+[training]
+segment_s = 0.25
+audio_hours = 0.08
+rungs_audio_hours = [0.03, 0.08]
+validation_mixtures = 6
+
+[search]
+win_ms = 16
+overlap = 2
+depth = { low = 2, high = 3 }
+base_channels = 4
+batch_size = 4
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_study() -> str:
+    """A study file's text; its second rung is late enough for a worker to be caught in between."""
+    return STUDY
 
 
 @pytest.fixture(scope="session")

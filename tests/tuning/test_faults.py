@@ -14,35 +14,11 @@ import pytest
 from tuning.errors import StorageError
 from tuning.storage import Runs, open_storage
 
-STUDY = """
-[study]
-name = "tiny"
-trials = 3
-score = "si_sdr"
-
-[corpus]
-sample_rate = 8000
-group_noise = "file"
-
-[training]
-segment_s = 0.25
-audio_hours = {hours}
-rungs_audio_hours = [0.03, {hours}]
-validation_mixtures = 6
-
-[search]
-win_ms = 16
-overlap = 2
-depth = {{ low = 2, high = 3 }}
-base_channels = 4
-batch_size = 4
-"""
-
 
 @pytest.fixture
-def study_file(tmp_path: Path) -> Path:
+def study_file(tmp_path: Path, tiny_study: str) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(STUDY.format(hours=0.1))
+    path.write_text(tiny_study)
     return path
 
 

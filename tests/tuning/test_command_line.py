@@ -1,0 +1,141 @@
+"""`quell` as a user has it: a whole search, and what wrong input is answered."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from tuning import evaluation
+
+
+def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tuning.cli", *(str(argument) for argument in arguments)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_recordings: Path, tiny_study: str) -> Path:
+    """A folder with a study that was run to its end."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "tiny.toml").write_text(tiny_study)
+    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--workers", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(place: Path, tiny_recordings: Path) -> None:
+    before = json.loads(quell("status", "--json", cwd=place).stdout)
+    assert sum(before["states"].get(state, 0) for state in ("complete", "pruned", "fail")) == 3
+    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--trials", "4", "--workers", "2", cwd=place)
+    assert done.returncode == 0, done.stderr
+    after = json.loads(quell("status", "tiny", "--json", cwd=place).stdout)
+    assert sum(after["states"].get(state, 0) for state in ("complete", "pruned", "fail")) == 4
+    assert after["noisy"] == before["noisy"]
+
+
+def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -> None:
+    leader = json.loads(quell("status", "--json", cwd=place).stdout)["leaderboard"][0]
+    exported = quell("export", "-o", "best.pt", cwd=place)
+    assert exported.returncode == 0, exported.stderr
+    assert f"trial {leader['trial']} of tiny" in exported.stdout
+    (place / "noisy").mkdir()
+    noisy = np.random.default_rng(0).uniform(-0.1, 0.1, (44_100, 2))
+    soundfile.write(place / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")
+    done = quell("denoise", "best.pt", "noisy", "-o", "clean", cwd=place)
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(place / "clean" / "a.wav")
+    assert (info.samplerate, info.channels, info.frames, info.subtype) == (44_100, 2, 44_100, "PCM_24")
+    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--json", cwd=place)
+    assert result.returncode == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
+    assert table["noisy"]["si_sdr"] == pytest.approx(7.5, abs=0.5)  # the mean of the SNRs; the noise is not orthogonal
+    shown = io.StringIO()
+    evaluation.show(table, Console(file=shown, width=200))
+    assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
+
+
+def test_tables_never_cut_names_when_piped(place: Path) -> None:
+    shown = quell("status", cwd=place).stdout
+    assert "parameters" in shown
+    assert "…" not in shown
+
+
+def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_recordings: Path) -> None:
+    (place / "changed.toml").write_text(
+        (place / "tiny.toml").read_text().replace("base_channels = 4", "base_channels = 8")
+    )
+    done = quell("tune", "changed.toml", "--corpus", tiny_recordings, cwd=place)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "quell: study 'tiny': search.base_channels is 8, expected 4 as when it began; "
+        "give the study file another name, or put the value back"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("tune tiny.toml --corpus bad", 1, "bad/speech/a/x.wav: "),
+        ("tune tiny.toml --corpus empty", 1, "empty/speech: no sound files, expected clean recordings"),
+        ("tune tiny.toml --corpus nowhere", 1, "nowhere/speech: no such folder, expected the clean recordings"),
+        ("tune unknown.toml --corpus bad", 1, "unknown.toml: study.trails: unknown key"),
+        ("tune zero.toml --corpus bad", 1, "zero.toml: corpus.sample_rate: 0, expected"),
+        ("tune tiny.toml --devices tpu", 2, "--devices: 'tpu', expected cpu, cuda or cuda:<number>"),
+        ("tune tiny.toml --devices cuda:99", 2, "--devices: 'cuda:99', expected one of this machine's"),
+        ("tune tiny.toml --wrokers 2", 2, "No such option: --wrokers"),
+        ("tune tiny.toml --workers 0", 2, "--workers"),
+        ("frobnicate", 2, "No such command 'frobnicate'"),
+        ("status --runs elsewhere", 1, "elsewhere/quell.db: no such database"),
+        ("status nobody", 1, "study 'nobody': not in the storage, expected one of tiny"),
+        ("status --storage mysql://me:secret@host/db", 1, "mysql://me:***@host/db, expected sqlite:///FILE"),
+        ("export -o best.wav", 2, "best.wav: ends in '.wav', expected .pt"),
+        ("export -o best2.pt --trial 77", 1, "trial 77: no weights, expected one of the best trials"),
+        ("denoise nowhere.pt tiny.toml -o out", 1, "nowhere.pt: no such file, expected an exported denoiser"),
+        ("denoise tiny.toml tiny.toml -o out", 1, "tiny.toml: not an exported denoiser"),
+        ("denoise best.pt nowhere.wav -o out", 1, "nowhere.wav: no such file or folder"),
+        ("denoise best.pt tiny.toml -o .", 1, "tiny.toml: is the input itself"),
+        ("evaluate tiny.toml --study tiny.toml", 1, "tiny.toml: not an exported denoiser"),
+    ],
+)
+def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
+    place: Path, arguments: str, code: int, said: str
+) -> None:
+    for folder in ("bad/speech/a", "bad/noise", "empty/speech", "empty/noise"):
+        (place / folder).mkdir(parents=True, exist_ok=True)
+    (place / "bad/speech/a/x.wav").write_text("not a sound")
+    for number in range(4):
+        soundfile.write(place / f"bad/noise/{number}.wav", np.full(800, 0.1), 8000)
+        (place / f"bad/speech/{number}").mkdir(exist_ok=True)
+        soundfile.write(place / f"bad/speech/{number}/x.wav", np.full(800, 0.1), 8000)
+    text = (place / "tiny.toml").read_text()
+    (place / "unknown.toml").write_text(text.replace("trials", "trails"))
+    (place / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
+    done = quell(*arguments.split(), cwd=place)
+    assert done.returncode == code
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("quell: ")
+    assert said in lines[0]
+    assert "secret" not in done.stderr
+    after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
+    assert after == before
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys; from tuning import cli; sys.argv = ['quell', '--help']\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'optuna', 'numpy', 'pydantic'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
