@@ -179,6 +179,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
     study: Annotated[Path, typer.Option("--study", help="The study file whose test split is used.")],
     corpus: CorpusOption = None,
+    mixtures: Annotated[int, typer.Option("--mixtures", min=6, help="Test mixtures, at six SNRs in turn.")] = 240,
     as_json: JsonOption = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
@@ -202,7 +203,7 @@ def evaluate(
     if loaded.metadata.get("corpus") != data.fingerprint:
         console.print(f"quell: {model}: trained on another corpus, whose training recordings may be in this test split")
     with Scorer(len(os.sched_getaffinity(0))) as scorer:
-        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer))
+        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer, mixtures))
     if as_json:
         print(json.dumps(summary))
     else:

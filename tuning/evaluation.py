@@ -14,12 +14,11 @@ from quell.scoring import EvaluationSet, Scorer, Scores, evaluation_set
 from tuning.errors import TuningError
 from tuning.study_file import StudySpec
 
-# A multiple of the number of SNRs, and about all of a small corpus's test split.
-TEST_MIXTURES = 240
 
-
-def test_scores(model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer) -> tuple[EvaluationSet, Scores]:
-    """The study's test mixtures and the model's scores on them.
+def test_scores(
+    model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int
+) -> tuple[EvaluationSet, Scores]:
+    """So many of the study's test mixtures and the model's scores on them.
 
     Raises:
         TuningError: the model runs at another rate than the study.
@@ -27,8 +26,8 @@ def test_scores(model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer
     if model.sample_rate != corpus.sample_rate:
         rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
         raise TuningError(f"model: sampled at {rates}; evaluate it on another study")
-    mixtures = evaluation_set(corpus, "test", TEST_MIXTURES, spec.corpus.snr_db, spec.study.seed, scorer)
-    return mixtures, scorer.score(model, mixtures)
+    chosen = evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer)
+    return chosen, scorer.score(model, chosen)
 
 
 def summary(mixtures: EvaluationSet, scores: Scores) -> dict[str, Any]:

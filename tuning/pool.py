@@ -98,7 +98,12 @@ class Pool:
 
     def _launch(self, place: int) -> subprocess.Popen[bytes]:
         threads = max(1, len(os.sched_getaffinity(0)) // self.workers)
-        environment = {**os.environ, **self.environment, "OMP_NUM_THREADS": str(threads)}
+        environment = {
+            **os.environ,
+            **self.environment,
+            "OMP_NUM_THREADS": str(threads),
+            "QUELL_POOL": str(os.getpid()),
+        }
         device = self.devices[place % len(self.devices)]
         with self._log(place).open("ab") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to leave.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +68,8 @@ def open_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorag
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
+        with _one_at_a_time(file.parent):  # of two that make the same tables at once, Optuna lets one fail
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
         _lock_whole_transactions(storage.engine)
         with storage.engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
@@ -74,6 +79,17 @@ def open_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorag
             f"{file}: {reason}, expected a SQLite database that can be written; check the path"
         ) from error
     return storage
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other process is inside for the same folder; a killed one leaves by being killed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:

@@ -20,6 +20,7 @@ from tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")
 
+POOL = "QUELL_POOL"  # process id of the pool that started the worker
 SAY_S = 5.0  # between two notes of a trial's progress
 
 
@@ -28,11 +29,14 @@ class Leave(BaseException):
 
 
 class Notice:
-    """Remembers SIGINT and SIGTERM, and that the parent process died; a second SIGINT ends the process at once."""
+    """Remembers SIGINT and SIGTERM, and that the pool which started the worker died.
+
+    A second SIGINT ends the process at once. A worker that a person started stays when their shell goes.
+    """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        self._parent = os.getppid()
+        self._pool = int(os.environ[POOL]) if POOL in os.environ else None
         signal.signal(signal.SIGINT, self._note)
         signal.signal(signal.SIGTERM, self._note)
 
@@ -43,7 +47,7 @@ class Notice:
 
     def check(self) -> None:
         """Raises Leave when it is time to go."""
-        if self.exit_code is None and os.getppid() != self._parent:
+        if self.exit_code is None and self._pool is not None and os.getppid() != self._pool:
             self.exit_code = 143
         if self.exit_code is not None:
             raise Leave

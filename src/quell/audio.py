@@ -20,6 +20,8 @@ SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats
     ".raw"
 }
 
+WRITE_BLOCK = 65_536  # samples of each channel
+
 
 @dataclass(frozen=True)
 class Format:
@@ -97,7 +99,13 @@ def write(path: Path, samples: FloatArray, stored: Format) -> None:
     """
     try:
         with replacing(path) as partial:
-            soundfile.write(partial, samples, stored.sample_rate, subtype=stored.subtype, format=stored.container)
+            channels = 1 if samples.ndim == 1 else samples.shape[1]
+            with soundfile.SoundFile(
+                partial, "w", stored.sample_rate, channels, stored.subtype, format=stored.container
+            ) as file:
+                # libsndfile's Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
+                for start in range(0, len(samples), WRITE_BLOCK):
+                    file.write(samples[start : start + WRITE_BLOCK])
     except (soundfile.LibsndfileError, OSError, ValueError) as error:
         kind = f"{stored.container}/{stored.subtype} at {stored.sample_rate} Hz"
         raise AudioError(f"{path}: {error}, expected to write {kind}; choose another output") from error

@@ -48,6 +48,8 @@ class Denoiser(nn.Module):
         super().__init__()
         if config.sample_rate < 1000:
             raise ValueError(f"sample_rate: {config.sample_rate}, expected at least 1000 Hz")
+        if not 0 < config.power <= 1:
+            raise ValueError(f"power: {config.power}, expected above 0 up to 1")
         self.config = config
         self.power = config.power
         self.silence = SILENCE  # TorchScript sees no module constants

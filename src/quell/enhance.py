@@ -26,7 +26,7 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False) -> li
     """What is to be done: one file to a file or into a folder, folders into a folder with their trees kept.
 
     Raises:
-        AudioError: an input that is missing or holds no recording, an output that exists or is the input itself.
+        AudioError: an input that is missing or holds no recording, an output that exists or is an input.
     """
     single = (
         len(inputs) == 1 and inputs[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
@@ -44,10 +44,13 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False) -> li
             jobs.append(Job(given, output if single else output / given.name))
         else:
             raise AudioError(f"{given}: no such file or folder, expected recordings; check the path")
+    sources = {job.source.resolve() for job in jobs}
     seen: dict[Path, Path] = {}
     for job in jobs:
         if job.target.exists() and job.target.samefile(job.source):
             raise AudioError(f"{job.target}: is the input itself, expected another place; give another -o")
+        if job.target.resolve() in sources:
+            raise AudioError(f"{job.target}: is an input, too, expected another place; give another -o")
         if job.target.exists() and not overwrite:
             raise AudioError(f"{job.target}: exists already, expected a new file; remove it, or give --overwrite")
         if job.target in seen:
@@ -76,7 +79,10 @@ def enhance_file(source: Path, target: Path, model: Exported) -> None:
     samples, stored = audio.read(source)
     if target.suffix.lower() != source.suffix.lower():
         raise AudioError(f"{target}: another format than {source.name}, expected {source.suffix}; rename the output")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"{target}: {error}, expected a folder that can be made; give another -o") from error
     audio.write(target, enhance(samples, stored.sample_rate, model), stored)
 
 

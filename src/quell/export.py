@@ -100,7 +100,7 @@ def load(path: Path) -> Exported:
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
             metadata = json.loads(extra[METADATA])
             return Exported(module.eval(), int(metadata["sample_rate"]), metadata)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{path}: not an exported denoiser, expected a file made by `quell export`") from error
 
 

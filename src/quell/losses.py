@@ -27,7 +27,7 @@ def negative_si_sdr(estimate: Tensor, target: Tensor, ceiling_db: float = 30.0) 
 
     The distortion is taken as at least `ceiling_db` under the target, so that clips which are good already stop pulling
     (Wisdom et al. 2020, arXiv:2006.12701, eq. 3). It leaves the gain free: only in a sum with a loss that fixes it.
-    Silence on either side gives a finite value without slope.
+    Silence on either side gives a finite value with a finite slope.
     """
     eps = 1e-8
     estimate = estimate - estimate.mean(-1, keepdim=True)

@@ -188,7 +188,10 @@ def _build(
         target = data.waveform(spoken)[:longest]
         level_db = float(levels[len(noisy) % SNR_VALUES])
         start = int(rng.integers(sound.length))
-        noise = data.waveform(sound)[(start + np.arange(len(target))) % sound.length]
+        rolled = np.roll(data.waveform(sound), -start)
+        if not rolled[: len(target)].any():  # a pause of digital silence has no SNR: begin where the sound comes back
+            rolled = np.roll(rolled, -int(np.flatnonzero(rolled)[0]))
+        noise = np.resize(rolled, len(target))  # repeats where it is too short
         mixture, target = _mix(target, noise, level_db)
         if metrics.score_clip(target, target, corpus.sample_rate, needed).failed:
             continue

@@ -41,6 +41,8 @@ class UNet(nn.Module):
             raise ValueError(f"time_stride: {time_stride}, expected 1 or 2")
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
             raise ValueError(f"kernel: {kernel}, expected odd numbers of bins and frames")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: {dropout}, expected 0 to 1")
         channels = [4 * max(1, round(base_channels * growth**level / 4)) for level in range(depth)]
         strides = [(2, 1 if level == 0 else time_stride) for level in range(depth)]
         self.time_factor = time_stride ** (depth - 1)  # frames that the deepest level sees as one
@@ -97,13 +99,12 @@ def _block(convolution: nn.Module, channels: int, dropout: float) -> nn.Sequenti
 def _context(kernel_frames: int, time_strides: list[int]) -> int:
     """Frames before and after a frame that its output depends on.
 
-    A convolution of k frames looks k // 2 steps to each side, in units of the stride so far; its transposed twin in
-    the decoder the same. A strided level reads every second step only, and the output between two of them may lean on
-    either.
+    A convolution of k frames looks k // 2 steps to each side, in units of the stride so far, and its transposed twin in
+    the decoder spreads what it gets as far again.
     """
     context = 0
     scale = 1
     for stride in time_strides:
-        context += 2 * (kernel_frames // 2) * scale + (stride - 1) * scale
+        context += 2 * (kernel_frames // 2) * scale
         scale *= stride
     return context

@@ -33,7 +33,7 @@ batch_size = 4
 
 @pytest.fixture(scope="session")
 def tiny_study() -> str:
-    """A study file's text; its second rung is late enough for a worker to be caught in between."""
+    """A study file's text."""
     return STUDY
 
 

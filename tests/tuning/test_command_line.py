@@ -53,7 +53,7 @@ def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -
     assert done.returncode == 0, done.stderr
     info = soundfile.info(place / "clean" / "a.wav")
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (44_100, 2, 44_100, "PCM_24")
-    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--json", cwd=place)
+    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--mixtures", "12", "--json", cwd=place)
     assert result.returncode == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]

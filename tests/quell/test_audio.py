@@ -1,0 +1,145 @@
+"""Sound files come back as they were stored, and resampling is the same sound."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from quell import audio
+from quell.audio import Format
+from quell.errors import AudioError
+
+# Container, sub-format and the largest error of a sample: half a step of an integer format. Lossy ones are apart.
+EXACT = [("WAV", "PCM_16", 2**-16), ("WAV", "PCM_24", 2**-24), ("WAV", "FLOAT", 0.0), ("FLAC", "PCM_16", 2**-16)]
+
+
+def tone(frequency, rate, length):
+    return np.sin(2 * np.pi * frequency / rate * np.arange(length)).astype(np.float32)
+
+
+def level_db(signal, reference):
+    return 20 * np.log10(np.sqrt(np.square(signal).mean()) / np.sqrt(np.square(reference).mean()))
+
+
+@pytest.mark.parametrize(("container", "subtype", "step"), EXACT)
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_samples_come_back_as_they_were_written(tmp_path, container, subtype, step, channels):
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1_001, channels)).astype(np.float32)
+    path = tmp_path / f"a.{container.lower()}"
+    audio.write(path, samples, Format(44_100, container, subtype))
+    back, stored = audio.read(path)
+    assert stored == Format(44_100, container, subtype)
+    # libsndfile scales by 2 ** 15 - 1 on the way out and 2 ** 15 on the way in: one more step at full scale.
+    assert np.abs(back - samples).max() <= 3 * step
+    assert back.shape == (1_001, channels)
+
+
+def test_samples_of_one_axis_are_one_channel(tmp_path):
+    audio.write(tmp_path / "a.wav", tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
+    np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], tone(440, 8_000, 100)[:, None])
+
+
+def test_integer_formats_are_limited_at_full_scale(tmp_path):
+    audio.write(tmp_path / "a.wav", np.float32([2.0, -3.0, 0.5]), Format(8_000, "WAV", "PCM_16"))
+    assert audio.read(tmp_path / "a.wav")[0][:, 0].tolist() == pytest.approx([1, -1, 0.5], abs=2**-14)
+
+
+def test_ogg_of_a_minute_and_longer_is_written_whole(tmp_path):
+    # In a process of its own: written in one call, 50 s at 48 kHz overflow libsndfile's stack and end the process.
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from quell import audio\n"
+        "samples = np.zeros((3_000_000, 1), np.float32); samples[-2000:] = 0.5\n"
+        "audio.write(Path(sys.argv[1]), samples, audio.Format(48_000, 'OGG', 'VORBIS'))"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.ogg")], check=True)
+    samples, _ = soundfile.read(tmp_path / "a.ogg")
+    assert len(samples) == 3_000_000
+    assert samples[-1_900:-100].mean() == pytest.approx(0.5, abs=0.05)  # Vorbis keeps a constant to some per cent
+    assert np.abs(samples[:-3_000]).max() < 0.05
+
+
+def test_read_mono_is_the_mean_of_the_channels_at_the_rate_asked_for(tmp_path):
+    one, other = tone(200, 16_000, 8_000), tone(700, 16_000, 8_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([one, other], 1), 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(audio.read_mono(tmp_path / "a.wav", 16_000), (one + other) / 2, atol=1e-7)
+    expected = audio.resample((one + other) / 2, 16_000, 8_000)
+    np.testing.assert_allclose(audio.read_mono(tmp_path / "a.wav", 8_000), expected, atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"), [(8_000, 16_000), (44_100, 16_000), (16_000, 44_100), (48_000, 8_000)]
+)
+def test_a_tone_resampled_is_the_tone_at_the_other_rate_without_delay(from_rate, to_rate):
+    found = audio.resample(tone(1_000, from_rate, from_rate), from_rate, to_rate)
+    inner = slice(to_rate // 10, -to_rate // 10)  # the filter rings where the tone starts and stops
+    assert np.abs(found[inner] - tone(1_000, to_rate, to_rate)[inner]).max() < 1e-4  # -80 dB; measured -110 dB
+
+
+def test_what_lies_above_half_the_new_rate_is_gone():
+    found = audio.resample(tone(5_000, 16_000, 16_000), 16_000, 8_000)[800:-800]
+    assert level_db(found, tone(5_000, 16_000, 16_000)) < -100  # soxr VHQ promises more
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 441, 10_007])
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 44_100), (48_000, 8_000), (8_000, 8_000)]
+)
+def test_resampled_length_is_rounded_and_at_least_one(length, from_rate, to_rate):
+    for shape in ((length,), (length, 2)):
+        found = audio.resample(np.ones(shape, np.float32), from_rate, to_rate)
+        assert found.shape == (max(1, round(length * to_rate / from_rate)), *shape[1:])
+        assert found.dtype == np.float32
+
+
+def test_find_gives_sound_files_at_any_depth_sorted_and_nothing_hidden(tmp_path):
+    wanted = ["a/b/c.FLAC", "a/z.wav", "b.ogg", "d.mp3"]
+    for name in [*wanted, "a/.hidden.wav", ".git/e.wav", "README", "notes.txt", "data.csv", "x.raw"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in audio.find(tmp_path)] == wanted
+
+
+def test_find_looks_into_a_folder_that_lies_in_a_hidden_one(tmp_path):
+    (tmp_path / ".cache" / "speech").mkdir(parents=True)
+    (tmp_path / ".cache" / "speech" / "a.wav").touch()
+    assert [path.name for path in audio.find(tmp_path / ".cache" / "speech")] == ["a.wav"]
+
+
+def test_a_file_that_is_no_sound_is_named(tmp_path):
+    (tmp_path / "a.wav").write_text("hello\n" * 100)
+    (tmp_path / "half.flac").write_bytes(_half_a_flac(tmp_path))
+    for name in ("a.wav", "half.flac", "missing.wav"):
+        with pytest.raises(AudioError, match=re.escape(f"{tmp_path / name}: ") + ".*, expected a sound file"):
+            audio.read(tmp_path / name)
+
+
+def _half_a_flac(folder):
+    soundfile.write(folder / "whole.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 8_000)
+    content = (folder / "whole.flac").read_bytes()
+    return content[: len(content) // 2]
+
+
+def test_a_file_without_samples_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros((0, 2)), 8_000)
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'a.wav'}: 0 samples, expected at least 1")):
+        audio.read(tmp_path / "a.wav")
+
+
+def test_samples_that_are_no_numbers_are_counted(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.array([[0.1, np.nan], [np.inf, -np.inf]]), 8_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'a.wav'}: 3 samples are NaN or infinite")):
+        audio.read(tmp_path / "a.wav")
+
+
+def test_a_format_that_cannot_hold_the_rate_is_named_and_leaves_nothing(tmp_path):
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'a.opus'}: ") + ".*OGG/OPUS at 44100 Hz"):
+        audio.write(tmp_path / "a.opus", np.zeros(100, np.float32), Format(44_100, "OGG", "OPUS"))
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'none' / 'a.wav'}: ") + ".*WAV/PCM_16 at 8000 Hz"):
+        audio.write(tmp_path / "none" / "a.wav", np.zeros(100, np.float32), Format(8_000, "WAV", "PCM_16"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,119 @@
+"""Gain in is gain out, silence is silence, and stored weights are the same denoiser."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from quell.denoiser import Denoiser, DenoiserConfig, load_weights, rms, save_weights
+from quell.errors import ExportError
+
+
+def noisy(*shape, seed=1):
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("gain_db", [-40, -20, -6, 3, 12])
+@torch.inference_mode()
+def test_g_times_the_input_gives_g_times_the_output(tiny_denoiser, gain_db):
+    denoiser, gain = tiny_denoiser(), 10 ** (gain_db / 20)
+    answer = denoiser(noisy(2, 3_000))
+    gap = denoiser(gain * noisy(2, 3_000)) - gain * answer
+    # 1e-5 of the peak: the division by the level rounds in the last of 24 bits, and the network carries that on
+    assert gap.abs().max() <= 1e-5 * gain * answer.abs().max()
+
+
+@torch.inference_mode()
+def test_a_level_that_is_given_is_the_one_worked_at(tiny_denoiser):
+    denoiser, waveform = tiny_denoiser(), noisy(2, 3_000)
+    own = denoiser(waveform)
+    assert torch.equal(denoiser(waveform, rms(waveform)), own)
+    assert (denoiser(waveform, 10 * rms(waveform)) - own).abs().max() > 1e-3  # the network hears a quiet passage
+
+
+@pytest.mark.parametrize("length", [1, 100, 3_000])
+@torch.inference_mode()
+def test_silence_gives_silence(tiny_denoiser, length):
+    assert torch.equal(tiny_denoiser()(torch.zeros(2, length)), torch.zeros(2, length))
+
+
+@torch.inference_mode()
+def test_one_sample_gives_one_sample_no_louder(tiny_denoiser):
+    answer = tiny_denoiser()(torch.tensor([[0.5], [-0.25]]))
+    assert answer.shape == (2, 1)
+    assert 0 < answer[0].item() <= 0.5 and -0.25 <= answer[1].item() < 0
+
+
+@torch.inference_mode()
+def test_a_batch_equals_its_signals_one_by_one(tiny_denoiser):
+    denoiser = tiny_denoiser()
+    batch = noisy(3, 2_001) * torch.tensor([[0.01], [1.0], [5.0]])
+    singles = torch.cat([denoiser(waveform[None]) for waveform in batch])
+    assert ((denoiser(batch) - singles).abs() / rms(batch)).max() <= 1e-5  # float32, signals at rms 1 inside
+
+
+@torch.inference_mode()
+def test_a_mask_of_one_gives_the_input_and_of_one_half_half_of_it(tiny_denoiser):
+    denoiser, waveform = tiny_denoiser(), noisy(2, 2_001)
+    last = denoiser.network.decoder[-1]
+    torch.nn.init.zeros_(last.weight)
+    for bias, share in ((20.0, 1.0), (0.0, 0.5)):
+        torch.nn.init.constant_(last.bias, bias)
+        assert (denoiser(waveform) - share * waveform).abs().max() < 1e-6  # the spectrogram's own rounding
+
+
+@pytest.mark.parametrize("settings", [{}, {"time_stride": 1, "depth": 2}, {"win_length": 66, "hop_length": 22}])
+def test_context_is_a_multiple_of_the_grid_and_covers_what_the_network_sees(tiny_denoiser, settings):
+    denoiser = tiny_denoiser(**settings)
+    config = denoiser.config
+    assert denoiser.grid == config.hop_length * config.time_stride ** (config.depth - 1)
+    assert denoiser.context % denoiser.grid == 0
+    assert denoiser.context >= denoiser.network.context_frames * config.hop_length + 2 * config.win_length
+
+
+def test_stored_weights_give_the_same_outputs(tiny_denoiser, tmp_path):
+    denoiser = tiny_denoiser(seed=4, kernel_frames=5)
+    save_weights(denoiser, tmp_path / "best.pt")
+    loaded = load_weights(tmp_path / "best.pt")
+    assert loaded.config == denoiser.config
+    assert not loaded.training
+    with torch.inference_mode():
+        assert torch.equal(loaded(noisy(2, 999)), denoiser(noisy(2, 999)))
+
+
+@pytest.mark.parametrize("damage", ["text", "half", "another config", "other keys", "missing"])
+def test_weights_that_cannot_be_loaded_are_named(tiny_denoiser, tmp_path, damage):
+    path, denoiser = tmp_path / "best.pt", tiny_denoiser()
+    save_weights(denoiser, path)
+    stored = torch.load(path)
+    if damage == "text":
+        path.write_text("weights")
+    elif damage == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "another config":
+        torch.save(stored | {"config": stored["config"] | {"depth": 2}}, path)
+    elif damage == "other keys":
+        torch.save([1, 2], path)
+    else:
+        path.unlink()
+    reason = "no such file" if damage == "missing" else r"\w+"
+    with pytest.raises(ExportError, match=f"{re.escape(str(path))}: {reason}, expected the weights of a trial"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample_rate": 999}, "sample_rate: 999, expected at least 1000 Hz"),
+        ({"power": 0.0}, r"power: 0\.0, expected above 0 up to 1"),
+        ({"power": 1.5}, r"power: 1\.5, expected above 0 up to 1"),
+        ({"hop_length": 300}, "hop_length: 300, expected 1 to 256 for win_length 512"),
+        ({"depth": 9}, "depth: 9, expected 2 to 7"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused_with_its_value(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Denoiser(replace(DenoiserConfig(), **settings))

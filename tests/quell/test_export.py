@@ -1,0 +1,176 @@
+"""The exported file is the denoiser: anywhere, in blocks, at any level, and never half of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quell import export
+from quell.errors import ExportError
+from quell.export import BlockDenoiser
+
+# One sample, 0.1 s, and a length that no hop divides.
+LENGTHS = (1, 800, 8_001)
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_denoiser):
+    return tiny_denoiser(seed=5)
+
+
+@pytest.fixture(scope="module")
+def path(denoiser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.pt"
+    export.export(denoiser, path, {"study": "rainy", "score": 2.5})
+    return path
+
+
+def noisy(*shape, seed=1):
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoiser, path, tmp_path):
+    cases = [noisy(*shape) for length in LENGTHS for shape in ((length,), (1, length), (3, length))]
+    with torch.inference_mode():
+        answers = [denoiser(case.reshape(-1, case.shape[-1])).reshape(case.shape) for case in cases]
+    torch.save([cases, answers], tmp_path / "cases.pt")
+    script = (
+        "import sys, torch; module = torch.jit.load(sys.argv[1]); cases, answers = torch.load(sys.argv[2])\n"
+        "for case, answer in zip(cases, answers): print((module(case) - answer).abs().max().item())\n"
+        "print(module.sample_rate, 'quell' in sys.modules)"
+    )
+    command = [sys.executable, "-I", "-W", "ignore", "-c", script, str(path), str(tmp_path / "cases.pt")]
+    *gaps, last = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert last == "8000 False"
+    assert len(gaps) == len(cases)
+    assert max(map(float, gaps)) <= 1e-5  # folding BatchNorm into convolutions rounds anew; signals at rms 0.1
+    # The answers are no constant times the input, which would be equal for reasons of its own.
+    ratio = answers[-1] / cases[-1]
+    assert ratio.std() > 0.1 * ratio.mean().abs()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"time_stride": 1, "kernel_frames": 5},
+        {"depth": 2, "win_length": 65, "hop_length": 21, "kernel_frames": 1},
+        {"depth": 4, "win_length": 64, "hop_length": 32, "kernel_bins": 3},
+    ],
+)
+def test_blocks_give_what_one_pass_gives(tiny_denoiser, settings):
+    denoiser = tiny_denoiser(**settings)
+    blocks = BlockDenoiser(denoiser)
+    waveform = noisy(2, 4_007) * torch.linspace(0.01, 1, 4_007)  # louder and louder: blocks differ in level
+    with torch.inference_mode():
+        whole = denoiser(waveform)
+        for grids in (3, 11):
+            blocks.block = grids * denoiser.grid
+            # float32 sums over other lengths round otherwise: 1e-6 of a peak of 0.3 measured
+            assert (blocks(waveform) - whole).abs().max().item() <= 1e-5
+
+
+def test_blocks_need_the_context_they_take(tiny_denoiser):
+    blocks = BlockDenoiser(tiny_denoiser())
+    waveform = noisy(1, 4_000)
+    with torch.inference_mode():
+        whole = blocks.denoiser(waveform)
+        blocks.block, blocks.context = 4 * blocks.denoiser.grid, 0
+        assert (blocks(waveform) - whole).abs().max().item() > 1e-3  # else the test above would prove nothing
+
+
+def test_exported_file_gives_one_pass_on_a_signal_of_several_blocks(denoiser, path):
+    model = export.load(path)
+    waveform = noisy(2 * BlockDenoiser(denoiser).block + 1_234)
+    with torch.inference_mode():
+        gap = (model(waveform) - denoiser(waveform[None])[0]).abs().max().item()
+    assert gap <= 1e-5
+
+
+@pytest.mark.parametrize("gain_db", [-40, -12, 12])
+def test_exported_file_follows_the_gain_of_its_input(path, gain_db):
+    model, gain = export.load(path), 10 ** (gain_db / 20)
+    waveform = noisy(5_000)
+    answer = model(waveform)
+    # 1e-5 of the peak: the division by the level rounds in the last of 24 bits, and the network carries that on
+    assert (model(gain * waveform) - gain * answer).abs().max() <= 1e-5 * gain * answer.abs().max()
+
+
+def test_exported_file_answers_silence_with_silence_and_nothing_with_nothing(path):
+    model = export.load(path)
+    assert torch.equal(model(torch.zeros(2, 500)), torch.zeros(2, 500))
+    assert model(torch.zeros(0)).shape == (0,)
+
+
+def test_file_holds_its_metadata(path):
+    model = export.load(path)
+    assert model.sample_rate == 8_000
+    assert model.metadata["study"] == "rainy" and model.metadata["score"] == 2.5
+    assert model.metadata["denoiser"]["win_length"] == 128
+    assert model.metadata["torch"] == torch.__version__
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'none.pt'}: no such file")):
+        export.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("content", [b"not a model\n", b"", b"PK\x03\x04 and then nothing"])
+def test_file_that_is_no_torchscript_is_named(tmp_path, content):
+    (tmp_path / "notes.pt").write_bytes(content)
+    with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'notes.pt'}: not an exported denoiser")):
+        export.load(tmp_path / "notes.pt")
+
+
+def test_damaged_file_is_named(path, tmp_path):
+    content = path.read_bytes()
+    (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'half.pt'}: not an exported denoiser")):
+        export.load(tmp_path / "half.pt")
+
+
+@pytest.mark.parametrize("metadata", [None, "{}", "[8000]", "null", '{"sample_rate": "fast"}'])
+def test_torchscript_of_somebody_else_is_named(tmp_path, metadata):
+    other = torch.jit.script(torch.nn.Identity())
+    extra = {} if metadata is None else {export.METADATA: metadata}
+    torch.jit.save(other, str(tmp_path / "other.pt"), _extra_files=extra)
+    with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'other.pt'}: not an exported denoiser")):
+        export.load(tmp_path / "other.pt")
+
+
+def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_path):
+    broken = tiny_denoiser()
+    torch.nn.init.constant_(broken.network.encoder[0][0].weight, np.nan)
+    target = tmp_path / "model.pt"
+    target.write_bytes(b"the old one")
+    with pytest.raises(ExportError, match=re.escape(f"{target}: scripted output is off by nan at 1 x 1 samples")):
+        export.export(broken, target, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
+    assert target.read_bytes() == b"the old one"
+
+
+def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
+    def save_half(self, path, **_):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("disk full\nC++ stack")
+
+    monkeypatch.setattr(export, "_compare", lambda *_: None)
+    monkeypatch.setattr(torch.jit.RecursiveScriptModule, "save", save_half)
+    target = tmp_path / "model.pt"
+    target.write_bytes(b"the old one")
+    with pytest.raises(ExportError, match=re.escape(f"{target}: disk full, expected a path that can be written")):
+        export.export(denoiser, target, {})
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"the old one"]
+
+
+def test_target_that_cannot_be_written_is_named(denoiser, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_compare", lambda *_: None)
+    target = tmp_path / "nowhere" / "model.pt"
+    with pytest.raises(ExportError, match=re.escape(f"{target}: ")):
+        export.export(denoiser, target, {})

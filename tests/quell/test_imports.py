@@ -1,0 +1,45 @@
+"""Imports point one way: the package knows nothing of the search that uses it."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quell
+
+MODULES = sorted(f"quell.{module.name}" for module in pkgutil.iter_modules(quell.__path__))
+# Reading sound, splitting a corpus and computing PESQ or STOI do without torch.
+WITHOUT_TORCH = ["quell.atomic", "quell.audio", "quell.corpus", "quell.demo_corpus", "quell.errors", "quell.metrics"]
+
+
+def loaded_after(modules: list[str]) -> set[str]:
+    script = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True, text=True)
+    return {name.split(".")[0] for name in found.stdout.split()}
+
+
+def test_importing_every_module_loads_neither_optuna_nor_the_search():
+    assert loaded_after(MODULES) & {"quell", "torch", "optuna", "tuning", "tests"} == {"quell", "torch"}
+
+
+def test_sound_corpus_and_metrics_do_without_torch():
+    assert loaded_after(WITHOUT_TORCH) & {"quell", "torch"} == {"quell"}
+
+
+@pytest.mark.parametrize("module", ["quell", *MODULES])
+def test_no_module_names_the_search_in_an_import(module):
+    name = module.removeprefix("quell").removeprefix(".") or "__init__"
+    tree = ast.parse((Path(quell.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: line {node.lineno} imports relatively"
+            imported.add(node.module.split(".")[0])
+    assert imported.isdisjoint({"optuna", "tuning", "tests"})

@@ -1,0 +1,157 @@
+"""Mixtures measure what they were asked for, and crops stay inside their clips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from quell.corpus import Clip, Split
+from quell.denoiser import rms
+from quell.mixing import MixtureSampler, noise_gain
+
+
+def make_split(folder, clean, noise, categories=None) -> Split:
+    """A split whose clips hold the given int16 values, noise clip i in categories[i]."""
+    clips, offset = [], 0
+    for kind, signals in (("clean", clean), ("noise", noise)):
+        for i, signal in enumerate(signals):
+            category = categories[i] if categories and kind == "noise" else ""
+            clips.append(Clip(kind, f"{kind}{i}", f"{i}", category, offset, len(signal)))
+            offset += len(signal)
+    np.concatenate([*clean, *noise]).astype(np.int16).tofile(folder / "split.int16")
+    return Split(folder / "split.int16", clips)
+
+
+def sampler(split, segment, snr_db=(0.0, 0.0), seed=0, **settings):
+    return MixtureSampler(split, segment, snr_db, torch.Generator().manual_seed(seed), **settings)
+
+
+def power_db(signal):
+    return 20 * torch.log10(rms(signal))
+
+
+def white(length, seed):
+    return 3_000 * np.random.default_rng(seed).standard_normal(length)
+
+
+@pytest.mark.parametrize("snr_db", [-30.0, -5.0, 0.0, 12.5, 40.0])
+def test_mixing_at_x_db_measures_x_db(tmp_path, snr_db):
+    split = make_split(tmp_path, [white(900, 1), white(200, 2)], [white(5_000, 3), white(100, 4)])
+    noisy, clean, _ = sampler(split, 600, (snr_db, snr_db)).draw(64)
+    # The difference of two float32 signals at 40 dB is good to 1e-5, that is 1e-4 dB.
+    assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
+
+
+def test_snrs_are_drawn_evenly_between_the_limits(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3)])
+    noisy, clean, _ = sampler(split, 100, (-5.0, 20.0)).draw(2_000)
+    found = (power_db(clean) - power_db(noisy - clean)).flatten().sort().values
+    assert found[0] >= -5.001 and found[-1] <= 20.001
+    # Kolmogorov-Smirnov: the distance of an even sample of 2000 is below 1.95 / sqrt(2000) 999 times in 1000.
+    even = torch.linspace(-5, 20, 2_000)
+    assert ((found - even).abs() / 25).max() < 1.95 / 2_000**0.5
+
+
+def test_silent_clean_speech_gives_silence(tmp_path):
+    split = make_split(tmp_path, [np.zeros(900)], [white(500, 3)])
+    noisy, clean, level = sampler(split, 600).draw(8)
+    assert not noisy.any() and not clean.any() and not level.any()
+    gain = noise_gain(torch.zeros(2, 50), torch.ones(2, 50), torch.tensor([[-20.0], [5.0]]))
+    assert gain.tolist() == [[0.0], [0.0]]
+
+
+def test_silent_noise_stays_silent(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [np.zeros(500)])
+    noisy, clean, _ = sampler(split, 600).draw(8)
+    assert torch.equal(noisy, clean)
+
+
+def test_short_speech_lies_whole_inside_silence(tmp_path):
+    ramp = np.arange(1, 101) * 100
+    _, clean, _ = sampler(make_split(tmp_path, [ramp], [white(500, 3)]), 300).draw(400)
+    starts = set()
+    for row in clean:
+        (heard,) = torch.nonzero(row, as_tuple=True)
+        assert (row[heard] * 32768).tolist() == ramp.tolist()
+        assert heard[-1] - heard[0] == 99
+        starts.add(heard[0].item())
+    # 400 draws out of 201 places: the first and last tenth are missed with a probability of 0.9 ** 400.
+    assert min(starts) < 20 and max(starts) > 180
+
+
+def test_short_noise_is_repeated(tmp_path):
+    noisy, clean, _ = sampler(make_split(tmp_path, [np.full(400, 8_000)], [white(70, 3)]), 400).draw(16)
+    sound = noisy - clean
+    # The subtraction of clean speech at 0.25 rounds at 3e-8.
+    assert (sound[:, 70:] - sound[:, :-70]).abs().max() < 1e-6
+    assert sound[:, :70].std(1).min() > 0.1
+
+
+def test_crops_never_cross_the_borders_of_clips(tmp_path):
+    clean = [np.full(length, 1_000 * (i + 1)) for i, length in enumerate((500, 120, 61, 60, 40, 300))]
+    noise = [np.full(length, sign * 9_000) for length, sign in ((80, 1), (31, -1), (60, 1), (400, -1), (60, 1))]
+    noisy, speech, _ = sampler(make_split(tmp_path, clean, noise), 60, (10.0, 10.0)).draw(4_000)
+    lengths = dict(zip(range(1_000, 7_000, 1_000), map(len, clean), strict=True))
+    seen = set()
+    for row in (speech * 32768).round().int():
+        (value,) = set(row.tolist()) - {0}
+        assert torch.count_nonzero(row) == min(60, lengths[value])
+        seen.add(value)
+    assert seen == set(lengths)
+    full = (speech != 0).all(1)  # where speech fills the segment its level is constant, and so must the noise be
+    sound = (noisy - speech)[full]
+    assert (sound.std(1) < 1e-6).all()
+    assert {-1.0, 1.0} == set(sound[:, 0].sign().tolist())
+
+
+def chi_square(counts, expected):
+    return float(((np.asarray(counts) - expected) ** 2 / expected).sum())
+
+
+def test_noise_categories_are_drawn_equally_often_whatever_their_size(tmp_path):
+    patterns = {"steady": [1, 1, 1, 1], "fast": [1, -1, 1, -1], "slow": [1, 1, -1, -1]}
+    noise = [np.tile(patterns["steady"], 400), np.tile(patterns["fast"], 10), np.tile(patterns["slow"], 50)]
+    noise += [np.tile(patterns["slow"], 75)]
+    split = make_split(tmp_path, [np.full(100, 5_000)], [9_000 * n for n in noise], ["steady", "fast", "slow", "slow"])
+    noisy, clean, _ = sampler(split, 40).draw(3_000)
+    sound = noisy - clean
+    slow = sound[:, 0] * sound[:, 2] < 0
+    fast = ~slow & (sound[:, 0] * sound[:, 1] < 0)
+    counts = [slow.sum().item(), fast.sum().item(), (~slow & ~fast).sum().item()]
+    assert chi_square(counts, np.full(3, 1_000)) < 13.8  # 2 degrees of freedom: exceeded once in 1000
+
+
+def test_speech_is_drawn_by_duration(tmp_path):
+    lengths = np.array([100, 200, 700])
+    split = make_split(tmp_path, [np.full(n, 1_000 * (i + 1)) for i, n in enumerate(lengths)], [white(500, 3)])
+    _, clean, _ = sampler(split, 50).draw(3_000)
+    counts = np.bincount((clean[:, 0] * 32.768).round().int().numpy(), minlength=4)[1:]
+    assert chi_square(counts, 3 * lengths) < 13.8  # 2 degrees of freedom: exceeded once in 1000
+
+
+def test_every_sample_of_a_clip_is_reached(tmp_path):
+    split = make_split(tmp_path, [np.arange(1, 41)], [white(500, 3)])
+    _, clean, _ = sampler(split, 10).draw(500)
+    # 31 places for the crop: the first and the last are both missed with a probability below 2 * (30/31) ** 500.
+    assert set((clean * 32768).round().int().flatten().tolist()) == set(range(1, 41))
+
+
+def test_same_generator_seed_gives_the_same_batches_and_another_seed_others(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3)])
+    first, again, other = (sampler(split, 300, (-5.0, 20.0), seed) for seed in (7, 7, 8))
+    for _ in range(2):
+        mine, same, different = first.draw(4), again.draw(4), other.draw(4)
+        for name in ("noisy", "clean", "level"):
+            assert torch.equal(getattr(mine, name), getattr(same, name))
+            assert not torch.equal(getattr(mine, name), getattr(different, name))
+
+
+def test_level_is_that_of_the_mixture_within_level_db(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3)])
+    noisy, _, level = sampler(split, 300, level_db=6.0).draw(500)
+    off_db = 20 * torch.log10(level / rms(noisy))
+    assert off_db.abs().max() <= 6.0001
+    assert off_db.min() < -5 and off_db.max() > 5  # missed with a probability of (11/12) ** 500
+    noisy, _, level = sampler(split, 300, level_db=0.0).draw(5)
+    assert torch.equal(level, rms(noisy))

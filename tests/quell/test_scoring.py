@@ -1,0 +1,199 @@
+"""The set is the same for everybody, its labels are measured ones, and scores compare clip by clip."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from quell import metrics, scoring
+from quell.corpus import Corpus, CorpusConfig, open_store, prepare
+from quell.errors import CorpusError
+from quell.scoring import EvaluationSet, Scorer, Scores, evaluation_set
+
+SNRS = np.linspace(-5, 20, 6)
+
+
+def same(one: EvaluationSet, other: EvaluationSet) -> bool:
+    return (
+        all(map(np.array_equal, one.noisy, other.noisy))
+        and all(map(np.array_equal, one.clean, other.clean))
+        and (one.labels, one.sample_rate) == (other.labels, other.sample_rate)
+        and np.array_equal(one.snr_db, other.snr_db)
+        and all(np.array_equal(one.noisy_scores.values[n], v) for n, v in other.noisy_scores.values.items())
+    )
+
+
+def scores(*values, snr_db=(0, 10, 0, 10)):
+    return Scores({"pesq": np.array(values, float), "stoi": np.array(values) / 10}, np.array(snr_db, float), 0)
+
+
+def snr_db(mixtures, i):
+    noise = mixtures.noisy[i].astype(float) - mixtures.clean[i]
+    return 10 * np.log10(np.square(mixtures.clean[i].astype(float)).sum() / np.square(noise).sum())
+
+
+@pytest.fixture
+def copy(small_corpus, tmp_path) -> Corpus:
+    """The small corpus with a store of its own, in which no set was built yet."""
+    for name in ("index.json", "train.int16", "validation.int16", "test.int16"):
+        (tmp_path / name).symlink_to(small_corpus.folder / name)
+    return replace(open_store(tmp_path), fingerprint=small_corpus.fingerprint)
+
+
+def test_the_set_is_the_same_built_again_and_loaded(validation, small_corpus, copy, scorer, monkeypatch):
+    built = evaluation_set(copy, "validation", 6, (-5.0, 20.0), 3, scorer)
+    # ESTOI draws random numbers of 1e-16: the scores are those of the file, not to be computed again.
+    assert {name: v.tolist() for name, v in built.noisy_scores.values.items()} == pytest.approx(
+        {name: pytest.approx(v.tolist(), abs=1e-9) for name, v in validation.noisy_scores.values.items()}
+    )
+    assert same(replace(built, noisy_scores=validation.noisy_scores), validation)
+    monkeypatch.setattr(scoring, "_build", None)
+    assert same(evaluation_set(small_corpus, "validation", 6, (-5.0, 20.0), 3, scorer), validation)
+
+
+def test_another_seed_split_or_range_is_another_set(validation, copy, monkeypatch):
+    monkeypatch.setattr(Scorer, "score_waveforms", lambda *_: scores(1, 2, 3, 4, 5, 6, snr_db=SNRS))
+    monkeypatch.setattr(metrics, "available", lambda _: ("si_sdr",))  # nothing to wait for
+    scorer = Scorer()
+    for split, limits, seed in (("validation", (-5.0, 20.0), 4), ("test", (-5.0, 20.0), 3)):
+        other = evaluation_set(copy, split, 6, limits, seed, scorer)
+        assert other.labels != validation.labels
+    other = evaluation_set(copy, "validation", 6, (0.0, 10.0), 3, scorer)
+    assert other.labels == validation.labels and other.snr_db.tolist() == np.linspace(0, 10, 6).tolist()
+
+
+def test_every_mixture_measures_the_snr_it_is_labelled_with(validation):
+    assert validation.snr_db.tolist() == SNRS.tolist()
+    for i, label in enumerate(validation.snr_db):
+        # The difference of float32 signals 20 dB apart rounds at 1e-6; the mixtures themselves at 1e-7.
+        assert snr_db(validation, i) == pytest.approx(label, abs=1e-3)
+
+
+def test_the_louder_peak_is_half_of_full_scale(validation):
+    for noisy, clean in zip(validation.noisy, validation.clean, strict=True):
+        assert max(np.abs(noisy).max(), np.abs(clean).max()) == pytest.approx(0.5, rel=1e-6)  # float32
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_clips_come_from_the_split_and_are_its_recordings(small_corpus, validation, scorer, split):
+    built = validation if split == "validation" else evaluation_set(small_corpus, split, 2, (0.0, 5.0), 0, scorer)
+    data = small_corpus.splits[split]
+    clips = {clip.path: clip for clip in data.clips}
+    for label, clean in zip(built.labels, built.clean, strict=True):
+        spoken, sound = (clips[path] for path in label.split(" + "))
+        assert (spoken.kind, sound.kind) == ("clean", "noise")
+        waveform = data.waveform(spoken)
+        # The same samples at another level: float32.
+        np.testing.assert_allclose(clean / np.abs(clean).max(), waveform / np.abs(waveform).max(), atol=1e-6)
+
+
+def test_speakers_and_noise_categories_come_in_turn(small_corpus, validation):
+    data = small_corpus.splits["validation"]
+    of = {clip.path: clip for clip in data.clips}
+    categories = [of[label.split(" + ")[1]].category for label in validation.labels]
+    assert set(categories[:3]) == set(categories[3:]) == {"white", "rumble", "hum"}
+    speakers = {clip.group for clip in data.of("clean")}
+    assert {of[label.split(" + ")[0]].group for label in validation.labels[: len(speakers)]} == speakers
+
+
+def test_first_is_the_beginning(validation):
+    first = validation.first(4)
+    assert len(first.noisy) == len(first.clean) == 4
+    for mine, whole in ((first.noisy, validation.noisy), (first.clean, validation.clean)):
+        assert all(map(np.array_equal, mine, whole))
+    assert first.labels == validation.labels[:4]
+    assert first.snr_db.tolist() == first.noisy_scores.snr_db.tolist() == validation.snr_db[:4].tolist()
+    for name, values in validation.noisy_scores.values.items():
+        assert first.noisy_scores.values[name].tolist() == values[:4].tolist()
+    assert first.seconds == pytest.approx(sum(len(clip) for clip in validation.clean[:4]) / 8_000)
+    assert same(validation.first(100), validation)
+
+
+def test_the_noisy_input_scores_what_noisy_scores_say(validation, scorer):
+    found = scorer.score(lambda noisy: noisy, validation, ("pesq", "stoi", "si_sdr"))
+    for name, values in found.values.items():
+        assert values.tolist() == validation.noisy_scores.values[name].tolist()
+    assert found.failures == validation.noisy_scores.failures == 0
+    assert found.snr_db.tolist() == validation.snr_db.tolist()
+    # SI-SDR of noise that is nearly orthogonal to the speech is the SNR, and 3 dB is what 1 s of hum is off by.
+    assert validation.noisy_scores.values["si_sdr"].tolist() == pytest.approx(validation.snr_db.tolist(), abs=3)
+
+
+def test_silence_scores_worst_and_every_clip_counts_as_failed(validation, scorer):
+    found = scorer.score(torch.zeros_like, validation)
+    assert found.means() == metrics.WORST
+    assert found.failures == 6 * len(metrics.WORST)
+
+
+def test_scoring_processes_never_import_torch(validation, scorer):
+    scorer.score(lambda noisy: noisy, validation.first(1), ("stoi",))
+    loaded = scorer._pool.submit(eval, "sorted(__import__('sys').modules)").result()
+    assert "quell.metrics" in loaded
+    assert "torch" not in loaded
+    assert metrics.score_clip.__module__ == "quell.metrics"
+
+
+def test_scores_that_do_not_pair_up_are_refused(validation, scorer):
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer than argument 1"):
+        scorer.score_waveforms(iter(()), validation.clean, validation.snr_db, 8_000, ("si_sdr",))
+
+
+def test_means_by_snr_are_those_of_its_clips():
+    found = scores(1, 2, 4, 8)
+    assert found.mean("pesq") == 3.75
+    assert found.means() == pytest.approx({"pesq": 3.75, "stoi": 0.375})
+    assert list(found.by_snr()) == [0.0, 10.0]
+    assert found.by_snr()[0.0] == pytest.approx({"pesq": 2.5, "stoi": 0.25})
+    assert found.by_snr()[10.0] == pytest.approx({"pesq": 5.0, "stoi": 0.5})
+
+
+def test_worse_than_is_the_share_of_clips_that_score_lower():
+    assert scores(1, 2, 4, 8).worse_than(scores(2, 2, 3, 9), "pesq") == 0.5
+    assert scores(1, 2, 4, 8).worse_than(scores(1, 2, 4, 8), "pesq") == 0.0
+
+
+def test_gain_over_is_paired_and_its_interval_holds_the_mean():
+    rng = np.random.default_rng(0)
+    base, gains = rng.normal(0, 5, 400), rng.normal(0.5, 1, 400)  # clips differ far more than denoisers do
+    one, other = (Scores({"pesq": values}, base, 0) for values in (base + gains, base))
+    mean, low, high = one.gain_over(other, "pesq")
+    assert mean == pytest.approx(gains.mean())
+    # 1.96 standard errors of the mean; a bootstrap of 2000 draws finds a quantile to some per cent of it.
+    half = 1.96 * gains.std() / 20
+    assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
+    assert other.gain_over(one, "pesq") == pytest.approx((-mean, -high, -low), abs=1e-9)
+    assert one.gain_over(one, "pesq") == (0.0, 0.0, 0.0)
+
+
+def build(folder, scorer, clean, noise, count):
+    for i in range(3):
+        for kind, signal in (("clean", clean), ("noise", noise)):
+            (folder / kind).mkdir(exist_ok=True)
+            soundfile.write(folder / kind / f"{i}.wav", signal, 8_000)
+    built = prepare(CorpusConfig(folder / "clean", folder / "noise", 8_000, "file"), folder / "store")
+    return evaluation_set(built, "test", count, (0.0, 0.0), 0, scorer)
+
+
+def test_too_little_speech_is_refused_with_the_counts(tmp_path, speech, noise, scorer):
+    message = "test split: 0 of 8 utterances can be scored by pesq, stoi, expected 2"
+    with pytest.raises(CorpusError, match=re.escape(message)):
+        build(tmp_path, scorer, speech(0.2), noise(1.0), count=2)
+
+
+def test_utterances_are_cut_to_the_longest(tmp_path, speech, noise, scorer, monkeypatch):
+    monkeypatch.setattr(scoring, "LONGEST_S", 1.1)
+    found = build(tmp_path, scorer, speech(2.0), noise(0.3), count=1)
+    assert [len(clip) for clip in found.noisy] == [8_800]
+
+
+def test_pauses_of_digital_silence_in_noise_are_passed_over(tmp_path, speech, noise, scorer):
+    burst = noise(0.5)
+    paused = np.concatenate([burst, np.zeros(32_000, np.float32), burst])  # 3 of 5 crops of 1.2 s hear nothing
+    found = build(tmp_path, scorer, speech(1.2), paused, count=6)
+    # A crop that is almost all silence has the noise of its few samples amplified: float32 holds it to 1e-3 dB.
+    assert [snr_db(found, i) for i in range(6)] == pytest.approx([0.0] * 6, abs=1e-3)
