@@ -57,7 +57,7 @@ class Pool:
         self.logs.mkdir(parents=True, exist_ok=True)
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self._progress() as show:
+            with _Shown(self.console, self.budget.trials, self.audio_hours, self.score) as show:
                 self._watch(show)
         finally:
             self._stop()
@@ -88,6 +88,7 @@ class Pool:
                 process = self._processes.get(place)
                 if process is not None and process.poll() is None:
                     continue
+                self._processes.pop(place, None)
                 if process is not None and process.returncode != 0:
                     deaths += 1
                     if deaths >= DEATHS:
@@ -140,9 +141,6 @@ class Pool:
             f"worker {place}: exit code {code}, {deaths} deaths with no trial ended; it last said: {said}; "
             f"see {self._log(place)}"
         )
-
-    def _progress(self) -> _Shown:
-        return _Shown(self.console, self.budget.trials, self.audio_hours, self.score)
 
 
 class _Shown:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from quell.corpus import SPLITS, CorpusConfig
+from quell.corpus import CorpusConfig
 from quell.metrics import PESQ_MODES
+from quell.splits import SPLITS
 from tuning import space
 from tuning.errors import StudyFileError
 from tuning.presets import DEFAULT, PRESETS

@@ -1,18 +1,11 @@
-"""Recordings on disk -> groups -> splits -> one decoded int16 memory map per split.
-
-A group is what must not be heard on two sides: a speaker, or the source that several noise takes were cut from. Which
-split a group belongs to depends on its name alone (see `split_groups`), so adding recordings moves none that were
-there.
-"""
+"""Recordings on disk -> splits by group -> one decoded int16 memory map per split, opened by every worker."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,9 +17,9 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.errors import AudioError, CorpusError
+from quell.splits import SPLITS, group_of, point, split_groups
 
 Kind = Literal["clean", "noise"]
-SPLITS = ("train", "validation", "test")
 Progress = Callable[[int, int], None]  # recordings done, recordings in all
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
@@ -37,8 +30,7 @@ DECODER = 1
 class CorpusConfig:
     """Which recordings, at which rate, and what must stay together.
 
-    A grouping rule is "parent" (the folder a file lies in), "file" (each by itself), or a regular expression with one
-    group that is searched in the file name.
+    Grouping rules are explained by `quell.splits.group_of`.
     """
 
     clean: Path
@@ -189,66 +181,6 @@ def scan(config: CorpusConfig) -> list[Recording]:
     return found
 
 
-def group_of(path: Path, rule: str) -> str:
-    """The group that a file belongs to; see CorpusConfig.
-
-    Raises:
-        CorpusError: the file name does not match the regular expression.
-    """
-    if rule == "parent":
-        return path.parent.as_posix()
-    if rule == "file":
-        return path.as_posix()
-    match = re.search(rule, path.name)
-    if match is None:
-        raise CorpusError(f"{path}: name without a group, expected a match of {rule!r}; rename it or mend the rule")
-    return str(match.group(1))
-
-
-def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, str]:
-    """Split of each group: "train", "validation" or "test".
-
-    Each group falls at a point of [0, 1) given by SHA-256 of its name, the splits are consecutive intervals of it,
-    and so a group keeps its split whatever is added or removed beside it. The exception cannot be avoided: in a
-    category with at least three groups none of which fell into some split, the group nearest to that interval is
-    moved there, and goes back when a newcomer falls into it by itself.
-
-    Args:
-        categories: group -> category; each category is represented in every split where it has three groups.
-        fractions: share of each split, in (0, 1), adding up to 1.
-
-    Raises:
-        CorpusError: fewer than three groups.
-    """
-    if len(categories) < 3:
-        raise CorpusError(
-            f"{len(categories)} groups, expected at least 3, one for each split; add recordings or regroup"
-        )
-    bounds: dict[str, tuple[float, float]] = {}
-    low = 0.0
-    for name in SPLITS:
-        bounds[name] = (low, low + fractions[name])
-        low += fractions[name]
-    points = {group: _point(group) for group in categories}
-    assigned = {
-        group: next((name for name in SPLITS if point < bounds[name][1]), SPLITS[-1]) for group, point in points.items()
-    }
-    strata = [[g for g in points if categories[g] == category] for category in sorted(set(categories.values()))]
-    for stratum in [*(members for members in strata if len(members) >= 3), list(points)]:
-        for name in reversed(SPLITS):
-            counts = Counter(assigned[group] for group in stratum)
-            if counts[name] == 0:
-                donor = max(SPLITS, key=lambda split: counts[split])
-                low, high = bounds[name]
-                candidates = [group for group in stratum if assigned[group] == donor]
-                assigned[min(candidates, key=lambda g: (max(low - points[g], points[g] - high), g))] = name
-    return assigned
-
-
-def _point(group: str) -> float:
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-
-
 def _fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
     settings = asdict(config) | {"clean": None, "noise": None, "splits": dict(config.splits), "decoder": DECODER}
     text = json.dumps([settings, [asdict(recording) for recording in recordings]], sort_keys=True)
@@ -260,7 +192,7 @@ def _decode(config: CorpusConfig, recordings: list[Recording], folder: Path, pro
     clips: dict[str, list[Clip]] = {name: [] for name in SPLITS}
     written = dict.fromkeys(SPLITS, 0)
     speech = dict.fromkeys(SPLITS, 0)
-    order = sorted(recordings, key=lambda r: _point(r.path)) if config.hours else recordings
+    order = sorted(recordings, key=lambda r: point(r.path)) if config.hours else recordings
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
         for done, recording in enumerate(order):

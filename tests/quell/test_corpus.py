@@ -14,8 +14,9 @@ import pytest
 import soundfile
 
 from quell import corpus
-from quell.corpus import SPLITS, CorpusConfig, open_store, prepare, scan, split_groups
+from quell.corpus import CorpusConfig, open_store, prepare, scan
 from quell.errors import AudioError, CorpusError
+from quell.splits import SPLITS, split_groups
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 ESC = r"^\d-(\d+)-"

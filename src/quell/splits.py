@@ -1,0 +1,82 @@
+"""Which recordings stay together, and on which side of a split.
+
+A group is what must not be heard on two sides: a speaker, or the source that several noise takes were cut from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from quell.errors import CorpusError
+
+SPLITS = ("train", "validation", "test")
+
+
+def group_of(path: Path, rule: str) -> str:
+    """The group that a file belongs to.
+
+    Args:
+        path: relative to the folder of recordings.
+        rule: "parent" (the folder it lies in), "file" (each by itself), or a regular expression with one group, which
+            is searched in the file name.
+
+    Raises:
+        CorpusError: the file name does not match the regular expression.
+    """
+    if rule == "parent":
+        return path.parent.as_posix()
+    if rule == "file":
+        return path.as_posix()
+    match = re.search(rule, path.name)
+    if match is None:
+        raise CorpusError(f"{path}: name without a group, expected a match of {rule!r}; rename it or mend the rule")
+    return str(match.group(1))
+
+
+def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, str]:
+    """Split of each group: "train", "validation" or "test".
+
+    Each group falls at a point of [0, 1) given by SHA-256 of its name, the splits are consecutive intervals of it,
+    and so a group keeps its split whatever is added or removed beside it. The exception cannot be avoided: in a
+    category with at least three groups none of which fell into some split, the group nearest to that interval is
+    moved there, and goes back when a newcomer falls into it by itself.
+
+    Args:
+        categories: group -> category; each category is represented in every split where it has three groups.
+        fractions: share of each split, in (0, 1), adding up to 1.
+
+    Raises:
+        CorpusError: fewer than three groups.
+    """
+    if len(categories) < 3:
+        raise CorpusError(
+            f"{len(categories)} groups, expected at least 3, one for each split; add recordings or regroup"
+        )
+    bounds: dict[str, tuple[float, float]] = {}
+    low = 0.0
+    for name in SPLITS:
+        bounds[name] = (low, low + fractions[name])
+        low += fractions[name]
+    points = {group: point(group) for group in categories}
+    assigned = {
+        group: next((name for name in SPLITS if at < bounds[name][1]), SPLITS[-1]) for group, at in points.items()
+    }
+    strata = [[g for g in points if categories[g] == category] for category in sorted(set(categories.values()))]
+    for stratum in [*(members for members in strata if len(members) >= 3), list(points)]:
+        for name in reversed(SPLITS):
+            counts = Counter(assigned[group] for group in stratum)
+            if counts[name] == 0:
+                donor = max(SPLITS, key=lambda split: counts[split])
+                low, high = bounds[name]
+                candidates = [group for group in stratum if assigned[group] == donor]
+                assigned[min(candidates, key=lambda g: (max(low - points[g], points[g] - high), g))] = name
+    return assigned
+
+
+def point(group: str) -> float:
+    """Where a name falls in [0, 1), the same everywhere and for ever."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64

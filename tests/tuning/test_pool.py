@@ -1,0 +1,63 @@
+"""The pool, with workers of a few lines."""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from tuning.budget import Budget
+from tuning.errors import WorkerError
+from tuning.pool import DEATHS, Pool
+from tuning.storage import open_storage
+
+WORKER = """
+import sys, optuna
+from tuning.budget import Budget
+from tuning.storage import open_storage
+storage = open_storage(sys.argv[1])
+study = optuna.load_study(study_name="s", storage=storage)
+while (trial := Budget(study, storage, int(sys.argv[2])).claim()) is not None:
+    study.tell(trial, trial.number)
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[optuna.Study]:
+    storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
+    yield optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def pool(study: optuna.Study, tmp_path: Path, code: str, trials: int) -> tuple[Pool, io.StringIO]:
+    shown = io.StringIO()
+    return Pool(
+        command=[sys.executable, "-c", code, f"sqlite:///{tmp_path / 'q.db'}", str(trials)],
+        environment={},
+        devices=["cpu"],
+        workers=2,
+        logs=tmp_path / "logs",
+        budget=Budget(study, study._storage, trials),
+        score="si_sdr",
+        audio_hours=1.0,
+        console=Console(file=shown, width=200),
+    ), shown
+
+
+def test_workers_run_the_budget_and_each_trial_is_told_once(study: optuna.Study, tmp_path: Path) -> None:
+    running, shown = pool(study, tmp_path, WORKER, 5)
+    assert running.run() == 0
+    assert sorted(trial.value for trial in study.trials) == [0, 1, 2, 3, 4]
+    assert sorted(line.split(":")[0] for line in shown.getvalue().splitlines()) == [
+        f"trial {number} complete" for number in range(5)
+    ]
+
+
+def test_workers_that_die_at_the_start_end_the_study_with_their_last_words(study: optuna.Study, tmp_path: Path) -> None:
+    running, _ = pool(study, tmp_path, "import sys; print('no such card'); sys.exit(3)", 5)
+    with pytest.raises(WorkerError, match=rf"exit code 3, {DEATHS} deaths with no trial ended; .*: no such card; see"):
+        running.run()
