@@ -23,7 +23,6 @@ from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.corpus import Clip, Corpus
 from quell.errors import CorpusError
-from quell.mixing import noise_gain
 from quell.processes import pool
 
 # A mixture is a whole utterance, cut after this time so that one long recording does not dominate.
@@ -209,12 +208,15 @@ def _build(
 
 
 def _mix(target: FloatArray, noise: FloatArray, snr_db: float) -> tuple[FloatArray, FloatArray]:
-    """(noisy, clean), both scaled so that the louder peak is half of full scale."""
-    pair = torch.from_numpy(np.stack([target, noise]))
-    gain = noise_gain(pair[:1], pair[1:], torch.tensor([[snr_db]])).item()
-    noisy = target + np.float32(gain) * noise
-    scale = np.float32(0.5 / max(float(np.abs(noisy).max()), float(np.abs(target).max()), 1e-9))
-    return noisy * scale, target * scale
+    """(noisy, clean), both scaled so that the louder peak is half of full scale.
+
+    In double precision and without torch, whose sums depend on the number of threads: the set must not.
+    """
+    clean, added = target.astype(np.float64), noise.astype(np.float64)
+    gain = float(np.sqrt(np.mean(clean**2) / max(float(np.mean(added**2)), 1e-16))) * 10 ** (-snr_db / 20)
+    noisy = clean + gain * added
+    scale = 0.5 / max(float(np.abs(noisy).max()), float(np.abs(clean).max()), 1e-9)
+    return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
 
 
 def _in_turn(clips: list[Clip], part: Callable[[Clip], str], rng: np.random.Generator) -> Iterator[Clip]:
