@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from quell.corpus import Corpus, CorpusConfig, prepare
 from quell.denoiser import Denoiser, DenoiserConfig
-from quell.scoring import EvaluationSet, Scorer, evaluation_set
+from quell.heldout import EvaluationSet, evaluation_set
+from quell.scoring import Scorer
 
 Signal = NDArray[np.float32]
 RATE = 8_000  # Hz, of the small corpus and the tiny networks: PESQ costs a third of what it does at 16 kHz

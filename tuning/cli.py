@@ -155,19 +155,16 @@ def denoise(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> int:
     """Clean recordings; rate, length and format are kept."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from quell import enhance
     from quell.export import load
+    from tuning import progress
 
     jobs = enhance.plan(inputs, output, overwrite=overwrite)
     loaded = load(model)
     console = _stderr()
     failed = 0
-    columns = (TextColumn("denoising"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(jobs))
-        for error in enhance.run(jobs, loaded, lambda done: bar.update(task, completed=done)):
+    with progress.bar("denoising", console) as move:
+        for error in enhance.run(jobs, loaded, move):
             failed += 1
             console.print(f"quell: {error}", highlight=False)
     print(f"{len(jobs) - failed} of {len(jobs)} recordings denoised to {output}")
@@ -203,7 +200,7 @@ def evaluate(
     if loaded.metadata.get("corpus") != data.fingerprint:
         console.print(f"quell: {model}: trained on another corpus, whose training recordings may be in this test split")
     with Scorer(len(os.sched_getaffinity(0))) as scorer:
-        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer, mixtures))
+        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer, mixtures, console))
     if as_json:
         print(json.dumps(summary))
     else:

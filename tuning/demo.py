@@ -13,12 +13,13 @@ from quell import audio, metrics
 from quell.corpus import Corpus
 from quell.enhance import enhance_file
 from quell.export import load
-from quell.scoring import Scorer, evaluation_set
+from quell.heldout import evaluation_set
+from quell.scoring import Scorer
 from tuning import status, study_file
 from tuning.exporting import export_best
 from tuning.tune import Place, check_devices, tune
 
-# Of the test mixtures at -5, 0, 5, 10, 15 and 20 dB this one is listened to: 5 dB.
+# Of the test mixtures six SNRs in turn, this one is listened to: 5 dB in the demo.
 LISTENED = 2
 
 

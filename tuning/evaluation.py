@@ -9,14 +9,16 @@ from rich.table import Table
 
 from quell.corpus import Corpus
 from quell.export import Exported
+from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics import UNITS
-from quell.scoring import EvaluationSet, Scorer, Scores, evaluation_set
+from quell.scoring import Scorer, Scores
+from tuning import progress
 from tuning.errors import TuningError
 from tuning.study_file import StudySpec
 
 
 def test_scores(
-    model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int
+    model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int, console: Console
 ) -> tuple[EvaluationSet, Scores]:
     """So many of the study's test mixtures and the model's scores on them.
 
@@ -26,8 +28,10 @@ def test_scores(
     if model.sample_rate != corpus.sample_rate:
         rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
         raise TuningError(f"model: sampled at {rates}; evaluate it on another study")
-    chosen = evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer)
-    return chosen, scorer.score(model, chosen)
+    with progress.bar("scoring the noisy mixtures", console) as move:
+        chosen = evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, move)
+    with progress.bar("scoring the denoised mixtures", console) as move:
+        return chosen, scorer.score(model, chosen, progress=move)
 
 
 def summary(mixtures: EvaluationSet, scores: Scores) -> dict[str, Any]:

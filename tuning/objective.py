@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from quell.corpus import Corpus
 from quell.denoiser import save_weights
 from quell.errors import TrainingError
-from quell.scoring import EvaluationSet, Scorer, Scores
+from quell.heldout import EvaluationSet, evaluation_set
+from quell.scoring import Scorer, Scores
 from quell.training import Trained, train
 from tuning import space
 from tuning.storage import Runs
@@ -33,6 +34,14 @@ class Task:
     scorer: Scorer
     device: torch.device
     runs: Runs
+
+
+def validation_set(
+    spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Callable[[int, int], None] | None = None
+) -> EvaluationSet:
+    """What the study's trials are scored on."""
+    count, seed = spec.training.validation_mixtures, spec.study.seed
+    return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)
 
 
 def run_trial(trial: optuna.Trial, task: Task, on_step: Callable[[float, float], None]) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import optuna
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quell.corpus import Corpus, prepare
-from quell.scoring import Scorer, evaluation_set
-from tuning import space
+from quell.scoring import Scorer
+from tuning import progress, space
 from tuning.budget import Budget
 from tuning.errors import UsageError
+from tuning.objective import validation_set
 from tuning.pool import Pool
 from tuning.presets import PRESETS
 from tuning.storage import Runs, create_study, open_storage
@@ -47,14 +47,9 @@ class Place:
 
     def open_corpus(self, spec: StudySpec, console: Console) -> Corpus:
         """The decoded corpus of a study; decodes it with a progress bar where that was not done yet."""
-        columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=None)
-            return prepare(
-                spec.corpus_config(self.corpus_root(spec)),
-                self.runs.corpora,
-                lambda done, total: bar.update(task, completed=done, total=total),
-            )
+        root = self.corpus_root(spec)
+        with progress.bar("decoding recordings", console) as move:
+            return prepare(spec.corpus_config(root), self.runs.corpora, move)
 
 
 def check_devices(names: Sequence[str]) -> list[str]:
@@ -96,10 +91,11 @@ def tune(
         console.print(f"{split}: {speech:.1f} min of speech, {noise:.1f} min of noise", highlight=False)
     storage = open_storage(place.storage_url, create=True)
     study = create_study(spec, corpus, storage)
-    with Scorer(max(1, len(os.sched_getaffinity(0)))) as scorer:
-        mixtures = evaluation_set(
-            corpus, "validation", spec.training.validation_mixtures, spec.corpus.snr_db, spec.study.seed, scorer
-        )
+    with (
+        Scorer(len(os.sched_getaffinity(0))) as scorer,
+        progress.bar("scoring the noisy mixtures", console) as move,
+    ):
+        mixtures = validation_set(spec, corpus, scorer, move)
     study.set_user_attr("noisy", mixtures.noisy_scores.means())
     study.set_user_attr("trials", spec.study.trials)
     inside = {name: space.inside(point, spec.search) for name, point in PRESETS.items()}

@@ -12,7 +12,7 @@ import optuna
 import torch
 
 from quell.corpus import Corpus
-from quell.scoring import Scorer, evaluation_set
+from quell.scoring import Scorer
 from tuning import objective, samplers
 from tuning.budget import Budget, worker_name
 from tuning.storage import Runs
@@ -81,10 +81,9 @@ def work(
     study.pruner = samplers.pruner()
     budget = Budget(study, storage, spec.study.trials)
     with Scorer(torch.get_num_threads()) as scorer:
-        validation = evaluation_set(
-            corpus, "validation", spec.training.validation_mixtures, spec.corpus.snr_db, spec.study.seed, scorer
+        task = objective.Task(
+            spec, corpus, objective.validation_set(spec, corpus, scorer), scorer, torch.device(device), runs
         )
-        task = objective.Task(spec, corpus, validation, scorer, torch.device(device), runs)
         while (trial := budget.claim()) is not None:
             log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
             try:

@@ -59,7 +59,9 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False) -> li
     return jobs
 
 
-def run(jobs: Sequence[Job], model: Exported, progress: Callable[[int], None] | None = None) -> Iterator[AudioError]:
+def run(
+    jobs: Sequence[Job], model: Exported, progress: Callable[[int, int], None] | None = None
+) -> Iterator[AudioError]:
     """Denoises the files one after the other; a file that fails is yielded as its error, and the others are done."""
     for done, job in enumerate(jobs):
         try:
@@ -67,7 +69,7 @@ def run(jobs: Sequence[Job], model: Exported, progress: Callable[[int], None] | 
         except AudioError as error:
             yield error
         if progress is not None:
-            progress(done + 1)
+            progress(done + 1, len(jobs))
 
 
 def enhance_file(source: Path, target: Path, model: Exported) -> None:

@@ -12,9 +12,10 @@ import torch
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser, DenoiserConfig
 from quell.errors import TrainingError
+from quell.heldout import EvaluationSet
 from quell.losses import Loss
 from quell.mixing import Mixtures, MixtureSampler
-from quell.scoring import EvaluationSet, Scorer, Scores
+from quell.scoring import Scorer, Scores
 
 # Mixtures scored at the rungs before the last.
 RUNG_MIXTURES = 32

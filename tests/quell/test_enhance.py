@@ -95,10 +95,10 @@ def test_a_folder_keeps_its_tree(tmp_path, model):
         path = tmp_path / "in" / name
         write(path) if path.suffix != ".txt" else path.write_text("notes")
     done = []
-    assert list(run(plan([tmp_path / "in"], tmp_path / "out"), model, done.append)) == []
+    assert list(run(plan([tmp_path / "in"], tmp_path / "out"), model, lambda *at: done.append(at))) == []
     made = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert made == ["a.wav", "x/b.flac", "x/y/c.wav"]
-    assert done == [1, 2, 3]
+    assert done == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
@@ -118,10 +118,10 @@ def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model):
         write(tmp_path / "in" / f"{name}.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
     done = []
-    (error,) = run(plan([tmp_path / "in"], tmp_path / "out"), model, done.append)
+    (error,) = run(plan([tmp_path / "in"], tmp_path / "out"), model, lambda *at: done.append(at))
     assert str(error).startswith(f"{tmp_path / 'in' / 'b.wav'}: ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
-    assert done == [1, 2, 3]
+    assert done == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model):
