@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,6 +22,8 @@ from tuning.presets import Value
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
+# Between claiming a trial and writing its name on it a worker can be killed; after this long nobody will sign.
+SIGN_IN_S = 30.0
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -41,6 +46,7 @@ class Budget:
         self.storage = storage
         self.trials = trials
         self.first = list((first or {}).items())
+        self._unsigned: dict[int, float] = {}  # running trials without a worker's name, and since when
 
     def slots(self) -> dict[int, FrozenTrial]:
         """Slot -> the trial that fills it. Of several the lowest number counts: a storage numbers trials in order."""
@@ -85,14 +91,25 @@ class Budget:
 
     def hand_back(self, trial: optuna.Trial) -> None:
         """Puts a running trial of this process back in line, as when the worker is asked to leave."""
-        self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead: it is back already
+            trial.set_user_attr("worker", "")  # the next one must not be taken for this process while it signs in
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def reap(self) -> list[int]:
         """Ends running trials whose process on this machine is gone; `fill` replaces them. Returns their numbers."""
         reaped = []
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, _, process = str(trial.user_attrs.get("worker", "")).rpartition(":")
-            if host != socket.gethostname() or _alive(int(process)):
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        unsigned = {trial.number for trial in running if not trial.user_attrs.get("worker")}
+        now = time.monotonic()
+        self._unsigned = {number: self._unsigned.get(number, now) for number in unsigned}
+        for trial in running:
+            if trial.number in unsigned:
+                host, process = "nobody", "0"
+                gone = now - self._unsigned[trial.number] > SIGN_IN_S
+            else:
+                host, process, start = str(trial.user_attrs["worker"]).split(":")
+                gone = host == socket.gethostname() and str(_start(int(process))) != start
+            if not gone:
                 continue
             if len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS:
                 self.storage.set_trial_user_attr(trial._trial_id, "lost", f"its worker {host}:{process} ended")
@@ -116,15 +133,19 @@ class Budget:
 
 
 def worker_name() -> str:
-    """host:process id of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """host:process:start of this process; the start tells it from another one that is given its number later."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
 
 
-def _alive(process: int) -> bool:
+def _start(process: int) -> int | None:
+    """When a process started, in clock ticks since boot; 0 where that cannot be told, None when there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0

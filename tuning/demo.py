@@ -19,7 +19,7 @@ from tuning import status, study_file
 from tuning.exporting import export_best
 from tuning.tune import Place, check_devices, tune
 
-# Of the test mixtures six SNRs in turn, this one is listened to: 5 dB in the demo.
+# Of six test mixtures, one for each SNR, this one is listened to: 5 dB in the demo.
 LISTENED = 2
 
 

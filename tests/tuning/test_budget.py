@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tuning import budget as module
 from tuning.budget import ATTEMPTS, Budget
 from tuning.storage import open_storage
 
@@ -118,7 +119,8 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(
         assert trial is not None
         values.append(trial.suggest_float("x", 0, 1))
         assert budget.reap() == []  # its worker, this process, is alive
-        trial.set_user_attr("worker", f"{trial.user_attrs['worker'].rpartition(':')[0]}:{gone.pid}")
+        host, _, start = trial.user_attrs["worker"].split(":")
+        trial.set_user_attr("worker", f"{host}:{gone.pid}:{start}")
         assert budget.reap() == [trial.number]
     budget.fill()
     assert budget.claim() is None
@@ -126,3 +128,32 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(
     assert len(set(values)) == 1
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * ATTEMPTS
     assert f"took its worker down {ATTEMPTS} times" in study.trials[-1].user_attrs["failure"]
+
+
+def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(
+    study: optuna.Study, storage: optuna.storages.RDBStorage
+) -> None:
+    budget = Budget(study, storage, 1)
+    budget.fill()
+    trial = budget.claim()
+    assert trial is not None
+    host, process, start = trial.user_attrs["worker"].split(":")
+    trial.set_user_attr("worker", f"{host}:{process}:{int(start) - 1}")
+    assert budget.reap() == [trial.number]
+
+
+def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_before(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(study, storage, 1)
+    budget.fill()
+    trial = budget.claim()
+    assert trial is not None
+    budget.hand_back(trial)
+    storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # claimed by one that was killed there and then
+    assert budget.reap() == []
+    now = module.time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + module.SIGN_IN_S / 2)
+    assert budget.reap() == []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + module.SIGN_IN_S + 1)
+    assert budget.reap() == [trial.number]

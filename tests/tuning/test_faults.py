@@ -89,7 +89,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks a
 @linux
 def test_killed_worker_loses_its_attempt_but_not_the_trial(tune: subprocess.Popen[str], tmp_path: Path) -> None:
     victim = wait_for(lambda: past_a_rung(tmp_path))[0]
-    worker = int(victim.user_attrs["worker"].rpartition(":")[2])
+    worker = int(victim.user_attrs["worker"].split(":")[1])
     scorers = children(worker)
     os.kill(worker, signal.SIGKILL)
     assert tune.wait(120) == 0, tune.stdout.read()
