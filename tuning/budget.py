@@ -97,28 +97,35 @@ class Budget:
 
     def reap(self) -> list[int]:
         """Ends running trials whose process on this machine is gone; `fill` replaces them. Returns their numbers."""
-        reaped = []
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        unsigned = {trial.number for trial in running if not trial.user_attrs.get("worker")}
+        claimed = [trial for trial in running if "slot" in trial.user_attrs]
         now = time.monotonic()
+        unsigned = [trial.number for trial in claimed if not trial.user_attrs.get("worker")]
         self._unsigned = {number: self._unsigned.get(number, now) for number in unsigned}
-        for trial in running:
-            if trial.number in unsigned:
-                host, process = "nobody", "0"
-                gone = now - self._unsigned[trial.number] > SIGN_IN_S
-            else:
-                host, process, start = str(trial.user_attrs["worker"]).split(":")
-                gone = host == socket.gethostname() and str(_start(int(process))) != start
-            if not gone:
-                continue
-            if len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS:
-                self.storage.set_trial_user_attr(trial._trial_id, "lost", f"its worker {host}:{process} ended")
-            else:
-                reason = f"took its worker down {ATTEMPTS} times"
-                self.storage.set_trial_user_attr(trial._trial_id, "failure", reason)
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            reaped.append(trial.number)
+        reaped = []
+        for trial in claimed:
+            reason = self._gone(trial, now)
+            if reason:
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process was faster
+                    self._end(trial, reason)
+                    reaped.append(trial.number)
         return reaped
+
+    def _gone(self, trial: FrozenTrial, now: float) -> str:
+        """Why nobody runs this running trial; empty when somebody does, or may."""
+        if trial.number in self._unsigned:
+            waited = now - self._unsigned[trial.number]
+            return f"nobody signed for it in {SIGN_IN_S:g} s" if waited > SIGN_IN_S else ""
+        host, process, start = str(trial.user_attrs["worker"]).split(":")
+        if host != socket.gethostname() or str(_start(int(process))) == start:
+            return ""
+        return f"its worker {host}:{process} ended"
+
+    def _end(self, trial: FrozenTrial, reason: str) -> None:
+        again = len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS
+        kind, text = ("lost", reason) if again else ("failure", f"{reason}, {ATTEMPTS} times")
+        self.storage.set_trial_user_attr(trial._trial_id, kind, text)
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def ended(self) -> list[FrozenTrial]:
         """Trials that count: complete, pruned, infeasible, or failed by their own fault."""
