@@ -27,7 +27,7 @@ from quell.splits import SPLITS
 
 # A mixture is a whole utterance, cut after this time so that one long recording does not dominate.
 LONGEST_S = 8.0
-# Rows of the table by SNR: this many values from the lowest to the highest, taken in turn.
+# Rows of the table by SNR: this many values from the lowest to the highest.
 SNR_VALUES = 6
 # A mixture that cannot be scored is drawn again this often.
 DRAWS = 4
@@ -72,8 +72,9 @@ def evaluation_set(
 ) -> EvaluationSet:
     """`count` mixtures of a split, built at the first call and opened from the corpus's store after it.
 
-    Speakers, noise categories and SNRs are taken in turn, so that the first few mixtures are a fair sample of all. A
-    mixture that PESQ or STOI cannot score, because its speech is too short or too silent, is replaced.
+    Speakers, noise categories and SNRs are taken in turn, each round in a new order, so that the first few mixtures
+    are a fair sample of all and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score,
+    because its speech is too short or too silent, is replaced.
 
     Raises:
         CorpusError: too little of the speech can be scored.
@@ -104,7 +105,7 @@ def _build(
     data = corpus.splits[split]
     speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
     noises = _in_turn(data.of("noise"), lambda clip: clip.category, rng)
-    levels = np.linspace(*snr_db, SNR_VALUES)[np.arange(count) % SNR_VALUES]
+    levels = _levels(snr_db, count, rng)
     longest = round(LONGEST_S * corpus.sample_rate)
     names = metrics.available(corpus.sample_rate)
     mixtures: dict[int, _Mixture] = {}
@@ -155,17 +156,24 @@ def _mix(target: FloatArray, noise: FloatArray, snr_db: float) -> tuple[FloatArr
 
 
 def _in_turn(clips: list[Clip], part: Callable[[Clip], str], rng: np.random.Generator) -> Iterator[Clip]:
-    """Endless shuffled clips, one of each part after the other; a clip comes again when its part is used up."""
+    """Endless rounds of one clip of each part, each in a new order; a clip comes again when its part is used up."""
     parts: dict[str, list[Clip]] = {}
     for clip in clips:
         parts.setdefault(part(clip), []).append(clip)
-    names = list(rng.permutation(sorted(parts)))
-    queues = {name: [parts[name][i] for i in rng.permutation(len(parts[name]))] for name in names}
+    queues = {name: [parts[name][i] for i in rng.permutation(len(parts[name]))] for name in sorted(parts)}
     turn = 0
     while True:
-        for name in names:
+        for name in rng.permutation(list(queues)):
             yield queues[name][turn % len(queues[name])]
         turn += 1
+
+
+def _levels(snr_db: tuple[float, float], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Rounds of all SNRs, each in a new order: with one order for all, ten categories of noise and six SNRs, half of
+    the categories would never be heard at half of the SNRs."""
+    values = np.linspace(*snr_db, SNR_VALUES)
+    rounds = [rng.permutation(values) for _ in range(-(-count // SNR_VALUES))]
+    return np.concatenate(rounds)[:count]
 
 
 def _save(mixtures: EvaluationSet, path: Path) -> None:

@@ -62,11 +62,26 @@ def test_another_seed_split_or_range_is_another_set(validation, copy, monkeypatc
         other = evaluation_set(copy, split, 6, limits, seed, scorer)
         assert other.labels != validation.labels
     other = evaluation_set(copy, "validation", 6, (0.0, 10.0), 3, scorer)
-    assert other.labels == validation.labels and other.snr_db.tolist() == np.linspace(0, 10, 6).tolist()
+    assert other.labels == validation.labels and sorted(other.snr_db) == np.linspace(0, 10, 6).tolist()
+
+
+def test_no_snr_has_noises_or_speakers_of_its_own(copy, monkeypatch):
+    count = 360
+    monkeypatch.setattr(Scorer, "score_clips", lambda *_: [metrics.ClipScore({"si_sdr": 0.0}, ())] * count)
+    monkeypatch.setattr(metrics, "available", lambda _: ("si_sdr",))
+    mixtures = evaluation_set(copy, "train", count, (-5.0, 20.0), 0, Scorer())
+    for part in (0, 1):  # speaker, noise category
+        names = [label.split(" + ")[part].split("/")[0] for label in mixtures.labels]
+        for snr in SNRS:
+            heard = [name for name, at in zip(names, mixtures.snr_db, strict=True) if at == snr]
+            expected = len(heard) / len(set(names))
+            for name in set(names):  # within 4 standard deviations of a Poisson count
+                assert abs(heard.count(name) - expected) < 4 * expected**0.5, (name, snr)
+                assert heard.count(name) > 0
 
 
 def test_every_mixture_measures_the_snr_it_is_labelled_with(validation):
-    assert validation.snr_db.tolist() == SNRS.tolist()
+    assert sorted(validation.snr_db) == SNRS.tolist()
     for i, label in enumerate(validation.snr_db):
         # The difference of float32 signals 20 dB apart rounds at 1e-6; the mixtures themselves at 1e-7.
         assert snr_db(validation, i) == pytest.approx(label, abs=1e-3)
