@@ -139,11 +139,13 @@ def export(
         raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .pt", param_hint="--output")
     place = _place(runs, storage, None)
     stored = _stored(study, place)
-    chosen = export_best(stored, place.runs, output, trial)
+    chosen, costs = export_best(stored, place.runs, output, trial)
     score = stored.user_attrs["spec"]["study"]["score"]
     noisy = stored.user_attrs["noisy"][score]
     reached = f"validation {score} {chosen.value:.3f} (noisy {noisy:.3f})"
     print(f"{output}: trial {chosen.number} of {stored.study_name}, {reached}")
+    print(f"{costs['parameters']:,} parameters, {costs['macs_per_s'] / 1e6:.0f} M MAC/s")
+    print(f"latency {costs['latency_ms']:.0f} ms, real-time factor {costs['real_time_factor']:.4f} on one thread")
     return 0
 
 

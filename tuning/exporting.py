@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import optuna
 from optuna.trial import FrozenTrial
 
 import quell
+from quell.cost import cost, real_time_factor
 from quell.denoiser import load_weights
 from quell.export import export
 from tuning.errors import StudyNotFound
 from tuning.objective import best_trials
 from tuning.storage import Runs
 
+Costs = dict[str, float]  # the fields of quell.cost.Cost, and the measured real_time_factor
 
-def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None = None) -> FrozenTrial:
-    """Exports the best trial, or trial `number`; returns it.
+
+def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None = None) -> tuple[FrozenTrial, Costs]:
+    """Exports the best trial, or trial `number`; returns it and what it costs.
 
     Raises:
         StudyNotFound: there is no such trial, or its weights were not kept.
@@ -39,8 +43,10 @@ def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None 
         )
     else:
         chosen = ranked[0]
-    export(load_weights(runs.weights(study.study_name, chosen.number)), path, _metadata(study, chosen))
-    return chosen
+    denoiser = load_weights(runs.weights(study.study_name, chosen.number))
+    costs = asdict(cost(denoiser)) | {"real_time_factor": real_time_factor(denoiser)}
+    export(denoiser, path, {**_metadata(study, chosen), "cost": costs})
+    return chosen, costs
 
 
 def _metadata(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:

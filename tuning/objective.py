@@ -11,6 +11,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from quell.corpus import Corpus
+from quell.cost import cost
 from quell.denoiser import save_weights
 from quell.errors import TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
@@ -96,7 +97,7 @@ def run_trial(trial: optuna.Trial, task: Task, on_step: Callable[[float, float],
 
 def _complete(trial: optuna.Trial, task: Task, trained: Trained) -> None:
     scores, noisy = trained.scores, task.validation.noisy_scores
-    trial.set_user_attr("parameters", sum(p.numel() for p in trained.denoiser.parameters()))
+    trial.set_user_attr("cost", asdict(cost(trained.denoiser)))
     trial.set_user_attr("data_share", round(trained.data_share, 5))
     trial.set_user_attr("metrics", scores.means())
     trial.set_user_attr("by_snr", {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()})

@@ -31,7 +31,7 @@ def summary(study: optuna.Study, best: int = 10) -> dict[str, Any]:
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    keys = ("preset", "metrics", "parameters", "seconds", "data_share")
+    keys = ("preset", "metrics", "cost", "seconds", "data_share")
     row = {"trial": trial.number, "value": trial.value, "params": trial.params}
     return row | {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
 
@@ -51,23 +51,20 @@ def show(state: dict[str, Any], console: Console) -> None:
     metrics = list(rows[0]["metrics"])
     searched = sorted({name for row in rows for name in row["params"]})
     table = Table(title="best trials, means over the validation mixtures")
-    for column in ("trial", *metrics, "parameters", *searched):
+    for column in ("trial", *metrics, "parameters", "M MAC/s", *searched):
         table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
     if state["noisy"]:
         table.add_row("noisy", *(_number(name, state["noisy"][name]) for name in metrics))
     for row in rows:
         values = (_number(name, row["metrics"][name]) for name in metrics)
-        points = (
-            f"{row['params'].get(name, ''):.4g}" if _is_float(row, name) else str(row["params"].get(name, ""))
-            for name in searched
-        )
-        name = f"{row['trial']} {row.get('preset', '')}".strip()
-        table.add_row(name, *values, f"{row['parameters']:,}", *points)
+        cost = (f"{row['cost']['parameters']:,}", f"{row['cost']['macs_per_s'] / 1e6:.0f}")
+        point = (_shown(row["params"].get(name, "")) for name in searched)
+        table.add_row(f"{row['trial']} {row.get('preset', '')}".strip(), *values, *cost, *point)
     console.print(table)
 
 
-def _is_float(row: dict[str, Any], name: str) -> bool:
-    return isinstance(row["params"].get(name), float)
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(metric: str, value: float) -> str:

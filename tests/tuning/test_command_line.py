@@ -46,6 +46,8 @@ def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -
     exported = quell("export", "-o", "best.pt", cwd=place)
     assert exported.returncode == 0, exported.stderr
     assert f"trial {leader['trial']} of tiny" in exported.stdout
+    assert f"{leader['cost']['parameters']:,} parameters" in exported.stdout
+    assert "real-time factor 0.0" in exported.stdout
     (place / "noisy").mkdir()
     noisy = np.random.default_rng(0).uniform(-0.1, 0.1, (44_100, 2))
     soundfile.write(place / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")

@@ -1,0 +1,64 @@
+"""What a denoiser costs where it runs: parameters, multiplications, delay, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from quell.denoiser import Denoiser
+from quell.export import freeze
+
+# Signals that costs are measured on. 60 s in one pass takes twice the time per second that 4 s take (page faults).
+MEASURED_S = 4.0
+RUNS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Fixed by the configuration, known before any training."""
+
+    parameters: int
+    macs_per_s: float  # multiply-accumulates of the network for a second of audio; the transforms are not counted
+    latency_ms: float  # window and look-ahead: how far behind its input the output must be
+
+
+def cost(denoiser: Denoiser) -> Cost:
+    """Counted, not measured; takes some milliseconds."""
+    config = denoiser.config
+    samples = round(MEASURED_S * config.sample_rate)
+    spectrum = denoiser.spectrogram(torch.zeros(1, samples))
+    training = denoiser.training
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        denoiser.eval().denoise_spectrum(spectrum)
+    denoiser.train(training)
+    ahead = denoiser.network.context_frames * config.hop_length
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
+        macs_per_s=counter.get_total_flops() / 2 / MEASURED_S,
+        latency_ms=(config.win_length + ahead) / config.sample_rate * 1000,
+    )
+
+
+def real_time_factor(denoiser: Denoiser) -> float:
+    """Processing time over audio time of the frozen TorchScript on one thread: under 1 is faster than real time.
+
+    CPU time of the calling thread, the median of several runs on 4 s, so that what else the machine does counts little.
+    """
+    module = freeze(denoiser)
+    noisy = 0.1 * torch.randn(round(MEASURED_S * denoiser.config.sample_rate))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(RUNS + 3):  # TorchScript compiles in the first calls
+                started = time.thread_time()
+                module(noisy)
+                seconds.append(time.thread_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(seconds[3:]) / MEASURED_S
