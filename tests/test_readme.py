@@ -1,0 +1,21 @@
+"""The README names what exists, and nothing else."""
+
+import re
+from pathlib import Path
+
+from tuning import cli, space
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_every_searched_parameter_is_in_the_table_and_no_other() -> None:
+    table = README.split("## What is searched")[1].split("## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(space.PARAMETERS)
+
+
+def test_every_command_it_shows_exists() -> None:
+    known = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    shown = set(re.findall(r"^\.venv/bin/quell (\w+)", README, flags=re.MULTILINE))
+    assert shown <= known
+    assert {"tune", "status", "export", "denoise", "evaluate"} <= shown
