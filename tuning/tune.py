@@ -13,6 +13,7 @@ import optuna
 from rich.console import Console
 
 from quell.corpus import Corpus, prepare
+from quell.errors import CorpusError
 from quell.scoring import Scorer
 from tuning import progress, space
 from tuning.budget import Budget
@@ -42,7 +43,11 @@ class Place:
         if not root.exists():
             from quell.demo_corpus import make_demo_corpus
 
-            make_demo_corpus(root)
+            try:
+                make_demo_corpus(root)
+            except (CorpusError, OSError):
+                if not root.exists():  # else another process was faster, and its corpus is the same
+                    raise
         return root
 
     def open_corpus(self, spec: StudySpec, console: Console) -> Corpus:
