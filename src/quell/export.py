@@ -89,7 +89,7 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any]) -> None:
 def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
     """The frozen TorchScript of a denoiser, as it is exported; the denoiser itself stays as it is.
 
-    Weights are laid out channels last, which takes less time on CPUs: RTF .022 against .031 for 1.2 M parameters.
+    Weights are laid out channels last, which takes less time on CPUs.
     """
     module = BlockDenoiser(_on_cpu(denoiser)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with _scripting():

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from quell import demo_corpus
-from quell.demo_corpus import NOISE_RATE, SPEECH_RATE, Espeak, make_demo_corpus
+from quell import demo_corpus, espeak
+from quell.demo_corpus import NOISE_RATE, make_demo_corpus
 from quell.errors import CorpusError
+from quell.espeak import SPEECH_RATE, Espeak
 
 pytest.importorskip("espeakng_loader", reason="needs the extra 'demo'")
 
@@ -299,7 +300,7 @@ def test_missing_loader_is_reported_with_the_extra_to_install(tmp_path, monkeypa
 
 
 def test_library_that_does_not_start_is_reported_with_its_data_and_code(monkeypatch):
-    monkeypatch.setattr(demo_corpus, "SPEECH_RATE", 8000)
+    monkeypatch.setattr(espeak, "SPEECH_RATE", 8000)
     with pytest.raises(CorpusError, match=r"espeak-ng-data: espeak_Initialize returned 22050, expected 8000 Hz"):
         Espeak(0)
 
