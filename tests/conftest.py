@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from quell import layers
 from quell.corpus import Corpus, CorpusConfig, prepare
 from quell.denoiser import Denoiser, DenoiserConfig
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.representation import REPRESENTATIONS, TARGETS
 from quell.scoring import Scorer
+from quell.unet import UNet
 
 Signal = NDArray[np.float32]
 RATE = 8_000  # Hz, of the small corpus and the tiny networks: PESQ costs a third of what it does at 16 kHz
@@ -63,20 +69,76 @@ def write_corpus(folder: Path) -> CorpusConfig:
     return CorpusConfig(folder / "speech", folder / "noise", RATE, group_noise=r"^([a-z]+\d+)-")
 
 
-def make_denoiser(seed: int = 0, **settings: float) -> Denoiser:
-    """A tiny denoiser in eval mode, with random weights and random BatchNorm statistics: a fresh network has
-    statistics of 0 and 1, which hide errors of folding and of order."""
+# What a drawn configuration may be. Small values of what only has a size, all values of what has a name.
+OPTIONS: dict[str, Sequence[Any]] = {
+    "depth": (2, 3, 4),
+    "base_channels": (4, 8),
+    "growth": (1.0, 1.5, 2.0),
+    "kernel_bins": (1, 3, 5),
+    "kernel_frames": (1, 3, 5),
+    "convolution": layers.CONVOLUTIONS,
+    "convolutions_per_level": (1, 2),
+    "downsampling": layers.DOWNSAMPLINGS,
+    "time_stride": (1, 2),
+    "skips": (True, False),
+    "normalisation": layers.NORMALISATIONS,
+    "activation": tuple(layers.ACTIVATIONS),
+    "dropout": (0.0, 0.2),
+    "bottleneck": layers.BOTTLENECKS,
+    "bottleneck_units": (4, 8),
+    "causal": (False, True),
+    "output": tuple(layers.OUTPUTS),
+    "win_length, hop_length": ((128, 32), (64, 32), (65, 21)),
+    "representation": REPRESENTATIONS,
+    "power": (0.1, 0.3, 0.5, 1.0),
+    "target": TARGETS,
+}
+
+
+def draw_settings(number: int, **fixed: Any) -> dict[str, Any]:
+    """A configuration drawn from OPTIONS, the same for the same number; in a row of them every value of an option
+    comes as often as any other."""
+    settings: dict[str, Any] = {}
+    for name, values in OPTIONS.items():
+        shuffled = list(values)
+        random.Random(f"{name} {number // len(values)}").shuffle(shuffled)
+        settings[name] = shuffled[number % len(values)]
+    settings["win_length"], settings["hop_length"] = settings.pop("win_length, hop_length")
+    settings |= fixed
+    if settings["bottleneck"] == "both":
+        settings["causal"] = False  # nothing else there is to choose
+    return settings
+
+
+def randomise(network: nn.Module) -> None:
+    """Random statistics, scales, offsets and slopes: those of a fresh network are 0 and 1, or all the same, which hides
+    errors of folding and of order."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+        if isinstance(module, nn.BatchNorm2d | layers.FrameNorm):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight)
+
+
+def make_unet(bins: int = 9, seed: int = 0, **settings: Any) -> UNet:
+    """A tiny network in eval mode, randomised."""
+    tiny = {"depth": 3, "base_channels": 4, "growth": 1.5, "kernel_bins": 3, "bottleneck_units": 8}
+    torch.manual_seed(seed)
+    network = UNet(layers.NetworkConfig(**(tiny | settings)), bins)
+    randomise(network)
+    return network.eval()
+
+
+def make_denoiser(seed: int = 0, **settings: Any) -> Denoiser:
+    """A tiny denoiser in eval mode, randomised."""
     tiny = {"sample_rate": RATE, "win_length": 128, "hop_length": 32, "depth": 3, "base_channels": 4}
     torch.manual_seed(seed)
     denoiser = Denoiser(DenoiserConfig(**(tiny | settings)))
-    for module in denoiser.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.5, 2)
-            torch.nn.init.normal_(module.bias)
-        if isinstance(module, torch.nn.PReLU):
-            torch.nn.init.uniform_(module.weight)
+    randomise(denoiser)
     return denoiser.eval()
 
 
@@ -93,6 +155,16 @@ def noise() -> Callable[..., Signal]:
 @pytest.fixture(scope="session")
 def tiny_denoiser() -> Callable[..., Denoiser]:
     return make_denoiser
+
+
+@pytest.fixture(scope="session")
+def tiny_unet() -> Callable[..., UNet]:
+    return make_unet
+
+
+@pytest.fixture(scope="session")
+def drawn_settings() -> Callable[..., dict[str, Any]]:
+    return draw_settings
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,12 @@ class Cost:
 
     parameters: int
     macs_per_s: float  # multiply-accumulates of the network for a second of audio; the transforms are not counted
-    latency_ms: float  # window and look-ahead: how far behind its input the output must be
+    latency_ms: float  # window and look-ahead: how far behind its input the output must be; infinite when it hears all
+
+    def record(self) -> dict[str, float | None]:
+        """As JSON, which knows no infinity: None stands for it."""
+        latency = None if math.isinf(self.latency_ms) else self.latency_ms
+        return asdict(self) | {"latency_ms": latency}
 
 
 def cost(denoiser: Denoiser) -> Cost:
@@ -33,9 +39,9 @@ def cost(denoiser: Denoiser) -> Cost:
     spectrum = denoiser.spectrogram(torch.zeros(1, samples))
     training = denoiser.training
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        denoiser.eval().denoise_spectrum(spectrum)
+        denoiser.eval().estimate(spectrum)
     denoiser.train(training)
-    ahead = denoiser.network.context_frames * config.hop_length
+    ahead = math.inf if config.bottleneck == "both" else denoiser.network.look_ahead_frames * config.hop_length
     return Cost(
         parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
         macs_per_s=counter.get_total_flops() / 2 / MEASURED_S,

@@ -1,41 +1,52 @@
 """The denoiser: analysis, network and synthesis in one module, waveform to waveform."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.spectrogram import Spectrogram, magnitude
+from quell.layers import NetworkConfig
+from quell.representation import Representation, Target
+from quell.spectrogram import FLOOR, Spectrogram, magnitude
 from quell.unet import UNet
 
 # Below this rms a signal is silence; float32 squares of smaller values lose their digits.
 SILENCE = 1e-12
 
 
-@dataclass(frozen=True)
-class DenoiserConfig:
+# A recurrence backwards in time hears the whole signal; blocks of a long one overlap by this much on each side, after
+# which what it heard further away hardly matters.
+RECURRENT_CONTEXT_S = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(NetworkConfig):
     """Everything that fixes a denoiser's shape. The defaults are the preset `compressed-unet` at 16 kHz."""
 
     sample_rate: int = 16_000  # Hz
     win_length: int = 512  # samples
     hop_length: int = 128  # samples
-    power: float = 0.3  # exponent of the magnitudes that the network sees, over 0 up to 1
-    depth: int = 5
-    base_channels: int = 16
-    growth: float = 1.41
-    kernel_bins: int = 5
-    kernel_frames: int = 3
-    time_stride: int = 2
-    dropout: float = 0.0
+    representation: str = "power"  # representation.REPRESENTATIONS
+    power: float = 0.3  # exponent of the representation "power", over 0 up to 1
+    target: str = "mask"  # representation.TARGETS
+
+
+class Estimate(NamedTuple):
+    """What a denoiser makes of a noisy spectrum; all (B, F, N)."""
+
+    output: Tensor  # of the network; representation.Target says what it means
+    noisy: Tensor  # magnitude
+    clean: Tensor  # magnitude, estimated
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean waveform: |X| ** power -> U-Net -> mask on the noisy spectrum, whose phase is kept.
+    """Estimates the clean waveform: magnitudes -> representation -> U-Net -> clean magnitudes, with the noisy phase.
 
     The signal is divided by its level first and multiplied by it at the end, so the answer to g times an input is g
     times the answer.
@@ -48,46 +59,64 @@ class Denoiser(nn.Module):
         super().__init__()
         if config.sample_rate < 1000:
             raise ValueError(f"sample_rate: {config.sample_rate}, expected at least 1000 Hz")
-        if not 0 < config.power <= 1:
-            raise ValueError(f"power: {config.power}, expected above 0 up to 1")
         self.config = config
-        self.power = config.power
         self.silence = SILENCE  # TorchScript sees no module constants
+        self.floor = FLOOR
         self.spectrogram = Spectrogram(config.win_length, config.hop_length)
-        self.network = UNet(
-            config.depth,
-            config.base_channels,
-            config.growth,
-            (config.kernel_bins, config.kernel_frames),
-            config.time_stride,
-            config.dropout,
-        )
-        # A block of a long signal must start on this grid (samples) for the strided levels to fall on the same frames,
-        # and needs this much of its neighbours on each side (a multiple of the grid) to equal one pass.
-        self.grid = config.hop_length * self.network.time_factor
-        reach = self.network.context_frames * config.hop_length + 2 * config.win_length
-        self.context = -(-reach // self.grid) * self.grid
+        self.target = Target(config.target, config.output, Representation(config.representation, config.power))
+        self.network = UNet(config, self.spectrogram.bins)
+        # A block of a long signal must start on this grid (samples) for the strided levels to fall on the same frames.
+        self.grid: int = config.hop_length * self.network.time_factor
+        # So much around a block makes the deepest level exact at its edges (`margin`), and once more of it the answer
+        # (`context`); both are multiples of the grid.
+        reach = max(*self.network.encoder_reach, *self.network.decoder_reach)
+        self.margin = self._on_grid(reach * config.hop_length + 2 * config.win_length)
+        heard = RECURRENT_CONTEXT_S * config.sample_rate if config.bottleneck == "both" else 0.0
+        self.context = 2 * self.margin + self._on_grid(heard)
+
+    def _on_grid(self, samples: float) -> int:
+        return math.ceil(samples / self.grid) * self.grid
 
     def forward(self, noisy: Tensor, level: Tensor | None = None) -> Tensor:
         """Clean waveform, in one pass over the signal.
 
         Args:
-            level: (B, 1), the rms to work at; the signal's own when it is not given. A block of a longer signal is
-            given
-                the level of the whole.
+            level: (B, 1), the rms to work at; the signal's own when it is not given.
 
         Shape:
             noisy: (B, T) float32, T >= 1. Returns (B, T). Silence gives silence.
         """
         if level is None:
             level = rms(noisy)
-        scale = level.clamp_min(self.silence)
-        return self.spectrogram.inverse(self.denoise_spectrum(self.spectrogram(noisy / scale)), noisy.shape[-1]) * scale
+        return self.carry_on(noisy, level, self.network.first_state(noisy.shape[0], noisy), 0, 0)[0]
 
-    def denoise_spectrum(self, noisy: Tensor) -> Tensor:
-        """Clean spectrum (B, F, N) of the noisy spectrum of a signal at rms 1."""
-        mask: Tensor = self.network(magnitude(noisy, self.power))
-        return mask * noisy
+    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+        """`forward` for a block of a longer signal, whose level is given: a recurrence forwards starts from `state`.
+
+        Args: as `UNet.carry_on`.
+        """
+        scale = level.clamp_min(self.silence)
+        spectrum = self.spectrogram(noisy / scale)
+        found, state = self._estimate(spectrum, state, lead, mark)
+        clean = with_phase(found.clean, found.noisy, spectrum)
+        return self.spectrogram.inverse(clean, noisy.shape[-1]) * scale, state
+
+    def estimate(self, spectrum: Tensor) -> Estimate:
+        """Clean magnitudes of the noisy spectrum (B, F, N) of a signal at rms 1, with what led to them."""
+        return self._estimate(spectrum, self.network.first_state(spectrum.shape[0], spectrum), 0, 0)[0]
+
+    def _estimate(self, spectrum: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Estimate, Tensor]:
+        noisy = magnitude(spectrum, 1.0, self.floor)
+        features = self.target.representation(noisy)
+        output, state = self.network.carry_on(features, state, lead, mark)
+        output = output.float()  # autocast leaves it in bfloat16
+        return Estimate(output, noisy, self.target(output, noisy, features)), state
+
+
+def with_phase(clean: Tensor, noisy: Tensor, spectrum: Tensor) -> Tensor:
+    """Spectrum of the `clean` magnitude with the phase of `spectrum`, whose magnitude is `noisy`. A bin without a phase
+    stays silent."""
+    return spectrum * (clean / noisy)
 
 
 def rms(waveform: Tensor) -> Tensor:

@@ -1,110 +1,164 @@
-"""The network: a U-Net over (bin, frame) planes."""
+"""The network: a U-Net over (bin, frame) planes, from a plain stack of convolutions to a recurrent one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from quell.layers import (
+    ACTIVATIONS,
+    OUTPUTS,
+    NetworkConfig,
+    Recurrence,
+    block,
+    check,
+    down_convolution,
+    he_normal,
+    up_convolution,
+)
+
 
 class UNet(nn.Module):
-    """Encoder of strided convolutions, decoder of transposed ones, skips by concatenation; output in [0, 1].
+    """Encoder, optional recurrence, decoder with skips by concatenation.
 
-    Each level halves the bins; from the second level on it also divides the frames by `time_stride`. A level of m rows
-    makes ceil(m / 2), and the decoder crops to the size of the skip, so any number of bins and frames is legal.
+    "stride": a level's first convolution halves the bins, its output is what the decoder is reminded of. "pool":
+    convolutions at full resolution, their output is the skip, and a max-pooling halves it. A level of m rows makes
+    ceil(m / 2) and the decoder crops to what it was, so any number of bins and frames is legal.
 
     Args:
-        depth: number of levels, 2 to 7.
-        base_channels: channels of the first level.
-        growth: channels of a level over those of the one before, rounded to a multiple of 4.
-        kernel: (bins, frames), both odd.
-        time_stride: 1 or 2.
-        dropout: share of channels dropped after each activation while training, 0 to 1 (whole channels: neighbours in
-            one map are too alike for single values to matter, Tompson et al. 2015, arXiv:1411.4280).
+        bins: of the planes. Only a recurrence over time is tied to this number.
 
     Raises:
-        ValueError: an argument outside these ranges.
+        ValueError: a configuration that cannot be built; the message names the value.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        base_channels: int,
-        growth: float,
-        kernel: tuple[int, int],
-        time_stride: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, config: NetworkConfig, bins: int) -> None:
         super().__init__()
-        if not 2 <= depth <= 7:
-            raise ValueError(f"depth: {depth}, expected 2 to 7 levels")
-        if time_stride not in (1, 2):
-            raise ValueError(f"time_stride: {time_stride}, expected 1 or 2")
-        if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-            raise ValueError(f"kernel: {kernel}, expected odd numbers of bins and frames")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout: {dropout}, expected 0 to 1")
-        channels = [4 * max(1, round(base_channels * growth**level / 4)) for level in range(depth)]
-        strides = [(2, 1 if level == 0 else time_stride) for level in range(depth)]
-        self.time_factor = time_stride ** (depth - 1)  # frames that the deepest level sees as one
-        self.context_frames = _context(kernel[1], [stride[1] for stride in strides])
+        check(config)
+        levels = range(config.depth)
+        pooled = config.downsampling == "pool"
+        channels = [4 * max(1, round(config.base_channels * config.growth**level / 4)) for level in levels]
+        strides = [(2, 1 if level == 0 else config.time_stride) for level in levels]
+        self.time_factor = config.time_stride ** (config.depth - 1)  # frames that the deepest level sees as one
+        self.encoder_reach, self.decoder_reach = _reach(config, [stride[1] for stride in strides])
+        self.use_skips = config.skips
         self.encoder = nn.ModuleList()
+        self.pools = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        for level in range(depth):
+        for level in levels:
             below = 1 if level == 0 else channels[level - 1]
-            down = nn.Conv2d(below, channels[level], kernel, strides[level], _half(kernel))
-            self.encoder.append(_block(down, channels[level], dropout))
-        for level in reversed(range(depth)):
-            wide = channels[level] if level == depth - 1 else 2 * channels[level]
-            below = 1 if level == 0 else channels[level - 1]
-            spare = (strides[level][0] - 1, strides[level][1] - 1)
-            up = nn.ConvTranspose2d(wide, below, kernel, strides[level], _half(kernel), spare)
-            self.decoder.append(_block(up, below, dropout) if level else up)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, a=0.25)  # 0.25: the slope that PReLU starts from
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+            step = (1, 1) if pooled else strides[level]
+            convolutions = [down_convolution(config, below, channels[level], step)]
+            for _ in range(config.convolutions_per_level - 1):
+                convolutions.append(down_convolution(config, channels[level], channels[level], (1, 1)))
+            self.encoder.append(nn.Sequential(*(block(config, one, channels[level]) for one in convolutions)))
+            self.pools.append(_pool(strides[level], config.causal) if pooled else nn.Identity())
+            bins = -(-bins // 2)
+        # What the decoder makes at each resolution, and what it is reminded of there.
+        made = channels if pooled else [1, *channels[:-1]]
+        remembered = [0] * config.depth if not config.skips else channels if pooled else [0, *channels[:-1]]
+        coming = channels[-1]
+        for level in reversed(levels):
+            up = up_convolution(config, coming, made[level], strides[level])
+            last = level == 0 and not pooled
+            stages = [up if last else block(config, up, made[level])]
+            for _ in range(0 if last else config.convolutions_per_level - 1):
+                again = down_convolution(config, made[level], made[level], (1, 1))
+                stages.append(block(config, again, made[level]))
+            self.decoder.append(nn.Sequential(*stages))
+            coming = made[level] + remembered[level]
+        slope = ACTIVATIONS[config.activation]
+        self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if pooled else nn.Identity()
+        self.pooled = pooled
+        self.bottleneck: Recurrence | None = None
+        if config.bottleneck != "none":
+            self.bottleneck = Recurrence(config.bottleneck, channels[-1], bins, config.bottleneck_units)
+        self.state_units = config.bottleneck_units if config.bottleneck == "forward" else 0
+        self.activation = OUTPUTS[config.output]()
+
+    @property
+    def context_frames(self) -> int:
+        """Frames before or after a frame that its answer depends on, through convolutions."""
+        return max(past + more for past, more in zip(self.encoder_reach, self.decoder_reach, strict=True))
+
+    @property
+    def look_ahead_frames(self) -> int:
+        """Frames after a frame that its answer waits for, through convolutions."""
+        return self.encoder_reach[1] + self.decoder_reach[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Mask of a plane of features.
+        """The network's answer for every bin and frame, in one pass.
 
         Shape:
-            features: (B, F, N). Returns (B, F, N), values in [0, 1].
+            features: (B, F, N). Returns (B, F, N).
+        """
+        return self.carry_on(features, self.first_state(features.shape[0], features), 0, 0)[0]
+
+    def first_state(self, batch: int, like: Tensor) -> Tensor:
+        """State of a recurrence forwards before the first frame, (1, B, units); of no units without one."""
+        return torch.zeros(1, batch, self.state_units, device=like.device)
+
+    def carry_on(self, features: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+        """`forward` for a block of a longer signal: a recurrence forwards starts from `state`.
+
+        Args:
+            lead: frames of the deepest level that only serve as context: the recurrence starts after them.
+            mark: the frame of the deepest level, at least `lead`, before which the returned state is taken.
         """
         x = features.unsqueeze(1)
-        skips = [x]
-        for encode in self.encoder:
+        skips: list[Tensor] = []
+        for encode, pool in zip(self.encoder, self.pools, strict=True):
+            if not self.pooled:
+                skips.append(x)
             x = encode(x)
-            skips.append(x)
-        x = skips.pop()
+            if self.pooled:
+                skips.append(x)
+                x = pool(x)
+        if self.bottleneck is not None:
+            x, state = self.bottleneck(x, state, lead, mark)
         for decode in self.decoder:
             skip = skips.pop()
             x = decode(x)[:, :, : skip.shape[2], : skip.shape[3]]
-            if len(skips) > 0:  # the last skip is the input: it gives the size only
+            # Without pooling the last skip is the input itself: it gives the size only.
+            if self.use_skips and (self.pooled or len(skips) > 0):
                 x = torch.cat([x, skip], dim=1)
-        return torch.sigmoid(x).squeeze(1)
+        answer: Tensor = self.activation(self.head(x).squeeze(1))
+        return answer, state
 
 
-def _half(kernel: tuple[int, int]) -> tuple[int, int]:
-    return kernel[0] // 2, kernel[1] // 2
+def _pool(stride: tuple[int, int], causal: bool) -> nn.Module:
+    pool = nn.MaxPool2d(stride, stride, ceil_mode=True)
+    if not causal:
+        return pool
+    # Frames 2 n - 1 and 2 n make frame n.
+    return nn.Sequential(nn.ZeroPad2d((stride[1] - 1, 0, 0, 0)), pool)
 
 
-def _block(convolution: nn.Module, channels: int, dropout: float) -> nn.Sequential:
-    layers = [convolution, nn.BatchNorm2d(channels), nn.PReLU(channels)]
-    if dropout > 0:
-        layers.append(nn.Dropout2d(dropout))
-    return nn.Sequential(*layers)
+def _reach(config: NetworkConfig, time_strides: list[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Frames (before, after) a frame of the deepest level that it depends on, and likewise for a frame of the answer
+    and the deepest level.
 
-
-def _context(kernel_frames: int, time_strides: list[int]) -> int:
-    """Frames before and after a frame that its output depends on.
-
-    A convolution of k frames looks k // 2 steps to each side, in units of the stride so far, and its transposed twin in
-    the decoder spreads what it gets as far again.
+    A convolution of k frames looks k // 2 steps to each side, or k - 1 back, in units of the strides so far; its
+    transposed twin spreads as far.
     """
-    context = 0
+    pooled = config.downsampling == "pool"
+    encoder, decoder = [0, 0], [0, 0]
     scale = 1
-    for stride in time_strides:
-        context += 2 * (kernel_frames // 2) * scale
-        scale *= stride
-    return context
+    for level, stride in enumerate(time_strides):
+        wide = scale * stride
+        more = config.convolutions_per_level - 1
+        plain = _steps(config.kernel_frames, config.causal)
+        strided = _steps(max(config.kernel_frames, 2 * stride - 1), config.causal)
+        again = 0 if level == 0 and not pooled else more  # the last convolution up stands alone
+        for side in (0, 1):
+            first, others = (plain[side], scale) if pooled else (strided[side], wide)
+            encoder[side] += first * scale + more * plain[side] * others
+            decoder[side] += (strided[side] + again * plain[side]) * scale
+        if pooled:
+            encoder[0 if config.causal else 1] += wide - scale
+        scale = wide
+    return (encoder[0], encoder[1]), (decoder[0], decoder[1])
+
+
+def _steps(kernel: int, causal: bool) -> tuple[int, int]:
+    return (kernel - 1, 0) if causal else (kernel // 2, kernel // 2)

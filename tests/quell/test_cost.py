@@ -1,5 +1,8 @@
 """What is counted before training equals what can be counted by hand."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from quell.denoiser import Denoiser, DenoiserConfig
 SMALL = DenoiserConfig(
     sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, growth=1.0, time_stride=1
 )
+FRAMES_PER_S = ((4 * 8_000 - 1 + 32) // 32 + 1) / 4  # of the 4 s that are counted
 
 
 def test_parameters_and_macs_of_a_small_network_are_those_counted_by_hand() -> None:
@@ -20,13 +24,70 @@ def test_parameters_and_macs_of_a_small_network_are_those_counted_by_hand() -> N
     assert found.parameters == encoder + decoder
     # Per frame: a convolution makes its output bins, a transposed one spreads its input bins.
     per_frame = taps * (1 * 4 * 17 + 4 * 4 * 9 + 4 * 4 * 9 + 8 * 1 * 17)
-    frames = (4 * 8_000 - 1 + 32) // 32 + 1
-    assert found.macs_per_s == pytest.approx(per_frame * frames / 4)
+    assert found.macs_per_s == pytest.approx(per_frame * FRAMES_PER_S)
+
+
+def test_parameters_and_macs_of_a_separable_network_are_those_counted_by_hand() -> None:
+    taps = 5 * 3
+    # From the one channel of the input and to the one of the output they stay full.
+    separable = 4 * (taps + 1) + 4 * (4 + 1)
+    found = cost(Denoiser(replace(SMALL, convolution="separable")))
+    assert found.parameters == (taps * 4 + 4) + separable + separable + (taps * 8 + 1) + 3 * 3 * 4
+    # Pointwise where there are fewest bins: after the steps on the way down, before them on the way up.
+    per_frame = taps * 1 * 4 * 17 + 2 * (taps * 4 + 4 * 4) * 9 + taps * 8 * 1 * 17
+    assert found.macs_per_s == pytest.approx(per_frame * FRAMES_PER_S)
+
+
+def test_parameters_and_macs_of_a_pooling_network_are_those_counted_by_hand() -> None:
+    taps = 5 * 3
+    full = taps * 4 * 4 + 4 + 3 * 4
+    found = cost(Denoiser(replace(SMALL, downsampling="pool")))
+    # Both levels up end in 4 channels with those of the skip beside them; a matrix makes one of the 8.
+    assert found.parameters == (taps * 4 + 4 + 3 * 4) + full + full + (taps * 8 * 4 + 4 + 3 * 4) + (8 + 1)
+    per_frame = taps * (1 * 4 * 33 + 4 * 4 * 17 + 4 * 4 * 9 + 8 * 4 * 17) + 8 * 33
+    assert found.macs_per_s == pytest.approx(per_frame * FRAMES_PER_S)
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "heard", "steps", "directions"),
+    # 9 bins of 4 channels at the deepest level: each a step of its own, or all of a frame at once.
+    [("frequency", 4, 9, 2), ("forward", 36, 1, 1), ("both", 36, 1, 2)],
+)
+def test_a_recurrence_adds_the_parameters_and_macs_of_its_gates(bottleneck, heard, steps, directions) -> None:
+    plain, found = cost(Denoiser(SMALL)), cost(Denoiser(replace(SMALL, bottleneck=bottleneck, bottleneck_units=8)))
+    gates = directions * 3 * 8 * (heard + 8)
+    back = directions * 8 * heard
+    assert found.parameters - plain.parameters == gates + directions * 3 * 2 * 8 + back + heard
+    added = steps * (gates + back) * FRAMES_PER_S
+    assert found.macs_per_s - plain.macs_per_s == pytest.approx(added)
 
 
 def test_latency_is_the_window_and_the_frames_it_looks_ahead() -> None:
     # Two levels of kernels over 3 frames, each met twice: 4 frames of 32 samples, and the window of 64.
     assert cost(Denoiser(SMALL)).latency_ms == pytest.approx((64 + 4 * 32) / 8)
+    # Strides of 1 and 2 frames: the second level's kernel takes steps of 1 on its way down and up; pooling in pairs
+    # waits for one frame more.
+    assert cost(Denoiser(replace(SMALL, time_stride=2))).latency_ms == pytest.approx((64 + 4 * 32) / 8)
+    pooled = replace(SMALL, time_stride=2, downsampling="pool")
+    assert cost(Denoiser(pooled)).latency_ms == pytest.approx((64 + 5 * 32) / 8)
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "frequency", "forward"])
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+def test_latency_of_a_causal_denoiser_is_its_window(downsampling, bottleneck) -> None:
+    config = replace(SMALL, causal=True, downsampling=downsampling, bottleneck=bottleneck, time_stride=2)
+    assert cost(Denoiser(config)).latency_ms == pytest.approx(64 / 8)
+
+
+def test_a_denoiser_that_hears_all_is_infinitely_late_which_json_writes_as_none() -> None:
+    found = cost(Denoiser(replace(SMALL, bottleneck="both")))
+    assert math.isinf(found.latency_ms)
+    assert found.record() == {
+        "parameters": found.parameters,
+        "macs_per_s": found.macs_per_s,
+        "latency_ms": None,
+    }
+    assert cost(Denoiser(SMALL)).record()["latency_ms"] == pytest.approx(24.0)
 
 
 def test_counting_leaves_the_denoiser_as_it_was() -> None:

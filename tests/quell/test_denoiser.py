@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import replace
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from quell.denoiser import Denoiser, DenoiserConfig, load_weights, rms, save_weights
 from quell.errors import ExportError
+from quell.layers import OUTPUTS
+from quell.representation import REPRESENTATIONS, TARGETS
+
+MEANINGS = [
+    {"representation": representation, "target": target, "output": output}
+    for representation, target, output in itertools.product(REPRESENTATIONS, TARGETS, OUTPUTS)
+]
 
 
 def noisy(*shape, seed=1):
@@ -32,6 +40,48 @@ def test_a_level_that_is_given_is_the_one_worked_at(tiny_denoiser):
     own = denoiser(waveform)
     assert torch.equal(denoiser(waveform, rms(waveform)), own)
     assert (denoiser(waveform, 10 * rms(waveform)) - own).abs().max() > 1e-3  # the network hears a quiet passage
+
+
+@pytest.mark.parametrize("settings", MEANINGS)
+@torch.inference_mode()
+def test_gain_silence_and_one_sample_keep_their_laws_whatever_the_output_means(tiny_denoiser, settings):
+    denoiser = tiny_denoiser(**settings)
+    answer = denoiser(noisy(2, 2_001))
+    assert torch.isfinite(answer).all() and answer.any()
+    for gain in (0.01, 4.0):
+        gap = denoiser(gain * noisy(2, 2_001)) - gain * answer
+        # As above; on the way back from 140 dB an error of an output counts 16 times
+        assert gap.abs().max() <= 1e-4 * gain * answer.abs().max()
+    for length in (1, 100, 2_001):
+        assert torch.equal(denoiser(torch.zeros(2, length)), torch.zeros(2, length))
+    assert torch.isfinite(denoiser(torch.tensor([[0.5], [-0.25]]))).all()
+
+
+@pytest.mark.parametrize("number", range(24))
+@torch.inference_mode()
+def test_no_signal_makes_a_drawn_denoiser_answer_nan(tiny_denoiser, drawn_settings, number):
+    denoiser = tiny_denoiser(number, **drawn_settings(number))
+    click = torch.zeros(1_500)
+    click[700] = 1.0
+    tone = torch.sin(torch.arange(1_500) * 0.3)
+    signals = torch.stack([click, tone, torch.ones(1_500), 1e4 * tone, 1e-6 * tone, 1e-20 * tone, 0 * tone])
+    for length in (1, 2, 63, 1_500):
+        answer = denoiser(signals[:, -length:])
+        assert answer.shape == (7, length)
+        assert torch.isfinite(answer).all()
+
+
+def test_draws_take_every_value_of_every_option(drawn_settings):
+    draws = [drawn_settings(number) for number in range(24)]
+    fields = {name for name in asdict(DenoiserConfig()) if name != "sample_rate"}
+    for draw in draws:
+        assert set(draw) == fields
+    for name, values in {"output": OUTPUTS, "representation": REPRESENTATIONS, "target": TARGETS}.items():
+        assert {draw[name] for draw in draws} == set(values)
+    assert {(draw["bottleneck"], draw["causal"]) for draw in draws} == {
+        *itertools.product(("none", "frequency", "forward"), (False, True)),
+        ("both", False),
+    }
 
 
 @pytest.mark.parametrize("length", [1, 100, 3_000])
@@ -58,7 +108,7 @@ def test_a_batch_equals_its_signals_one_by_one(tiny_denoiser):
 @torch.inference_mode()
 def test_a_mask_of_one_gives_the_input_and_of_one_half_half_of_it(tiny_denoiser):
     denoiser, waveform = tiny_denoiser(), noisy(2, 2_001)
-    last = denoiser.network.decoder[-1]
+    last = denoiser.network.decoder[-1][0]
     torch.nn.init.zeros_(last.weight)
     for bias, share in ((20.0, 1.0), (0.0, 0.5)):
         torch.nn.init.constant_(last.bias, bias)
@@ -74,8 +124,34 @@ def test_context_is_a_multiple_of_the_grid_and_covers_what_the_network_sees(tiny
     assert denoiser.context >= denoiser.network.context_frames * config.hop_length + 2 * config.win_length
 
 
-def test_stored_weights_give_the_same_outputs(tiny_denoiser, tmp_path):
-    denoiser = tiny_denoiser(seed=4, kernel_frames=5)
+@torch.inference_mode()
+def test_a_window_of_odd_length_has_the_bins_and_frames_of_the_papers_planes(tiny_denoiser):
+    denoiser = tiny_denoiser(win_length=255, hop_length=63, depth=5)
+    for length, frames in ((7_872, 128), (8_064, 132)):
+        found = denoiser.estimate(denoiser.spectrogram(noisy(1, length)))
+        assert found.output.shape == found.noisy.shape == found.clean.shape == (1, 128, frames)
+        assert denoiser(noisy(1, length)).shape == (1, length)
+
+
+@pytest.mark.parametrize("number", range(24))
+@torch.inference_mode()
+def test_the_answer_is_the_estimate_with_the_noisy_phase(tiny_denoiser, drawn_settings, number):
+    denoiser = tiny_denoiser(number, **drawn_settings(number))
+    waveform = noisy(2, 1_501)
+    spectrum = denoiser.spectrogram(waveform / rms(waveform))
+    output, magnitude, clean = denoiser.estimate(spectrum)
+    features = denoiser.target.representation(magnitude)
+    assert torch.equal(output, denoiser.network(features))
+    assert torch.equal(clean, denoiser.target(output, magnitude, features))
+    assert (clean >= 0).all()
+    answer = denoiser.spectrogram.inverse(torch.polar(clean, spectrum.angle()), 1_501) * rms(waveform)
+    # The floor of the magnitudes: a bin at 1e-5 has no phase to take
+    assert (answer - denoiser(waveform)).abs().max() <= 1e-4 * answer.abs().max()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_stored_weights_give_the_same_outputs(tiny_denoiser, drawn_settings, tmp_path, number):
+    denoiser = tiny_denoiser(seed=4, **drawn_settings(number))
     save_weights(denoiser, tmp_path / "best.pt")
     loaded = load_weights(tmp_path / "best.pt")
     assert loaded.config == denoiser.config
@@ -112,8 +188,12 @@ def test_weights_that_cannot_be_loaded_are_named(tiny_denoiser, tmp_path, damage
         ({"power": 1.5}, r"power: 1\.5, expected above 0 up to 1"),
         ({"hop_length": 300}, "hop_length: 300, expected 1 to 256 for win_length 512"),
         ({"depth": 9}, "depth: 9, expected 2 to 7"),
+        ({"representation": "mel"}, "representation: 'mel', expected one of power, linear, log"),
+        ({"target": "phase"}, "target: 'phase', expected one of mask, noise, direct"),
+        ({"output": "relu"}, "output: 'relu', expected one of sigmoid, tanh, softplus, linear"),
+        ({"causal": True, "bottleneck": "both"}, "bottleneck: 'both' with causal, expected none, frequency or forward"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused_with_its_value(settings, message):
     with pytest.raises(ValueError, match=message):
-        Denoiser(replace(DenoiserConfig(), **settings))
+        Denoiser(DenoiserConfig(**settings))

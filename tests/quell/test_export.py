@@ -35,6 +35,12 @@ def noisy(*shape, seed=1):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def relative_gap(found, wanted):
+    """Largest difference over the peak; of an answer that is nearly silence (a random network may want it), over 1e-3,
+    the input's peak at -50 dB."""
+    return (found - wanted).abs().max().item() / max(wanted.abs().max().item(), 1e-3)
+
+
 def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoiser, path, tmp_path):
     cases = [noisy(*shape) for length in LENGTHS for shape in ((length,), (1, length), (3, length))]
     with torch.inference_mode():
@@ -62,6 +68,11 @@ def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoise
         {"time_stride": 1, "kernel_frames": 5},
         {"depth": 2, "win_length": 65, "hop_length": 21, "kernel_frames": 1},
         {"depth": 4, "win_length": 64, "hop_length": 32, "kernel_bins": 3},
+        {"downsampling": "pool", "convolutions_per_level": 2},
+        {"downsampling": "pool", "causal": True, "bottleneck": "forward", "normalisation": "frame"},
+        {"causal": True, "bottleneck": "forward", "kernel_frames": 5},
+        {"bottleneck": "forward", "time_stride": 1},
+        {"bottleneck": "frequency", "causal": True, "convolution": "separable"},
     ],
 )
 def test_blocks_give_what_one_pass_gives(tiny_denoiser, settings):
@@ -74,6 +85,50 @@ def test_blocks_give_what_one_pass_gives(tiny_denoiser, settings):
             blocks.block = grids * denoiser.grid
             # float32 sums over other lengths round otherwise: 1e-6 of a peak of 0.3 measured
             assert (blocks(waveform) - whole).abs().max().item() <= 1e-5
+
+
+@pytest.mark.parametrize("number", range(40))
+@torch.inference_mode()
+def test_blocks_of_a_drawn_denoiser_give_what_one_pass_gives(tiny_denoiser, drawn_settings, number):
+    denoiser = tiny_denoiser(number, **drawn_settings(number))
+    blocks = BlockDenoiser(denoiser)
+    if denoiser.config.bottleneck == "both":
+        blocks.context = 4_000 // blocks.grid * blocks.grid  # two seconds of overlap are too many for a test
+    blocks.block = max(3 * blocks.grid, blocks.context // 2 // blocks.grid * blocks.grid)
+    length = 3 * blocks.context + 7  # so that some blocks hear neither end
+    if denoiser.config.bottleneck == "both":
+        length = blocks.context  # each hears all there is
+    waveform = noisy(1, length) * torch.linspace(0.01, 1, length)
+    whole = denoiser(waveform)
+    assert relative_gap(blocks(waveform), whole) <= 1e-5  # float32 sums over other lengths round otherwise
+
+
+@pytest.mark.parametrize("number", range(16))
+@torch.inference_mode()
+def test_scripted_and_frozen_a_drawn_denoiser_stays_what_it_is(tiny_denoiser, drawn_settings, number):
+    denoiser = tiny_denoiser(number, **drawn_settings(number))
+    scripted = export.freeze(denoiser)
+    for shape in ((2, 1_501), (1, 1)):
+        # Folding BatchNorm into convolutions rounds anew
+        assert relative_gap(scripted(noisy(*shape)), denoiser(noisy(*shape))) <= 1e-5
+
+
+@pytest.mark.parametrize("settings", [{}, {"downsampling": "pool"}, {"causal": True}])
+@torch.inference_mode()
+def test_blocks_need_the_state_they_carry(tiny_denoiser, settings, monkeypatch):
+    denoiser = tiny_denoiser(bottleneck="forward", bottleneck_units=8, time_stride=1, depth=2, **settings)
+    blocks = BlockDenoiser(denoiser)
+    blocks.block = 4 * blocks.grid
+    waveform = noisy(1, 4_000)
+    whole = denoiser(waveform)
+    assert relative_gap(blocks(waveform), whole) <= 1e-5  # as above
+    carry_on = denoiser.carry_on
+
+    def forgetful(noisy, level, state, lead, mark):
+        return carry_on(noisy, level, torch.zeros_like(state), lead, mark)
+
+    monkeypatch.setattr(denoiser, "carry_on", forgetful)
+    assert relative_gap(blocks(waveform), whole) > 1e-3
 
 
 def test_blocks_need_the_context_they_take(tiny_denoiser):
@@ -146,7 +201,7 @@ def test_torchscript_of_somebody_else_is_named(tmp_path, metadata):
 
 def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_path):
     broken = tiny_denoiser()
-    torch.nn.init.constant_(broken.network.encoder[0][0].weight, np.nan)
+    torch.nn.init.constant_(broken.network.encoder[0][0][0].weight, np.nan)
     target = tmp_path / "model.pt"
     target.write_bytes(b"the old one")
     with pytest.raises(ExportError, match=re.escape(f"{target}: scripted output is off by nan at 1 x 1 samples")):

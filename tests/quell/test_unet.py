@@ -1,100 +1,234 @@
-"""Any plane is legal, the mask is one, and the network sees no further than it says."""
+"""Any plane is legal, and the network sees and hears as far as it says, for every shape it can have."""
 
 from __future__ import annotations
 
-import re
+import itertools
+import math
 
 import pytest
 import torch
+from torch import nn
 
+from quell.layers import NetworkConfig
 from quell.unet import UNet
 
+PLANES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (33, 17), (64, 16)]
+RANGES = {"sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, math.inf), "linear": (-math.inf, math.inf)}
+# Of the network's options, those that decide how far it sees.
+KERNELS = (1, 3, 5)
+SHAPES = [
+    {"downsampling": downsampling, "causal": causal, "convolutions_per_level": convolutions, "time_stride": stride}
+    for downsampling, causal, convolutions, stride in itertools.product(
+        ("stride", "pool"), (False, True), (1, 2), (1, 2)
+    )
+]
 
-def unet(depth=3, base_channels=4, growth=1.5, kernel=(3, 3), time_stride=2, dropout=0.0):
-    torch.manual_seed(0)
-    network = UNet(depth, base_channels, growth, kernel, time_stride, dropout)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-            torch.nn.init.normal_(module.bias)
-    return network.eval()
+
+def network_settings(settings):
+    return {name: value for name, value in settings.items() if name in NetworkConfig.__dataclass_fields__}
+
+
+def moved_by(network, features, at):
+    """Frames, counted from `at`, whose answers move when frame `at` does."""
+    changed = features.clone()
+    changed[:, :, at] += 100
+    return torch.nonzero((network(changed) != network(features)).any(1)[0])[:, 0] - at
 
 
 @pytest.mark.parametrize(
     ("depth", "kernel", "time_stride"), [(2, (3, 3), 1), (3, (5, 3), 2), (4, (1, 5), 2), (7, (7, 1), 2)]
 )
 @torch.inference_mode()
-def test_any_number_of_bins_and_frames_gives_a_mask_of_that_size(depth, kernel, time_stride):
-    network = unet(depth=depth, kernel=kernel, time_stride=time_stride)
-    for bins, frames in [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (33, 17), (64, 16)]:
+def test_any_number_of_bins_and_frames_gives_a_mask_of_that_size(tiny_unet, depth, kernel, time_stride):
+    network = tiny_unet(depth=depth, kernel_bins=kernel[0], kernel_frames=kernel[1], time_stride=time_stride)
+    for bins, frames in PLANES:
         mask = network(10 * torch.randn(2, bins, frames))
         assert mask.shape == (2, bins, frames)
         assert mask.min() >= 0 and mask.max() <= 1
         assert mask.unique().numel() > 1
 
 
+@pytest.mark.parametrize("number", range(40))
+@torch.inference_mode()
+def test_any_plane_gets_an_answer_of_its_size_in_the_range_of_the_output(tiny_unet, drawn_settings, number):
+    settings = network_settings(drawn_settings(number))
+    low, high = RANGES[settings["output"]]
+    over_time = settings["bottleneck"] in ("forward", "both")
+    network = tiny_unet(bins=33, **settings)
+    for bins, frames in [(33, n) for n in (1, 2, 3, 8, 17)] if over_time else PLANES:
+        answer = network(10 * torch.randn(2, bins, frames))
+        assert answer.shape == (2, bins, frames)
+        assert torch.isfinite(answer).all()
+        assert answer.min() >= low and answer.max() <= high
+
+
+@pytest.mark.parametrize("bottleneck", ["forward", "both"])
+@torch.inference_mode()
+def test_a_recurrence_over_time_refuses_planes_of_another_number_of_deepest_bins(tiny_unet, bottleneck):
+    network = tiny_unet(bins=33, bottleneck=bottleneck)  # 33 -> 17 -> 9 -> 5
+    for bins in (33, 34, 40):  # neighbours that come down to 5, too, are answered
+        assert network(torch.rand(1, bins, 7)).shape == (1, bins, 7)
+    for bins, deepest in ((32, 4), (41, 6), (1, 1)):
+        with pytest.raises(ValueError, match=f"^{deepest} bins at the deepest level, expected 5$"):
+            network(torch.rand(1, bins, 7))
+
+
 @pytest.mark.parametrize("time_stride", [1, 2])
 @pytest.mark.parametrize("kernel_frames", [1, 3, 5])
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @torch.inference_mode()
-def test_receptive_field_lies_within_the_context(depth, kernel_frames, time_stride):
-    network = unet(depth=depth, kernel=(3, kernel_frames), time_stride=time_stride)
-    context, frames = network.context_frames, 4 * network.context_frames + 64
-    features = torch.rand(1, 6, frames)
-    before = network(features)
-    reach = 0
-    for phase in range(network.time_factor):  # strided levels treat odd frames otherwise than even ones
-        at = frames // 2 + phase
-        changed = features.clone()
-        changed[:, :, at] += 100
-        moved = torch.nonzero((network(changed) != before).any(1)[0])[:, 0] - at
-        reach = max(reach, moved.abs().max().item())
+def test_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames, time_stride):
+    network = tiny_unet(depth=depth, kernel_frames=kernel_frames, time_stride=time_stride)
+    context = network.context_frames
+    features = torch.rand(1, 6, 4 * context + 64)
+    # Strided levels treat odd frames otherwise than even ones.
+    phases = range(2 * context + 32, 2 * context + 32 + network.time_factor)
+    reach = max(moved_by(network, features, at).abs().max().item() for at in phases)
     assert reach <= context
     # It is no idle bound either, kernels of one frame apart: blocks would pay for context that nothing looks at.
     assert kernel_frames == 1 or reach >= context // 2
 
 
+@pytest.mark.parametrize("convolution", ["full", "separable"])
+@pytest.mark.parametrize("kernel_frames", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_a_shift_by_the_time_factor_shifts_the_mask():
-    network = unet(depth=4)
-    features = torch.rand(1, 9, 200)
+def test_a_frame_moves_the_answers_from_the_look_ahead_before_it_to_the_past_after_it(
+    tiny_unet, shape, kernel_frames, convolution
+):
+    # Without skips all there is to hear comes through the deepest level.
+    network = tiny_unet(kernel_frames=kernel_frames, convolution=convolution, output="linear", skips=False, **shape)
+    past = network.encoder_reach[0] + network.decoder_reach[0]
+    ahead = network.look_ahead_frames
+    assert ahead <= network.context_frames and past <= network.context_frames
+    start = ahead + 8
+    features = torch.rand(1, 6, start + past + 16)
+    moved = torch.cat([moved_by(network, features, start + phase) for phase in range(network.time_factor)])
+    assert -ahead <= moved.min() and moved.max() <= past
+    if shape["causal"]:
+        assert ahead == 0
+    # No idle bounds either: the look-ahead is delay, the past is context that blocks pay for.
+    assert moved.min() <= -0.9 * ahead and moved.max() >= 0.9 * past
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "frequency", "forward"])
+@pytest.mark.parametrize("normalisation", ["batch", "frame", "none"])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape["causal"]])
+@torch.inference_mode()
+def test_a_causal_network_hears_nothing_of_the_future(tiny_unet, shape, normalisation, bottleneck):
+    network = tiny_unet(normalisation=normalisation, bottleneck=bottleneck, output="linear", **shape)
+    assert network.look_ahead_frames == 0
+    features = torch.rand(1, 9, 60)
+    for at in range(30, 30 + network.time_factor):
+        assert moved_by(network, features, at).min() >= 0
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+@pytest.mark.parametrize(
+    ("bottleneck", "causal"),
+    [("frequency", False), ("frequency", True), ("forward", False), ("forward", True), ("both", False)],
+)
+@torch.inference_mode()
+def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bottleneck, downsampling, causal):
+    network = tiny_unet(bottleneck=bottleneck, output="linear", downsampling=downsampling, causal=causal)
+    # Update gates of 0.98 and more: fresh ones forget in some ten steps what float32 can tell.
+    for name, bias in network.bottleneck.gru.named_parameters():
+        if "bias_ih" in name:
+            nn.init.constant_(bias[8:16], 4.0)
+    past, ahead = network.encoder_reach[0] + network.decoder_reach[0], network.look_ahead_frames
+    at, frames = 2 * network.context_frames, 5 * network.context_frames
+    moved = set(moved_by(network, torch.rand(1, 9, frames), at).tolist())
+    near = set(range(-ahead, past + 1))
+    before, after = set(range(-at, -ahead)), set(range(past + 1, frames - at))
+    if bottleneck == "frequency":
+        assert moved <= near
+    elif bottleneck == "forward":
+        assert after <= moved and not before & moved
+    else:
+        assert after <= moved and before <= moved
+
+
+@torch.inference_mode()
+def test_a_recurrence_over_frequency_hears_all_bins_of_a_frame(tiny_unet):
+    features = torch.rand(1, 200, 9)
+    changed = features.clone()
+    changed[:, 100] += 100
+    for bottleneck, hears_all in (("frequency", True), ("none", False)):
+        network = tiny_unet(bins=200, bottleneck=bottleneck, output="linear")
+        moved = (network(changed) != network(features)).any(2)
+        assert moved.all().item() == hears_all
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+@torch.inference_mode()
+def test_no_value_goes_unheard_by_kernels_of_one(tiny_unet, downsampling):
+    network = tiny_unet(
+        kernel_bins=1, kernel_frames=1, downsampling=downsampling, activation="elu", output="linear", skips=False
+    )
+    features = torch.rand(1, 9, 11)
+    before = network(features)
+    for bin_, frame in itertools.product(range(9), range(11)):
+        changed = features.clone()
+        changed[:, bin_, frame] += 100
+        assert not torch.equal(network(changed), before)
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "frequency"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+@torch.inference_mode()
+def test_a_shift_by_the_time_factor_shifts_the_mask(tiny_unet, downsampling, causal, bottleneck):
+    network = tiny_unet(depth=4, downsampling=downsampling, causal=causal, bottleneck=bottleneck)
     factor, context = network.time_factor, network.context_frames
     assert factor == 8
+    frames = 2 * context + 80
+    features = torch.rand(1, 9, frames)
     shifted = network(features[:, :, factor:])
-    inner = slice(context, 200 - factor - context)
+    inner = slice(context, frames - factor - context)
     gap = shifted[:, :, inner] - network(features)[:, :, factor:][:, :, inner]
     assert gap.abs().max() < 1e-5  # float32 sums in another order
 
 
-def test_channels_grow_in_multiples_of_4():
-    network = unet(depth=4, base_channels=8, growth=1.41)
-    assert [block[0].out_channels for block in network.encoder] == [8, 12, 16, 24]  # 8, 11.3, 15.9, 22.4
+@torch.inference_mode()
+def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
+    network = tiny_unet(bottleneck="forward", causal=True, time_stride=1, kernel_frames=1, downsampling="pool")
+    features = torch.rand(2, 9, 30)
+    whole, state = network.carry_on(features, network.first_state(2, features), 0, 30)
+    assert torch.equal(whole, network(features))  # where the state is taken changes nothing
+    first, between = network.carry_on(features[:, :, :13], network.first_state(2, features), 0, 13)
+    second, end = network.carry_on(features[:, :, 13:], between, 0, 17)
+    # 1e-5: float32 sums over other lengths round otherwise
+    assert (torch.cat([first, second], 2) - whole).abs().max() < 1e-5
+    assert (end - state).abs().max() < 1e-5
+    _, inner = network.carry_on(features, network.first_state(2, features), 0, 13)
+    assert (inner - between).abs().max() < 1e-5
 
 
-def test_dropout_drops_whole_channels_while_training_only():
-    network = unet(dropout=0.5)
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+def test_channels_grow_in_multiples_of_4(downsampling):
+    config = NetworkConfig(depth=4, base_channels=8, growth=1.41, downsampling=downsampling, convolutions_per_level=2)
+    network = UNet(config, 33)
+    made = [[block[0].out_channels for block in level] for level in network.encoder]
+    assert made == [[8, 8], [12, 12], [16, 16], [24, 24]]  # 8, 11.3, 15.9, 22.4
+
+
+def test_skips_widen_what_the_decoder_hears_by_the_channels_of_their_level():
+    for downsampling, with_skips in (("stride", [24, 32, 24, 16]), ("pool", [24, 48, 32, 24])):
+        for skips, wanted in ((True, with_skips), (False, None)):
+            config = NetworkConfig(depth=4, base_channels=8, growth=1.41, downsampling=downsampling, skips=skips)
+            heard = [
+                level[0][0].in_channels if isinstance(level[0], nn.Sequential) else level[0].in_channels
+                for level in UNet(config, 33).decoder
+            ]
+            plain = [24, 16, 12, 8] if downsampling == "stride" else [24, 24, 16, 12]
+            assert heard == (wanted or plain)
+
+
+def test_dropout_drops_whole_channels_while_training_only(tiny_unet):
+    network = tiny_unet(dropout=0.5)
     features = torch.rand(1, 9, 20)
     assert torch.equal(network(features), network(features))
     network.train()
     assert not torch.equal(network(features), network(features))
-    block = network.encoder[0][-1]
+    block = network.encoder[0][0][-1]
     assert {0, 20} >= set((block(torch.ones(1, 50, 20, 1)) == 0).sum(2).flatten().tolist())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"depth": 1}, "depth: 1, expected 2 to 7 levels"),
-        ({"depth": 8}, "depth: 8, expected 2 to 7 levels"),
-        ({"time_stride": 3}, "time_stride: 3, expected 1 or 2"),
-        ({"time_stride": 0}, "time_stride: 0, expected 1 or 2"),
-        ({"kernel": (4, 3)}, "kernel: (4, 3), expected odd numbers"),
-        ({"kernel": (3, 2)}, "kernel: (3, 2), expected odd numbers"),
-        ({"dropout": -0.1}, "dropout: -0.1, expected 0 to 1"),
-        ({"dropout": 1.5}, "dropout: 1.5, expected 0 to 1"),
-    ],
-)
-def test_an_argument_out_of_range_is_refused_with_its_value(settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        unet(**settings)

@@ -1,0 +1,213 @@
+"""What the network is made of: its shape, convolutions down and up, normalisation, activation, recurrence."""
+
+# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+DOWNSAMPLINGS = ("stride", "pool")
+BOTTLENECKS = ("none", "frequency", "forward", "both")
+CONVOLUTIONS = ("full", "separable")
+NORMALISATIONS = ("batch", "frame", "none")
+# With the slope on the negative side that each starts from; ELU's has the power of 0.54 there, for normal inputs.
+ACTIVATIONS: Mapping[str, float] = {"leaky_relu": 0.2, "prelu": 0.25, "elu": 0.54}
+# What the network's last value passes through; ranges [0, 1], [-1, 1], [0, inf), all.
+OUTPUTS: Mapping[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "linear": nn.Identity,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the network. The defaults are the preset `compressed-unet`."""
+
+    depth: int = 5  # levels, 2 to 7; each halves the bins
+    base_channels: int = 16  # of the first level
+    growth: float = 1.41  # channels of a level over those of the one before, rounded to a multiple of 4
+    kernel_bins: int = 5  # odd
+    kernel_frames: int = 3  # odd
+    convolution: str = "full"  # CONVOLUTIONS
+    convolutions_per_level: int = 1  # on the way down, and as many on the way up
+    downsampling: str = "stride"  # DOWNSAMPLINGS
+    time_stride: int = 2  # 1 or 2, from the second level on
+    skips: bool = True  # from each level down to the same level up
+    normalisation: str = "batch"  # NORMALISATIONS
+    activation: str = "prelu"  # ACTIVATIONS
+    dropout: float = 0.0  # share of channels, 0 to below 1
+    bottleneck: str = "none"  # BOTTLENECKS
+    bottleneck_units: int = 96  # of the recurrence, for each direction
+    causal: bool = False  # no frame after the one that is answered
+    output: str = "sigmoid"  # OUTPUTS
+
+
+def check(config: NetworkConfig) -> None:
+    """Raises ValueError when no network has this shape; the message names the value."""
+    allowed = {
+        "convolution": CONVOLUTIONS,
+        "downsampling": DOWNSAMPLINGS,
+        "normalisation": NORMALISATIONS,
+        "activation": ACTIVATIONS,
+        "bottleneck": BOTTLENECKS,
+        "output": OUTPUTS,
+    }
+    for name, names in allowed.items():
+        if getattr(config, name) not in names:
+            raise ValueError(f"{name}: {getattr(config, name)!r}, expected one of {', '.join(names)}")
+    if not 2 <= config.depth <= 7:
+        raise ValueError(f"depth: {config.depth}, expected 2 to 7 levels")
+    if config.time_stride not in (1, 2):
+        raise ValueError(f"time_stride: {config.time_stride}, expected 1 or 2")
+    for name in ("kernel_bins", "kernel_frames"):
+        if getattr(config, name) < 1 or getattr(config, name) % 2 == 0:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected an odd number")
+    for name in ("base_channels", "convolutions_per_level", "bottleneck_units"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected at least 1")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout: {config.dropout}, expected 0 to below 1")
+    if config.causal and config.bottleneck == "both":
+        raise ValueError("bottleneck: 'both' with causal, expected none, frequency or forward; it hears the future")
+
+
+def down_convolution(shape: NetworkConfig, below: int, channels: int, stride: tuple[int, int]) -> nn.Module:
+    """m rows to ceil(m / stride) rows; a causal one looks back only.
+
+    Separable (depthwise, then pointwise: Howard et al. 2017, arXiv:1704.04861), except from one channel, where
+    nothing is saved.
+    """
+    kernel = _kernel(shape, stride)
+    padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
+    slope = ACTIVATIONS[shape.activation]
+    if shape.convolution == "separable" and below > 1:
+        depthwise = nn.Conv2d(below, below, kernel, stride, padding, groups=below)
+        stages: list[nn.Module] = [he_normal(depthwise, slope), he_normal(nn.Conv2d(below, channels, 1))]
+    else:
+        stages = [he_normal(nn.Conv2d(below, channels, kernel, stride, padding), slope)]
+    if shape.causal:
+        stages.insert(0, nn.ZeroPad2d((kernel[1] - 1, 0, 0, 0)))
+    return stages[0] if len(stages) == 1 else nn.Sequential(*stages)
+
+
+def up_convolution(shape: NetworkConfig, channels: int, below: int, stride: tuple[int, int]) -> nn.Module:
+    """m rows to at least m * stride rows, of which the first ones are to be kept; the twin of `down_convolution`.
+
+    Separable: pointwise first, where there are fewest rows.
+    """
+    kernel = _kernel(shape, stride)
+    padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
+    spare = (stride[0] - 1, 0 if shape.causal else stride[1] - 1)
+    slope = ACTIVATIONS[shape.activation]
+    if shape.convolution == "separable" and below > 1:
+        spread = nn.ConvTranspose2d(below, below, kernel, stride, padding, spare, groups=below)
+        return nn.Sequential(he_normal(nn.Conv2d(channels, below, 1), slope), he_normal(spread))
+    return he_normal(nn.ConvTranspose2d(channels, below, kernel, stride, padding, spare), slope)
+
+
+def _kernel(shape: NetworkConfig, stride: tuple[int, int]) -> tuple[int, int]:
+    """At least 3 wide where it takes steps of 2: a kernel of 1 would skip every other row, and the frozen transposed
+    one corrupts memory (torch 2.13, CPU, channels last, kernel (1, 5), stride (2, 1))."""
+    return max(shape.kernel_bins, 2 * stride[0] - 1), max(shape.kernel_frames, 2 * stride[1] - 1)
+
+
+def block(shape: NetworkConfig, convolution: nn.Module, channels: int) -> nn.Sequential:
+    """A convolution with what follows it."""
+    layers = [convolution]
+    if shape.normalisation == "batch":
+        layers.append(nn.BatchNorm2d(channels))
+    elif shape.normalisation == "frame":
+        layers.append(FrameNorm(channels))
+    if shape.activation == "prelu":
+        layers.append(nn.PReLU(channels, init=ACTIVATIONS["prelu"]))
+    elif shape.activation == "leaky_relu":
+        layers.append(nn.LeakyReLU(ACTIVATIONS["leaky_relu"]))
+    else:
+        layers.append(nn.ELU())
+    if shape.dropout > 0:
+        # Whole channels: neighbours in one map are too alike for single values to matter (Tompson et al. 2015,
+        # arXiv:1411.4280).
+        layers.append(nn.Dropout2d(shape.dropout))
+    return nn.Sequential(*layers)
+
+
+def he_normal(convolution: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1.0) -> nn.Module:
+    """The convolution with weights of variance 2 / ((1 + slope^2) fan) and biases 0 (He et al. 2015, arXiv:1502.01852).
+
+    Args:
+        slope: on the negative side, of the activation in front of it; 1 without one.
+
+    The fan counts the products that add up in one output: a transposed convolution spreads each input over `stride`
+    outputs, so that its own is smaller by the strides.
+    """
+    fan = convolution.in_channels / convolution.groups * math.prod(convolution.kernel_size)
+    if isinstance(convolution, nn.ConvTranspose2d):
+        fan /= math.prod(convolution.stride)
+    nn.init.normal_(convolution.weight, std=math.sqrt(2 / (1 + slope**2) / fan))
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
+
+
+class FrameNorm(nn.Module):
+    """Normalises every frame by itself, over channels and bins: nothing over time, so blocks and streams equal one
+    pass (layer normalisation, Ba et al. 2016, arXiv:1607.06450, with a scale and an offset for each channel)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, F, N), returned alike."""
+        centred = x - x.mean((1, 2), keepdim=True)
+        spread = centred.square().mean((1, 2), keepdim=True)
+        return centred * torch.rsqrt(spread + 1e-5) * self.weight + self.bias
+
+
+class Recurrence(nn.Module):
+    """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078) at the deepest level, added to what it hears.
+
+    Args:
+        over: "frequency" (over the bins of each frame, both ways), "forward" (over time, past to future) or "both"
+            (over time, both ways). Over time it hears all channels and bins of a frame at once.
+        channels, bins: of the deepest level.
+        units: for each direction.
+    """
+
+    def __init__(self, over: str, channels: int, bins: int, units: int) -> None:
+        super().__init__()
+        self.over = over
+        self.size = channels if over == "frequency" else channels * bins
+        self.gru = nn.GRU(self.size, units, batch_first=True, bidirectional=over != "forward")
+        self.back = nn.Linear(units if over == "forward" else 2 * units, self.size)
+
+    def forward(self, x: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+        """Args: as `UNet.carry_on`. Shape: x: (B, C, F, N), returned alike, with the state."""
+        batch, channels, bins, frames = x.shape
+        if self.over == "frequency":
+            rows = x.permute(0, 3, 2, 1).reshape(batch * frames, bins, channels)
+            heard = self.back(self.gru(rows)[0])
+            return x + heard.reshape(batch, frames, bins, channels).permute(0, 3, 2, 1), state
+        if channels * bins != self.size:
+            raise ValueError(f"{bins} bins at the deepest level, expected {self.size // channels}")
+        steps = x.permute(0, 3, 1, 2).reshape(batch, frames, self.size)
+        if self.over == "both":
+            heard = self.back(self.gru(steps)[0])
+        else:
+            # Context before `lead` is not heard again, and its answers are thrown away with the context.
+            early = steps[:, :lead, :]
+            before, state = self._advance(steps[:, lead:mark, :], state)
+            after, _ = self._advance(steps[:, max(lead, mark) :, :], state)
+            heard = torch.cat([torch.zeros_like(early), self.back(torch.cat([before, after], 1))], 1)
+        return x + heard.reshape(batch, frames, channels, bins).permute(0, 2, 3, 1), state
+
+    def _advance(self, steps: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if steps.shape[1] == 0:
+            return torch.zeros(steps.shape[0], 0, state.shape[2], device=steps.device), state
+        heard, state = self.gru(steps, state)
+        return heard, state

@@ -1,0 +1,117 @@
+"""Magnitudes as the network sees them, what it is asked for, and the way back to a clean magnitude."""
+
+# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
+import math
+
+import torch
+from torch import Tensor, nn
+
+from quell.spectrogram import FLOOR
+
+REPRESENTATIONS = ("power", "linear", "log")
+TARGETS = ("mask", "noise", "direct")
+# The way back never goes further than this many times the largest feature of the training data: an unbounded output
+# of an untrained network must not overflow.
+HIGHEST = 2.0
+
+
+class Representation(nn.Module):
+    """Magnitudes on the scale that the network sees, and back.
+
+    "linear": |X| to [-1, 1]. "power": |X| ** power to [0, 1]. "log": |X| in dB to [0, 1]. The ends of the scale are
+    fixed by `fit` from training data and stored with the weights, not taken from each file: a file's own minimum and
+    maximum are not known for its first block, and those of its clean speech not at all.
+
+    Raises:
+        ValueError: an unknown name, or a power outside (0, 1].
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, name: str, power: float) -> None:
+        super().__init__()
+        if name not in REPRESENTATIONS:
+            raise ValueError(f"representation: {name!r}, expected one of {', '.join(REPRESENTATIONS)}")
+        if not 0 < power <= 1:
+            raise ValueError(f"power: {power}, expected above 0 up to 1")
+        self.name = name
+        self.exponent = power if name == "power" else 1.0
+        self.bottom = -1.0 if name == "linear" else 0.0  # the scale ends at 1
+        self.highest = HIGHEST  # TorchScript sees no module constants
+        self.register_buffer("low", torch.tensor(20 * math.log10(FLOOR) if name == "log" else 0.0))
+        self.register_buffer("high", torch.tensor(40.0 if name == "log" else 100.0**self.exponent))
+
+    @torch.no_grad()
+    def fit(self, magnitudes: Tensor) -> None:
+        """Takes the ends of the scale from magnitudes of any shape."""
+        raw = self._raw(magnitudes)
+        self.high.copy_(raw.max())
+        if self.name == "log":
+            # At least 20 dB wide, so that silence or a single level can be divided by.
+            self.low.copy_(torch.minimum(raw.min(), raw.max() - 20))
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Features of magnitudes (at least the floor), any shape."""
+        share = (self._raw(magnitude) - self.low) / (self.high - self.low)
+        return self.bottom + (1 - self.bottom) * share
+
+    def inverse(self, feature: Tensor) -> Tensor:
+        """Magnitudes of features; below the scale they end at its low end, above at HIGHEST."""
+        share = ((feature - self.bottom) / (1 - self.bottom)).clamp(0.0, self.highest)
+        raw = self.low + share * (self.high - self.low)
+        if self.name == "log":
+            return torch.pow(10.0, raw / 20)
+        return raw if self.exponent == 1.0 else raw ** (1 / self.exponent)
+
+    def _raw(self, magnitude: Tensor) -> Tensor:
+        if self.name == "log":
+            return 20 * torch.log10(magnitude)
+        return magnitude if self.exponent == 1.0 else magnitude**self.exponent
+
+
+class Target(nn.Module):
+    """What the network's output means.
+
+    "mask": the share of the noisy magnitude that is speech. "direct": the feature of the clean magnitude. "noise": how
+    far that lies below the feature of the noisy one, 1 for the whole scale. A mask or feature asked for through tanh is
+    spread over its [-1, 1].
+
+    Raises:
+        ValueError: an unknown name.
+    """
+
+    def __init__(self, name: str, output: str, representation: Representation) -> None:
+        super().__init__()
+        if name not in TARGETS:
+            raise ValueError(f"target: {name!r}, expected one of {', '.join(TARGETS)}")
+        self.name = name
+        self.spread = output == "tanh" and name != "noise"
+        self.representation = representation
+
+    def forward(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
+        """Clean magnitude.
+
+        Shape:
+            output: the network's; noisy: magnitude; features: its representation; all (B, F, N). Returns (B, F, N).
+        """
+        share = (output + 1) / 2 if self.spread else output
+        if self.name == "mask":
+            return share.clamp_min(0.0) * noisy
+        bottom = self.representation.bottom
+        feature = bottom + (1 - bottom) * share if self.name == "direct" else features - (1 - bottom) * share
+        clean: Tensor = self.representation.inverse(feature)
+        return clean
+
+    def ideal(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """The output that gives the clean magnitude back; a mask where the noisy magnitude is at least the clean one,
+        else 1. Shapes as in `forward`."""
+        bottom = self.representation.bottom
+        if self.name == "mask":
+            share = (clean / noisy).clamp_max(1.0)
+        elif self.name == "direct":
+            share = (self.representation(clean) - bottom) / (1 - bottom)
+        else:
+            share = (self.representation(noisy) - self.representation(clean)) / (1 - bottom)
+        answer: Tensor = 2 * share - 1 if self.spread else share
+        return answer

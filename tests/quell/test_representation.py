@@ -1,0 +1,227 @@
+"""The way to features and back is exact, and what the network is asked for gives the clean magnitude."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from quell.denoiser import load_weights, rms, save_weights, with_phase
+from quell.layers import OUTPUTS
+from quell.representation import HIGHEST, REPRESENTATIONS, TARGETS, Representation, Target
+from quell.spectrogram import FLOOR, Spectrogram, magnitude
+
+# Every representation, "power" with several exponents.
+SCALES = [("linear", 0.3), ("log", 0.3), *(("power", power) for power in (0.1, 0.3, 0.5, 1.0))]
+BOTTOM = {"linear": -1.0, "log": 0.0, "power": 0.0}
+ROUNDING = 1e-6  # of features: some last bits of float32; powers differ by one between vectors and single values
+NAMES = list(itertools.product(TARGETS, OUTPUTS))
+
+
+@pytest.fixture(scope="module")
+def spectra(speech, noise):
+    """Noisy and clean, of a signal whose noisy side has rms 1."""
+    clean, rumble = torch.from_numpy(speech(1.0))[None], torch.from_numpy(noise(1.0, kind="rumble"))[None]
+    level = rms(clean + rumble)
+    return tuple(Spectrogram(128, 32)(side / level) for side in (clean + rumble, clean))
+
+
+@pytest.fixture(scope="module")
+def magnitudes(spectra):
+    return tuple(map(magnitude, spectra))
+
+
+def fitted(name, power, magnitudes):
+    representation = Representation(name, power)
+    representation.fit(torch.cat(magnitudes))
+    return representation
+
+
+def slack(representation):
+    """Magnitude that float32 cannot tell from none: on a linear scale a few of the last bits of its largest value, on
+    the curved ones those of the magnitude itself."""
+    return 1e-6 * representation.high.item() if representation.name == "linear" else 0.0
+
+
+@pytest.mark.parametrize(("name", "power"), SCALES)
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_magnitudes_come_back_from_their_features(name, power, is_fitted, magnitudes):
+    representation = fitted(name, power, magnitudes) if is_fitted else Representation(name, power)
+    noisy = torch.cat(magnitudes)
+    gap = (representation.inverse(representation(noisy)) - noisy).abs()
+    # Features are rounded to 6e-8 of the scale, which a power of 1 / 0.1 or 140 dB make some 1e-6 of the magnitude.
+    assert (gap <= 1e-4 * noisy + slack(representation)).all()
+
+
+@pytest.mark.parametrize(("name", "power"), SCALES)
+def test_features_of_what_was_fitted_fill_the_scale(name, power, magnitudes):
+    features = fitted(name, power, magnitudes)(torch.cat(magnitudes))
+    assert features.min() >= BOTTOM[name] - ROUNDING
+    assert features.max().item() == pytest.approx(1.0, abs=ROUNDING)
+    if name == "log":
+        assert features.min().item() == pytest.approx(0.0, abs=ROUNDING)
+
+
+@pytest.mark.parametrize(("name", "power"), SCALES)
+def test_a_greater_magnitude_has_a_greater_feature(name, power, magnitudes):
+    features = fitted(name, power, magnitudes)(torch.logspace(-3, 1, 50))
+    assert (features.diff() > 0).all()
+
+
+def test_features_are_those_of_their_formulas():
+    found = {name: Representation(name, 0.5) for name in REPRESENTATIONS}
+    for representation in found.values():
+        representation.fit(torch.tensor([0.01, 4.0]))
+    values = torch.tensor([0.01, 1.0, 4.0])
+    assert found["linear"](values).tolist() == pytest.approx([-0.995, -0.5, 1.0], rel=1e-6)  # float32
+    assert found["power"](values).tolist() == pytest.approx([0.05, 0.5, 1.0], rel=1e-6)
+    wide = 20 * math.log10(400)
+    assert found["log"](values).tolist() == pytest.approx([0.0, 40 / wide, 1.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("level", [FLOOR, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize(("name", "power"), SCALES)
+def test_silence_and_a_single_magnitude_have_finite_features(name, power, level, magnitudes):
+    single = torch.full((2, 9, 5), level)
+    representation = Representation(name, power)
+    representation.fit(single)
+    assert (representation(single) - 1).abs().max() <= ROUNDING
+    for values in (*magnitudes, torch.full((3,), FLOOR)):
+        assert torch.isfinite(representation(values)).all()
+        assert torch.isfinite(representation.inverse(representation(values))).all()
+
+
+@pytest.mark.parametrize(("name", "power"), SCALES)
+def test_the_way_back_ends_at_both_ends_of_the_scale(name, power, magnitudes):
+    representation = fitted(name, power, magnitudes)
+    bottom = BOTTOM[name]
+    top = bottom + HIGHEST * (1 - bottom)
+    far = representation.inverse(torch.tensor([top, top + 1, 1e30, bottom, bottom - 1, -1e30]))
+    assert torch.isfinite(far).all()
+    assert far[0] == far[1] == far[2] > torch.cat(magnitudes).max()
+    assert far[3] == far[4] == far[5]
+    lowest = torch.cat(magnitudes).min().item() if name == "log" else 0.0
+    assert far[3].item() == pytest.approx(lowest, rel=1e-4)  # as above
+
+
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_the_fitted_scale_is_stored_with_the_weights(tiny_denoiser, tmp_path, name, magnitudes):
+    denoiser = tiny_denoiser(representation=name)
+    before = denoiser.target.representation(magnitudes[0])
+    denoiser.target.representation.fit(torch.cat(magnitudes))
+    save_weights(denoiser, tmp_path / "best.pt")
+    stored, loaded = denoiser.target.representation, load_weights(tmp_path / "best.pt").target.representation
+    assert torch.equal(loaded.low, stored.low) and torch.equal(loaded.high, stored.high)
+    assert torch.equal(loaded(magnitudes[0]), stored(magnitudes[0]))
+    assert not torch.equal(stored(magnitudes[0]), before)
+
+
+@pytest.mark.parametrize(("target", "output"), NAMES)
+@pytest.mark.parametrize(("name", "power"), SCALES)
+def test_the_ideal_output_gives_the_clean_magnitude(name, power, target, output, magnitudes):
+    noisy, clean = magnitudes
+    representation = fitted(name, power, magnitudes)
+    asked = Target(target, output, representation)
+    found = asked(asked.ideal(noisy, clean), noisy, representation(noisy))
+    wanted = torch.minimum(clean, noisy) if target == "mask" else clean
+    assert (clean > noisy).any()  # where the phases of speech and noise are against each other
+    # Spread over [-1, 1], a share near 0 keeps 6e-8 of the whole: of the noisy magnitude, or of the scale.
+    coarse = 2e-7 * noisy if target == "mask" else slack(representation)
+    if target == "noise" or (target == "direct" and output == "tanh"):
+        # Likewise a small difference of features, which a curved scale makes more of.
+        assert ((representation(found) - representation(wanted)).abs() <= ROUNDING).all()
+    else:
+        assert ((found - wanted).abs() <= 1e-4 * wanted + coarse).all()
+    assert ((found - wanted).abs() <= 1e-4 * wanted + 1e-6 * noisy.max()).all()
+
+
+@pytest.mark.parametrize(("target", "output"), NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_the_ideal_output_lies_in_the_range_of_the_output(name, target, output, magnitudes):
+    noisy, clean = magnitudes
+    ideal = Target(target, output, fitted(name, 0.3, magnitudes)).ideal(noisy, torch.minimum(clean, noisy))
+    assert ideal.max() <= 1 + ROUNDING
+    assert ideal.min() >= (-1 if output == "tanh" and target != "noise" else 0) - ROUNDING
+
+
+def test_outputs_mean_what_they_are_named_for():
+    noisy, clean = torch.tensor([4.0]), torch.tensor([1.0])
+    linear = Representation("linear", 1.0)
+    linear.fit(noisy)  # 4 is 1, 1 is -0.5, 0 is -1
+    wanted = {("mask", "sigmoid"): 0.25, ("mask", "tanh"): -0.5, ("direct", "sigmoid"): 0.25, ("direct", "tanh"): -0.5}
+    wanted |= {("noise", "sigmoid"): 0.75, ("noise", "tanh"): 0.75}
+    for (target, output), value in wanted.items():
+        assert Target(target, output, linear).ideal(noisy, clean).item() == pytest.approx(value, rel=1e-6)  # float32
+
+
+def test_a_mask_below_0_is_silence():
+    asked = Target("mask", "linear", Representation("log", 0.3))
+    assert asked(torch.tensor([-3.0, 0.0, 2.0]), torch.ones(3), torch.ones(3)).tolist() == [0.0, 0.0, 2.0]
+
+
+class Oracle(torch.nn.Module):
+    """A network that knows the answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def first_state(self, batch, like):
+        return torch.zeros(1, batch, 0)
+
+    def carry_on(self, features, state, lead, mark):
+        return self.answer, state
+
+
+@pytest.mark.parametrize(("target", "output"), NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+def test_a_denoiser_that_knows_the_answer_gives_clean_magnitudes_and_noisy_phases(
+    tiny_denoiser, spectra, magnitudes, name, target, output
+):
+    noisy, clean = magnitudes
+    denoiser = tiny_denoiser(representation=name, target=target, output=output)
+    denoiser.target.representation.fit(torch.cat(magnitudes))
+    denoiser.network = Oracle(denoiser.target.ideal(noisy, clean))
+    found = denoiser.estimate(spectra[0])
+    assert torch.equal(found.noisy, noisy)
+    denoised = with_phase(found.clean, found.noisy, spectra[0])
+    wanted = torch.minimum(clean, noisy) if target == "mask" else clean
+    loud = noisy > 100 * FLOOR  # the floor adds to a magnitude that has no phase: below 1e-4 from here on
+    assert loud.float().mean() > 0.9
+    gap = (denoised.abs() - wanted).abs()[loud]
+    assert gap.max() <= 1e-4 * wanted.max()
+    turned = denoised * spectra[0].conj() / noisy.square()  # its angle is the difference of phases
+    assert (turned.imag.abs() <= 1e-4 * turned.abs() + 1e-7).all() and (turned.real >= 0).all()
+
+
+@pytest.mark.parametrize(("target", "output"), NAMES)
+@pytest.mark.parametrize("name", REPRESENTATIONS)
+@torch.inference_mode()
+def test_a_denoiser_that_finds_no_noise_gives_its_input(tiny_denoiser, speech, name, target, output):
+    waveform = torch.from_numpy(speech(0.5))[None]
+    denoiser = tiny_denoiser(representation=name, target=target, output=output)
+    noisy = magnitude(denoiser.spectrogram(waveform / rms(waveform)))
+    denoiser.target.representation.fit(noisy)
+    denoiser.network = Oracle(denoiser.target.ideal(noisy, noisy))
+    assert (denoiser(waveform) - waveform).abs().max() <= 1e-5 * waveform.abs().max()  # float32, as the way back
+
+
+@pytest.mark.parametrize(
+    ("name", "power", "message"),
+    [
+        ("mel", 0.3, "^representation: 'mel', expected one of power, linear, log$"),
+        ("power", 0.0, r"^power: 0\.0, expected above 0 up to 1$"),
+        ("power", 1.5, r"^power: 1\.5, expected above 0 up to 1$"),
+        ("power", math.nan, "^power: nan, expected above 0 up to 1$"),
+    ],
+)
+def test_a_representation_that_is_not_known_is_refused(name, power, message):
+    with pytest.raises(ValueError, match=message):
+        Representation(name, power)
+
+
+def test_a_target_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match=r"^target: 'phase', expected one of mask, noise, direct$"):
+        Target("phase", "sigmoid", Representation("power", 0.3))
