@@ -19,7 +19,7 @@ from quell import audio
 from quell.errors import AudioError, CorpusError
 from quell.splits import SPLITS, group_of, point, split_groups
 
-Kind = Literal["clean", "noise"]
+Kind = Literal["clean", "noise", "room"]
 Progress = Callable[[int, int], None]  # recordings done, recordings in all
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
@@ -40,6 +40,7 @@ class CorpusConfig:
     group_noise: str = "file"
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
     hours: float = 0.0  # of clean speech, over all splits; 0 takes everything
+    rooms: Path | None = None  # folder of room impulse responses, heard in training only
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,25 @@ def scan(config: CorpusConfig) -> list[Recording]:
         except CorpusError as error:
             raise CorpusError(f"{folder}: {error}") from None
         for path in paths:
-            digest = hashlib.blake2b((folder / path).read_bytes(), digest_size=16).hexdigest()
-            group = groups[path]
-            found.append(Recording(kind, path.as_posix(), group, folders_of[path], assigned[group], digest))
-    return found
+            place = (groups[path], folders_of[path], assigned[groups[path]])
+            found.append(Recording(kind, path.as_posix(), *place, _digest(folder / path)))
+    return found + ([] if config.rooms is None else _scan_rooms(config.rooms))
+
+
+def _scan_rooms(folder: Path) -> list[Recording]:
+    if not folder.is_dir() or not (paths := audio.find(folder)):
+        raise CorpusError(f"{folder}: no room responses, expected a folder of impulse responses; take corpus.rooms out")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return [Recording("room", name, name, "", "train", _digest(folder / name)) for name in names]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
     settings = asdict(config) | {"clean": None, "noise": None, "splits": dict(config.splits), "decoder": DECODER}
+    del settings["rooms"]  # the responses count as recordings
     text = json.dumps([settings, [asdict(recording) for recording in recordings]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -223,7 +235,9 @@ def _decode_one(config: CorpusConfig, recording: Recording) -> NDArray[np.int16]
 
     Digital silence at the ends of a noise is cut: published clips are padded with it, and a crop of it has no SNR.
     """
-    path = (config.clean if recording.kind == "clean" else config.noise) / recording.path
+    folder = {"clean": config.clean, "noise": config.noise, "room": config.rooms}[recording.kind]
+    assert folder is not None
+    path = folder / recording.path
     waveform = audio.read_mono(path, config.sample_rate)
     peak = float(np.abs(waveform).max())
     if peak < 1e-4:  # -80 dB of full scale: nothing was recorded

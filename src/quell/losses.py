@@ -1,25 +1,59 @@
-"""What training minimises. All losses take the estimate first and average over the batch."""
+"""What training minimises. All losses take the estimate first and average over the batch.
+
+| term | compares | source |
+|---|---|---|
+| l1, l2, huber | features: magnitudes on the scale that the network sees | Huber 1964 |
+| bce | outputs, as shares in [0, 1] | |
+| compressed | magnitudes ** 0.3 | Wilson et al. 2018; Braun and Tashev 2021 |
+| multi_resolution | spectra of the waveforms at 16, 32 and 64 ms | Yamamoto et al. 2020 |
+| si_sdr | waveforms | Le Roux et al. 2019 |
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from quell.spectrogram import magnitude
+from quell.spectrogram import FLOOR, Spectrogram, magnitude
 
-# Terms that a loss may be a sum of: "l1", "huber", "compressed", "si_sdr", joined by "+".
-SPECTRAL = ("l1", "huber", "compressed")
-TERMS = (*SPECTRAL, "si_sdr")
+# Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, and leaves the gain free.
+WEIGHTS: Mapping[str, float] = {
+    "l1": 1.0,
+    "l2": 1.0,
+    "huber": 1.0,
+    "bce": 1.0,
+    "compressed": 1.0,
+    "multi_resolution": 0.1,
+    "si_sdr": 0.01,
+}
+FIX_GAIN = tuple(term for term in WEIGHTS if term != "si_sdr")
+# Features span 1 or 2, so that at the textbook's threshold of 1 Huber's loss would be half of l2.
+HUBER_THRESHOLD = 0.05
+WINDOWS_MS = (16, 32, 64)
 
 
-def compressed(estimate: Tensor, target: Tensor, power: float = 0.3) -> Tensor:
-    """Mean of (|S^| ** power - |S|** power) ** 2 over complex spectra (*, F, N).
+class Signals(NamedTuple):
+    """One side of a comparison: the estimate's or the target's. What no term of a loss `needs` is None."""
+
+    magnitude: Tensor  # (B, F, N)
+    output: Tensor | None = None  # (B, F, N), of the network, or the ideal one
+    feature: Tensor | None = None  # (B, F, N), the representation of `magnitude`
+    waveform: Tensor | None = None  # (B, T), at rms near 1
+
+
+def compressed(estimate: Tensor, target: Tensor, power: float = 0.3, floor: float = FLOOR) -> Tensor:
+    """Mean of (|S^| ** power - |S|** power) ** 2 over magnitudes (*, F, N).
 
     The exponent 0.3 is about the ear's loudness (Wilson et al. 2018; Braun and Tashev 2021, arXiv:2009.12286; we
     leave out their complex term: the phase stays the noisy one).
     """
-    return functional.mse_loss(magnitude(estimate, power), magnitude(target, power))
+    # A root has no slope limit at 0, where a mask may lie.
+    estimate, target = ((side.square() + floor**2) ** (power / 2) for side in (estimate, target))
+    return functional.mse_loss(estimate, target)
 
 
 def negative_si_sdr(estimate: Tensor, target: Tensor, ceiling_db: float = 30.0) -> Tensor:
@@ -38,37 +72,101 @@ def negative_si_sdr(estimate: Tensor, target: Tensor, ceiling_db: float = 30.0) 
     return -10 * torch.log10((wanted + eps) / (distortion + eps)).mean()
 
 
-class Loss:
-    """A weighted sum of terms, by name: `Loss("compressed+si_sdr", power=0.3, si_sdr_weight=0.01)`.
+class MultiResolution(nn.Module):
+    """Spectral convergence and log-magnitude distance, averaged over windows of WINDOWS_MS with 75 % overlap.
 
-    l1 and huber (threshold 1) compare magnitudes ** power, which is what the network sees; "compressed" keeps its own
-    exponent. Spectral terms have weight 1, and si_sdr counts `si_sdr_weight` for each dB.
-
-    Raises:
-        ValueError: an unknown term, or nothing that fixes the gain.
+    || |S^| - |S| || / || |S| || for each signal, plus the mean of |ln |S^| - ln |S|| (Yamamoto et al. 2020,
+    arXiv:1910.11480, eqs. 4 to 6). Departures: a window's own length is that of its transform, and magnitudes end at
+    -60 dB of a signal at rms 1, below which the logarithm would count what nobody hears.
     """
 
-    def __init__(self, name: str, power: float, si_sdr_weight: float) -> None:
-        self.terms = name.split("+")
-        for term in self.terms:
-            if term not in TERMS:
-                raise ValueError(f"loss: {term!r} in {name!r}, expected terms out of {', '.join(TERMS)}, joined by +")
-        if not set(self.terms) & set(SPECTRAL):
-            raise ValueError(f"loss: {name!r} leaves the gain free, expected a sum with one of {', '.join(SPECTRAL)}")
-        self.power = power
-        self.si_sdr_weight = si_sdr_weight
-        self.needs_waveforms = "si_sdr" in self.terms
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        lengths = [round(window * sample_rate / 1000) for window in WINDOWS_MS]
+        self.spectrograms = nn.ModuleList(Spectrogram(length, length // 4) for length in lengths)
 
-    def __call__(self, estimate: Tensor, target: Tensor, waveforms: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Scalar loss of complex spectra (B, F, N); (estimate, target) waveforms (B, T) where `needs_waveforms`."""
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Scalar distance of waveforms (B, T)."""
         total = torch.zeros((), device=estimate.device)
-        for term in self.terms:
-            if term == "compressed":
-                total = total + compressed(estimate, target)
-            elif term == "si_sdr":
-                assert waveforms is not None
-                total = total + self.si_sdr_weight * negative_si_sdr(*waveforms)
-            else:
-                function = functional.l1_loss if term == "l1" else functional.smooth_l1_loss
-                total = total + function(magnitude(estimate, self.power), magnitude(target, self.power))
-        return total
+        for spectrogram in self.spectrograms:
+            ours, theirs = (magnitude(spectrogram(side), floor=1e-3) for side in (estimate, target))
+            apart = torch.linalg.vector_norm(ours - theirs, dim=(1, 2))  # its slope at 0 is 0, not NaN
+            # The floor keeps the norm of a silent target above 0; what is added to it then needs a bound.
+            convergence = (apart / torch.linalg.vector_norm(theirs, dim=(1, 2))).clamp_max(10.0)
+            total = total + convergence.mean() + (ours.log() - theirs.log()).abs().mean()
+        return total / len(self.spectrograms)
+
+
+class Loss(nn.Module):
+    """A weighted sum of terms, by name: `Loss("compressed+si_sdr", 16_000, {"si_sdr": 0.02})`.
+
+    Args:
+        weights: of terms that shall not have theirs of WEIGHTS.
+
+    Raises:
+        ValueError: an unknown term, a weight of a term that is not there, or nothing that fixes the gain.
+    """
+
+    def __init__(self, name: str, sample_rate: int, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = {term: WEIGHTS[term] for term in terms(name)}
+        for term, weight in (weights or {}).items():
+            if term not in self.weights:
+                raise ValueError(f"loss_weights: {term!r}, expected terms of {name!r}")
+            self.weights[term] = weight
+        self.multi_resolution = MultiResolution(sample_rate) if "multi_resolution" in self.weights else None
+        self.needs_output = "bce" in self.weights
+        self.needs_feature = not {"l1", "l2", "huber"}.isdisjoint(self.weights)
+        self.needs_waveform = not {"si_sdr", "multi_resolution"}.isdisjoint(self.weights)
+
+    def forward(self, estimate: Signals, target: Signals) -> Tensor:
+        """Scalar loss."""
+        parts = [weight * self._term(term, estimate, target) for term, weight in self.weights.items()]
+        return torch.stack(parts).sum()
+
+    def _term(self, term: str, estimate: Signals, target: Signals) -> Tensor:
+        if term == "compressed":
+            return compressed(estimate.magnitude, target.magnitude)
+        if term == "bce":
+            assert estimate.output is not None and target.output is not None
+            return functional.binary_cross_entropy(estimate.output, target.output.clamp(0.0, 1.0))
+        if term in ("si_sdr", "multi_resolution"):
+            assert estimate.waveform is not None and target.waveform is not None
+            if self.multi_resolution is not None and term == "multi_resolution":
+                distance: Tensor = self.multi_resolution(estimate.waveform, target.waveform)
+                return distance
+            return negative_si_sdr(estimate.waveform, target.waveform)
+        assert estimate.feature is not None and target.feature is not None
+        if term == "l1":
+            return functional.l1_loss(estimate.feature, target.feature)
+        if term == "l2":
+            return functional.mse_loss(estimate.feature, target.feature)
+        return functional.huber_loss(estimate.feature, target.feature, delta=HUBER_THRESHOLD)
+
+
+def terms(name: str) -> list[str]:
+    """The terms of a loss's name.
+
+    Raises:
+        ValueError: an unknown term, one that is named twice, or nothing that fixes the gain.
+    """
+    found = name.split("+")
+    for term in found:
+        if term not in WEIGHTS or found.count(term) > 1:
+            known = ", ".join(WEIGHTS)
+            raise ValueError(f"loss: {term!r} in {name!r}, expected terms out of {known}, each once, joined by +")
+    if set(found).isdisjoint(FIX_GAIN):
+        raise ValueError(f"loss: {name!r} leaves the gain free, expected a sum with one of {', '.join(FIX_GAIN)}")
+    return found
+
+
+def objection(name: str, output: str, target: str) -> str | None:
+    """Why a loss cannot compare what a network with this output is asked for, as `<found>, expected <needed>`; None
+    when it can. Cross-entropy compares shares in [0, 1]."""
+    if "bce" not in terms(name):
+        return None
+    if output != "sigmoid":
+        return f"{name!r} with output {output!r}, expected output sigmoid"
+    if target == "noise":
+        return f"{name!r} with target {target!r}, expected target mask or direct"
+    return None

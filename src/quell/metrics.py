@@ -93,6 +93,17 @@ def stoi(estimate: FloatArray, target: FloatArray, sample_rate: int, extended: b
     return value
 
 
+def binary_iou(estimate: FloatArray, target: FloatArray, threshold: float = 0.5) -> float:
+    """Intersection over union of the bins above the threshold, 0 to 1; 1 when neither side has any.
+
+    Shape:
+        estimate, target: equal.
+    """
+    ours, theirs = estimate > threshold, target > threshold
+    union = int((ours | theirs).sum())
+    return int((ours & theirs).sum()) / union if union else 1.0
+
+
 def score_clip(estimate: FloatArray, target: FloatArray, sample_rate: int, names: tuple[str, ...]) -> ClipScore:
     """The named metrics of one clip; those that fail hold their worst value."""
     values: dict[str, float] = {}

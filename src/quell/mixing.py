@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from quell.audio import FloatArray
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
 
@@ -30,6 +33,14 @@ def noise_gain(clean: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
     return rms(clean) / rms(noise).clamp_min(1e-8) * 10 ** (-snr_db / 20)
 
 
+def room_response(recorded: FloatArray) -> FloatArray:
+    """An impulse response that neither delays nor amplifies: it begins with its peak, the direct sound, and has an
+    energy of 1. Shape: (T,), shortened at the beginning."""
+    direct = recorded[int(np.abs(recorded).argmax()) :]
+    unit: FloatArray = direct / np.sqrt(np.square(direct).sum())
+    return unit
+
+
 class MixtureSampler:
     """Draws random mixtures from a split: no per-item Python, no loader processes, nothing written.
 
@@ -38,9 +49,12 @@ class MixtureSampler:
     short.
 
     Args:
-        segment: samples per mixture. snr_db: (low, high), drawn uniformly, dB. level_db: the level given to the
-        denoiser is off the mixture's own by up to this much, dB: in use it is the whole
-            recording's, and a passage may lie far above or below it.
+        segment: samples per mixture.
+        snr_db: (low, high), drawn uniformly, dB.
+        level_db: the level given to the denoiser is off the mixture's own by up to this much, dB: in use it is the
+            whole recording's, and a passage may lie far above or below it.
+        rooms: share of the mixtures whose speech sounds in a room, 0 to 1, where the split has room responses. The
+            clean side sounds in the room, too: what is learnt is to remove noise, not reverberation.
         generator: on `device`; the only source of randomness.
     """
 
@@ -51,6 +65,7 @@ class MixtureSampler:
         snr_db: tuple[float, float],
         generator: torch.Generator,
         level_db: float = 10.0,
+        rooms: float = 0.5,
     ) -> None:
         self.segment = segment
         self.snr_db = snr_db
@@ -62,6 +77,8 @@ class MixtureSampler:
         self.clean = _Pool(split.of("clean"), self.device)
         self.noise = _Pool(split.of("noise"), self.device)
         self.steps = torch.arange(segment, device=self.device)
+        self.rooms = rooms
+        self.responses = self._responses(split) if rooms > 0 else None
 
     def draw(self, batch: int) -> Mixtures:
         """A batch of mixtures, float32, (batch, segment)."""
@@ -73,6 +90,8 @@ class MixtureSampler:
         inside = (at >= 0) & (at < self.clean.length[chosen])
         at = at.clamp_min(0).minimum(self.clean.length[chosen] - 1)
         clean = self.samples[self.clean.offset[chosen] + at].float() / 32768 * inside
+        if self.responses is not None:
+            clean = self._in_rooms(clean, self.responses)
 
         chosen = self.noise.choose(self._uniform(batch, 1))
         start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
@@ -83,6 +102,23 @@ class MixtureSampler:
         noisy = clean + noise * noise_gain(clean, noise, low + (high - low) * self._uniform(batch, 1))
         off_db = self.level_db * (2 * self._uniform(batch, 1) - 1)
         return Mixtures(noisy, clean, rms(noisy) * 10 ** (off_db / 20))
+
+    def _responses(self, split: Split) -> Tensor | None:
+        """Spectra of the room responses at the length that a segment in a room takes; None when there are none."""
+        waveforms = [torch.from_numpy(room_response(split.waveform(clip))) for clip in split.of("room")]
+        if not waveforms:
+            return None
+        longest = min(max(len(waveform) for waveform in waveforms), self.segment)
+        cut = [functional.pad(waveform[:longest], (0, max(0, longest - len(waveform)))) for waveform in waveforms]
+        whole = -(-(self.segment + longest) // 1024) * 1024  # room for the tail, and a size that transforms fast
+        spectra: Tensor = torch.fft.rfft(torch.stack(cut).to(self.device), n=whole)
+        return spectra
+
+    def _in_rooms(self, clean: Tensor, responses: Tensor) -> Tensor:
+        size = 2 * (responses.shape[-1] - 1)
+        chosen = (self._uniform(len(clean)) * len(responses)).long()
+        heard = torch.fft.irfft(torch.fft.rfft(clean, n=size) * responses[chosen], n=size)[:, : self.segment]
+        return torch.where(self._uniform(len(clean), 1) < self.rooms, heard, clean)
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from quell import metrics
 from quell.audio import FloatArray
+from quell.denoiser import Denoiser, rms
 from quell.processes import pool
+from quell.spectrogram import magnitude
 
 if TYPE_CHECKING:
     from quell.heldout import EvaluationSet
@@ -116,3 +118,18 @@ class Scorer:
             for done, _ in enumerate(as_completed(pending)):
                 progress(done + 1, len(pending))
         return [future.result() for future in pending]
+
+
+@torch.inference_mode()
+def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
+    """Intersection over union of the clean spectrogram and the estimated one, both binarised in the middle of the
+    representation's scale; the mean over the clips, 0 to 1."""
+    represent = denoiser.target.representation
+    values = []
+    for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
+        signals = torch.from_numpy(np.stack([noisy, clean]))
+        spectra = denoiser.spectrogram(signals / rms(signals[:1]))
+        estimate = represent(denoiser.estimate(spectra[:1]).clean.clamp_min(denoiser.floor))[0].numpy()
+        target = represent(magnitude(spectra[1]))
+        values.append(metrics.binary_iou(estimate, target.numpy(), threshold=(represent.bottom + 1) / 2))
+    return float(np.mean(values))

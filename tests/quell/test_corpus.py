@@ -297,3 +297,70 @@ def test_a_missing_or_empty_folder_is_named_with_its_side(config, side):
     folder.mkdir()
     with pytest.raises(CorpusError, match=re.escape(f"{folder}: no sound files, expected {side} recordings")):
         scan(config)
+
+
+@pytest.fixture
+def with_rooms(config, tmp_path):
+    for room in range(3):
+        write(tmp_path / "rooms" / "halls" / f"{room}.wav", 0.5 ** np.arange(4 + room), rate=16_000)
+    return replace(config, rooms=tmp_path / "rooms")
+
+
+def test_rooms_are_heard_in_training_alone_and_count_neither_as_speech_nor_as_noise(config, with_rooms, store):
+    plain, built = prepare(config, store), prepare(with_rooms, store)
+    assert [clip.path for clip in built.splits["train"].of("room")] == [f"halls/{room}.wav" for room in range(3)]
+    assert not built.splits["validation"].of("room") and not built.splits["test"].of("room")
+    for name in SPLITS:
+        for kind in ("clean", "noise"):
+            before, after = plain.splits[name], built.splits[name]
+            assert built.minutes(name, kind) == plain.minutes(name, kind)
+            assert [clip.path for clip in after.of(kind)] == [clip.path for clip in before.of(kind)]
+            for one, other in zip(before.of(kind), after.of(kind), strict=True):
+                np.testing.assert_array_equal(before.waveform(one), after.waveform(other))
+
+
+def test_a_room_response_is_decoded_at_the_rate_of_the_corpus(with_rooms, store):
+    path = with_rooms.rooms / "halls" / "0.wav"
+    write(path, tone(0.5, 16_000), 16_000)
+    split = prepare(with_rooms, store).splits["train"]
+    clip = split.of("room")[0]
+    assert (clip.path, clip.length) == ("halls/0.wav", 4_000)
+    middle = slice(400, -400)  # soxr's filter rings at the ends
+    # The reference is scaled to its peak, ringing included: some per cent.
+    np.testing.assert_allclose(split.waveform(clip)[middle], tone(0.5)[middle] / 0.3, atol=0.1)
+
+
+def test_the_fingerprint_follows_the_bytes_of_rooms_and_not_their_place(config, with_rooms, tmp_path):
+    def fingerprint(config):
+        return corpus._fingerprint(config, scan(config))
+
+    before = fingerprint(with_rooms)
+    shutil.copytree(with_rooms.rooms, tmp_path / "elsewhere")
+    assert fingerprint(replace(with_rooms, rooms=tmp_path / "elsewhere")) == before
+    write(with_rooms.rooms / "halls" / "1.wav", 0.6 ** np.arange(5), rate=16_000)
+    assert len({fingerprint(config), before, fingerprint(with_rooms)}) == 3
+
+
+def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any(tmp_path):
+    for kind, names in (("clean", ("a", "b", "c")), ("noise", ("rain/x", "rain/y", "wind/z"))):
+        for name in names:
+            path = tmp_path / kind / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode())  # only hashed
+    config = CorpusConfig(tmp_path / "clean", tmp_path / "noise", 8_000, "file")
+    assert corpus._fingerprint(config, scan(config)) == "5c0f3931651ad866"  # by the code of commit 1295481
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_folder_without_rooms_is_named(config, tmp_path, empty):
+    folder = tmp_path / "rooms"
+    if empty:
+        folder.mkdir()
+    with pytest.raises(CorpusError, match=re.escape(f"{folder}: no room responses, expected a folder of impulse")):
+        scan(replace(config, rooms=folder))
+
+
+def test_a_silent_room_response_is_named(with_rooms, store):
+    path = write(with_rooms.rooms / "halls" / "1.wav", np.zeros(50))
+    with pytest.raises(AudioError, match=rf"{re.escape(str(path))}: silent .*, expected room recordings"):
+        prepare(with_rooms, store)

@@ -1,58 +1,161 @@
-"""Losses vanish where they should, agree with the metric, and always have a finite slope."""
+"""Losses vanish where they should, agree with their formulas, and always have a finite slope."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from quell import metrics
-from quell.losses import SPECTRAL, Loss, compressed, negative_si_sdr
-from quell.spectrogram import Spectrogram
+from quell.losses import FIX_GAIN, HUBER_THRESHOLD, WEIGHTS, Loss, MultiResolution, Signals, compressed, negative_si_sdr
+from quell.spectrogram import Spectrogram, magnitude
 
-NAMES = ["l1", "huber", "compressed", "compressed+si_sdr", "l1+si_sdr", "huber+compressed"]
+RATE = 2_000  # Hz: the windows of multi_resolution are 32, 64 and 128 samples
+SUMS = ["compressed+si_sdr", "l1+si_sdr", "huber+compressed", "bce+multi_resolution+si_sdr", "l1+l2+huber"]
+NAMES = [*FIX_GAIN, *SUMS]
+CLIPPED = torch.ones(2, 500)
+CLIPPED[:, ::7] = -1.0
 
 
 def signals(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def loss_of(name, estimate, target, weight=0.01):
-    loss, spectrogram = Loss(name, 0.5, weight), Spectrogram(64, 32)
-    waveforms = (estimate, target) if loss.needs_waveforms else None
-    return loss(spectrogram(estimate), spectrogram(target), waveforms)
+def side(waveform):
+    """A side of a comparison in which louder means larger everywhere."""
+    found = magnitude(Spectrogram(64, 32)(waveform))
+    return Signals(found, found / (1 + found), found.sqrt(), waveform)
 
 
-@pytest.mark.parametrize("name", SPECTRAL)
-def test_equal_signals_have_no_spectral_loss(name):
+def loss_of(name, estimate, target, weights=None):
+    return Loss(name, RATE, weights)(side(estimate), side(target))
+
+
+def random_side(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return Signals(*(torch.rand(2, 9, 5, generator=generator) for _ in range(3)), signals(2, 200, seed=seed))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "bce" not in name and "si_sdr" not in name])
+def test_equal_signals_have_no_loss(name):
     assert loss_of(name, signals(2, 500), signals(2, 500)).item() == 0.0
+
+
+def test_bce_is_least_for_equal_shares_and_vanishes_where_they_are_0_or_1():
+    share = torch.rand(1, 9, 5, generator=torch.Generator().manual_seed(0))
+    loss = Loss("bce", RATE)
+
+    def value(estimate, target):
+        return loss(Signals(estimate, estimate), Signals(target, target)).item()
+
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log()).mean()
+    assert value(share, share) == pytest.approx(entropy.item(), rel=1e-5)
+    assert all(value(other, share) > value(share, share) for other in (share**1.1, share**0.9, 1 - share))
+    assert value(share.round(), share.round()) == 0.0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_more_noise_is_more_loss(name):
     clean, noise = signals(2, 500), signals(2, 500, seed=1)
     values = [loss_of(name, clean + share * noise, clean).item() for share in (0.1, 0.3, 1.0, 3.0)]
-    assert values == sorted(values) and values[0] < 0.5 * values[-1]
+    assert values == sorted(values) and len(set(values)) == 4
 
 
-@pytest.mark.parametrize("name", SPECTRAL)
-def test_spectral_losses_fix_the_gain(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gain_is_fixed(name):
     clean = signals(2, 500)
-    assert loss_of(name, 0.5 * clean, clean) > loss_of(name, 0.9 * clean, clean) > 0
+    right = loss_of(name, clean, clean)
+    assert loss_of(name, 0.5 * clean, clean) > loss_of(name, 0.9 * clean, clean) > right
+    assert loss_of(name, 2.0 * clean, clean) > loss_of(name, 1.1 * clean, clean) > right
 
 
-def test_terms_compare_magnitudes_to_the_power():
-    estimate, target = torch.full((1, 3, 2), 4 + 0j), torch.full((1, 3, 2), 9j)
-    assert Loss("l1", 0.5, 0.0)(estimate, target, None).item() == pytest.approx(1.0, rel=1e-6)  # |2 - 3|
-    assert Loss("huber", 0.5, 0.0)(estimate, target, None).item() == pytest.approx(0.5, rel=1e-6)  # 1 ** 2 / 2
-    assert Loss("huber", 1.0, 0.0)(estimate, target, None).item() == pytest.approx(4.5, rel=1e-6)  # 5 - 1 / 2
+def test_l1_and_l2_are_means_over_features():
+    estimate, target = random_side(0), random_side(1)
+    apart = estimate.feature - target.feature
+    assert Loss("l1", RATE)(estimate, target).item() == pytest.approx(apart.abs().mean().item(), rel=1e-6)
+    assert Loss("l2", RATE)(estimate, target).item() == pytest.approx(apart.square().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(0.02, 0.02**2 / 2), (0.05, 0.05**2 / 2), (0.5, 0.05 * 0.475)])
+def test_huber_is_a_square_below_its_threshold_and_a_line_above(apart, expected):
+    assert HUBER_THRESHOLD == 0.05
+    target = torch.full((1, 3, 2), 0.3)
+    found = Loss("huber", RATE)(Signals(target, None, target + apart), Signals(target, None, target))
+    assert found.item() == pytest.approx(expected, rel=1e-5)  # float32: 0.3 + 0.02 is good to 1e-7
+
+
+def test_bce_is_its_formula_and_a_target_beyond_the_scale_counts_as_its_end():
+    estimate, target = random_side(0), random_side(1)
+    ours, theirs = estimate.output, target.output
+    expected = -(theirs * ours.log() + (1 - theirs) * (1 - ours).log()).mean()
+    assert Loss("bce", RATE)(estimate, target).item() == pytest.approx(expected.item(), rel=1e-5)
+    beyond = target._replace(output=3 * theirs - 1)
+    clamped = functional.binary_cross_entropy(ours, (3 * theirs - 1).clamp(0, 1))
+    assert Loss("bce", RATE)(estimate, beyond).item() == pytest.approx(clamped.item(), rel=1e-6)
+
+
+def test_compressed_is_the_squared_difference_of_loudness():
+    estimate, target = torch.full((1, 3, 2), 4.0), torch.full((1, 3, 2), 9.0)
     assert compressed(estimate, target).item() == pytest.approx((4**0.3 - 9**0.3) ** 2, rel=1e-5)
+    assert Loss("compressed", RATE)(Signals(estimate), Signals(target)).item() == compressed(estimate, target).item()
 
 
-def test_a_sum_is_the_sum_of_its_terms():
-    clean, noisy = signals(2, 500), signals(2, 500) + signals(2, 500, seed=1)
-    parts = loss_of("compressed", noisy, clean) + 0.03 * negative_si_sdr(noisy, clean)
-    assert loss_of("compressed+si_sdr", noisy, clean, weight=0.03).item() == pytest.approx(parts.item(), rel=1e-5)
+def test_compressed_has_a_finite_slope_where_a_mask_lets_nothing_through():
+    estimate = torch.zeros(1, 3, 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(compressed(estimate, torch.ones(1, 3, 2)), estimate)
+    assert torch.isfinite(slope).all()
+
+
+def numpy_magnitude(waveform, length):
+    """Of frames that start so early that the first one ends with the first hop, float64."""
+    hop, lead = length // 4, length - length // 4
+    window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length))
+    window /= np.sqrt(np.sum(window**2))
+    padded = np.concatenate([np.zeros(lead), waveform, np.zeros(length)])
+    frames = (len(waveform) - 1 + lead) // hop + 1
+    spectra = [np.fft.rfft(window * padded[hop * n : hop * n + length]) for n in range(frames)]
+    return np.sqrt(np.abs(np.array(spectra)) ** 2 + 1e-3**2)
+
+
+@pytest.mark.parametrize("length", [1, 33, 257])
+def test_multi_resolution_is_that_of_numpy(length):
+    estimate, target = signals(3, length), signals(3, length, seed=1)
+    values = []
+    for one, other in zip(estimate.double().numpy(), target.double().numpy(), strict=True):
+        for window in (32, 64, 128):
+            ours, theirs = numpy_magnitude(one, window), numpy_magnitude(other, window)
+            convergence = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+            values.append(min(convergence, 10.0) + np.abs(np.log(ours) - np.log(theirs)).mean())
+    assert MultiResolution(RATE)(estimate, target).item() == pytest.approx(np.mean(values), rel=1e-4)  # float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_is_the_weighted_sum_of_its_terms(name):
+    estimate, target = random_side(0), random_side(1)
+    terms = name.split("+")
+    parts = {term: Loss(f"l1+{term}" if term == "si_sdr" else term, RATE, {term: 1.0}) for term in terms}
+    values = {term: part(estimate, target).item() for term, part in parts.items()}
+    if "si_sdr" in values:
+        values["si_sdr"] -= Loss("l1", RATE)(estimate, target).item()
+    expected = sum(WEIGHTS[term] * value for term, value in values.items())
+    assert Loss(name, RATE)(estimate, target).item() == pytest.approx(expected, rel=1e-4)
+    weights = {term: 0.3 + i for i, term in enumerate(terms)}
+    expected = sum(weights[term] * value for term, value in values.items())
+    assert Loss(name, RATE, weights)(estimate, target).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_needs_the_signals_that_its_terms_compare_and_no_others(name):
+    loss, terms = Loss(name, RATE), set(name.split("+"))
+    assert loss.needs_output == ("bce" in terms)
+    assert loss.needs_feature == bool(terms & {"l1", "l2", "huber"})
+    assert loss.needs_waveform == bool(terms & {"si_sdr", "multi_resolution"})
+    needed = {"output": loss.needs_output, "feature": loss.needs_feature, "waveform": loss.needs_waveform}
+    without = {key: None for key, wanted in needed.items() if not wanted}
+    estimate, target = random_side(0), random_side(1)
+    bare = loss(estimate._replace(**without), target._replace(**without))
+    assert bare.item() == loss(estimate, target).item()
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.5, -1.0, 100.0])
@@ -79,16 +182,16 @@ def test_si_sdr_loss_stops_at_the_ceiling():
     assert -negative_si_sdr(clean, clean, ceiling_db=10.0).item() == pytest.approx(10.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("silent", ["estimate", "target", "both"])
+@pytest.mark.parametrize("length", [500, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_silence_on_either_side_has_a_finite_slope(name, silent):
-    estimate = torch.zeros(2, 500) if silent != "target" else signals(2, 500)
-    target = torch.zeros(2, 500) if silent != "estimate" else signals(2, 500)
-    estimate.requires_grad_()
-    loss = loss_of(name, estimate, target)
-    loss.backward()
-    assert np.isfinite(loss.item())
-    assert torch.isfinite(estimate.grad).all()
+def test_silence_and_clipping_on_either_side_have_a_finite_slope(name, length):
+    kinds = [signals(2, 500), torch.zeros(2, 500), CLIPPED]
+    for estimate in kinds:
+        for target in kinds:
+            estimate = estimate[:, :length].clone().requires_grad_()
+            loss = loss_of(name, estimate, target[:, :length])
+            (slope,) = torch.autograd.grad(loss, estimate)
+            assert torch.isfinite(loss) and torch.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("silent", ["estimate", "target", "both"])
@@ -104,12 +207,18 @@ def test_si_sdr_loss_of_silence_has_no_slope(silent):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mse", "loss: 'mse' in 'mse', expected terms out of l1, huber, compressed, si_sdr"),
+        ("mse", "loss: 'mse' in 'mse', expected terms out of l1, l2, huber, bce, compressed, multi_resolution, si_sdr"),
         ("l1+snr", "loss: 'snr' in 'l1+snr', expected terms"),
+        ("l1+huber+l1", "loss: 'l1' in 'l1+huber+l1', expected terms out of .*, each once, joined by +"),
         ("", "loss: '' in '', expected terms"),
-        ("si_sdr", "loss: 'si_sdr' leaves the gain free, expected a sum with one of l1, huber, compressed"),
+        ("si_sdr", "loss: 'si_sdr' leaves the gain free, expected a sum with one of l1, l2, huber, bce, compressed"),
     ],
 )
 def test_a_loss_that_cannot_be_trained_with_is_refused_by_name(name, message):
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
-        Loss(name, 0.3, 0.01)
+        Loss(name, RATE)
+
+
+def test_a_weight_of_a_term_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="loss_weights: 'hubre', expected terms of 'l1'"):
+        Loss("l1", 8_000, {"hubre": 2.0})

@@ -11,7 +11,7 @@ import pystoi
 import pytest
 
 from quell import metrics
-from quell.metrics import EPS, UNITS, WORST, available, score_clip, si_sdr
+from quell.metrics import EPS, UNITS, WORST, available, binary_iou, score_clip, si_sdr
 
 NAMES = ("pesq", "stoi", "estoi", "si_sdr")
 
@@ -158,3 +158,31 @@ def test_estoi_of_the_same_clip_is_the_same_to_the_last_digit_and_leaves_numpys_
     scores = {metrics.stoi(noisy, clean, 16_000, extended=True) for _ in range(5)}
     assert len(scores) == 1
     assert np.random.get_state()[1].tolist() == before
+
+
+@pytest.mark.parametrize(
+    ("estimate", "target", "expected"),
+    [
+        ([1, 1, 0, 0], [1, 0, 1, 0], 1 / 3),
+        ([1, 1, 1, 0], [0, 1, 1, 0], 2 / 3),
+        ([1, 0], [0, 1], 0.0),
+        ([0.9, 0.1], [0.6, 0.4], 1.0),  # only sides of the threshold count
+        ([0, 0], [0, 1], 0.0),
+        ([0, 0], [0, 0], 1.0),
+        ([0.5, 1], [0, 1], 1.0),  # the threshold itself is not above
+    ],
+)
+def test_iou_is_the_share_of_bins_found_by_both_among_those_found_by_either(estimate, target, expected):
+    estimate, target = np.array([estimate], np.float32), np.array([target], np.float32)
+    assert binary_iou(estimate, target) == binary_iou(target, estimate) == expected
+    # The threshold is where the scale is cut.
+    assert binary_iou(2 * estimate - 1, 2 * target - 1, threshold=0.0) == expected
+
+
+def test_iou_of_independent_halves_is_a_third_and_symmetric():
+    rng = np.random.default_rng(0)
+    one, other = rng.random((100, 400)), rng.random((100, 400))
+    assert binary_iou(one, other) == binary_iou(other, one)
+    # A quarter of the bins is in both and three quarters in either; 4 deviations of a share of 30 000.
+    assert binary_iou(one, other) == pytest.approx(1 / 3, abs=4 * (2 / 9 / 30_000) ** 0.5)
+    assert binary_iou(one, one) == 1.0

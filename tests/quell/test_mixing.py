@@ -5,26 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.signal import fftconvolve
 
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
-from quell.mixing import MixtureSampler, noise_gain
+from quell.mixing import MixtureSampler, noise_gain, room_response
 
 
-def make_split(folder, clean, noise, categories=None) -> Split:
+def make_split(folder, clean, noise, categories=None, rooms=()) -> Split:
     """A split whose clips hold the given int16 values, noise clip i in categories[i]."""
     clips, offset = [], 0
-    for kind, signals in (("clean", clean), ("noise", noise)):
+    for kind, signals in (("clean", clean), ("noise", noise), ("room", rooms)):
         for i, signal in enumerate(signals):
             category = categories[i] if categories and kind == "noise" else ""
             clips.append(Clip(kind, f"{kind}{i}", f"{i}", category, offset, len(signal)))
             offset += len(signal)
-    np.concatenate([*clean, *noise]).astype(np.int16).tofile(folder / "split.int16")
+    np.concatenate([*clean, *noise, *rooms]).astype(np.int16).tofile(folder / "split.int16")
     return Split(folder / "split.int16", clips)
 
 
 def sampler(split, segment, snr_db=(0.0, 0.0), seed=0, **settings):
     return MixtureSampler(split, segment, snr_db, torch.Generator().manual_seed(seed), **settings)
+
+
+def decay(length, seed, direct=20):
+    """A room: some silence, the direct sound, and noise that dies away."""
+    tail = 8_000 * np.random.default_rng(seed).standard_normal(length) * np.exp(-np.arange(length) / (0.2 * length))
+    return np.concatenate([np.zeros(direct), [32_767], tail.clip(-30_000, 30_000)])
+
+
+def heard_in(response, dry):
+    return fftconvolve(dry, response.astype(np.float64)[: len(dry)])[: len(dry)]
 
 
 def power_db(signal):
@@ -155,3 +166,82 @@ def test_level_is_that_of_the_mixture_within_level_db(tmp_path):
     assert off_db.min() < -5 and off_db.max() > 5  # missed with a probability of (11/12) ** 500
     noisy, _, level = sampler(split, 300, level_db=0.0).draw(5)
     assert torch.equal(level, rms(noisy))
+
+
+@pytest.mark.parametrize("direct", [0, 7, 40])
+@pytest.mark.parametrize("gain", [1.0, -0.01])
+def test_a_room_response_begins_with_its_peak_and_has_unit_energy(direct, gain):
+    recorded = (gain / 32_768 * decay(300, 0, direct)).astype(np.float32)
+    found = room_response(recorded)
+    assert np.abs(found).argmax() == 0 and len(found) == 301
+    assert np.square(found, dtype=np.float64).sum() == pytest.approx(1.0, rel=1e-6)  # float32
+    np.testing.assert_allclose(found / found[0], recorded[direct:] / recorded[direct], atol=1e-6)
+
+
+def test_a_room_that_is_an_impulse_changes_nothing(tmp_path):
+    impulse = np.zeros(50)
+    impulse[5] = 20_000
+    split = make_split(tmp_path, [white(900, 1), white(200, 2)], [white(500, 3)], rooms=[impulse])
+    _, dry, _ = sampler(split, 600, rooms=0.0).draw(16)
+    _, heard, _ = sampler(split, 600, rooms=1.0).draw(16)
+    # A transform there and back of values below 1, float32.
+    assert (heard - dry).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 100, 599, 600, 2_000])
+def test_speech_in_a_room_is_its_convolution_with_the_response_cut_to_the_segment(tmp_path, length):
+    room = decay(length, 5)
+    split = make_split(tmp_path, [white(900, 1), white(200, 2)], [white(500, 3)], rooms=[room])
+    _, dry, _ = sampler(split, 600, rooms=0.0).draw(16)
+    _, heard, _ = sampler(split, 600, rooms=1.0).draw(16)
+    response = room_response(split.waveform(split.of("room")[0]))
+    for row, before in zip(heard.numpy(), dry.numpy(), strict=True):
+        np.testing.assert_allclose(row, heard_in(response, before), atol=1e-5)  # float32 transforms of values below 1
+
+
+def test_every_room_is_heard_equally_often_and_short_ones_like_long_ones(tmp_path):
+    split = make_split(
+        tmp_path, [white(900, 1)], [white(500, 3)], rooms=[decay(30, 5), decay(400, 6), decay(90, 7), decay(200, 8)]
+    )
+    _, dry, _ = sampler(split, 150, rooms=0.0).draw(1_000)
+    _, heard, _ = sampler(split, 150, rooms=1.0).draw(1_000)
+    responses = [room_response(split.waveform(clip)) for clip in split.of("room")]
+    counts = np.zeros(4)
+    for row, before in zip(heard.numpy(), dry.numpy(), strict=True):
+        errors = [np.abs(row - heard_in(response, before)).max() for response in responses]
+        assert min(errors) < 1e-5  # as above
+        counts[np.argmin(errors)] += 1
+    assert chi_square(counts, np.full(4, 250)) < 16.3  # 3 degrees of freedom: exceeded once in 1000
+
+
+@pytest.mark.parametrize("rooms", [0.0, 0.3, 1.0])
+def test_the_share_of_mixtures_in_a_room_is_the_one_asked_for(tmp_path, rooms):
+    split = make_split(tmp_path, [white(900, 1)], [white(500, 3)], rooms=[decay(100, 5)])
+    _, dry, _ = sampler(split, 150, rooms=0.0).draw(1_000)
+    _, heard, _ = sampler(split, 150, rooms=rooms).draw(1_000)
+    share = ((heard - dry).abs().amax(1) > 1e-3).double().mean().item()
+    assert share == pytest.approx(rooms, abs=4 * (rooms * (1 - rooms) / 1_000) ** 0.5)  # 4 deviations
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 20.0])
+def test_the_snr_is_that_of_speech_as_it_sounds_in_the_room(tmp_path, snr_db):
+    split = make_split(tmp_path, [white(900, 1), white(200, 2)], [white(500, 3)], rooms=[decay(100, 5), decay(900, 6)])
+    noisy, clean, _ = sampler(split, 600, (snr_db, snr_db), rooms=1.0).draw(64)
+    assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_rooms(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(500, 3)], rooms=[decay(100, 5), decay(300, 6)])
+    first, again, other = (sampler(split, 300, seed=seed, rooms=0.5).draw(8) for seed in (7, 7, 8))
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first.clean, other.clean)
+
+
+def test_without_responses_the_share_of_rooms_means_nothing(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(500, 3)])
+    assert all(map(torch.equal, sampler(split, 300, rooms=0.0).draw(8), sampler(split, 300, rooms=1.0).draw(8)))
+
+
+def test_silence_in_a_room_is_silence(tmp_path):
+    split = make_split(tmp_path, [np.zeros(900)], [white(500, 3)], rooms=[decay(100, 5)])
+    assert not any(side.any() for side in sampler(split, 600, rooms=1.0).draw(8))

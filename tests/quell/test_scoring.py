@@ -12,9 +12,11 @@ import torch
 
 from quell import heldout, metrics
 from quell.corpus import Corpus, CorpusConfig, open_store, prepare
+from quell.denoiser import Denoiser, DenoiserConfig, Estimate, rms
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set
-from quell.scoring import Scorer, Scores
+from quell.scoring import Scorer, Scores, spectrogram_iou
+from quell.spectrogram import magnitude
 
 SNRS = np.linspace(-5, 20, 6)
 
@@ -210,3 +212,65 @@ def test_pauses_of_digital_silence_in_noise_are_passed_over(tmp_path, speech, no
     found = build(tmp_path, scorer, speech(1.2), paused, count=6)
     # A crop that is almost all silence has the noise of its few samples amplified: float32 holds it to 1e-3 dB.
     assert [snr_db(found, i) for i in range(6)] == pytest.approx([0.0] * 6, abs=1e-3)
+
+
+@pytest.fixture(params=["log", "linear", "power"])
+def answering(request, validation):
+    """Builds a denoiser that answers, instead of its network, `answer(noisy, clean)` of magnitudes at rms 1."""
+
+    def build(answer, mixtures=validation):
+        shape = {"win_length": 128, "hop_length": 32, "depth": 2, "base_channels": 4}
+        denoiser = Denoiser(DenoiserConfig(sample_rate=8_000, representation=request.param, **shape)).eval()
+        noisy, clean = ([torch.from_numpy(clip)[None] for clip in side] for side in (mixtures.noisy, mixtures.clean))
+        scaled = [side / rms(loud) for side, loud in zip(clean, noisy, strict=True)]
+        spoken = [magnitude(denoiser.spectrogram(side)) for side in scaled]
+        denoiser.target.representation.fit(torch.cat([side.flatten() for side in spoken]))
+        coming = iter(spoken)
+
+        def estimate(spectrum):
+            heard = magnitude(spectrum)
+            return Estimate(heard, heard, answer(heard, next(coming)))
+
+        denoiser.estimate = estimate
+        return denoiser
+
+    return build
+
+
+def test_spectrogram_iou_of_an_ideal_denoiser_is_1(answering, validation):
+    assert spectrogram_iou(answering(lambda noisy, clean: clean), validation) == 1.0
+
+
+def test_spectrogram_iou_of_silence_is_0(answering, validation):
+    first = validation.first(1)
+    assert spectrogram_iou(answering(lambda noisy, clean: 0 * clean, first), first) == 0.0
+
+
+def test_spectrogram_iou_of_doing_nothing_falls_with_the_snr(answering, validation):
+    first, found = validation.first(1), []
+    noise = first.noisy[0] - first.clean[0]
+    for share in (3.0, 1.0, 0.1, 0.0):
+        mixtures = replace(first, noisy=[first.clean[0] + np.float32(share) * noise])
+        found.append(spectrogram_iou(answering(lambda noisy, clean: noisy, mixtures), mixtures))
+    assert found == sorted(found) and len(set(found)) == 4
+    assert found[-1] == 1.0
+
+
+def test_spectrogram_iou_cuts_in_the_middle_of_the_scale(answering, validation):
+    first = validation.first(1)
+    denoiser = answering(lambda noisy, clean: noisy, first)
+    represent = denoiser.target.representation
+    raw = {
+        "log": lambda x: 20 * np.log10(x),
+        "power": lambda x: x**represent.exponent,
+        "linear": lambda x: x,
+    }[represent.name]
+    level = np.sqrt(np.square(first.noisy[0], dtype=np.float64).mean())
+    middle = (represent.low.item() + represent.high.item()) / 2
+    ours, theirs = (
+        raw(magnitude(denoiser.spectrogram(torch.from_numpy(side / level)[None])).double().numpy()) > middle
+        for side in (first.noisy[0], first.clean[0])
+    )
+    expected = (ours & theirs).sum() / (ours | theirs).sum()
+    # Some of 10 000 bins may lie within float32's rounding of the threshold.
+    assert spectrogram_iou(denoiser, first) == pytest.approx(expected, abs=1e-3)

@@ -1,43 +1,32 @@
-"""Training learns, repeats itself, reports at its rungs, and says how it failed."""
+"""Training repeats itself, reports at its rungs, and goes on where it was interrupted as if it had not been."""
 
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from quell import training
+from quell import metrics, training
+from quell import trainer as trainer_module
 from quell.denoiser import DenoiserConfig
 from quell.errors import TrainingError
-from quell.training import AVERAGING, Trainer, TrainingConfig, train
+from quell.losses import Loss
+from quell.scoring import Scores, spectrogram_iou
+from quell.trainer import TrainingConfig
+from quell.training import train
 
-CPU = torch.device("cpu")
-MODEL = DenoiserConfig(8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
-# Steps of 4 x 0.5 s: 2 s of audio each.
+MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
+# Steps of 4 x 0.5 s: 2 s of audio each; rungs after 2, 4 and 8 of them.
 CONFIG = TrainingConfig(
     learning_rate=1e-2, batch_size=4, segment_s=0.5, rungs_audio_hours=(4 / 3600, 8 / 3600, 16 / 3600)
 )
-
-
-class StandIn:
-    """A loss of the mean magnitude times a factor, which keeps what it was given."""
-
-    def __init__(self, factor=1.0, needs_waveforms=False):
-        self.factor = factor
-        self.needs_waveforms = needs_waveforms
-        self.given = []
-
-    def __call__(self, estimate, target, waveforms):
-        self.given.append((estimate.detach(), target, waveforms))
-        return self.factor * estimate.abs().mean()
-
-
-@pytest.fixture
-def trainer(small_corpus):
-    return Trainer(MODEL, CONFIG, small_corpus, CPU)
+# What a step depends on besides the weights: dropout's random numbers and BatchNorm's statistics.
+RANDOM = replace(MODEL, dropout=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -45,26 +34,23 @@ def short(validation):
     return validation.first(2)
 
 
-def run(small_corpus, short, scorer, config=CONFIG, **settings):
-    return train(MODEL, config, small_corpus, short, scorer, metric="si_sdr", **settings)
+def run(small_corpus, short, scorer, config=CONFIG, model=MODEL, **settings):
+    return train(model, config, small_corpus, short, scorer, metric="si_sdr", **settings)
 
 
-def test_loss_falls(small_corpus):
-    config = replace(CONFIG, rungs_audio_hours=(300 / 3600,), snr_db=(0.0, 5.0))  # 150 steps
-    trainer = Trainer(MODEL, config, small_corpus, CPU)
-    trainer.denoiser.train()
-    losses = [trainer.advance() for _ in range(trainer.total)]
-    # Drawn mixtures differ by some 20 %, means of 10 of them by 7 %.
-    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+def same(one, other):
+    """Weights, scores and rungs, to the last digit."""
+    mine, theirs = one.denoiser.state_dict(), other.denoiser.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in mine.items()) and all(
+        np.array_equal(values, other.scores.values[name]) for name, values in one.scores.values.items()
+    )
 
 
 def test_the_same_seed_gives_the_same_weights_and_scores_and_another_seed_others(small_corpus, short, scorer):
     one, again = run(small_corpus, short, scorer), run(small_corpus, short, scorer)
     other = run(small_corpus, short, scorer, replace(CONFIG, seed=1))
-    for name, value in one.denoiser.state_dict().items():
-        assert torch.equal(value, again.denoiser.state_dict()[name]), name
-    for name in ("pesq", "stoi", "si_sdr"):  # ESTOI draws random numbers of 1e-16
-        assert one.scores.values[name].tolist() == again.scores.values[name].tolist()
+    assert set(one.scores.values) == {"pesq", "stoi", "estoi", "si_sdr"}
+    assert same(one, again)
     assert one.scores.values["si_sdr"].tolist() != other.scores.values["si_sdr"].tolist()
     assert 0 < one.data_share < 1 and one.seconds > 0
 
@@ -103,120 +89,238 @@ class Pruned(Exception):
     """What a search raises."""
 
 
-@pytest.mark.parametrize("callback", ["on_rung", "on_step"])
-def test_what_a_callback_raises_ends_the_training_and_comes_through(small_corpus, short, scorer, callback):
+class Quick:
+    """Scores by SI-SDR alone, in this process, and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def score(self, denoise, mixtures, names=None, device=None):
+        self.calls += 1
+        with torch.inference_mode():
+            estimates = [denoise(torch.from_numpy(noisy)[None])[0].numpy() for noisy in mixtures.noisy]
+        pairs = zip(estimates, mixtures.clean, strict=True)
+        return Scores({"si_sdr": np.array([metrics.si_sdr(*pair) for pair in pairs])}, mixtures.snr_db, 0)
+
+
+def stopper(at):
+    """A callback that raises when it is called for the `at`-th time."""
     calls = []
 
     def stop(hours, value):
         calls.append(hours)
-        if len(calls) == 2:
+        if len(calls) == at:
             raise Pruned(f"at {hours:.4f} h")
 
+    return stop
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_corpus, short):
+    """The training that the interrupted ones are to repeat, with its rungs."""
+    rungs = []
+    trained = run(small_corpus, short, Quick(), model=RANDOM, on_rung=lambda *rung: rungs.append(rung))
+    return trained, rungs
+
+
+@pytest.fixture
+def go_on(small_corpus, short, tmp_path):
+    """Trains with the checkpoint, from the beginning or from where it was interrupted."""
+
+    def go_on(scorer=None, path=tmp_path / "trial.pt", config=CONFIG, model=RANDOM, **callbacks):
+        return run(small_corpus, short, scorer or Quick(), config, model, checkpoint=path, **callbacks)
+
+    return go_on
+
+
+@pytest.mark.parametrize("callback", ["on_rung", "on_step"])
+def test_what_a_callback_raises_ends_the_training_and_comes_through(small_corpus, short, callback):
     with pytest.raises(Pruned, match=r"at 0.00\d+ h"):
-        run(small_corpus, short, scorer, **{callback: stop})
-    assert len(calls) == 2
+        run(small_corpus, short, Quick(), **{callback: stopper(2)})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_names_step_and_learning_rate(trainer, value):
-    trainer.advance()
-    trainer.loss = StandIn(value)
-    before = {name: weight.clone() for name, weight in trainer.denoiser.named_parameters()}
-    # Step 1 of 8 is past the warm-up, 2 % of 8, and before the fall.
-    with pytest.raises(TrainingError, match=rf"step 1: loss {value} at learning rate 1.0e-02, expected a finite"):
-        trainer.advance()
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.denoiser.named_parameters())
+def test_a_huge_learning_rate_ends_as_a_training_error(small_corpus, short, tmp_path):
+    path = tmp_path / "trial.pt"
+    message = r"step \d: loss nan, gradient nan at learning rate \d.\de\+\d\d, expected finite numbers"
+    for _ in range(2):  # taken up again it fails again
+        with pytest.raises(TrainingError, match=message):
+            run(small_corpus, short, Quick(), replace(CONFIG, learning_rate=1e30), checkpoint=path)
 
 
-def test_a_huge_learning_rate_ends_as_a_training_error(small_corpus, short, scorer):
-    config = replace(CONFIG, learning_rate=1e30)
-    with pytest.raises(
-        TrainingError, match=r"step \d: loss nan at learning rate \d.\de\+\d\d, expected a finite number"
-    ):
-        run(small_corpus, short, scorer, config)
+def test_a_training_says_how_many_mixtures_fitted_into_memory(small_corpus, short, monkeypatch):
+    assert run(small_corpus, short, Quick()).micro_batch == 4
+
+    class Tight(Loss):
+        def forward(self, estimate, target):
+            if len(estimate.magnitude) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(estimate, target)
+
+    monkeypatch.setattr(trainer_module, "Loss", Tight)
+    assert run(small_corpus, short, Quick()).micro_batch == 2
 
 
-def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(small_corpus):
-    config = replace(CONFIG, rungs_audio_hours=(2_000 / 3600,))
-    trainer, rates = Trainer(MODEL, config, small_corpus, CPU), []
-    assert trainer.total == 1_000
-    for trainer.step in range(1_000):
-        rates.append(trainer.learning_rate() / config.learning_rate)
-    assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
-    assert rates[19:750] == pytest.approx([1.0] * 731)
-    assert rates[750:] == pytest.approx([1 - i / 250 for i in range(250)])
-    assert rates[-1] == pytest.approx(1 / 250)
+def test_the_overlap_of_spectrograms_is_measured_for_the_representation_in_decibels_alone(small_corpus, short):
+    trained = run(small_corpus, short, Quick(), model=replace(MODEL, representation="log"))
+    assert 0 < trained.iou < 1
+    assert trained.iou == spectrogram_iou(trained.denoiser, short)
+    assert run(small_corpus, short, Quick()).iou is None
 
 
-def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
-    rates = []
-    step = trainer.optimiser.step
-    trainer.optimiser.step = lambda: (rates.append(trainer.optimiser.param_groups[0]["lr"]), step())
-    for _ in range(8):
-        trainer.advance()
-    assert rates == pytest.approx([1e-2] * 7 + [0.5e-2])  # 8 steps: the last quarter falls from 1 to 1/2
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_training_interrupted_after_any_step_ends_like_one_that_was_not(go_on, uninterrupted, step):
+    with pytest.raises(Pruned):
+        go_on(on_step=stopper(step))
+    done, rungs = [], []
+    trained = go_on(on_step=lambda hours, _: done.append(hours), on_rung=lambda *rung: rungs.append(rung))
+    assert len(done) == 8 - step
+    assert same(trained, uninterrupted[0]) and rungs == uninterrupted[1]
 
 
-def test_the_average_of_a_constant_network_is_the_network(small_corpus):
-    trainer = Trainer(MODEL, replace(CONFIG, learning_rate=0.0), small_corpus, CPU)
-    trainer.denoiser.eval()  # BatchNorm's statistics stay, too
-    for _ in range(5):
-        trainer.advance()
-    for name, value in trainer.denoiser.state_dict().items():
-        assert torch.equal(trainer.averaged.state_dict()[name], value), name
+@pytest.mark.parametrize("rung", [1, 2, 3])
+def test_a_training_interrupted_at_any_rung_ends_like_one_that_was_not(go_on, uninterrupted, rung):
+    with pytest.raises(Pruned):
+        go_on(on_rung=stopper(rung))
+    scorer, rungs = Quick(), []
+    trained = go_on(scorer, on_rung=lambda *rung: rungs.append(rung))
+    assert same(trained, uninterrupted[0])
+    # Rungs behind the checkpoint are reported again with their scores, and only those ahead are scored.
+    assert rungs == uninterrupted[1]
+    assert scorer.calls == 3 - min(rung, 2)
 
 
-def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer):
-    # With w = n after step n, a = w_avg - n * 9 / 10 obeys the recursion only as a = 1 / 10.
-    assert AVERAGING == 8
-    names = [name for name, value in trainer.denoiser.state_dict().items() if value.is_floating_point()]
-    assert any("running_var" in name for name in names)  # BatchNorm's statistics are averaged like weights
-
-    def count_up():
-        for name in names:
-            trainer.denoiser.state_dict()[name].fill_(trainer.step + 1.0)
-
-    trainer.optimiser.step = count_up
-    trainer.denoiser.eval()
-    for n in range(1, 8):
-        trainer.advance()
-        for name in names:
-            assert trainer.averaged.state_dict()[name].flatten()[0].item() == pytest.approx(
-                0.9 * n + 0.1, rel=1e-5
-            )  # float32
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 3), (3, 4), (7, 1)])
+def test_a_training_interrupted_twice_ends_like_one_that_was_not(go_on, uninterrupted, first, second):
+    for steps in (first, second):
+        with pytest.raises(Pruned):
+            go_on(on_step=stopper(steps))
+    with pytest.raises(Pruned):
+        go_on(on_rung=stopper(2))
+    assert same(go_on(), uninterrupted[0])
 
 
-def test_steps_make_up_the_audio():
-    config = TrainingConfig(batch_size=16, segment_s=2.0)
-    assert config.steps(1.0) == round(3600 / 32)
-    assert config.steps(0.0) == 1
+def test_a_finished_training_is_taken_up_without_a_step(go_on, uninterrupted):
+    go_on()
+    assert same(go_on(on_step=stopper(1)), uninterrupted[0])
 
 
-def test_training_leaves_the_gradient_within_its_limit(trainer):
-    norms = []
-    step = trainer.optimiser.step
+def test_a_training_killed_between_checkpoints_repeats_the_steps_since_the_last(
+    go_on, uninterrupted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    path, found = tmp_path / "trial.pt", []
 
-    def record():
-        gradients = [parameter.grad.flatten() for parameter in trainer.denoiser.parameters()]
-        norms.append(torch.cat(gradients).norm().item())
-        step()
+    def keep(hours, _):
+        found.append(torch.load(path, weights_only=True)["state"]["counts"][0] if path.exists() else 0)
+        if found[-1] == 5:  # what a process leaves that is killed in step 6
+            shutil.copy(path, tmp_path / "killed.pt")
 
-    trainer.optimiser.step = record
-    trainer.loss = StandIn(1e4)
-    trainer.advance()
-    assert norms == pytest.approx([training.LARGEST_GRADIENT], rel=1e-3)
+    go_on(on_step=keep)
+    assert found == list(range(8))  # written after each step
+    done = []
+    assert same(go_on(path=tmp_path / "killed.pt", on_step=lambda *step: done.append(step)), uninterrupted[0])
+    assert len(done) == 3
 
 
-@pytest.mark.parametrize("needs_waveforms", [True, False])
-def test_loss_is_given_spectra_and_waveforms_of_the_same_signals(trainer, needs_waveforms):
-    trainer.loss = StandIn(needs_waveforms=needs_waveforms)
-    trainer.advance()
-    ((estimate, target, waveforms),) = trainer.loss.given
-    assert estimate.shape == target.shape
-    if needs_waveforms:
-        spectrogram = trainer.denoiser.spectrogram
-        # The round trip of a spectrogram is exact to 1e-5 at rms 1; levels are up to 10 dB off.
-        assert (spectrogram.inverse(target, 4_000) - waveforms[1]).abs().max() < 1e-4
-        assert (spectrogram.inverse(estimate, 4_000) - waveforms[0]).abs().max() < 1e-4
+def test_within_a_minute_a_checkpoint_is_written_at_rungs_alone(go_on, tmp_path):
+    path, found = tmp_path / "trial.pt", []
+    go_on(on_step=lambda *_: found.append(torch.load(path)["state"]["counts"][0] if path.exists() else 0))
+    assert training.CHECKPOINT_S == 60
+    assert found == [0, 0, 2, 2, 4, 4, 4, 4]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_memory_found_and_the_time_spent_are_taken_up(go_on, monkeypatch):
+    original = trainer_module.Trainer.__init__
+
+    def halved(self, *arguments):
+        original(self, *arguments)
+        self.micro_batch, self.seconds = 2, 1_000.0
+
+    with monkeypatch.context() as patch, pytest.raises(Pruned):
+        patch.setattr(trainer_module.Trainer, "__init__", halved)
+        go_on(on_step=stopper(3))
+    trained = go_on()
+    assert trained.micro_batch == 2
+    assert 1_000 < trained.seconds < 1_100
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": replace(CONFIG, seed=1)},
+        {"config": replace(CONFIG, loss="compressed")},
+        {"config": replace(CONFIG, loss_weights={"si_sdr": 0.02})},
+        {"model": MODEL},
+        {"model": replace(RANDOM, power=0.5)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_checkpoint_of_another_training_is_refused_and_left(go_on, tmp_path, changed):
+    path = tmp_path / "trial.pt"
+    with pytest.raises(Pruned):
+        go_on(on_step=stopper(1))
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: another configuration, expected a checkpoint"):
+        go_on(**changed)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "weights", "bytes"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left(go_on, tmp_path, damage):
+    path = tmp_path / "trial.pt"
+    with pytest.raises(Pruned):
+        go_on(on_step=stopper(1))
+    whole = path.read_bytes()
+    if damage == "weights":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif damage == "bytes":  # of a weight, which torch.load believes: only the archive's checksums can tell
+        weight = torch.load(path, weights_only=True)["state"]["denoiser"]["network.encoder.1.0.0.weight"]
+        inside = weight.permute(0, 2, 3, 1).numpy().tobytes()  # stored with the channels last
+        assert inside in whole
+        path.write_bytes(whole.replace(inside, bytes(8) + inside[8:]))
     else:
-        assert waveforms is None
+        path.write_bytes({"cut": whole[:-300], "text": b"no checkpoint\n" * 9, "empty": b""}[damage])
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: \w+, expected a checkpoint of this training"):
+        go_on()
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_whose_state_does_not_fit_is_refused_and_left(go_on, tmp_path):
+    path = tmp_path / "trial.pt"
+    with pytest.raises(Pruned):
+        go_on(on_step=stopper(1))
+    content = torch.load(path, weights_only=True)
+    # A generator of the GPU has 16 bytes of state: the training was begun on another device.
+    content["state"]["mixtures"] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: .*expected a checkpoint of this training"):
+        go_on()
+    assert path.read_bytes() == before
+
+
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(go_on, uninterrupted, tmp_path, monkeypatch):
+    path = tmp_path / "trial.pt"
+    with pytest.raises(Pruned):
+        go_on(on_step=stopper(3))
+    before = path.read_bytes()
+
+    def fill_the_disk(_, partial):
+        partial.write_bytes(before[:1_000])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr(torch, "save", fill_the_disk)
+        go_on()
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+    assert same(go_on(), uninterrupted[0])
+
+
+def test_without_a_checkpoint_nothing_is_written(small_corpus, short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(torch, "save", None)
+    run(small_corpus, short, Quick())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,210 @@
+"""The steps of one training: mixtures, loss, gradients, averaged weights; its state can be stored and taken up."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quell.corpus import Corpus
+from quell.denoiser import Denoiser, DenoiserConfig, with_phase
+from quell.errors import TrainingError
+from quell.losses import Loss, Signals, objection
+from quell.mixing import Mixtures, MixtureSampler
+from quell.spectrogram import magnitude
+
+# The learning rate holds until this share of the budget and then falls to zero in a straight line.
+HOLD = 0.75
+# Weights that are scored: w_avg += (AVERAGING + 1) / (step + AVERAGING) * (w - w_avg), about the last ninth of the
+# steps (polynomial-decay averaging, Shamir and Zhang 2013, arXiv:1212.1824); no half-life to be tuned to the
+# budget.
+AVERAGING = 8
+LARGEST_GRADIENT = 5.0  # norm
+# Mixtures that the scale of the representation is taken from.
+FITTED_MIXTURES = 64
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a denoiser is trained. One hour of audio is 3600 s of mixtures, drawn anew every time."""
+
+    loss: str = "compressed+si_sdr"
+    loss_weights: Mapping[str, float] = field(default_factory=dict)  # of its terms; losses.WEIGHTS for what is absent
+    learning_rate: float = 2e-3
+    batch_size: int = 16
+    segment_s: float = 2.0
+    rungs_audio_hours: tuple[float, ...] = (1.0, 2.0, 4.0)  # ascending; the last one is the budget
+    snr_db: tuple[float, float] = (-5.0, 20.0)
+    level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
+    rooms: float = 0.5  # share of the mixtures that sound in a room, where the corpus has room responses
+    seed: int = 0
+
+    def steps(self, audio_hours: float) -> int:
+        """Optimiser steps that make up so much training audio."""
+        return max(1, round(audio_hours * 3600 / (self.batch_size * self.segment_s)))
+
+
+class Trainer:
+    """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
+
+    On a GPU the network computes in bfloat16 where that exists and matrix products in TF32; transforms and losses stay
+    in float32.
+    """
+
+    def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
+        if problem := objection(config.loss, model.output, model.target):
+            raise ValueError(f"loss: {problem}")
+        torch.manual_seed(config.seed)
+        self.model = model
+        self.config = config
+        self.device = device
+        self.denoiser = Denoiser(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = Loss(config.loss, model.sample_rate, config.loss_weights).to(device)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.mixtures = MixtureSampler(
+            corpus.splits["train"],
+            round(config.segment_s * model.sample_rate),
+            config.snr_db,
+            self.generator,
+            level_db=config.level_db,
+            rooms=config.rooms,
+        )
+        self._fit_scale()
+        self.averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        self.total = config.steps(config.rungs_audio_hours[-1])
+        self.micro_batch = config.batch_size  # mixtures in memory at once; their gradients add up to the batch's
+        self.step = 0
+        self.seconds = 0.0
+        self.data_seconds = 0.0
+
+    def learning_rate(self) -> float:
+        """Of the coming step: warm-up over 2 % of the budget, hold, then down to zero."""
+        warm_up = min(1.0, (self.step + 1) / max(1.0, 0.02 * self.total))
+        decay = min(1.0, (self.total - self.step) / ((1 - HOLD) * self.total))
+        return self.config.learning_rate * min(warm_up, decay)
+
+    def advance(self) -> float:
+        """One optimiser step; returns its loss.
+
+        Raises:
+            TrainingError: the loss or its gradient is NaN or infinite.
+            torch.OutOfMemoryError: not even a single mixture fits.
+        """
+        started = time.perf_counter()
+        batch = self.mixtures.draw(self.config.batch_size)
+        self.data_seconds += time.perf_counter() - started
+        rate = self.learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        value = self._accumulate(batch)
+        while value is None:
+            self.micro_batch = -(-self.micro_batch // 2)
+            value = self._accumulate(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), LARGEST_GRADIENT).item()
+        if not math.isfinite(value) or not math.isfinite(norm):
+            found = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
+            text = json.dumps(asdict(self.model) | asdict(self.config))
+            raise TrainingError(f"step {self.step}: {found}, expected finite numbers; lower learning_rate ({text})")
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        self.seconds += time.perf_counter() - started
+        return value
+
+    def state(self) -> dict[str, Any]:
+        """All that the coming steps depend on."""
+        return {
+            "denoiser": self.denoiser.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "mixtures": self.generator.get_state(),
+            "dropout": self._random_state(),
+            "counts": [self.step, self.seconds, self.data_seconds, self.micro_batch],
+        }
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state` of a trainer of the same configuration, as if there had been no other."""
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["mixtures"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["dropout"], self.device)
+        else:
+            torch.set_rng_state(state["dropout"])
+        self.step, self.seconds, self.data_seconds, self.micro_batch = state["counts"]
+
+    def _random_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
+
+    @torch.no_grad()
+    def _fit_scale(self) -> None:
+        batch = self.mixtures.draw(FITTED_MIXTURES)
+        scale = batch.level.clamp_min(1e-6)
+        sides = [magnitude(self.denoiser.spectrogram(side / scale)) for side in (batch.noisy, batch.clean)]
+        self.denoiser.target.representation.fit(torch.cat(sides))
+
+    def _accumulate(self, batch: Mixtures) -> float | None:
+        """Gradients of a batch and its loss; None when a part of `micro_batch` mixtures does not fit into memory."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        try:
+            for start in range(0, len(batch.noisy), self.micro_batch):
+                part = Mixtures(*(side[start : start + self.micro_batch] for side in batch))
+                loss = self._loss(part) * (len(part.noisy) / len(batch.noisy))
+                total += loss.item()
+                loss.backward()
+        except torch.OutOfMemoryError:
+            if self.micro_batch == 1:
+                raise
+            return None
+        return total
+
+    def _loss(self, batch: Mixtures) -> Tensor:
+        scale = batch.level.clamp_min(1e-6)
+        clean = batch.clean / scale
+        analyse = self.denoiser.spectrogram
+        return self.compare(analyse(batch.noisy / scale), magnitude(analyse(clean)), clean)
+
+    def compare(self, noisy: Tensor, wanted: Tensor, clean: Tensor) -> Tensor:
+        """Loss of what the network makes of noisy spectra.
+
+        Shape:
+            noisy: complex spectra, wanted: clean magnitudes, both (B, F, N); clean: waveforms (B, T).
+        """
+        target, represent = self.denoiser.target, self.denoiser.target.representation
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            found = self.denoiser.estimate(noisy)
+        ours, theirs = Signals(found.clean), Signals(wanted)
+        if self.loss.needs_output:
+            ours, theirs = ours._replace(output=found.output), theirs._replace(output=target.ideal(found.noisy, wanted))
+        if self.loss.needs_feature:
+            feature = represent(found.clean.clamp_min(self.denoiser.floor))
+            ours, theirs = ours._replace(feature=feature), theirs._replace(feature=represent(wanted))
+        if self.loss.needs_waveform:
+            spectrum = with_phase(found.clean, found.noisy, noisy)
+            waveform = self.denoiser.spectrogram.inverse(spectrum, clean.shape[-1])
+            ours, theirs = ours._replace(waveform=waveform), theirs._replace(waveform=clean)
+        value: Tensor = self.loss(ours, theirs)
+        return value
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        weight = min(1.0, (AVERAGING + 1) / (self.step + AVERAGING))
+        mine = self.averaged.state_dict()
+        for name, value in self.denoiser.state_dict().items():
+            if value.is_floating_point():
+                mine[name].lerp_(value, weight)
+            else:
+                mine[name].copy_(value)

@@ -1,0 +1,412 @@
+"""A step learns, stays finite whatever it hears, and fits into the memory that there is."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import asdict, replace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quell import trainer as trainer_module
+from quell.denoiser import DenoiserConfig, rms
+from quell.errors import TrainingError
+from quell.losses import FIX_GAIN, Loss, objection
+from quell.mixing import Mixtures
+from quell.spectrogram import magnitude
+from quell.trainer import AVERAGING, Trainer, TrainingConfig
+
+CPU = torch.device("cpu")
+MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
+# Steps of 4 x 0.5 s: 2 s of audio each; 8 in all.
+CONFIG = TrainingConfig(learning_rate=1e-2, batch_size=4, segment_s=0.5, rungs_audio_hours=(16 / 3600,))
+SUMS = ["compressed+si_sdr", "huber+si_sdr", "bce+multi_resolution+si_sdr", "l1+l2+huber"]
+# representation, target, output
+PAIRS = [
+    ("power", "mask", "sigmoid"),
+    ("power", "noise", "sigmoid"),
+    ("power", "direct", "softplus"),
+    ("linear", "mask", "tanh"),
+    ("linear", "noise", "tanh"),
+    ("linear", "direct", "tanh"),
+    ("log", "mask", "sigmoid"),
+    ("log", "noise", "linear"),
+    ("log", "direct", "sigmoid"),
+]
+SHAPES = [
+    *({"bottleneck": over, "bottleneck_units": 4} for over in ("frequency", "forward", "both")),
+    {"convolution": "separable", "depth": 3},
+    {"downsampling": "pool", "convolutions_per_level": 2},
+    {"normalisation": "frame", "causal": True},
+    {"causal": True, "bottleneck": "forward", "bottleneck_units": 4},
+    {"normalisation": "none", "skips": False, "activation": "elu", "dropout": 0.3},
+]
+
+
+def model(representation="power", target="mask", output="sigmoid", **shape):
+    return replace(MODEL, representation=representation, target=target, output=output, **shape)
+
+
+class Given(NamedTuple):
+    """A stand-in's loss and both sides of the comparison."""
+
+    estimate: tuple
+    target: tuple
+
+
+class StandIn(nn.Module):
+    """A loss of the mean magnitude times a factor, which keeps what it was given."""
+
+    def __init__(self, factor=1.0, needs=True):
+        super().__init__()
+        self.factor = factor
+        self.needs_output = self.needs_feature = self.needs_waveform = needs
+        self.given = []
+
+    def forward(self, estimate, target):
+        self.given.append(Given(estimate, target))
+        return self.factor * estimate.magnitude.mean()
+
+
+class Tight(Loss):
+    """A loss for which there is only memory for a number of mixtures, which counts what it was given."""
+
+    room = 1
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.asked = []
+
+    def forward(self, estimate, target):
+        self.asked.append(len(estimate.magnitude))
+        if self.asked[-1] > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().forward(estimate, target)
+
+
+@pytest.fixture
+def build(small_corpus):
+    def build(model=MODEL, config=CONFIG, **changes):
+        return Trainer(model, replace(config, **changes), small_corpus, CPU)
+
+    return build
+
+
+@pytest.fixture
+def trainer(build):
+    return build()
+
+
+def gradients(trainer):
+    return torch.cat([parameter.grad.flatten() for parameter in trainer.denoiser.parameters()])
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.denoiser.parameters()])
+
+
+def hard_cases():
+    """What no recording should be, and some are: (noisy, clean), levels as a sampler gives them."""
+    generator = torch.Generator().manual_seed(0)
+    sound, silence = 0.1 * torch.randn(2, 300, generator=generator), torch.zeros(2, 300)
+    square = torch.ones(2, 300)
+    square[:, ::7] = -1.0
+    halves = torch.stack([sound[0], silence[0]])
+    cases = [(sound, silence), (silence, sound), (silence, silence), (square, square), (square, sound), (sound, square)]
+    cases += [(halves, sound), (sound, halves), (sound, sound), (1e-5 * sound, 1e-5 * sound)]
+    cases += [(noisy[:, :1], clean[:, :1]) for noisy, clean in cases]
+    return [Mixtures(noisy, clean, rms(noisy)) for noisy, clean in cases]
+
+
+@pytest.mark.parametrize(
+    ("pair", "name"),
+    [(pair, name) for pair in PAIRS for name in (*FIX_GAIN, *SUMS) if objection(name, pair[2], pair[1]) is None],
+)
+def test_silence_clipping_and_single_samples_give_finite_losses_and_gradients(build, pair, name):
+    trainer = build(model(*pair), loss=name)
+    for i, batch in enumerate(hard_cases()):
+        trainer.optimiser.zero_grad()
+        loss = trainer._loss(batch)
+        loss.backward()
+        assert torch.isfinite(loss), i
+        assert torch.isfinite(gradients(trainer)).all(), i
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (("power", "mask", "tanh"), "loss: 'bce' with output 'tanh', expected output sigmoid"),
+        (("power", "noise", "sigmoid"), "loss: 'bce' with target 'noise', expected target mask or direct"),
+    ],
+)
+def test_cross_entropy_of_what_is_no_share_is_refused(build, pair, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        build(model(*pair), loss="bce")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape))
+def test_hard_cases_are_finite_for_every_shape_of_the_network(build, shape):
+    trainer = build(model(**shape), loss="compressed+multi_resolution")
+    for i, batch in enumerate(hard_cases()):
+        trainer.optimiser.zero_grad()
+        trainer._loss(batch).backward()
+        assert torch.isfinite(gradients(trainer)).all(), i
+
+
+def moves(trainer):
+    before = weights(trainer)
+    assert all(math.isfinite(trainer.advance()) for _ in range(2))
+    return not torch.equal(weights(trainer), before) and torch.isfinite(weights(trainer)).all()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_every_representation_and_target_can_be_trained(build, pair):
+    assert moves(build(model(*pair)))
+
+
+@pytest.mark.parametrize("name", [*FIX_GAIN, *SUMS])
+def test_every_loss_can_be_trained_with(build, name):
+    assert moves(build(model("log", "direct"), loss=name))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape))
+def test_every_shape_of_the_network_can_be_trained(build, shape):
+    assert moves(build(model(**shape)))
+
+
+@pytest.mark.parametrize(
+    ("pair", "loss", "share"),
+    [
+        (("power", "mask", "sigmoid"), "compressed+si_sdr", 0.75),
+        (("log", "direct", "sigmoid"), "bce", 0.95),  # most of it is the targets' own entropy
+        (("linear", "noise", "tanh"), "huber", 0.75),
+    ],
+)
+def test_loss_falls(build, pair, loss, share):
+    trainer = build(model(*pair), loss=loss, rungs_audio_hours=(300 / 3600,), snr_db=(0.0, 5.0))  # 150 steps
+    losses = [trainer.advance() for _ in range(trainer.total)]
+    # Drawn mixtures differ by some 20 %, means of 10 of them by 7 %.
+    assert np.mean(losses[-10:]) < share * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_names_step_learning_rate_and_configuration(trainer, value):
+    trainer.advance()
+    trainer.loss = StandIn(value)
+    before = weights(trainer)
+    # Step 1 of 8 is past the warm-up, 2 % of 8, and before the fall.
+    with pytest.raises(
+        TrainingError, match=rf"^step 1: loss {value}, gradient \S+ at learning rate 1.0e-02, expected finite"
+    ) as found:
+        trainer.advance()
+    assert torch.equal(weights(trainer), before)
+    text = str(found.value)
+    assert text.endswith("})")
+    assert json.loads(text[text.index("({") + 1 : -1]) == json.loads(json.dumps(asdict(MODEL) | asdict(CONFIG)))
+
+
+def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(build):
+    trainer, rates = build(rungs_audio_hours=(2_000 / 3600,)), []
+    assert trainer.total == 1_000
+    for trainer.step in range(1_000):
+        rates.append(trainer.learning_rate() / CONFIG.learning_rate)
+    assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert rates[19:750] == pytest.approx([1.0] * 731)
+    assert rates[750:] == pytest.approx([1 - i / 250 for i in range(250)])
+    assert rates[-1] == pytest.approx(1 / 250)
+
+
+def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
+    rates = []
+    step = trainer.optimiser.step
+    trainer.optimiser.step = lambda: (rates.append(trainer.optimiser.param_groups[0]["lr"]), step())
+    for _ in range(8):
+        trainer.advance()
+    assert rates == pytest.approx([1e-2] * 7 + [0.5e-2])  # 8 steps: the last quarter falls from 1 to 1/2
+
+
+def test_the_average_of_a_constant_network_is_the_network(build):
+    trainer = build(learning_rate=0.0)
+    trainer.denoiser.eval()  # BatchNorm's statistics stay, too
+    for _ in range(5):
+        trainer.advance()
+    for name, value in trainer.denoiser.state_dict().items():
+        assert torch.equal(trainer.averaged.state_dict()[name], value), name
+
+
+def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer):
+    # With w = n after step n, a = w_avg - n * 9 / 10 obeys the recursion only as a = 1 / 10.
+    assert AVERAGING == 8
+    names = [name for name, value in trainer.denoiser.network.state_dict().items() if value.is_floating_point()]
+    assert any("running_var" in name for name in names)  # BatchNorm's statistics are averaged like weights
+
+    def count_up():
+        for name in names:
+            trainer.denoiser.network.state_dict()[name].fill_(trainer.step + 1.0)
+
+    trainer.optimiser.step = count_up
+    trainer.denoiser.eval()
+    for n in range(1, 8):
+        trainer.advance()
+        for name in names:
+            value = trainer.averaged.network.state_dict()[name].flatten()[0].item()
+            assert value == pytest.approx(0.9 * n + 0.1, rel=1e-5)  # float32
+
+
+def test_steps_make_up_the_audio():
+    config = TrainingConfig(batch_size=16, segment_s=2.0)
+    assert config.steps(1.0) == round(3600 / 32)
+    assert config.steps(0.0) == 1
+
+
+def test_training_leaves_the_gradient_within_its_limit(trainer):
+    norms = []
+    step = trainer.optimiser.step
+    trainer.optimiser.step = lambda: (norms.append(gradients(trainer).norm().item()), step())
+    trainer.loss = StandIn(1e4)
+    trainer.advance()
+    assert norms == pytest.approx([trainer_module.LARGEST_GRADIENT], rel=1e-3)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_the_loss_compares_what_the_denoiser_answers_with_the_clean_speech(build, pair):
+    trainer = build(model(*pair))
+    trainer.denoiser.eval()
+    trainer.loss, batch = StandIn(), trainer.mixtures.draw(4)
+    trainer._loss(batch)
+    denoiser, ((ours, theirs),) = trainer.denoiser, trainer.loss.given
+    represent, clean = denoiser.target.representation, batch.clean / batch.level
+    assert torch.equal(theirs.waveform, clean)
+    # Sums of up to 64 squares at levels near 1, float32.
+    torch.testing.assert_close(theirs.magnitude, denoiser.spectrogram(clean).abs().clamp_min(1e-5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.waveform * batch.level, denoiser(batch.noisy, batch.level), rtol=0, atol=1e-5)
+    found = denoiser.estimate(denoiser.spectrogram(batch.noisy / batch.level))
+    assert torch.equal(ours.magnitude, found.clean) and torch.equal(ours.output, found.output)
+    assert torch.equal(theirs.feature, represent(theirs.magnitude))
+    assert torch.equal(ours.feature, represent(ours.magnitude.clamp_min(1e-5)))
+    # The ideal output leads to the clean magnitude, or to the noisy one where a mask would have to be above 1; a
+    # feature in dB takes 1e-5 of the scale for 1e-3 of the magnitude.
+    ideal = denoiser.target(theirs.output, found.noisy, represent(found.noisy))
+    wanted = torch.minimum(theirs.magnitude, found.noisy) if pair[1] == "mask" else theirs.magnitude
+    torch.testing.assert_close(ideal, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_is_spared_what_it_does_not_need(trainer):
+    trainer.loss = StandIn(needs=False)
+    trainer.advance()
+    assert all(side[1:] == (None, None, None) for side in trainer.loss.given[0])
+
+
+@pytest.mark.parametrize("representation", ["power", "linear", "log"])
+def test_the_scale_is_that_of_training_data_and_of_the_seed(build, representation):
+    def scale(trainer):
+        return [
+            [d.target.representation.low.item(), d.target.representation.high.item()]
+            for d in (trainer.denoiser, trainer.averaged)
+        ]
+
+    one, again, other = (build(model(representation), seed=seed) for seed in (1, 1, 2))
+    assert scale(one) == scale(again) != scale(other)
+    assert scale(one)[0] == scale(one)[1]
+    before = scale(one)
+    one.advance()
+    assert scale(one) == before
+    # Noisy and clean sides of the first mixtures that this seed draws reach from one end to the other.
+    one.generator.manual_seed(1)
+    batch, represent = one.mixtures.draw(trainer_module.FITTED_MIXTURES), one.denoiser.target.representation
+    spectra = one.denoiser.spectrogram(torch.cat([batch.noisy / batch.level, batch.clean / batch.level]))
+    features = represent(magnitude(spectra))
+    # Magnitudes above 0 do not quite reach the bottom of the scales that begin at 0; float32.
+    assert features.max().item() == pytest.approx(1.0, abs=1e-5)
+    bottom = {"power": 0.1, "linear": -0.999, "log": 1e-5}[representation]
+    assert represent.bottom - 1e-5 <= features.min() <= bottom
+
+
+@pytest.mark.parametrize("normalisation", ["none", "frame"])
+@pytest.mark.parametrize("loss", ["compressed+si_sdr", "huber+multi_resolution"])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(build, normalisation, loss):
+    trainer = build(model(normalisation=normalisation), loss=loss)
+    batch = trainer.mixtures.draw(4)
+    whole = trainer._accumulate(batch)
+    expected = gradients(trainer)
+    for trainer.micro_batch in (1, 2, 3):
+        assert trainer._accumulate(batch) == pytest.approx(whole, rel=1e-5)  # sums in another order, float32
+        # Gradients add up 4 * 126 frames of 33 bins of both signs.
+        assert (gradients(trainer) - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize(("room", "parts"), [(4, [4]), (3, [4, 2, 2]), (2, [4, 2, 2]), (1, [4, 2, 1, 1, 1, 1])])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(build, monkeypatch, room, parts):
+    roomy = build(model(normalisation="frame"))
+    monkeypatch.setattr(trainer_module, "Loss", Tight)
+    monkeypatch.setattr(Tight, "room", room)
+    tight = build(model(normalisation="frame"))
+    # The same batch as with all the memory: equal but for the order of float32 sums.
+    assert tight.advance() == pytest.approx(roomy.advance(), rel=1e-5)
+    assert tight.loss.asked == parts and tight.step == 1
+    assert torch.equal(tight.generator.get_state(), roomy.generator.get_state())
+    assert tight.micro_batch == parts[-1]
+    tight.loss.asked.clear()
+    assert tight.advance() == pytest.approx(roomy.advance(), rel=1e-3)  # Adam's first steps follow signs of gradients
+    assert tight.loss.asked == [parts[-1]] * (4 // parts[-1])
+
+
+def test_a_single_mixture_that_does_not_fit_ends_the_training(build, monkeypatch):
+    monkeypatch.setattr(trainer_module, "Loss", Tight)
+    monkeypatch.setattr(Tight, "room", 0)
+    trainer = build(batch_size=3)
+    before = weights(trainer)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        trainer.advance()
+    assert trainer.loss.asked == [3, 2, 1] and trainer.step == 0
+    assert torch.equal(weights(trainer), before)
+
+
+@pytest.mark.parametrize("shape", [{}, *SHAPES[:4]], ids=lambda shape: "-".join(shape))
+def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
+    trainer = build(model(**shape), loss="compressed")
+    batch = trainer.mixtures.draw(4)
+    trainer.denoiser.eval()
+    exact = trainer._loss(batch).item()
+    trainer.mixed = True
+    # 8 bits of every product: 0.4 %, through some ten layers.
+    assert trainer._loss(batch).item() == pytest.approx(exact, rel=0.04)
+    trainer.denoiser.train()
+    assert math.isfinite(trainer.advance()) and torch.isfinite(weights(trainer)).all()
+    assert trainer.loss(*2 * [trainer_module.Signals(torch.ones(1, 2, 2))]).dtype == torch.float32
+
+
+def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
+    trainer.mixed, trainer.loss, inside = True, StandIn(), []
+    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
+    analysed = []
+    trainer.denoiser.spectrogram.register_forward_hook(lambda *seen: analysed.append(seen[2].dtype))
+    trainer.advance()
+    assert inside == [torch.bfloat16]
+    assert set(analysed) == {torch.complex64}
+    assert {side.dtype for given in trainer.loss.given for pair in given for side in pair} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in trainer.denoiser.parameters()} == {torch.float32}
+
+
+def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build):
+    shape = model(dropout=0.3)
+    first = build(shape)
+    for _ in range(3):
+        first.advance()
+    first.micro_batch = 2
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    expected = [first.advance() for _ in range(3)]
+    second = build(shape)
+    file.seek(0)
+    second.take_up(torch.load(file, weights_only=True))
+    assert (second.step, second.micro_batch) == (3, 2)
+    assert [second.advance() for _ in range(3)] == expected
+    for name in ("denoiser", "averaged"):
+        mine, theirs = (getattr(trainer, name).state_dict() for trainer in (first, second))
+        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
