@@ -6,6 +6,7 @@ Heavy imports happen inside the command that needs them.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,10 +101,11 @@ def worker(
     spec = _spec(study, trials)
     used = check_devices([device])[0]
     place = _place(runs, storage, corpus)
-    data = place.open_corpus(spec, _stderr())
+    console = _stderr()
+    data = place.open_corpus(spec, console)
     database = open_storage(place.storage_url)
     stored = create_study(spec, data, database)
-    return work(spec, data, stored, database, place.runs, used)
+    return work(spec, data, stored, database, place.runs, used, console)
 
 
 @app.command()
@@ -139,13 +141,14 @@ def export(
         raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .pt", param_hint="--output")
     place = _place(runs, storage, None)
     stored = _stored(study, place)
-    chosen, costs = export_best(stored, place.runs, output, trial)
+    chosen, costs, rtf = export_best(stored, place.runs, output, trial)
     score = stored.user_attrs["spec"]["study"]["score"]
     noisy = stored.user_attrs["noisy"][score]
     reached = f"validation {score} {chosen.value:.3f} (noisy {noisy:.3f})"
     print(f"{output}: trial {chosen.number} of {stored.study_name}, {reached}")
-    print(f"{costs['parameters']:,} parameters, {costs['macs_per_s'] / 1e6:.0f} M MAC/s")
-    print(f"latency {costs['latency_ms']:.0f} ms, real-time factor {costs['real_time_factor']:.4f} on one thread")
+    latency = "infinite" if math.isinf(costs.latency_ms) else f"{costs.latency_ms:.0f} ms"
+    print(f"{costs.parameters:,} parameters, {costs.macs_per_s / 1e6:.0f} M MAC/s")
+    print(f"latency {latency}, real-time factor {rtf:.4f} on one thread")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,18 @@ import optuna
 from optuna.trial import FrozenTrial
 
 import quell
-from quell.cost import cost, real_time_factor
+from quell.cost import Cost, cost, real_time_factor
 from quell.denoiser import load_weights
 from quell.export import export
 from tuning.errors import StudyNotFound
 from tuning.objective import best_trials
 from tuning.storage import Runs
 
-Costs = dict[str, float]  # the fields of quell.cost.Cost, and the measured real_time_factor
 
-
-def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None = None) -> tuple[FrozenTrial, Costs]:
-    """Exports the best trial, or trial `number`; returns it and what it costs.
+def export_best(
+    study: optuna.Study, runs: Runs, path: Path, number: int | None = None
+) -> tuple[FrozenTrial, Cost, float]:
+    """Exports the best trial, or trial `number`; returns it, what it costs, and its measured real-time factor.
 
     Raises:
         StudyNotFound: there is no such trial, or its weights were not kept.
@@ -44,9 +43,9 @@ def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None 
     else:
         chosen = ranked[0]
     denoiser = load_weights(runs.weights(study.study_name, chosen.number))
-    costs = asdict(cost(denoiser)) | {"real_time_factor": real_time_factor(denoiser)}
-    export(denoiser, path, {**_metadata(study, chosen), "cost": costs})
-    return chosen, costs
+    costs, rtf = cost(denoiser), real_time_factor(denoiser)
+    export(denoiser, path, _metadata(study, chosen) | {"cost": costs.record() | {"real_time_factor": rtf}})
+    return chosen, costs, rtf
 
 
 def _metadata(study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:

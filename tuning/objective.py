@@ -45,27 +45,26 @@ def validation_set(
     return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)
 
 
-def run_trial(trial: optuna.Trial, task: Task, on_step: Callable[[float, float], None]) -> None:
+def run_trial(
+    trial: optuna.Trial,
+    task: Task,
+    on_step: Callable[[float, float], None],
+    on_score: Callable[[float], None] = lambda score: None,
+) -> None:
     """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
 
-    Whatever else is raised, by `on_step` too, comes through and leaves the trial running.
+    Whatever else is raised, by `on_step` (audio hours, loss) too, comes through and leaves the trial running.
     """
     study, spec = trial.study, task.spec
     started = time.monotonic()
     point = space.suggest(trial, spec.search)
     model = space.denoiser_config(point, spec.corpus.sample_rate)
-    config = space.training_config(
-        point,
-        segment_s=spec.training.segment_s,
-        rungs_audio_hours=tuple(spec.training.rungs_audio_hours),
-        snr_db=spec.corpus.snr_db,
-        study_seed=spec.study.seed,
-        model=model,
-    )
+    config = space.training_config(point, spec.training_config(), spec.study.seed, model)
     trial.set_user_attr("denoiser", asdict(model))
     trial.set_user_attr("training", asdict(config))
 
     def on_rung(hours: float, score: float) -> None:
+        on_score(score)
         trial.report(score, step=round(hours * 3600))  # Optuna's steps are whole numbers: seconds of training audio
         if hours < spec.training.audio_hours and trial.should_prune():
             raise optuna.TrialPruned(f"{spec.study.score} {score:.3f} after {hours:g} h of audio")
@@ -97,8 +96,11 @@ def run_trial(trial: optuna.Trial, task: Task, on_step: Callable[[float, float],
 
 def _complete(trial: optuna.Trial, task: Task, trained: Trained) -> None:
     scores, noisy = trained.scores, task.validation.noisy_scores
-    trial.set_user_attr("cost", asdict(cost(trained.denoiser)))
+    trial.set_user_attr("cost", cost(trained.denoiser).record())
     trial.set_user_attr("data_share", round(trained.data_share, 5))
+    trial.set_user_attr("micro_batch", trained.micro_batch)
+    if trained.iou is not None:
+        trial.set_user_attr("iou", trained.iou)
     trial.set_user_attr("metrics", scores.means())
     trial.set_user_attr("by_snr", {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()})
     trial.set_user_attr("failures", scores.failures)

@@ -4,25 +4,95 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Value = int | float | str
+from quell.losses import WEIGHTS
+
+Value = int | float | str | bool
+
+DEFAULT = "compressed-unet"
+
+# Magnitudes ** 0.3, a sigmoid mask, strides in frequency and time: 0.2 M parameters.
+_COMPRESSED: Mapping[str, Value] = {
+    "win_ms": 32,
+    "overlap": 4,
+    "representation": "power",
+    "power": 0.3,
+    "target": "mask",
+    "depth": 5,
+    "base_channels": 16,
+    "growth": 1.41,
+    "kernel_bins": 5,
+    "kernel_frames": 3,
+    "convolution": "full",
+    "convolutions_per_level": 1,
+    "downsampling": "stride",
+    "time_stride": 2,
+    "skips": True,
+    "normalisation": "batch",
+    "activation": "prelu",
+    "dropout": 0.0,
+    "bottleneck": "none",
+    "bottleneck_units": 96,
+    "causal": False,
+    "output": "sigmoid",
+    "loss": "compressed+si_sdr",
+    **{f"{term}_weight": weight for term, weight in WEIGHTS.items()},
+    "learning_rate": 2e-3,
+    "batch_size": 4,
+}
 
 PRESETS: Mapping[str, Mapping[str, Value]] = {
-    # Magnitudes ** 0.3, a sigmoid mask, strides in frequency and time: 0.2 M parameters.
-    "compressed-unet": {
-        "win_ms": 32,
-        "overlap": 4,
-        "power": 0.3,
-        "depth": 5,
-        "base_channels": 16,
-        "growth": 1.41,
-        "kernel_bins": 5,
-        "kernel_frames": 3,
-        "time_stride": 2,
-        "dropout": 0.0,
-        "loss": "compressed+si_sdr",
-        "si_sdr_weight": 0.01,
-        "learning_rate": 2e-3,
-        "batch_size": 8,
+    DEFAULT: _COMPRESSED,
+    # The same with a recurrence in the bottleneck and no strides in time: 0.5 M parameters.
+    "recurrent-unet": {
+        **_COMPRESSED,
+        "base_channels": 12,
+        "time_stride": 1,
+        "bottleneck": "both",
+    },
+    # The noise is what is learnt: ten convolutions down, max-pooling, tanh, Huber (after V. Belz, "Speech-enhancement
+    # with deep learning", 2019). At 8 kHz its window is 255 samples and its hop 63: 128 bins, and 7872 samples make
+    # 128 frames. Our analysis covers the ends of a signal as often as its middle, so 8064 samples make 132, of which
+    # 128 are centred inside.
+    "residual-unet": {
+        **_COMPRESSED,
+        "win_ms": 31.875,
+        "representation": "linear",
+        "target": "noise",
+        "growth": 2.0,
+        "kernel_bins": 3,
+        "convolutions_per_level": 2,
+        "downsampling": "pool",
+        "normalisation": "none",
+        "activation": "leaky_relu",
+        "dropout": 0.1,
+        "output": "tanh",
+        "loss": "huber",
+        "learning_rate": 1e-3,
+    },
+    # Log spectrograms as pictures: every bin of the clean one as a probability.
+    "logspec-unet": {
+        **_COMPRESSED,
+        "representation": "log",
+        "target": "direct",
+        "activation": "leaky_relu",
+        "dropout": 0.1,
+        "loss": "bce",
+    },
+    # Plain magnitudes and a mask.
+    "mask-unet": {
+        **_COMPRESSED,
+        "representation": "linear",
+        "activation": "leaky_relu",
+        "loss": "l1",
+    },
+    # What a U-Net is measured against: convolutions that forget where things were.
+    "plain-cnn": {
+        **_COMPRESSED,
+        "representation": "linear",
+        "depth": 3,
+        "time_stride": 1,
+        "skips": False,
+        "activation": "leaky_relu",
+        "loss": "l2",
     },
 }
-DEFAULT = "compressed-unet"

@@ -7,23 +7,24 @@ space stays whole.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from quell import layers, losses, representation
 from quell.denoiser import DenoiserConfig
-from quell.losses import Loss
-from quell.training import TrainingConfig
+from quell.trainer import TrainingConfig
 from tuning.presets import DEFAULT, PRESETS, Value
 
 if TYPE_CHECKING:
     import optuna
 
 Point = dict[str, Value]
-Scalar = Annotated[int | float | str, Field(union_mode="smart")]
+Scalar = Annotated[bool | int | float | str, Field(union_mode="smart")]
 
 
 class Choices(BaseModel):
@@ -74,22 +75,23 @@ CheckedDomain = Annotated[
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its type, unit and legal values (an interval; `odd` leaves out even numbers)."""
+    """One parameter: its type, unit and legal values: an interval (`odd` leaves out even numbers) or names."""
 
-    kind: type[int] | type[float] | type[str]
-    unit: str
+    kind: type[int] | type[float] | type[str] | type[bool]
+    unit: str = ""
     low: float = 0.0
     high: float = 0.0
     odd: bool = False
+    names: tuple[str, ...] = ()
 
-    def objection(self, name: str, value: Value) -> str | None:
+    def objection(self, value: Value) -> str | None:
         """Why a value is not legal, as `<found>, expected <needed>`; None when it is."""
+        if self.kind is bool:
+            return None if isinstance(value, bool) else f"{value!r}, expected true or false"
+        if self.names:
+            return None if value in self.names else f"{value!r}, expected one of {', '.join(self.names)}"
         if self.kind is str:
-            try:
-                Loss(str(value), power=1.0, si_sdr_weight=1.0)
-            except ValueError as error:
-                return str(error).removeprefix("loss: ")
-            return None
+            return _loss_objection(str(value))
         wanted = "a whole number" if self.kind is int else "a number"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or (self.kind is int and not isinstance(value, int)):
@@ -101,19 +103,43 @@ class Parameter:
         return None
 
 
+def _loss_objection(name: str) -> str | None:
+    try:
+        losses.terms(name)
+    except ValueError as error:
+        return str(error).removeprefix("loss: ")
+    return None
+
+
+def _names(names: Iterable[str]) -> Parameter:
+    return Parameter(str, names=tuple(names))
+
+
 PARAMETERS: Mapping[str, Parameter] = {
     "win_ms": Parameter(float, "ms", 2, 256),
     "overlap": Parameter(int, "frames over each sample", 2, 16),
+    "representation": _names(representation.REPRESENTATIONS),
     "power": Parameter(float, "", 0.1, 1),
+    "target": _names(representation.TARGETS),
     "depth": Parameter(int, "levels", 2, 7),
     "base_channels": Parameter(int, "channels", 4, 256),
     "growth": Parameter(float, "", 1, 3),
     "kernel_bins": Parameter(int, "bins", 1, 15, odd=True),
     "kernel_frames": Parameter(int, "frames", 1, 15, odd=True),
+    "convolution": _names(layers.CONVOLUTIONS),
+    "convolutions_per_level": Parameter(int, "", 1, 3),
+    "downsampling": _names(layers.DOWNSAMPLINGS),
     "time_stride": Parameter(int, "", 1, 2),
+    "skips": Parameter(bool),
+    "normalisation": _names(layers.NORMALISATIONS),
+    "activation": _names(layers.ACTIVATIONS),
     "dropout": Parameter(float, "", 0, 0.9),
-    "loss": Parameter(str, ""),
-    "si_sdr_weight": Parameter(float, "per dB", 1e-5, 10),
+    "bottleneck": _names(layers.BOTTLENECKS),
+    "bottleneck_units": Parameter(int, "units", 4, 1024),
+    "causal": Parameter(bool),
+    "output": _names(layers.OUTPUTS),
+    "loss": Parameter(str),
+    **{f"{term}_weight": Parameter(float, "", 1e-5, 1000) for term in losses.WEIGHTS},
     "learning_rate": Parameter(float, "", 1e-6, 1),
     "batch_size": Parameter(int, "segments", 1, 1024),
 }
@@ -122,10 +148,28 @@ PARAMETERS: Mapping[str, Parameter] = {
 def objection(name: str, domain: Domain) -> str | None:
     """Why a parameter cannot be searched over this domain; None when it can."""
     parameter = PARAMETERS[name]
-    if isinstance(domain, Range) and (parameter.kind is str or parameter.odd):
+    if isinstance(domain, Range) and (parameter.kind in (str, bool) or parameter.odd):
         return "low and high, expected choices = [...]"
-    values = domain.values() if isinstance(domain, Choices | Range) else [domain]
-    return next((problem for value in values if (problem := parameter.objection(name, value))), None)
+    return next((problem for value in _values(domain) if (problem := parameter.objection(value))), None)
+
+
+def conflict(search: Mapping[str, Domain]) -> str | None:
+    """Why some point of the search could not be trained, as `<parameter>: <found>, expected <needed>`; None when all
+    can. The domains are legal one by one."""
+    fixed = PRESETS[DEFAULT]
+    names = ("loss", "output", "target", "bottleneck", "causal")
+    values = {name: _values(search.get(name, fixed[name])) for name in names}
+    for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
+        if problem := losses.objection(str(loss), str(output), str(target)):
+            return f"loss: {problem}; take one of them out"
+    if True in values["causal"] and "both" in values["bottleneck"]:
+        needed = "expected none, frequency or forward, since both hears the future"
+        return f"bottleneck: 'both' and causal = true, {needed}; take one of them out"
+    return None
+
+
+def _values(domain: Domain) -> list[Value]:
+    return domain.values() if isinstance(domain, Choices | Range) else [domain]
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
@@ -134,7 +178,7 @@ def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
     for name, domain in search.items():
         if isinstance(domain, Choices):
             chosen = trial.suggest_categorical(name, domain.values())
-            assert isinstance(chosen, int | float | str)
+            assert isinstance(chosen, bool | int | float | str)
             point[name] = chosen
         elif isinstance(domain, Range):
             point[name] = _suggest_number(trial, name, domain)
@@ -171,34 +215,36 @@ def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | 
 
 
 def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfig:
-    """The denoiser of a point; window and hop are rounded down to whole samples, the window to an even number."""
-    win_length = max(2, int(point["win_ms"] * sample_rate / 1000) // 2 * 2)
-    shared = ("power", "depth", "base_channels", "growth", "kernel_bins", "kernel_frames", "time_stride", "dropout")
-    return DenoiserConfig(
+    """The denoiser of a point; window and hop are rounded down to whole samples.
+
+    A parameter that nothing uses takes its default, so that points which only differ there are the same denoiser.
+    """
+    win_length = max(2, int(point["win_ms"] * sample_rate / 1000))
+    shared = {field.name for field in fields(DenoiserConfig)} & set(point)
+    config = DenoiserConfig(
         sample_rate=sample_rate,
         win_length=win_length,
         hop_length=max(1, win_length // int(point["overlap"])),
         **{name: point[name] for name in shared},
     )
+    if config.representation != "power":
+        config = replace(config, power=DenoiserConfig.power)
+    if config.bottleneck == "none":
+        config = replace(config, bottleneck_units=DenoiserConfig.bottleneck_units)
+    return config
 
 
 def training_config(
-    point: Mapping[str, Any],
-    *,
-    segment_s: float,
-    rungs_audio_hours: tuple[float, ...],
-    snr_db: tuple[float, float],
-    study_seed: int,
-    model: DenoiserConfig,
+    point: Mapping[str, Any], base: TrainingConfig, study_seed: int, model: DenoiserConfig
 ) -> TrainingConfig:
-    """The training of a point, seeded from the study's seed and the configuration: trained again, it is the same."""
-    shared = ("loss", "si_sdr_weight", "learning_rate", "batch_size")
-    config = TrainingConfig(
-        segment_s=segment_s,
-        rungs_audio_hours=rungs_audio_hours,
-        snr_db=snr_db,
-        **{name: point[name] for name in shared},
+    """The training of a point: what the study fixes (`base`) and what the point says, seeded from the study's seed and
+    the configuration, so that it is the same when it is trained again."""
+    config = replace(
+        base,
+        loss=point["loss"],
+        loss_weights={term: float(point[f"{term}_weight"]) for term in losses.terms(point["loss"])},
+        learning_rate=point["learning_rate"],
+        batch_size=point["batch_size"],
     )
     text = json.dumps([study_seed, asdict(model), asdict(config) | {"seed": None}], sort_keys=True)
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-    return TrainingConfig(**asdict(config) | {"seed": seed})
+    return replace(config, seed=int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))

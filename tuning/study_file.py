@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from quell.corpus import CorpusConfig
 from quell.metrics import PESQ_MODES
 from quell.splits import SPLITS
+from quell.trainer import TrainingConfig
 from tuning import space
 from tuning.errors import StudyFileError
 from tuning.presets import DEFAULT, PRESETS
@@ -46,6 +47,7 @@ class CorpusSection(_Section):
     group_noise: str = "file"
     splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
     hours: float = Field(default=0.0, ge=0)
+    rooms: str = ""  # folder of room impulse responses, for training; "" goes without
     synthetic: bool = False  # made by Quell, under the runs folder, when no corpus is named
 
     @field_validator("snr_db", mode="before")
@@ -80,6 +82,8 @@ class TrainingSection(_Section):
     audio_hours: float = Field(default=4.0, gt=0)
     rungs_audio_hours: list[float] = [1.0, 2.0, 4.0]
     validation_mixtures: int = Field(default=128, ge=6)
+    level_db: float = Field(default=10.0, ge=0, le=60)  # the level worked at is off the mixture's by up to this much
+    rooms: float = Field(default=0.5, ge=0, le=1)  # share of the mixtures in a room, where corpus.rooms has some
 
     @model_validator(mode="after")
     def _rungs(self) -> TrainingSection:
@@ -107,6 +111,8 @@ class StudySpec(_Section):
             problem = space.objection(name, domain)
             if problem:
                 raise ValueError(f"search.{name}: {problem}")
+        if problem := space.conflict(self.search):
+            raise ValueError(f"search.{problem}")
         if self.study.score == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
             rate = self.corpus.sample_rate
             raise ValueError(
@@ -127,7 +133,10 @@ class StudySpec(_Section):
     def resolved(self) -> dict[str, Any]:
         """What changes a result, with all defaults filled in: without name, trials and folders."""
         full = self.model_dump(mode="json")
-        for section, outside in {"study": ("name", "trials"), "corpus": ("clean", "noise", "synthetic")}.items():
+        for section, outside in {
+            "study": ("name", "trials"),
+            "corpus": ("clean", "noise", "rooms", "synthetic"),
+        }.items():
             for key in outside:
                 del full[section][key]
         fixed = dict(PRESETS[DEFAULT])
@@ -137,6 +146,17 @@ class StudySpec(_Section):
     def hash(self) -> str:
         """16 hex digits over `resolved`."""
         return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def training_config(self) -> TrainingConfig:
+        """What is the same for all trials."""
+        section = self.training
+        return TrainingConfig(
+            segment_s=section.segment_s,
+            rungs_audio_hours=tuple(section.rungs_audio_hours),
+            snr_db=self.corpus.snr_db,
+            level_db=section.level_db,
+            rooms=section.rooms,
+        )
 
     def corpus_config(self, root: Path) -> CorpusConfig:
         section = self.corpus
@@ -148,6 +168,7 @@ class StudySpec(_Section):
             group_noise=section.group_noise,
             splits=section.splits,
             hours=section.hours,
+            rooms=root / section.rooms if section.rooms else None,
         )
 
 

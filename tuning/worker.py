@@ -10,10 +10,11 @@ from types import FrameType
 
 import optuna
 import torch
+from rich.console import Console
 
 from quell.corpus import Corpus
 from quell.scoring import Scorer
-from tuning import objective, samplers
+from tuning import objective, progress, samplers
 from tuning.budget import Budget, worker_name
 from tuning.storage import Runs
 from tuning.study_file import StudySpec
@@ -53,23 +54,37 @@ class Notice:
             raise Leave
 
 
-class _OnStep:
-    """After each step of a trial: leave if asked to, and now and then say how far it got."""
+class _Watch:
+    """During a trial: leave if asked to, and say how far it got, on the trial now and then and on the terminal."""
 
-    def __init__(self, trial: optuna.Trial, notice: Notice) -> None:
+    def __init__(self, trial: optuna.Trial, task: objective.Task, notice: Notice, bars: progress.Trainings) -> None:
         self.trial = trial
+        self.training = task.spec.training
+        self.metric = task.spec.study.score
         self.notice = notice
+        self.bars = bars
+        self.name = f"trial {trial.number}"
         self.said = time.monotonic()
 
-    def __call__(self, audio_hours: float, loss: float) -> None:
+    def step(self, audio_hours: float, loss: float) -> None:
         self.notice.check()
+        self.bars.step(self.name, audio_hours, self.training.audio_hours, loss)
         if time.monotonic() - self.said > SAY_S:
             self.trial.set_user_attr("audio_hours", round(audio_hours, 4))
             self.said = time.monotonic()
 
+    def score(self, value: float) -> None:
+        self.bars.rung(self.name, self.metric, value)
+
 
 def work(
-    spec: StudySpec, corpus: Corpus, study: optuna.Study, storage: optuna.storages.BaseStorage, runs: Runs, device: str
+    spec: StudySpec,
+    corpus: Corpus,
+    study: optuna.Study,
+    storage: optuna.storages.BaseStorage,
+    runs: Runs,
+    device: str,
+    console: Console,
 ) -> int:
     """Runs trials of the study until none waits; returns the exit code: 0, or 130 or 143 when asked to leave.
 
@@ -80,17 +95,20 @@ def work(
     study.sampler = samplers.sampler(spec.study.seed, worker_name())
     study.pruner = samplers.pruner()
     budget = Budget(study, storage, spec.study.trials)
-    with Scorer(torch.get_num_threads()) as scorer:
+    with Scorer(torch.get_num_threads()) as scorer, progress.Trainings(console) as bars:
         task = objective.Task(
             spec, corpus, objective.validation_set(spec, corpus, scorer), scorer, torch.device(device), runs
         )
         while (trial := budget.claim()) is not None:
             log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
+            watch = _Watch(trial, task, notice, bars)
             try:
-                objective.run_trial(trial, task, on_step=_OnStep(trial, notice))
+                objective.run_trial(trial, task, watch.step, watch.score)
             except Leave:
                 budget.hand_back(trial)
                 log.info("trial %d handed back", trial.number)
                 break
+            finally:
+                bars.end(watch.name)
             log.info("trial %d ended", trial.number)
     return notice.exit_code or 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quell.denoiser import Denoiser
-from quell.losses import Loss
+from quell.trainer import TrainingConfig
 from tuning import space, study_file
 from tuning.presets import PRESETS
 
@@ -22,7 +22,7 @@ def corners(spec: study_file.StudySpec) -> list[space.Point]:
         point: space.Point = dict(PRESETS["compressed-unet"])
         for name, domain in spec.search.items():
             values = domain.values() if isinstance(domain, space.Choices | space.Range) else [domain]
-            point[name] = values[0] if isinstance(values[0], str) else pick(values)
+            point[name] = values[0] if isinstance(values[0], str | bool) else pick(values)
         ends.append(point)
     return ends
 
@@ -39,11 +39,75 @@ def test_both_ends_of_every_study_run_from_one_sample_up(path: Path, end: int) -
             assert estimate.isfinite().all()
 
 
-def test_every_preset_is_legal_and_complete() -> None:
-    for point in PRESETS.values():
-        assert set(point) == set(space.PARAMETERS)
-        assert {space.objection(name, value) for name, value in point.items()} == {None}
-        Loss(str(point["loss"]), 0.3, 0.01)
+EVERYTHING: dict[str, space.Domain] = {
+    "win_ms": space.Choices(choices=[8, 16, 31.875]),
+    "overlap": space.Range(low=2, high=5),
+    "base_channels": 4,
+    "growth": space.Range(low=1.0, high=2.0),
+    "bottleneck_units": space.Range(low=4, high=16),
+    **{
+        name: space.Choices(choices=list(parameter.names))
+        for name, parameter in space.PARAMETERS.items()
+        if parameter.names
+    },
+    "power": space.Range(low=0.1, high=1.0),
+    "depth": space.Range(low=2, high=7),
+    "kernel_bins": space.Choices(choices=[1, 3, 5]),
+    "kernel_frames": space.Choices(choices=[1, 3, 5]),
+    "convolutions_per_level": space.Range(low=1, high=3),
+    "time_stride": space.Choices(choices=[1, 2]),
+    "skips": space.Choices(choices=[True, False]),
+    "dropout": space.Range(low=0.0, high=0.9),
+}
+
+
+def test_every_point_of_the_whole_space_builds_and_runs_from_one_sample_up() -> None:
+    search = EVERYTHING | {"causal": space.Choices(choices=[True, False])}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(60):
+        point = space.suggest(study.ask(), search)
+        if point["causal"] and point["bottleneck"] == "both":  # a study may not hold both
+            continue
+        denoiser = Denoiser(space.denoiser_config(point, 8_000)).eval()
+        with torch.inference_mode():
+            for length in (1, 801):
+                assert denoiser(0.1 * torch.randn(1, length)).isfinite().all(), point
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"causal": True, "bottleneck": "forward"}, None),
+        ({"causal": True, "bottleneck": "both"}, "bottleneck: 'both' and causal = true, expected none"),
+        (
+            {"causal": space.Choices(choices=[False, True]), "bottleneck": space.Choices(choices=["none", "both"])},
+            "bottleneck: 'both' and causal = true, expected none",
+        ),
+        ({"loss": "bce"}, None),
+        ({"loss": "bce+si_sdr", "target": "direct", "representation": "log"}, None),
+        ({"loss": "bce", "output": "tanh"}, "loss: 'bce' with output 'tanh', expected output sigmoid"),
+        (
+            {"loss": space.Choices(choices=["l1", "bce+l1"]), "target": space.Choices(choices=["mask", "noise"])},
+            "loss: 'bce+l1' with target 'noise', expected target mask or direct",
+        ),
+    ],
+)
+def test_a_search_with_a_pair_that_cannot_be_trained_says_which(
+    search: dict[str, space.Domain], said: str | None
+) -> None:
+    found = space.conflict(search)
+    assert found is None if said is None else str(found).startswith(said)
+
+
+def test_a_parameter_that_nothing_uses_changes_neither_denoiser_nor_training() -> None:
+    point = dict(PRESETS["logspec-unet"])
+    unused = {"power": 0.7, "bottleneck_units": 8, "si_sdr_weight": 5.0, "l1_weight": 3.0}
+    for name, value in unused.items():
+        model = space.denoiser_config(point | {name: value}, 8_000)
+        assert model == space.denoiser_config(point, 8_000)
+        assert space.training_config(point | {name: value}, TrainingConfig(), 0, model) == space.training_config(
+            point, TrainingConfig(), 0, model
+        )
 
 
 def test_every_searched_parameter_is_suggested_whatever_the_others_are() -> None:
@@ -64,18 +128,13 @@ def test_hop_is_the_window_over_the_overlap_rounded_down() -> None:
 
 def test_the_same_point_has_the_same_seed_and_another_point_another() -> None:
     def seed(point: space.Point, study_seed: int = 0) -> int:
-        return space.training_config(
-            point,
-            segment_s=1.0,
-            rungs_audio_hours=(1.0,),
-            snr_db=(0.0, 10.0),
-            study_seed=study_seed,
-            model=space.denoiser_config(point, 16_000),
-        ).seed
+        model = space.denoiser_config(point, 16_000)
+        return space.training_config(point, TrainingConfig(segment_s=1.0), study_seed, model).seed
 
     point = dict(PRESETS["compressed-unet"])
     assert seed(point) == seed(dict(point))
     assert seed(point) != seed(point | {"depth": 4})
+    assert seed(point) != seed(point | {"si_sdr_weight": 0.02})
     assert seed(point) != seed(point, study_seed=1)
 
 
@@ -90,6 +149,9 @@ def test_the_same_point_has_the_same_seed_and_another_point_another() -> None:
         ({"win_ms": space.Choices(choices=[16])}, None),
         ({"overlap": 4}, {}),
         ({"overlap": 2}, None),
+        ({"skips": space.Choices(choices=[True, False])}, {"skips": True}),
+        ({"causal": True}, None),
+        ({"output": "sigmoid"}, {}),
     ],
 )
 def test_a_preset_is_a_first_trial_only_when_it_lies_in_the_search(

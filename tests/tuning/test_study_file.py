@@ -76,6 +76,20 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("batch_size = 8", "kernel_bins = { low = 3, high = 5 }", "search.kernel_bins: low and high, expected choices"),
         ("batch_size = 8", "kernel_bins = 4", "search.kernel_bins: 4, expected an odd number"),
         ("[study]", "[study", "expected a study file"),
+        ("batch_size = 8", 'skips = "no"', "search.skips: 'no', expected true or false"),
+        ("batch_size = 8", "dropout = true", "search.dropout: True, expected a number"),
+        ("batch_size = 8", 'target = "phase"', "search.target: 'phase', expected one of mask, noise, direct"),
+        ("batch_size = 8", "causal = { low = 0, high = 1 }", "search.causal: low and high, expected choices"),
+        (
+            '"compressed+si_sdr"] }',
+            '"bce"] }\noutput = "tanh"',
+            "search.loss: 'bce' with output 'tanh', expected output sigmoid",
+        ),
+        (
+            "batch_size = 8",
+            'causal = true\nbottleneck = "both"',
+            "search.bottleneck: 'both' and causal = true, expected",
+        ),
     ],
 )
 def test_a_wrong_study_is_refused_in_one_line_that_names_file_key_found_and_needed(
