@@ -100,8 +100,8 @@ class LoaderTrainer(Trainer):
         noisy, wanted, clean = (part.to(self.device) for part in next(self.batches))
         return Mixtures(noisy, wanted, clean)
 
-    def _loss(self, batch: Mixtures) -> Tensor:
-        return self.compare(*batch)
+    def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.compare(*batch, state)
 
 
 class Traffic(TorchDispatchMode):

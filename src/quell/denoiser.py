@@ -1,7 +1,6 @@
 """The denoiser: analysis, network and synthesis in one module, waveform to waveform."""
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +19,8 @@ from quell.unet import UNet
 SILENCE = 1e-12
 
 
-# A recurrence backwards in time hears the whole signal; blocks of a long one overlap by this much on each side, after
-# which what it heard further away hardly matters.
-RECURRENT_CONTEXT_S = 4.0
+# What a recurrence in both directions hears at once: a training segment of the default length in one piece.
+RECURRENT_WINDOW_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +40,7 @@ class Estimate(NamedTuple):
 
     output: Tensor  # of the network; representation.Target says what it means
     noisy: Tensor  # magnitude
+    features: Tensor  # its representation
     clean: Tensor  # magnitude, estimated
 
 
@@ -64,18 +63,21 @@ class Denoiser(nn.Module):
         self.floor = FLOOR
         self.spectrogram = Spectrogram(config.win_length, config.hop_length)
         self.target = Target(config.target, config.output, Representation(config.representation, config.power))
-        self.network = UNet(config, self.spectrogram.bins)
-        # A block of a long signal must start on this grid (samples) for the strided levels to fall on the same frames.
-        self.grid: int = config.hop_length * self.network.time_factor
+        window = round(RECURRENT_WINDOW_S * config.sample_rate) + config.win_length
+        self.network = UNet(config, self.spectrogram.bins, -(-window // config.hop_length))
+        # A block of a long signal must start on this grid (samples) for the strided levels and the recurrence's windows
+        # to fall on the same frames.
+        heard = self.network.window_frames * config.hop_length
+        self.grid: int = heard // 2 if heard else config.hop_length * self.network.time_factor
         # So much around a block makes the deepest level exact at its edges (`margin`), and once more of it the answer
         # (`context`); both are multiples of the grid.
         reach = max(*self.network.encoder_reach, *self.network.decoder_reach)
-        self.margin = self._on_grid(reach * config.hop_length + 2 * config.win_length)
-        heard = RECURRENT_CONTEXT_S * config.sample_rate if config.bottleneck == "both" else 0.0
-        self.context = 2 * self.margin + self._on_grid(heard)
+        self.margin: int = self._on_grid(reach * config.hop_length + 2 * config.win_length)
+        # A window that hears an inexact frame is inexact all over.
+        self.context = 2 * self.margin + heard
 
-    def _on_grid(self, samples: float) -> int:
-        return math.ceil(samples / self.grid) * self.grid
+    def _on_grid(self, samples: int) -> int:
+        return -(-samples // self.grid) * self.grid
 
     def forward(self, noisy: Tensor, level: Tensor | None = None) -> Tensor:
         """Clean waveform, in one pass over the signal.
@@ -88,7 +90,7 @@ class Denoiser(nn.Module):
         """
         if level is None:
             level = rms(noisy)
-        return self.carry_on(noisy, level, self.network.first_state(noisy.shape[0], noisy), 0, 0)[0]
+        return self.carry_on(noisy, level, self.network.first_state(noisy), 0, 0)[0]
 
     def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
         """`forward` for a block of a longer signal, whose level is given: a recurrence forwards starts from `state`.
@@ -97,20 +99,24 @@ class Denoiser(nn.Module):
         """
         scale = level.clamp_min(self.silence)
         spectrum = self.spectrogram(noisy / scale)
-        found, state = self._estimate(spectrum, state, lead, mark)
+        found, state = self.estimate(spectrum, state, lead, mark)
         clean = with_phase(found.clean, found.noisy, spectrum)
         return self.spectrogram.inverse(clean, noisy.shape[-1]) * scale, state
 
-    def estimate(self, spectrum: Tensor) -> Estimate:
-        """Clean magnitudes of the noisy spectrum (B, F, N) of a signal at rms 1, with what led to them."""
-        return self._estimate(spectrum, self.network.first_state(spectrum.shape[0], spectrum), 0, 0)[0]
+    def estimate(
+        self, spectrum: Tensor, state: Tensor | None = None, lead: int = 0, mark: int = 0
+    ) -> tuple[Estimate, Tensor]:
+        """Clean magnitudes of the noisy spectrum (B, F, N) of a signal at rms 1, with what led to them, and a state.
 
-    def _estimate(self, spectrum: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Estimate, Tensor]:
+        Args: as `UNet.carry_on`; without a state the signal begins here.
+        """
+        if state is None:
+            state = self.network.first_state(spectrum)
         noisy = magnitude(spectrum, 1.0, self.floor)
         features = self.target.representation(noisy)
         output, state = self.network.carry_on(features, state, lead, mark)
         output = output.float()  # autocast leaves it in bfloat16
-        return Estimate(output, noisy, self.target(output, noisy, features)), state
+        return Estimate(output, noisy, features, self.target(output, noisy, features)), state
 
 
 def with_phase(clean: Tensor, noisy: Tensor, spectrum: Tensor) -> Tensor:

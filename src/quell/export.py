@@ -29,7 +29,7 @@ class BlockDenoiser(nn.Module):
 
     Each block is given as much of its neighbours as the network can see, starts on the network's grid, and works at the
     level of the whole signal. A recurrence forwards carries its state on; for one in both directions blocks overlap by
-    seconds, and the result is that of one pass only nearly.
+    seconds.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -46,7 +46,7 @@ class BlockDenoiser(nn.Module):
             batch = batch.unsqueeze(0)
         length = batch.shape[-1]
         level = rms(batch)
-        state = self.denoiser.network.first_state(batch.shape[0], batch)
+        state = self.denoiser.network.first_state(batch)
         done = [batch[:, :0]]
         for start in range(0, length, self.block):
             begin = max(start - self.context, 0)

@@ -57,8 +57,12 @@ class Representation(nn.Module):
         return self.bottom + (1 - self.bottom) * share
 
     def inverse(self, feature: Tensor) -> Tensor:
-        """Magnitudes of features; below the scale they end at its low end, above at HIGHEST."""
-        share = ((feature - self.bottom) / (1 - self.bottom)).clamp(0.0, self.highest)
+        """Magnitudes of features; below the scale they end at its low end, above at HIGHEST.
+
+        Slopes pass the ends as if there were none: an output that has left the scale must find back.
+        """
+        share = (feature - self.bottom) / (1 - self.bottom)
+        share = share.clamp(0.0, self.highest).detach() + (share - share.detach())
         raw = self.low + share * (self.high - self.low)
         if self.name == "log":
             return torch.pow(10.0, raw / 20)
@@ -87,6 +91,7 @@ class Target(nn.Module):
             raise ValueError(f"target: {name!r}, expected one of {', '.join(TARGETS)}")
         self.name = name
         self.spread = output == "tanh" and name != "noise"
+        self.floor = FLOOR
         self.representation = representation
 
     def forward(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
@@ -95,13 +100,27 @@ class Target(nn.Module):
         Shape:
             output: the network's; noisy: magnitude; features: its representation; all (B, F, N). Returns (B, F, N).
         """
-        share = (output + 1) / 2 if self.spread else output
         if self.name == "mask":
-            return share.clamp_min(0.0) * noisy
-        bottom = self.representation.bottom
-        feature = bottom + (1 - bottom) * share if self.name == "direct" else features - (1 - bottom) * share
-        clean: Tensor = self.representation.inverse(feature)
+            return self._share(output).clamp_min(0.0) * noisy
+        clean: Tensor = self.representation.inverse(self._feature(output, features))
         return clean
+
+    def feature(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
+        """Representation of the clean magnitude, also where it lies beyond the ends of the scale. Arguments and shapes
+        as in `forward`."""
+        if self.name == "mask":
+            masked: Tensor = self.representation((self._share(output) * noisy).clamp_min(self.floor))
+            return masked
+        return self._feature(output, features)
+
+    def _feature(self, output: Tensor, features: Tensor) -> Tensor:
+        bottom = self.representation.bottom
+        if self.name == "direct":
+            return bottom + (1 - bottom) * self._share(output)
+        return features - (1 - bottom) * output
+
+    def _share(self, output: Tensor) -> Tensor:
+        return (output + 1) / 2 if self.spread else output
 
     def ideal(self, noisy: Tensor, clean: Tensor) -> Tensor:
         """The output that gives the clean magnitude back; a mask where the noisy magnitude is at least the clean one,

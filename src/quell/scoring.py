@@ -129,7 +129,8 @@ def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
     for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
         signals = torch.from_numpy(np.stack([noisy, clean]))
         spectra = denoiser.spectrogram(signals / rms(signals[:1]))
-        estimate = represent(denoiser.estimate(spectra[:1]).clean.clamp_min(denoiser.floor))[0].numpy()
-        target = represent(magnitude(spectra[1]))
-        values.append(metrics.binary_iou(estimate, target.numpy(), threshold=(represent.bottom + 1) / 2))
+        found, _ = denoiser.estimate(spectra[:1])
+        estimate = represent(found.clean.clamp_min(denoiser.floor))[0].numpy()
+        target = represent(magnitude(spectra[1])).numpy()
+        values.append(metrics.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
     return float(np.mean(values))

@@ -29,6 +29,9 @@ AVERAGING = 8
 LARGEST_GRADIENT = 5.0  # norm
 # Mixtures that the scale of the representation is taken from.
 FITTED_MIXTURES = 64
+# A recurrence forwards goes on from the state that the mixture before left it in, but for this share of the mixtures,
+# which begin a signal: recordings are longer than segments.
+BEGINNINGS = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Trainer:
             rooms=config.rooms,
         )
         self._fit_scale()
+        self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
         self.averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
         self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -103,6 +107,7 @@ class Trainer:
         """
         started = time.perf_counter()
         batch = self.mixtures.draw(self.config.batch_size)
+        self._begin_some()
         self.data_seconds += time.perf_counter() - started
         rate = self.learning_rate()
         for group in self.optimiser.param_groups:
@@ -122,28 +127,30 @@ class Trainer:
         self.seconds += time.perf_counter() - started
         return value
 
-    def state(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """All that the coming steps depend on."""
         return {
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "recurrence": self.state,
             "mixtures": self.generator.get_state(),
             "dropout": self._random_state(),
             "counts": [self.step, self.seconds, self.data_seconds, self.micro_batch],
         }
 
-    def take_up(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state` of a trainer of the same configuration, as if there had been no other."""
-        self.denoiser.load_state_dict(state["denoiser"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["mixtures"])
+    def take_up(self, stored: dict[str, Any]) -> None:
+        """Goes on from a `snapshot` of a trainer of the same configuration, as if there had been no other."""
+        self.denoiser.load_state_dict(stored["denoiser"])
+        self.averaged.load_state_dict(stored["averaged"])
+        self.optimiser.load_state_dict(stored["optimiser"])
+        self.state = stored["recurrence"].to(self.device)
+        self.generator.set_state(stored["mixtures"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["dropout"], self.device)
+            torch.cuda.set_rng_state(stored["dropout"], self.device)
         else:
-            torch.set_rng_state(state["dropout"])
-        self.step, self.seconds, self.data_seconds, self.micro_batch = state["counts"]
+            torch.set_rng_state(stored["dropout"])
+        self.step, self.seconds, self.data_seconds, self.micro_batch = stored["counts"]
 
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
@@ -155,49 +162,59 @@ class Trainer:
         sides = [magnitude(self.denoiser.spectrogram(side / scale)) for side in (batch.noisy, batch.clean)]
         self.denoiser.target.representation.fit(torch.cat(sides))
 
+    def _begin_some(self) -> None:
+        if self.state.shape[-1] > 0:
+            going_on = torch.rand(len(self.state[0]), 1, generator=self.generator, device=self.device) >= BEGINNINGS
+            self.state = self.state * going_on
+
     def _accumulate(self, batch: Mixtures) -> float | None:
         """Gradients of a batch and its loss; None when a part of `micro_batch` mixtures does not fit into memory."""
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
+        states = []
         try:
             for start in range(0, len(batch.noisy), self.micro_batch):
-                part = Mixtures(*(side[start : start + self.micro_batch] for side in batch))
-                loss = self._loss(part) * (len(part.noisy) / len(batch.noisy))
+                chosen = slice(start, start + self.micro_batch)
+                part = Mixtures(*(side[chosen] for side in batch))
+                loss, state = self._loss(part, self.state[:, chosen])
+                loss = loss * (len(part.noisy) / len(batch.noisy))
                 total += loss.item()
                 loss.backward()
+                states.append(state.detach())
         except torch.OutOfMemoryError:
             if self.micro_batch == 1:
                 raise
             return None
+        self.state = torch.cat(states, 1)
         return total
 
-    def _loss(self, batch: Mixtures) -> Tensor:
+    def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
         scale = batch.level.clamp_min(1e-6)
         clean = batch.clean / scale
         analyse = self.denoiser.spectrogram
-        return self.compare(analyse(batch.noisy / scale), magnitude(analyse(clean)), clean)
+        return self.compare(analyse(batch.noisy / scale), magnitude(analyse(clean)), clean, state)
 
-    def compare(self, noisy: Tensor, wanted: Tensor, clean: Tensor) -> Tensor:
-        """Loss of what the network makes of noisy spectra.
+    def compare(self, noisy: Tensor, wanted: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of what the network makes of noisy spectra from a state on, and the state that it ends in.
 
         Shape:
-            noisy: complex spectra, wanted: clean magnitudes, both (B, F, N); clean: waveforms (B, T).
+            noisy: complex spectra, wanted: clean magnitudes, both (B, F, N); clean: waveforms (B, T); state: (1, B,
+            units).
         """
-        target, represent = self.denoiser.target, self.denoiser.target.representation
+        target = self.denoiser.target
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            found = self.denoiser.estimate(noisy)
+            found, state = self.denoiser.estimate(noisy, state, 0, noisy.shape[-1])
         ours, theirs = Signals(found.clean), Signals(wanted)
         if self.loss.needs_output:
             ours, theirs = ours._replace(output=found.output), theirs._replace(output=target.ideal(found.noisy, wanted))
         if self.loss.needs_feature:
-            feature = represent(found.clean.clamp_min(self.denoiser.floor))
-            ours, theirs = ours._replace(feature=feature), theirs._replace(feature=represent(wanted))
+            feature = target.feature(found.output, found.noisy, found.features)
+            ours, theirs = ours._replace(feature=feature), theirs._replace(feature=target.representation(wanted))
         if self.loss.needs_waveform:
             spectrum = with_phase(found.clean, found.noisy, noisy)
             waveform = self.denoiser.spectrogram.inverse(spectrum, clean.shape[-1])
             ours, theirs = ours._replace(waveform=waveform), theirs._replace(waveform=clean)
-        value: Tensor = self.loss(ours, theirs)
-        return value
+        return self.loss(ours, theirs), state.float()
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -121,7 +121,7 @@ class _Checkpoint:
     def save(self) -> None:
         self.saved = time.monotonic()
         if self.path is not None:
-            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.state()}
+            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.snapshot()}
             with replacing(self.path) as partial:
                 torch.save(content, partial)
 

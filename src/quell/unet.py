@@ -27,12 +27,13 @@ class UNet(nn.Module):
 
     Args:
         bins: of the planes. Only a recurrence over time is tied to this number.
+        window_frames: that a recurrence in both directions hears at once, at least.
 
     Raises:
         ValueError: a configuration that cannot be built; the message names the value.
     """
 
-    def __init__(self, config: NetworkConfig, bins: int) -> None:
+    def __init__(self, config: NetworkConfig, bins: int, window_frames: int = 256) -> None:
         super().__init__()
         check(config)
         levels = range(config.depth)
@@ -71,8 +72,11 @@ class UNet(nn.Module):
         self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if pooled else nn.Identity()
         self.pooled = pooled
         self.bottleneck: Recurrence | None = None
+        self.window_frames = 0  # of a recurrence in both directions; 0 without one
         if config.bottleneck != "none":
-            self.bottleneck = Recurrence(config.bottleneck, channels[-1], bins, config.bottleneck_units)
+            units, rows = config.bottleneck_units, max(2, 2 * -(-window_frames // (2 * self.time_factor)))
+            self.bottleneck = Recurrence(config.bottleneck, channels[-1], bins, units, rows)
+            self.window_frames = rows * self.time_factor if config.bottleneck == "both" else 0
         self.state_units = config.bottleneck_units if config.bottleneck == "forward" else 0
         self.activation = OUTPUTS[config.output]()
 
@@ -92,11 +96,11 @@ class UNet(nn.Module):
         Shape:
             features: (B, F, N). Returns (B, F, N).
         """
-        return self.carry_on(features, self.first_state(features.shape[0], features), 0, 0)[0]
+        return self.carry_on(features, self.first_state(features), 0, 0)[0]
 
-    def first_state(self, batch: int, like: Tensor) -> Tensor:
-        """State of a recurrence forwards before the first frame, (1, B, units); of no units without one."""
-        return torch.zeros(1, batch, self.state_units, device=like.device)
+    def first_state(self, like: Tensor) -> Tensor:
+        """State of a recurrence forwards before the first frame of a batch, (1, B, units); of no units without one."""
+        return torch.zeros(1, like.shape[0], self.state_units, device=like.device)
 
     def carry_on(self, features: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
         """`forward` for a block of a longer signal: a recurrence forwards starts from `state`.

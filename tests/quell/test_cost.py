@@ -49,16 +49,21 @@ def test_parameters_and_macs_of_a_pooling_network_are_those_counted_by_hand() ->
 
 
 @pytest.mark.parametrize(
-    ("bottleneck", "heard", "steps", "directions"),
-    # 9 bins of 4 channels at the deepest level: each a step of its own, or all of a frame at once.
-    [("frequency", 4, 9, 2), ("forward", 36, 1, 1), ("both", 36, 1, 2)],
+    ("bottleneck", "heard", "steps_per_s", "directions"),
+    [
+        # 9 bins of 4 channels at the deepest level: each a step of its own, or all of a frame at once.
+        ("frequency", 4, 9 * FRAMES_PER_S, 2),
+        ("forward", 36, FRAMES_PER_S, 1),
+        # Windows of 2 s and 64 samples, 502 frames, from frames 0, 251 and 499 of the 1001 on.
+        ("both", 36, 3 * 502 / 4, 2),
+    ],
 )
-def test_a_recurrence_adds_the_parameters_and_macs_of_its_gates(bottleneck, heard, steps, directions) -> None:
+def test_a_recurrence_adds_the_parameters_and_macs_of_its_gates(bottleneck, heard, steps_per_s, directions) -> None:
     plain, found = cost(Denoiser(SMALL)), cost(Denoiser(replace(SMALL, bottleneck=bottleneck, bottleneck_units=8)))
     gates = directions * 3 * 8 * (heard + 8)
     back = directions * 8 * heard
     assert found.parameters - plain.parameters == gates + directions * 3 * 2 * 8 + back + heard
-    added = steps * (gates + back) * FRAMES_PER_S
+    added = steps_per_s * (gates + back)
     assert found.macs_per_s - plain.macs_per_s == pytest.approx(added)
 
 

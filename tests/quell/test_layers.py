@@ -158,13 +158,13 @@ def test_a_block_has_a_scale_and_an_offset_for_each_channel_it_normalises(normal
 def test_a_recurrence_has_the_parameters_of_its_gates_and_of_the_way_back(over, directions):
     size = 6 if over == "frequency" else 6 * 5
     gates = 3 * 4 * (size + 4 + 2)  # three gates of 4 units, with two biases each
-    assert parameters(Recurrence(over, 6, 5, 4)) == directions * gates + size * (directions * 4 + 1)
+    assert parameters(Recurrence(over, 6, 5, 4, 16)) == directions * gates + size * (directions * 4 + 1)
 
 
 @pytest.mark.parametrize("over", ["frequency", "forward", "both"])
 @torch.inference_mode()
 def test_a_recurrence_adds_to_what_it_hears(over):
-    recurrence = Recurrence(over, 6, 5, 4)
+    recurrence = Recurrence(over, 6, 5, 4, 16)
     nn.init.zeros_(recurrence.back.weight)
     nn.init.zeros_(recurrence.back.bias)
     x = torch.rand(2, 6, 5, 7)
@@ -173,13 +173,27 @@ def test_a_recurrence_adds_to_what_it_hears(over):
 
 @torch.inference_mode()
 def test_a_recurrence_forwards_does_not_hear_its_context_again():
-    recurrence, state = Recurrence("forward", 6, 5, 4), torch.rand(1, 2, 4)
+    recurrence, state = Recurrence("forward", 6, 5, 4, 16), torch.rand(1, 2, 4)
     x = torch.rand(2, 6, 5, 9)
     whole, end = recurrence(x, state, 0, 9)
     behind = torch.cat([torch.rand(2, 6, 5, 3), x], -1)
     answer, after = recurrence(behind, state, 3, 12)
     assert (answer[..., 3:] - whole).abs().max() < 1e-6  # float32 sums over other lengths
     assert (after - end).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("frames", [17, 24, 25, 50])
+@torch.inference_mode()
+def test_both_directions_work_in_windows_that_fade_into_each_other(frames):
+    recurrence, x = Recurrence("both", 6, 5, 4, 16), torch.rand(2, 6, 5, frames)
+    total, weights = torch.zeros_like(x), torch.zeros(frames)
+    for start in [*range(0, frames - 16, 8), frames - 16]:
+        window = slice(start, start + 16)
+        weight = 8 - (torch.arange(16) - 7.5).abs()
+        total[..., window] += weight * recurrence(x[..., window], torch.zeros(1, 2, 0), 0, 0)[0]
+        weights[window] += weight
+    answer, _ = recurrence(x, torch.zeros(1, 2, 0), 0, 0)
+    assert (answer - total / weights).abs().max() < 1e-6  # float32 sums in another order
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def answering(request, validation):
 
         def estimate(spectrum):
             heard = magnitude(spectrum)
-            return Estimate(heard, heard, answer(heard, next(coming)))
+            return Estimate(heard, heard, heard, answer(heard, next(coming))), None
 
         denoiser.estimate = estimate
         return denoiser

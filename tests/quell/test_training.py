@@ -26,7 +26,7 @@ CONFIG = TrainingConfig(
     learning_rate=1e-2, batch_size=4, segment_s=0.5, rungs_audio_hours=(4 / 3600, 8 / 3600, 16 / 3600)
 )
 # What a step depends on besides the weights: dropout's random numbers and BatchNorm's statistics.
-RANDOM = replace(MODEL, dropout=0.3)
+RANDOM = replace(MODEL, dropout=0.3, bottleneck="forward", bottleneck_units=4)
 
 
 @pytest.fixture(scope="module")
