@@ -196,6 +196,7 @@ class Recurrence(nn.Module):
     def forward(self, x: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
         """Args: as `UNet.carry_on`. Shape: x: (B, C, F, N), returned alike, with the state."""
         batch, channels, bins, frames = x.shape
+        x = x.float()  # autocast leaves it in bfloat16
         if self.over == "frequency":
             rows = x.permute(0, 3, 2, 1).reshape(batch * frames, bins, channels)
             heard = self.back(self.gru(rows)[0])
@@ -237,5 +238,4 @@ class Recurrence(nn.Module):
         heard = self.back(self.gru(rows)[0]).reshape(batch, -1, self.size)
         weight = (torch.minimum(within, window - 1 - within) + 0.5).repeat(starts.shape[0]).unsqueeze(1)
         total = torch.zeros(frames, 1, device=device).index_add(0, at, weight)
-        # Autocast leaves the sums in bfloat16 otherwise.
-        return torch.zeros(steps.shape, device=device).index_add(1, at, heard.float() * weight) / total
+        return torch.zeros_like(steps).index_add(1, at, heard * weight) / total

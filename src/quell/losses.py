@@ -1,12 +1,14 @@
-"""What training minimises. All losses take the estimate first and average over the batch.
+"""What training minimises. All losses take the estimate first (e) and average over the batch; t is the target.
 
-| term | compares | source |
-|---|---|---|
-| l1, l2, huber | features: magnitudes on the scale that the network sees | Huber 1964 |
-| bce | outputs, as shares in [0, 1] | |
-| compressed | magnitudes ** 0.3 | Wilson et al. 2018; Braun and Tashev 2021 |
-| multi_resolution | spectra of the waveforms at 16, 32 and 64 ms | Yamamoto et al. 2020 |
-| si_sdr | waveforms | Le Roux et al. 2019 |
+| term | formula, averaged | of | source |
+|---|---|---|---|
+| l1 | abs(e - t) | features: magnitudes on the scale that the network sees | |
+| l2 | (e - t)^2 | features | |
+| huber | d^2 / 2 up to HUBER_THRESHOLD h, then h (d - h / 2), d = abs(e - t) | features | Huber 1964 |
+| bce | -t ln e - (1 - t) ln (1 - e) | outputs of the network, as shares in [0, 1] | Good 1952 |
+| compressed | (e^0.3 - t^0.3)^2 | magnitudes | Wilson et al. 2018; Braun and Tashev 2021 |
+| multi_resolution | `MultiResolution` | spectra of the waveforms at 16, 32 and 64 ms | Yamamoto et al. 2020 |
+| si_sdr | `negative_si_sdr` | waveforms | Le Roux et al. 2019 |
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class TrainingConfig:
 class Trainer:
     """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
 
-    On a GPU the network computes in bfloat16 where that exists and matrix products in TF32; transforms and losses stay
-    in float32.
+    On a GPU the network computes in bfloat16 where that exists and matrix products in TF32; transforms, recurrences and
+    losses stay in float32.
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
@@ -82,6 +82,12 @@ class Trainer:
         self._fit_scale()
         self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
         self.averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
+        recurrence = self.denoiser.network.bottleneck
+        if recurrence is not None:
+            # Sums over hundreds of steps, and autocast would run cuDNN's recurrences in float16. After the copy above,
+            # which must not take this over.
+            exact = torch.autocast(device.type, enabled=False)(recurrence.forward)
+            recurrence.forward = exact
         self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
         self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
         if device.type == "cuda":

@@ -398,6 +398,18 @@ def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
     assert {parameter.grad.dtype for parameter in trainer.denoiser.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("over", ["frequency", "forward", "both"])
+def test_with_bfloat16_recurrences_stay_in_float32(build, over):
+    trainer, inside = build(model(bottleneck=over, bottleneck_units=4)), []
+    trainer.mixed = True
+    recurrence = trainer.denoiser.network.bottleneck
+    recurrence.gru.register_forward_hook(lambda *seen: inside.append(seen[2][0].dtype))
+    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
+    assert math.isfinite(trainer.advance())
+    assert set(inside[1:]) == {torch.float32} and inside[0] == torch.bfloat16
+    assert trainer.averaged.network.bottleneck.forward.__self__ is trainer.averaged.network.bottleneck
+
+
 def test_a_recurrence_forwards_goes_on_from_the_mixture_before(build, monkeypatch):
     shape = model(bottleneck="forward", bottleneck_units=4)
     monkeypatch.setattr(trainer_module, "BEGINNINGS", 0.0)

@@ -89,6 +89,7 @@ def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_re
         ("tune tiny.toml --corpus bad", 1, "bad/speech/a/x.wav: "),
         ("tune tiny.toml --corpus empty", 1, "empty/speech: no sound files, expected clean recordings"),
         ("tune tiny.toml --corpus nowhere", 1, "nowhere/speech: no such folder, expected the clean recordings"),
+        ("tune rooms.toml --corpus bad", 1, "bad/none: no room responses, expected a folder of impulse responses"),
         ("tune unknown.toml --corpus bad", 1, "unknown.toml: study.trails: unknown key"),
         ("tune zero.toml --corpus bad", 1, "zero.toml: corpus.sample_rate: 0, expected"),
         ("tune tiny.toml --devices tpu", 2, "--devices: 'tpu', expected cpu, cuda or cuda:<number>"),
@@ -121,6 +122,7 @@ def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
     text = (place / "tiny.toml").read_text()
     (place / "unknown.toml").write_text(text.replace("trials", "trails"))
     (place / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
+    (place / "rooms.toml").write_text(text.replace("sample_rate = 8000", 'sample_rate = 8000\nrooms = "none"'))
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
     done = quell(*arguments.split(), cwd=place)
     assert done.returncode == code
