@@ -64,7 +64,7 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
         "downsampling": "pool",
         "normalisation": "none",
         "activation": "leaky_relu",
-        "dropout": 0.1,
+        "dropout": 0.02,
         "output": "tanh",
         "loss": "huber",
         "learning_rate": 1e-3,

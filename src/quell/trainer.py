@@ -27,8 +27,8 @@ HOLD = 0.75
 # budget.
 AVERAGING = 8
 LARGEST_GRADIENT = 5.0  # norm
-# Mixtures that the scale of the representation is taken from.
-FITTED_MIXTURES = 64
+# Mixtures that the scale of the representation is taken from, seconds in all.
+FITTED_S = 128.0
 # A recurrence forwards goes on from the state that the mixture before left it in, but for this share of the mixtures,
 # which begin a signal: recordings are longer than segments.
 BEGINNINGS = 0.1
@@ -163,7 +163,7 @@ class Trainer:
 
     @torch.no_grad()
     def _fit_scale(self) -> None:
-        batch = self.mixtures.draw(FITTED_MIXTURES)
+        batch = self.mixtures.draw(max(1, round(FITTED_S / self.config.segment_s)))
         scale = batch.level.clamp_min(1e-6)
         sides = [magnitude(self.denoiser.spectrogram(side / scale)) for side in (batch.noisy, batch.clean)]
         self.denoiser.target.representation.fit(torch.cat(sides))

@@ -323,7 +323,7 @@ def test_the_scale_is_that_of_training_data_and_of_the_seed(build, representatio
     assert scale(one) == before
     # Noisy and clean sides of the first mixtures that this seed draws reach from one end to the other.
     one.generator.manual_seed(1)
-    batch, represent = one.mixtures.draw(trainer_module.FITTED_MIXTURES), one.denoiser.target.representation
+    batch, represent = one.mixtures.draw(round(trainer_module.FITTED_S / 0.5)), one.denoiser.target.representation
     spectra = one.denoiser.spectrogram(torch.cat([batch.noisy / batch.level, batch.clean / batch.level]))
     features = represent(magnitude(spectra))
     # Magnitudes above 0 do not quite reach the bottom of the scales that begin at 0; float32.
