@@ -11,18 +11,19 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from quell.corpus import Corpus
-from quell.cost import cost
-from quell.denoiser import save_weights
+from quell.cost import cost, real_time_factor
+from quell.denoiser import Denoiser, DenoiserConfig, save_weights
 from quell.errors import TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer, Scores
 from quell.training import Trained, train
 from tuning import space
 from tuning.storage import Runs
-from tuning.study_file import StudySpec
+from tuning.study_file import LimitsSection, StudySpec
 
 # Weights are kept for so many of the best trials.
 KEPT_WEIGHTS = 3
+RTF_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def run_trial(
     trial.set_user_attr("denoiser", asdict(model))
     trial.set_user_attr("training", asdict(config))
 
+    excess = over_limits(model, spec.limits)
+    for name, share in excess.items():
+        trial.set_constraint(name, share)
+    if any(share > 0 for share in excess.values()):
+        trial.set_user_attr("pruned", "over the limit of " + ", ".join(name for name in excess if excess[name] > 0))
+        study.tell(trial, state=TrialState.PRUNED)
+        return
+
     def on_rung(hours: float, score: float) -> None:
         on_score(score)
         trial.report(score, step=round(hours * 3600))  # Optuna's steps are whole numbers: seconds of training audio
@@ -92,6 +101,22 @@ def run_trial(
         return
     trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
     _complete(trial, task, trained)
+
+
+def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float]:
+    """Cost over its limit, less 1, for every limit that is set: above 0 is too much.
+
+    The measured real-time factor decides only above RTF_MARGIN times its limit: a busy machine is not the network's
+    fault.
+    """
+    allowed = limits.given()
+    if not allowed:
+        return {}
+    denoiser = Denoiser(model)
+    found = asdict(cost(denoiser))
+    if "real_time_factor" in allowed:
+        found["real_time_factor"] = real_time_factor(denoiser) / RTF_MARGIN
+    return {name: found[name] / limit - 1 for name, limit in allowed.items()}
 
 
 def _complete(trial: optuna.Trial, task: Task, trained: Trained) -> None:

@@ -95,12 +95,25 @@ class TrainingSection(_Section):
         return self
 
 
+class LimitsSection(_Section):
+    """What a denoiser may cost; a configuration over a limit is refused before any training."""
+
+    parameters: int | None = Field(default=None, ge=1)
+    macs_per_s: float | None = Field(default=None, gt=0)
+    real_time_factor: float | None = Field(default=None, gt=0)  # on one CPU thread
+    latency_ms: float | None = Field(default=None, gt=0)  # window and look-ahead
+
+    def given(self) -> dict[str, float]:
+        return {name: value for name, value in self if value is not None}
+
+
 class StudySpec(_Section):
     """A whole study file, checked and completed with defaults."""
 
     study: StudySection
     corpus: CorpusSection
     training: TrainingSection = TrainingSection()
+    limits: LimitsSection = LimitsSection()
     search: dict[str, space.CheckedDomain] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -232,6 +245,7 @@ def _keys(section: str) -> list[str]:
         "study": StudySection,
         "corpus": CorpusSection,
         "training": TrainingSection,
+        "limits": LimitsSection,
     }
     if section.startswith("search"):
         return ["choices", "low", "high", "log", "step"]

@@ -45,7 +45,11 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
             "trails = 4",
             "study.trails: unknown key, expected one of name, trials, score, seed; did you mean",
         ),
-        ("[search]", "[serach]", "serach: unknown key, expected one of study, corpus, training, search; did you mean"),
+        (
+            "[search]",
+            "[serach]",
+            "serach: unknown key, expected one of study, corpus, training, limits, search; did you mean",
+        ),
         ("depth =", "dept =", "search.dept: unknown key, expected one of win_ms, .*; did you mean 'depth'"),
         ("low = 3", "lo = 3", "search.depth.lo: unknown key, expected one of choices, low, high, .* 'low'"),
         ("name = ", "# ", "study.name: missing"),
