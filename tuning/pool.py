@@ -183,9 +183,9 @@ class _Shown:
         for trial in ended:
             if trial.number not in self.told:
                 self.told.add(trial.number)
-                reached = max(trial.intermediate_values.values(), default=float("nan"))
-                value = trial.value if trial.value is not None else reached
-                line = f"trial {trial.number} {trial.state.name.lower()}: {self.score} {value:.3f}"
+                reason = trial.user_attrs.get("pruned") or trial.user_attrs.get("failure", "")
+                found = reason if trial.value is None else f"{self.score} {trial.value:.3f}"
+                line = f"trial {trial.number} {trial.state.name.lower()}: {found}"
                 self.console.print(f"{line} ({len(self.told)} of {self.trials}{shown})", highlight=False)
 
     def _heard(self, trial: FrozenTrial) -> float:
