@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import optuna
 import torch
@@ -13,13 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 from quell.corpus import Corpus
 from quell.cost import cost, real_time_factor
 from quell.denoiser import Denoiser, DenoiserConfig, save_weights
-from quell.errors import TrainingError
+from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer, Scores
+from quell.trainer import TrainingConfig
 from quell.training import Trained, train
 from tuning import space
 from tuning.storage import Runs
 from tuning.study_file import LimitsSection, StudySpec
+
+log = logging.getLogger("quell")
 
 # Weights are kept for so many of the best trials.
 KEPT_WEIGHTS = 3
@@ -54,8 +59,23 @@ def run_trial(
 ) -> None:
     """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
 
-    Whatever else is raised, by `on_step` (audio hours, loss) too, comes through and leaves the trial running.
+    Whatever else is raised, by `on_step` (audio hours, loss) too, comes through and leaves the trial running, to be
+    gone on with from its checkpoint.
     """
+    checkpoints = task.runs.checkpoints(task.spec.study.name)
+    slot = trial.user_attrs.get("slot", trial.number)
+    path = checkpoints.take_up(slot, trial.user_attrs.get("attempt", 1))
+    _run(trial, task, on_step, on_score, path)
+    checkpoints.drop(slot)
+
+
+def _run(
+    trial: optuna.Trial,
+    task: Task,
+    on_step: Callable[[float, float], None],
+    on_score: Callable[[float], None],
+    checkpoint: Path,
+) -> None:
     study, spec = trial.study, task.spec
     started = time.monotonic()
     point = space.suggest(trial, spec.search)
@@ -64,9 +84,11 @@ def run_trial(
     trial.set_user_attr("denoiser", asdict(model))
     trial.set_user_attr("training", asdict(config))
 
-    excess = over_limits(model, spec.limits)
+    before = study._storage.get_trial(trial._trial_id)  # a trial that was handed back has a past
+    excess = before.constraints or over_limits(model, spec.limits)
     for name, share in excess.items():
-        trial.set_constraint(name, share)
+        if name not in before.constraints:
+            trial.set_constraint(name, share)
     if any(share > 0 for share in excess.values()):
         trial.set_user_attr("pruned", "over the limit of " + ", ".join(name for name in excess if excess[name] > 0))
         study.tell(trial, state=TrialState.PRUNED)
@@ -74,22 +96,16 @@ def run_trial(
 
     def on_rung(hours: float, score: float) -> None:
         on_score(score)
-        trial.report(score, step=round(hours * 3600))  # Optuna's steps are whole numbers: seconds of training audio
+        step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
+        if step not in before.intermediate_values:
+            trial.report(score, step)
         if hours < spec.training.audio_hours and trial.should_prune():
             raise optuna.TrialPruned(f"{spec.study.score} {score:.3f} after {hours:g} h of audio")
 
+    if checkpoint.exists():
+        log.info("trial %d goes on from its checkpoint", trial.number)
     try:
-        trained = train(
-            model,
-            config,
-            task.corpus,
-            task.validation,
-            task.scorer,
-            metric=spec.study.score,
-            device=task.device,
-            on_rung=on_rung,
-            on_step=on_step,
-        )
+        trained = _train(model, config, task, checkpoint, on_rung, on_step)
     except optuna.TrialPruned as reason:
         trial.set_user_attr("pruned", str(reason))
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
@@ -101,6 +117,35 @@ def run_trial(
         return
     trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
     _complete(trial, task, trained)
+
+
+def _train(
+    model: DenoiserConfig,
+    config: TrainingConfig,
+    task: Task,
+    checkpoint: Path,
+    on_rung: Callable[[float, float], None],
+    on_step: Callable[[float, float], None],
+) -> Trained:
+    """Trains from the checkpoint on; from the start when it cannot be used."""
+    for _ in range(2):
+        try:
+            return train(
+                model,
+                config,
+                task.corpus,
+                task.validation,
+                task.scorer,
+                metric=task.spec.study.score,
+                device=task.device,
+                on_rung=on_rung,
+                on_step=on_step,
+                checkpoint=checkpoint,
+            )
+        except CheckpointError as error:
+            log.warning("%s", error)
+            checkpoint.unlink()
+    raise AssertionError("a checkpoint that is not there was refused")
 
 
 def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float]:

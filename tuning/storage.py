@@ -17,6 +17,7 @@ import optuna
 import sqlalchemy
 
 from quell.corpus import Corpus
+from tuning.checkpoints import Checkpoints
 from tuning.errors import StorageError, StudyMismatch, StudyNotFound
 from tuning.study_file import StudySpec
 
@@ -43,6 +44,9 @@ class Runs:
 
     def logs(self, name: str) -> Path:
         return self.study(name) / "logs"
+
+    def checkpoints(self, name: str) -> Checkpoints:
+        return Checkpoints(self.study(name) / "checkpoints")
 
     def weights(self, name: str, number: int) -> Path:
         return self.study(name) / "trials" / f"{number:05d}.weights"

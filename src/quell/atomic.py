@@ -17,6 +17,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())  # else a power cut may leave the name with nothing behind it
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

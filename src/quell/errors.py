@@ -4,6 +4,7 @@ DenoiserError
 ├── AudioError       a sound file that cannot be read, or holds no usable sound
 ├── CorpusError      a folder of recordings that cannot be split or scored
 ├── TrainingError    a training that diverged
+├── CheckpointError  a file that this training cannot go on from
 └── ExportError      a denoiser that would not run elsewhere as it runs here
 
 Wrong arguments raise ValueError. Every message reads `<file or key>: <found>, expected <needed>; <what to do>`.
@@ -24,6 +25,10 @@ class CorpusError(DenoiserError):
 
 class TrainingError(DenoiserError):
     """Training diverged; the message holds the step and the learning rate."""
+
+
+class CheckpointError(DenoiserError):
+    """A checkpoint is damaged, or is one of another training."""
 
 
 class ExportError(DenoiserError):

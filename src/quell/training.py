@@ -14,7 +14,7 @@ import torch
 from quell.atomic import replacing
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser, DenoiserConfig
-from quell.errors import TrainingError
+from quell.errors import CheckpointError
 from quell.heldout import EvaluationSet
 from quell.scoring import Scorer, Scores, spectrogram_iou
 from quell.trainer import Trainer, TrainingConfig
@@ -61,7 +61,8 @@ def train(
             those of a training that was never interrupted.
 
     Raises:
-        TrainingError: the loss became NaN or infinite, or the checkpoint is not one of this training.
+        TrainingError: the loss became NaN or infinite.
+        CheckpointError: the checkpoint is damaged, or is not one of this training.
         torch.OutOfMemoryError: not even a single mixture fits into memory.
     """
     device = device or torch.device("cpu")
@@ -138,8 +139,8 @@ class _Checkpoint:
                 self.trainer.take_up(content["state"])
                 return
         except Exception as error:  # torch.load raises whatever the bytes make it raise
-            raise TrainingError(f"{path}: {type(error).__name__}, {needed}") from error
-        raise TrainingError(f"{path}: another configuration, {needed}")
+            raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error
+        raise CheckpointError(f"{path}: another configuration, {needed}")
 
     def _owner(self) -> dict[str, Any]:
         trainer = self.trainer

@@ -14,7 +14,7 @@ import torch
 from quell import metrics, training
 from quell import trainer as trainer_module
 from quell.denoiser import DenoiserConfig
-from quell.errors import TrainingError
+from quell.errors import CheckpointError, TrainingError
 from quell.losses import Loss
 from quell.scoring import Scores, spectrogram_iou
 from quell.trainer import TrainingConfig
@@ -261,7 +261,9 @@ def test_a_checkpoint_of_another_training_is_refused_and_left(go_on, tmp_path, c
     with pytest.raises(Pruned):
         go_on(on_step=stopper(1))
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: another configuration, expected a checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=rf"^{re.escape(str(path))}: another configuration, expected a checkpoint"
+    ):
         go_on(**changed)
     assert path.read_bytes() == before
 
@@ -282,7 +284,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_left(go_on, tmp_path, damag
     else:
         path.write_bytes({"cut": whole[:-300], "text": b"no checkpoint\n" * 9, "empty": b""}[damage])
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: \w+, expected a checkpoint of this training"):
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: \w+, expected a checkpoint of this training"):
         go_on()
     assert path.read_bytes() == before
 
@@ -296,7 +298,7 @@ def test_a_checkpoint_whose_state_does_not_fit_is_refused_and_left(go_on, tmp_pa
     content["state"]["mixtures"] = torch.zeros(16, dtype=torch.uint8)
     torch.save(content, path)
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match=rf"^{re.escape(str(path))}: .*expected a checkpoint of this training"):
+    with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: .*expected a checkpoint of this training"):
         go_on()
     assert path.read_bytes() == before
 

@@ -101,6 +101,9 @@ def test_killed_worker_loses_its_attempt_but_not_the_trial(tune: subprocess.Pope
     again = next(t for t in ended if t.user_attrs["slot"] == victim.user_attrs["slot"])
     assert again.params == victim.params
     assert again.user_attrs["attempt"] == 2
+    logs = "".join(log.read_text() for log in (tmp_path / "runs" / "tiny" / "logs").iterdir())
+    assert f"trial {again.number} goes on from its checkpoint" in logs
+    assert not any((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
     assert scorers
     wait_for(lambda: not any(alive(process) for process in scorers), 10)
 

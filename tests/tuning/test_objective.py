@@ -92,3 +92,40 @@ def test_a_trial_that_diverges_fails_with_its_reason(task, monkeypatch: pytest.M
     objective.run_trial(study.ask(), task({}), lambda hours, loss: None)
     assert study.trials[0].state == TrialState.FAIL
     assert study.trials[0].user_attrs["failure"] == "step 3: loss nan"
+
+
+class Left(BaseException):
+    """The worker was asked to leave."""
+
+
+def leave_after(steps: int):
+    def leave(hours: float, loss: float) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps < 0:
+            raise Left
+
+    return leave
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, damage: bool) -> None:
+    def ended(steps: int) -> optuna.trial.FrozenTrial:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        trial = study.ask()
+        if steps:
+            with pytest.raises(Left):
+                objective.run_trial(trial, here, leave_after(steps))
+            (left,) = here.runs.checkpoints("tiny").folder.rglob("*.checkpoint")
+            if damage:
+                left.write_bytes(b"half")
+            assert trial.study.trials[0].state == TrialState.RUNNING
+        objective.run_trial(trial, here, lambda hours, loss: None)
+        assert not list(here.runs.checkpoints("tiny").folder.rglob("*.checkpoint"))
+        return study.trials[0]
+
+    here = task({})
+    whole, past_a_rung = ended(0), ended(200)  # of 288 steps, 108 to the first rung
+    assert past_a_rung.value == whole.value
+    assert past_a_rung.intermediate_values == whole.intermediate_values
+    assert len(whole.intermediate_values) == 2
