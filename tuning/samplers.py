@@ -1,21 +1,42 @@
-"""The sampler and the pruner of a study. Optuna stores neither, so every worker makes its own."""
+"""Samplers and pruners by name. Optuna stores neither with a study, so every worker makes its own."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
-import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
-# Trials that must have ended complete before any is pruned.
+# Trials that must have ended complete before the median prunes any.
 UNPRUNED = 3
 
+# tpe: tree-structured Parzen estimator over all parameters together, which keeps running trials away from each other.
+# gp: Gaussian process; learns from complete trials only, and takes seconds a trial from 1000 on. cma-es: numbers only.
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
+    "gp": lambda seed: GPSampler(seed=seed),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "cma-es": lambda seed: CmaEsSampler(seed=seed, warn_independent_sampling=False),
+}
+PRUNERS: Mapping[str, Callable[[int, int, int], BasePruner]] = {
+    "median": lambda first, last, factor: MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=0),
+    "asha": lambda first, last, factor: SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor),
+    "hyperband": lambda first, last, factor: HyperbandPruner(first, last, factor),
+    "none": lambda first, last, factor: NopPruner(),
+}
 
-def sampler(seed: int, worker: str) -> optuna.samplers.BaseSampler:
-    """Tree-structured Parzen estimator, seeded for each worker: with one seed all would propose the same points."""
+
+def sampler(name: str, seed: int, worker: str) -> BaseSampler:
+    """The sampler of a worker, seeded by its name too: with one seed all workers would propose the same points."""
     digest = hashlib.sha256(f"{seed} {worker}".encode()).digest()
-    return optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4], "big"), multivariate=True, constant_liar=True)
+    return SAMPLERS[name](int.from_bytes(digest[:4], "big"))
 
 
-def pruner() -> optuna.pruners.BasePruner:
-    """Stops a trial whose score at a rung is below the median of the complete ones there."""
-    return optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=0)
+def pruner(name: str, rungs_audio_hours: Sequence[float]) -> BasePruner:
+    """A pruner whose resource is training audio in seconds, from the first rung to the last; each rung keeps one in
+    `factor` of its trials, the rungs' own ratio. Optuna's "auto" would guess these anew in every process."""
+    first, last = (round(hours * 3600) for hours in (rungs_audio_hours[0], rungs_audio_hours[-1]))
+    steps = len(rungs_audio_hours) - 1
+    factor = max(2, round((last / first) ** (1 / steps))) if steps else 2
+    return PRUNERS[name](first, last, factor)

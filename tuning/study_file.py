@@ -34,6 +34,8 @@ class StudySection(_Section):
     trials: int = Field(ge=1)
     score: Literal["pesq", "stoi", "estoi", "si_sdr"] = "pesq"
     seed: int = Field(default=0, ge=0)
+    sampler: Literal["tpe", "gp", "random", "cma-es"] = "tpe"
+    pruner: Literal["median", "asha", "hyperband", "none"] = "median"
 
 
 class CorpusSection(_Section):

@@ -92,8 +92,8 @@ def work(
     that is raised is a bug and ends the worker.
     """
     notice = Notice()
-    study.sampler = samplers.sampler(spec.study.seed, worker_name())
-    study.pruner = samplers.pruner()
+    study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
+    study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
     budget = Budget(study, storage, spec.study.trials)
     with Scorer(torch.get_num_threads()) as scorer, progress.Trainings(console) as bars:
         task = objective.Task(

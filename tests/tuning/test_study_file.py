@@ -43,7 +43,7 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         (
             "trials = 4",
             "trails = 4",
-            "study.trails: unknown key, expected one of name, trials, score, seed; did you mean",
+            "study.trails: unknown key, expected one of name, trials, score, seed, sampler, pruner; did you mean",
         ),
         (
             "[search]",
@@ -57,6 +57,8 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("trials = 4", "trials = 0", "study.trials: 0, expected greater than or equal to 1"),
         ('"pesq"', '"pesk"', "study.score: 'pesk', expected 'pesq', 'stoi', 'estoi' or 'si_sdr'"),
         ('"s"', '"../s"', "study.name: '../s', expected"),
+        ('"pesq"', '"pesq"\nsampler = "tpee"', "study.sampler: 'tpee', expected 'tpe', 'gp', 'random' or 'cma-es'"),
+        ('"pesq"', '"pesq"\npruner = "ASHA"', "study.pruner: 'ASHA', expected 'median', 'asha', 'hyperband' or 'none'"),
         ("= 16000", "= 0", "corpus.sample_rate: 0, expected"),
         ("= 16000", "= 44100", "corpus.sample_rate: 44100, expected 8000 or 16000 for study.score = 'pesq'"),
         ("[-5.0, 20.0]", "[20.0, -5.0]", r"corpus.snr_db: \[20.0, -5.0\], expected \[low, high\]"),
