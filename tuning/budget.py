@@ -22,8 +22,9 @@ from tuning.presets import Value
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
-# Between claiming a trial and writing its name on it a worker can be killed; after this long nobody will sign.
-SIGN_IN_S = 30.0
+# A worker says this often that it is alive (`tuning.lease`), and is taken for dead after this long without a word.
+RENEW_S = 5.0
+GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -46,7 +47,9 @@ class Budget:
         self.storage = storage
         self.trials = trials
         self.first = list((first or {}).items())
-        self._unsigned: dict[int, float] = {}  # running trials without a worker's name, and since when
+        self._signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
+        self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
+        self._looked = time.monotonic()
 
     def slots(self) -> dict[int, FrozenTrial]:
         """Slot -> the trial that fills it. Of several the lowest number counts: a storage numbers trials in order."""
@@ -96,30 +99,45 @@ class Budget:
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def reap(self) -> list[int]:
-        """Ends running trials whose process on this machine is gone; `fill` replaces them. Returns their numbers."""
+        """Ends running trials whose worker is gone; `fill` replaces them. Returns their numbers.
+
+        To be called every few seconds: a worker is gone when its process on this machine is, or when nothing was heard
+        of it in GRACE_S of looking.
+        """
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         claimed = [trial for trial in running if "slot" in trial.user_attrs]
-        now = time.monotonic()
-        unsigned = [trial.number for trial in claimed if not trial.user_attrs.get("worker")]
-        self._unsigned = {number: self._unsigned.get(number, now) for number in unsigned}
+        self._listen(claimed)
         reaped = []
         for trial in claimed:
-            reason = self._gone(trial, now)
+            reason = self._gone(trial)
             if reason:
                 with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process was faster
                     self._end(trial, reason)
                     reaped.append(trial.number)
         return reaped
 
-    def _gone(self, trial: FrozenTrial, now: float) -> str:
+    def _listen(self, claimed: Sequence[FrozenTrial]) -> None:
+        # Time in which this process did not look, since it was frozen or the database away, is nobody's silence.
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * RENEW_S), now
+        signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in claimed}
+        self._silent_s = {
+            number: self._silent_s[number] + passed if self._signs.get(number) == sign else 0.0
+            for number, sign in signs.items()
+        }
+        self._signs = dict(signs)
+
+    def _gone(self, trial: FrozenTrial) -> str:
         """Why nobody runs this running trial; empty when somebody does, or may."""
-        if trial.number in self._unsigned:
-            waited = now - self._unsigned[trial.number]
-            return f"nobody signed for it in {SIGN_IN_S:g} s" if waited > SIGN_IN_S else ""
-        host, process, start = str(trial.user_attrs["worker"]).split(":")
-        if host != socket.gethostname() or str(_start(int(process))) == start:
-            return ""
-        return f"its worker {host}:{process} ended"
+        if trial.user_attrs.get("worker"):
+            host, process, start = str(trial.user_attrs["worker"]).split(":")
+            if host == socket.gethostname() and str(_start(int(process))) != start:
+                return f"its worker {host}:{process} ended"
+            who = f"its worker {host}:{process}"
+        else:  # killed between claiming the trial and writing its name on it
+            who = "whoever claimed it"
+        silent = self._silent_s[trial.number]
+        return f"{who} said nothing for {silent:.0f} s" if silent > GRACE_S else ""
 
     def _end(self, trial: FrozenTrial, reason: str) -> None:
         again = len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS

@@ -16,6 +16,7 @@ from quell.corpus import Corpus
 from quell.scoring import Scorer
 from tuning import objective, progress, samplers
 from tuning.budget import Budget, worker_name
+from tuning.lease import Lease
 from tuning.storage import Runs
 from tuning.study_file import StudySpec
 
@@ -102,12 +103,20 @@ def work(
         while (trial := budget.claim()) is not None:
             log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
             watch = _Watch(trial, task, notice, bars)
+            lease = Lease(trial, Budget(study, storage, spec.study.trials))
             try:
-                objective.run_trial(trial, task, watch.step, watch.score)
+                with lease:
+                    objective.run_trial(trial, task, watch.step, watch.score)
             except Leave:
                 budget.hand_back(trial)
                 log.info("trial %d handed back", trial.number)
                 break
+            except Exception:
+                if not lease.taken():
+                    raise
+                runs.weights(spec.study.name, trial.number).unlink(missing_ok=True)
+                log.warning("trial %d dropped: another worker has it, since nothing was heard of us", trial.number)
+                continue
             finally:
                 bars.end(watch.name)
             log.info("trial %d ended", trial.number)

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from tuning import budget as module
 from tuning.budget import ATTEMPTS, Budget
+from tuning.lease import Lease
 from tuning.storage import open_storage
 
 
@@ -151,9 +152,81 @@ def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_bef
     assert trial is not None
     budget.hand_back(trial)
     storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # claimed by one that was killed there and then
+    silent, _ = look_every_5_s(budget, monkeypatch)
+    assert module.GRACE_S < silent <= module.GRACE_S + 10
+    assert study.trials[0].user_attrs["lost"].startswith("whoever claimed it said nothing for")
+
+
+def look_every_5_s(budget: Budget, monkeypatch: pytest.MonkeyPatch, between=lambda: None) -> tuple[float, list[float]]:
+    """Seconds until a trial is reaped, at most 100; the clock can be set."""
+    clock = [module.time.monotonic()]
+    began = clock[0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    while clock[0] < began + 100 and not budget.reap():
+        between()
+        clock[0] += 5
+    return clock[0] - began, clock
+
+
+def elsewhere(budget: Budget) -> optuna.Trial:
+    """A trial that a worker of another machine runs."""
+    budget.fill()
+    trial = budget.claim()
+    assert trial is not None
+    trial.set_user_attr("worker", "elsewhere:1:1")
+    return trial
+
+
+def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(study, storage, 1)
+    elsewhere(budget)
+    silent, _ = look_every_5_s(budget, monkeypatch)
+    assert module.GRACE_S < silent <= module.GRACE_S + 10
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_a_worker_that_renews_its_lease_keeps_its_trial(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(study, storage, 1)
+    trial, counts = elsewhere(budget), iter(range(100))
+    silent, _ = look_every_5_s(budget, monkeypatch, lambda: trial.set_user_attr("lease", next(counts)))
+    assert silent >= 100
+
+
+def test_time_in_which_nobody_looked_is_nobodys_silence(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(study, storage, 1)
+    elsewhere(budget)
+    clock = [module.time.monotonic()]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     assert budget.reap() == []
-    now = module.time.monotonic()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now + module.SIGN_IN_S / 2)
+    clock[0] += 3600  # frozen, or the database was away
     assert budget.reap() == []
-    monkeypatch.setattr(module.time, "monotonic", lambda: now + module.SIGN_IN_S + 1)
-    assert budget.reap() == [trial.number]
+    assert budget.reap() == []
+
+
+def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
+    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.lease.RENEW_S", 0.05)
+    budget = Budget(study, storage, 2)
+    gone = elsewhere(budget)
+    mine = budget.claim()
+    assert mine is not None
+    host, _, start = mine.user_attrs["worker"].split(":")
+    gone.set_user_attr("worker", f"{host}:999999999:{start}")
+    with Lease(mine, Budget(study, storage, 2)) as lease:
+        deadline = module.time.monotonic() + 20
+        while module.time.monotonic() < deadline and len(study.trials) < 3:
+            module.time.sleep(0.05)
+        assert not lease.taken()
+    trials = study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "WAITING"]
+    assert trials[1].user_attrs["lease"] >= 1
+    assert trials[2].user_attrs["slot"] == trials[0].user_attrs["slot"]
+    storage.set_trial_state_values(mine._trial_id, TrialState.FAIL)
+    assert lease.taken()

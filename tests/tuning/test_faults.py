@@ -14,6 +14,8 @@ import pytest
 from tuning.errors import StorageError
 from tuning.storage import Runs, open_storage
 
+GRACE_S = 8.0  # of the workers: shorter than people's, longer than the 5 s between two signs of life
+
 
 @pytest.fixture
 def study_file(tmp_path: Path, tiny_study: str) -> Path:
@@ -24,7 +26,9 @@ def study_file(tmp_path: Path, tiny_study: str) -> Path:
 
 
 @pytest.fixture
-def tune(study_file: Path, tiny_recordings: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def tune(
+    request: pytest.FixtureRequest, study_file: Path, tiny_recordings: Path, tmp_path: Path
+) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tuning.cli", "tune", str(study_file), "--corpus", str(tiny_recordings)]
     with subprocess.Popen(
         [*command, "--runs", str(tmp_path / "runs"), "--workers", "2"],
@@ -32,6 +36,7 @@ def tune(study_file: Path, tiny_recordings: Path, tmp_path: Path) -> Iterator[su
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, **getattr(request, "param", {})},
     ) as process:
         yield process
         if process.poll() is None:
@@ -106,6 +111,29 @@ def test_killed_worker_loses_its_attempt_but_not_the_trial(tune: subprocess.Pope
     assert not any((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
     assert scorers
     wait_for(lambda: not any(alive(process) for process in scorers), 10)
+
+
+@linux
+@pytest.mark.parametrize("tune", [{"QUELL_GRACE_S": str(GRACE_S)}], indirect=True)
+def test_a_frozen_worker_that_wakes_up_drops_the_trial_that_another_one_has(
+    tune: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    victim = wait_for(lambda: past_a_rung(tmp_path))[0]
+    worker = int(victim.user_attrs["worker"].split(":")[1])
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        wait_for(lambda: "lost" in trials(tmp_path)[victim.number].user_attrs, GRACE_S + 30)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert tune.wait(120) == 0, tune.stdout.read()
+    done = trials(tmp_path)
+    ended = [t for t in done if "lost" not in t.user_attrs]
+    assert sorted(t.user_attrs["slot"] for t in ended) == [0, 1, 2]
+    assert done[victim.number].state.name == "FAIL" and done[victim.number].value is None
+    assert "said nothing for" in done[victim.number].user_attrs["lost"]
+    logs = "".join(log.read_text() for log in (tmp_path / "runs" / "tiny" / "logs").iterdir())
+    assert f"trial {victim.number} dropped: another worker has it" in logs
+    assert not Runs(tmp_path / "runs").weights("tiny", victim.number).exists()
 
 
 @linux
