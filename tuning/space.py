@@ -194,7 +194,10 @@ def _suggest_number(trial: optuna.Trial, name: str, domain: Range) -> Value:
 
 
 def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | None:
-    """The searched part of a point, to be enqueued; None when the point does not lie in the search."""
+    """The searched part of a point, to be enqueued; None when the point does not lie in the search, outside of which
+    every parameter has its value of the default preset."""
+    if any(value != PRESETS[DEFAULT][name] for name, value in point.items() if name not in search):
+        return None
     searched: Point = {}
     for name, domain in search.items():
         value = point[name]

@@ -158,3 +158,10 @@ def test_a_preset_is_a_first_trial_only_when_it_lies_in_the_search(
     search: dict[str, space.Domain], inside: space.Point | None
 ) -> None:
     assert space.inside(PRESETS["compressed-unet"], search) == inside
+
+
+def test_a_preset_that_differs_in_what_is_not_searched_is_no_first_trial() -> None:
+    search: dict[str, space.Domain] = {"loss": space.Choices(choices=["l1", "compressed+si_sdr"])}
+    assert space.inside(PRESETS["mask-unet"], search) is None  # its representation is linear
+    search |= {"representation": space.Choices(choices=["power", "linear"]), "activation": "leaky_relu"}
+    assert space.inside(PRESETS["mask-unet"], search) == {"loss": "l1", "representation": "linear"}
