@@ -37,40 +37,28 @@ class UNet(nn.Module):
         super().__init__()
         check(config)
         levels = range(config.depth)
-        pooled = config.downsampling == "pool"
+        self.pooled = config.downsampling == "pool"
         channels = [4 * max(1, round(config.base_channels * config.growth**level / 4)) for level in levels]
         strides = [(2, 1 if level == 0 else config.time_stride) for level in levels]
         self.time_factor = config.time_stride ** (config.depth - 1)  # frames that the deepest level sees as one
         self.encoder_reach, self.decoder_reach = _reach(config, [stride[1] for stride in strides])
         self.use_skips = config.skips
-        self.encoder = nn.ModuleList()
-        self.pools = nn.ModuleList()
+        self.encoder = nn.ModuleList(_down(config, level, channels, strides[level]) for level in levels)
+        self.pools = nn.ModuleList(
+            _pool(strides[level], config.causal) if self.pooled else nn.Identity() for level in levels
+        )
         self.decoder = nn.ModuleList()
-        for level in levels:
-            below = 1 if level == 0 else channels[level - 1]
-            step = (1, 1) if pooled else strides[level]
-            convolutions = [down_convolution(config, below, channels[level], step)]
-            for _ in range(config.convolutions_per_level - 1):
-                convolutions.append(down_convolution(config, channels[level], channels[level], (1, 1)))
-            self.encoder.append(nn.Sequential(*(block(config, one, channels[level]) for one in convolutions)))
-            self.pools.append(_pool(strides[level], config.causal) if pooled else nn.Identity())
-            bins = -(-bins // 2)
         # What the decoder makes at each resolution, and what it is reminded of there.
-        made = channels if pooled else [1, *channels[:-1]]
-        remembered = [0] * config.depth if not config.skips else channels if pooled else [0, *channels[:-1]]
+        made = channels if self.pooled else [1, *channels[:-1]]
+        remembered = [0] * config.depth if not config.skips else channels if self.pooled else [0, *channels[:-1]]
         coming = channels[-1]
         for level in reversed(levels):
-            up = up_convolution(config, coming, made[level], strides[level])
-            last = level == 0 and not pooled
-            stages = [up if last else block(config, up, made[level])]
-            for _ in range(0 if last else config.convolutions_per_level - 1):
-                again = down_convolution(config, made[level], made[level], (1, 1))
-                stages.append(block(config, again, made[level]))
-            self.decoder.append(nn.Sequential(*stages))
+            self.decoder.append(_up(config, level, coming, made[level], strides[level]))
             coming = made[level] + remembered[level]
+        for _ in levels:
+            bins = -(-bins // 2)
         slope = ACTIVATIONS[config.activation]
-        self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if pooled else nn.Identity()
-        self.pooled = pooled
+        self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if self.pooled else nn.Identity()
         self.bottleneck: Recurrence | None = None
         self.window_frames = 0  # of a recurrence in both directions; 0 without one
         if config.bottleneck != "none":
@@ -128,6 +116,21 @@ class UNet(nn.Module):
                 x = torch.cat([x, skip], dim=1)
         answer: Tensor = self.activation(self.head(x).squeeze(1))
         return answer, state
+
+
+def _down(config: NetworkConfig, level: int, channels: list[int], stride: tuple[int, int]) -> nn.Sequential:
+    below, wide = 1 if level == 0 else channels[level - 1], channels[level]
+    first = down_convolution(config, below, wide, (1, 1) if config.downsampling == "pool" else stride)
+    more = (down_convolution(config, wide, wide, (1, 1)) for _ in range(config.convolutions_per_level - 1))
+    return nn.Sequential(*(block(config, convolution, wide) for convolution in (first, *more)))
+
+
+def _up(config: NetworkConfig, level: int, coming: int, made: int, stride: tuple[int, int]) -> nn.Sequential:
+    first = up_convolution(config, coming, made, stride)
+    if level == 0 and config.downsampling != "pool":
+        return nn.Sequential(first)  # the answer itself
+    more = (down_convolution(config, made, made, (1, 1)) for _ in range(config.convolutions_per_level - 1))
+    return nn.Sequential(*(block(config, convolution, made) for convolution in (first, *more)))
 
 
 def _pool(stride: tuple[int, int], causal: bool) -> nn.Module:
