@@ -18,8 +18,10 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import numpy as np
 import torch
 from header import header
+from numpy.typing import NDArray
 from rich.console import Console
 
 from quell.corpus import CorpusConfig, open_store, prepare
@@ -67,8 +69,8 @@ def train_preset(name: str, store: Path, audio_hours: float, folder: Path, queue
             queue.put(("step", name, hours, audio_hours, loss))
             said = time.monotonic()
 
-    def on_rung(hours: float, score: float) -> None:
-        queue.put(("rung", name, "pesq", score))
+    def on_rung(hours: float, clips: NDArray[np.float64]) -> None:
+        queue.put(("rung", name, "pesq", float(clips.mean())))
 
     with Scorer(1) as scorer:
         validation = _mixtures(store, "validation", VALIDATION, scorer)

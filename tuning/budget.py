@@ -1,96 +1,174 @@
 """The exact budget: slots.
 
 `trials = N` means N slots, 0 to N - 1. Every trial carries its slot; a slot is filled while it has a trial that
-waits, runs or ended. Workers claim waiting trials (compare and set in the storage), never make new ones, so the
-budget cannot be overshot. A trial that was lost with its worker ends as failed, does not fill its slot, and is put
-back in line with the same parameters.
+waits, runs or ended. Workers claim waiting trials (compare and set in the storage), and of several in one slot only
+the lowest number is ever claimed, so the budget cannot be overshot. A trial that was lost with its worker ends as
+failed, does not fill its slot, and is put back in line with the same parameters.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning.presets import Value
+from tuning.patience import PatientStorage
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
+# So many trials in a row that fail alike are the study's fault.
+ALIKE = 5
+# Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
+AHEAD = 8
 # A worker says this often that it is alive (`tuning.lease`), and is taken for dead after this long without a word.
-RENEW_S = 5.0
 GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
-LIVE = (TrialState.WAITING, TrialState.RUNNING)
+RENEW_S = min(5.0, GRACE_S / 4)
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its worker, not by its own fault; it does not count."""
+    return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A study's trials at one moment, by slot."""
+
+    trials: int
+    filled: Mapping[int, FrozenTrial]  # of several live ones the lowest number: a storage numbers trials in order
+    lost: Mapping[int, list[FrozenTrial]]
+    asked: Mapping[int, int]  # how often a slot's trial was given up for being the same as a running one
+    superfluous: Sequence[FrozenTrial]  # waiting in a slot that another trial fills
+    running: Sequence[FrozenTrial]  # in any slot, also beyond `trials`
+
+    @classmethod
+    def of(cls, found: Sequence[FrozenTrial], trials: int) -> Slots:
+        filled: dict[int, FrozenTrial] = {}
+        lost: dict[int, list[FrozenTrial]] = {}
+        asked: dict[int, int] = {}
+        superfluous = []
+        for trial in found:
+            slot = trial.user_attrs.get("slot")
+            if slot is None:
+                continue
+            if "superfluous" in trial.user_attrs:
+                asked[slot] = asked.get(slot, 0) + ("asked" in trial.user_attrs)
+            elif is_lost(trial):
+                lost.setdefault(slot, []).append(trial)
+            elif slot not in filled:
+                filled[slot] = trial
+            elif trial.state == TrialState.WAITING:
+                superfluous.append(trial)
+        running = [trial for trial in found if trial.state == TrialState.RUNNING and "slot" in trial.user_attrs]
+        inside = {slot: filled[slot] for slot in sorted(filled) if slot < trials}
+        return cls(trials, inside, lost, asked, superfluous, running)
+
+    @property
+    def waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self.filled.values() if trial.state == TrialState.WAITING]
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that count: complete, pruned, infeasible, or failed by their own fault."""
+        return [trial for trial in self.filled.values() if trial.state.is_finished()]
+
+    @property
+    def empty(self) -> list[int]:
+        return [slot for slot in range(self.trials) if slot not in self.filled]
+
+    @property
+    def left(self) -> int:
+        return self.trials - len(self.ended)
 
 
 class Budget:
     """The slots of one study. Any number of processes may hold one at the same time.
 
+    The study's attribute `plan` says what slots start from: slot -> {"params": ..., "attributes": ...}.
+
     Args:
         trials: number of slots.
-        first: searched parameters of the first slots' trials (presets), by name.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: optuna.storages.BaseStorage,
-        trials: int,
-        first: Mapping[str, Mapping[str, Value]] | None = None,
-    ) -> None:
+    def __init__(self, study: optuna.Study, trials: int) -> None:
+        assert isinstance(study._storage, PatientStorage), "a study of tuning.storage"
         self.study = study
-        self.storage = storage
+        self.storage = study._storage
         self.trials = trials
-        self.first = list((first or {}).items())
         self._signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
         self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
         self._looked = time.monotonic()
 
-    def slots(self) -> dict[int, FrozenTrial]:
-        """Slot -> the trial that fills it. Of several the lowest number counts: a storage numbers trials in order."""
-        filled: dict[int, FrozenTrial] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            slot = trial.user_attrs.get("slot")
-            if slot is not None and slot < self.trials and "lost" not in trial.user_attrs:
-                filled.setdefault(slot, trial)
-        return filled
+    def look(self) -> Slots:
+        return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
+
+    def keep(self) -> Slots:
+        """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds."""
+        slots = self.look()
+        if self._reap(slots) or slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD):
+            self.fill()
+            slots = self.look()
+        return slots
 
     def fill(self) -> None:
-        """Puts a waiting trial into every empty slot."""
-        filled = self.slots()
-        for slot in range(self.trials):
-            if slot in filled:
-                continue
-            lost = self._lost(slot)
-            if lost:
-                parameters: Mapping[str, Value] = lost[-1].params or lost[-1].system_attrs.get("fixed_params", {})
-                attributes = {key: lost[-1].user_attrs[key] for key in ("preset",) if key in lost[-1].user_attrs}
-            else:
-                name, parameters = self.first[slot] if slot < len(self.first) else ("", {})
-                attributes = {"preset": name} if name else {}
-            self.study.enqueue_trial(
-                dict(parameters), user_attrs={"slot": slot, "attempt": len(lost) + 1, **attributes}
-            )
+        """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
+        slots = self.look()
+        for trial in slots.superfluous:
+            self._discard(trial)
+        wanted = max(0, AHEAD - len(slots.waiting))
+        self._fill(slots, slots.empty[:wanted])
+
+    def _fill(self, slots: Slots, chosen: Sequence[int]) -> None:
+        plan = self.study.user_attrs.get("plan", {}) if chosen else {}
+        for slot in chosen:
+            planned = plan.get(str(slot), {})
+            lost = slots.lost.get(slot, [])
+            before = (trial.params or trial.system_attrs.get("fixed_params") for trial in reversed(lost))
+            parameters: dict[str, Any] = next(filter(None, before), planned.get("params", {}))
+            attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
+            self.study.enqueue_trial(parameters, user_attrs=attributes)
 
     def claim(self) -> optuna.Trial | None:
-        """A trial to run, which is this process's from now on; None when none waits."""
-        for trial in self.slots().values():
-            if trial.state != TrialState.WAITING:
-                continue
-            try:
-                mine = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                continue
-            if mine:
-                claimed = optuna.Trial(self.study, trial._trial_id)
-                claimed.set_user_attr("worker", worker_name())
-                return claimed
-        return None
+        """A trial to run, which is this process's from now on; None when the others are running or have ended."""
+        while True:
+            slots = self.look()
+            for trial in slots.waiting:
+                if self._take(trial):
+                    self.storage.set_trial_user_attr(trial._trial_id, "worker", worker_name())
+                    return optuna.Trial(self.study, trial._trial_id)
+            if slots.empty:
+                # Any of them: workers that come at the same time shall not all fill the same one.
+                self._fill(slots, [random.choice(slots.empty)])
+            elif not slots.waiting:
+                return None
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        try:
+            return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    def _discard(self, trial: FrozenTrial) -> None:
+        """Ends a waiting trial that no slot needs; taken first, so that nobody runs it meanwhile."""
+        if self._take(trial):
+            self.storage.set_trial_user_attr(trial._trial_id, "superfluous", "another trial fills its slot")
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def give_up(self, trial: optuna.Trial, reason: str) -> None:
+        """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
+        trial.set_user_attr("asked", reason)
+        trial.set_user_attr("superfluous", reason)
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def hand_back(self, trial: optuna.Trial) -> None:
         """Puts a running trial of this process back in line, as when the worker is asked to leave."""
@@ -104,25 +182,28 @@ class Budget:
         To be called every few seconds: a worker is gone when its process on this machine is, or when nothing was heard
         of it in GRACE_S of looking.
         """
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        claimed = [trial for trial in running if "slot" in trial.user_attrs]
-        self._listen(claimed)
+        return self._reap(self.look())
+
+    def _reap(self, slots: Slots) -> list[int]:
+        self._listen(slots.running)
         reaped = []
-        for trial in claimed:
+        for trial in slots.running:
             reason = self._gone(trial)
             if reason:
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process was faster
-                    self._end(trial, reason)
+                again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another one was faster
+                    self._end(trial, reason, again)
                     reaped.append(trial.number)
         return reaped
 
-    def _listen(self, claimed: Sequence[FrozenTrial]) -> None:
-        # Time in which this process did not look, since it was frozen or the database away, is nobody's silence.
+    def _listen(self, running: Sequence[FrozenTrial]) -> None:
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, 2 * RENEW_S), now
-        signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in claimed}
+        passed, self._looked = now - self._looked, now
+        # We did not look for a while, frozen or without the database, nor could the others write: all begin anew.
+        away = passed > 2 * RENEW_S
+        signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running}
         self._silent_s = {
-            number: self._silent_s[number] + passed if self._signs.get(number) == sign else 0.0
+            number: self._silent_s[number] + passed if self._signs.get(number) == sign and not away else 0.0
             for number, sign in signs.items()
         }
         self._signs = dict(signs)
@@ -139,22 +220,35 @@ class Budget:
         silent = self._silent_s[trial.number]
         return f"{who} said nothing for {silent:.0f} s" if silent > GRACE_S else ""
 
-    def _end(self, trial: FrozenTrial, reason: str) -> None:
-        again = len(self._lost(trial.user_attrs["slot"])) + 1 < ATTEMPTS
-        kind, text = ("lost", reason) if again else ("failure", f"{reason}, {ATTEMPTS} times")
-        self.storage.set_trial_user_attr(trial._trial_id, kind, text)
+    def _end(self, trial: FrozenTrial, reason: str, again: bool) -> None:
+        key, text = ("lost", reason) if again else ("failure", f"{reason}, {ATTEMPTS} times")
+        self.storage.set_trial_user_attr(trial._trial_id, key, text)
         self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def ended(self) -> list[FrozenTrial]:
-        """Trials that count: complete, pruned, infeasible, or failed by their own fault."""
-        return [trial for trial in self.slots().values() if trial.state.is_finished()]
+    def fault(self, slots: Slots) -> str | None:
+        """The reason that the last ALIKE ended trials all failed for, numbers aside; None when they did not.
 
-    def left(self) -> int:
-        return self.trials - len(self.ended())
+        Those before the last `forgive` do not count.
+        """
+        if not _alike(slots.ended):
+            return None
+        forgiven = self.study.user_attrs.get("forgiven", [])
+        return _alike([trial for trial in slots.ended if trial.number not in forgiven])
 
-    def _lost(self, slot: int) -> Sequence[FrozenTrial]:
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        return [trial for trial in trials if trial.user_attrs.get("slot") == slot and "lost" in trial.user_attrs]
+    def forgive(self) -> None:
+        """Forgets the failures so far: somebody has seen them and goes on."""
+        failed = [trial.number for trial in self.look().ended if trial.state == TrialState.FAIL]
+        if failed:
+            self.study.set_user_attr("forgiven", failed)
+
+
+def _alike(ended: Sequence[FrozenTrial]) -> str | None:
+    latest = sorted(ended, key=lambda trial: str(trial.datetime_complete))[-ALIKE:]
+    if len(latest) < ALIKE or any(trial.state != TrialState.FAIL for trial in latest):
+        return None
+    reasons = [str(trial.user_attrs["failure"]) for trial in latest]
+    same = len({re.sub(r"\d[\d.e+-]*", "#", reason) for reason in reasons}) == 1
+    return reasons[-1] if same else None
 
 
 def worker_name() -> str:

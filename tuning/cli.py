@@ -16,8 +16,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tuning.place import Place
     from tuning.study_file import StudySpec
-    from tuning.tune import Place
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -25,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(storage_app, name="storage")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
 StudyName = Annotated[
@@ -32,7 +34,15 @@ StudyName = Annotated[
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="QUELL_RUNS", help="Folder for database, weights and logs.")]
 StorageOption = Annotated[
-    str | None, typer.Option("--storage", envvar="QUELL_STORAGE", help="Optuna storage URL; RUNS/quell.db without it.")
+    str | None,
+    typer.Option(
+        "--storage",
+        help="sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT, or postgres for a server of our own under "
+        "RUNS. Also QUELL_STORAGE; RUNS/quell.db without any.",
+    ),
+]
+StorageFileOption = Annotated[
+    Path | None, typer.Option("--storage-file", help="A file that holds the storage URL, for one with a password.")
 ]
 CorpusOption = Annotated[
     Path | None,
@@ -48,30 +58,60 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from tuning.demo import demo as run_demo
+    from tuning.place import Place
+    from tuning.runs import Runs
 
-    return run_demo(study, _place(runs, None, None), _stdout(), _stderr())
+    return run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), _stdout(), _stderr())
 
 
 @app.command()
 def tune(
     study: StudyFile,
     corpus: CorpusOption = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes on this machine.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Worker processes on this machine; one per device without.")
+    ] = None,
     devices: Annotated[
         str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; given to the workers in turn.")
     ] = "",
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers that share a device.")] = 1,
     trials: TrialsOption = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Train the presets outside the search too, in the study NAME-presets.")
+    ] = False,
+    confirm: Annotated[
+        int | None, typer.Option("--confirm", min=0, help="Train so many of the best with two more seeds at the end.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="A study whose best trials are tried first.")
+    ] = None,
+    warm_start_storage: Annotated[
+        str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
+    ] = None,
+    warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
 ) -> int:
     """Create or continue a study and run it."""
-    from tuning import status as state
-    from tuning.tune import check_devices
-    from tuning.tune import tune as run_study
+    from dataclasses import replace
 
-    spec = _spec(study, trials)
+    from tuning import status as state
+    from tuning.parts import warm_starts
+    from tuning.place import check_devices, share_devices
+    from tuning.tune import Tune
+
+    _log()
+    spec = _spec(study, trials, confirm)
     used = check_devices([name.strip() for name in devices.split(",") if name.strip()])
-    code, stored = run_study(spec, study, _place(runs, storage, corpus), workers, used, _stderr())
+    place = _place(runs, storage, storage_file, corpus)
+    console = _stderr()
+    first: list[dict[str, Any]] = []
+    if warm_start is not None:
+        other = replace(place, storage_url=warm_start_storage or place.storage_url)
+        first, beside = warm_starts(_stored(warm_start, other), spec, warm_start_best)
+        console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
+    code, stored = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
     if code:
         print("quell: interrupted, trials handed back; the same command goes on with them", file=sys.stderr)
     state.show(state.summary(stored), _stdout())
@@ -83,29 +123,59 @@ def worker(
     study: StudyFile,
     corpus: CorpusOption = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
-    trials: TrialsOption = None,
+    part: Annotated[
+        str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
+    ] = "search",
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
 ) -> int:
     """One more worker, on this machine, for an existing study."""
-    import logging
+    from tuning.joining import join
+    from tuning.parts import PARTS
+    from tuning.place import check_devices
 
-    import optuna
-
-    from tuning.storage import create_study, open_storage
-    from tuning.tune import check_devices
-    from tuning.worker import work
-
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spec = _spec(study, trials)
+    _log()
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
+    spec = _spec(study, None)
     used = check_devices([device])[0]
-    place = _place(runs, storage, corpus)
-    console = _stderr()
-    data = place.open_corpus(spec, console)
-    database = open_storage(place.storage_url)
-    stored = create_study(spec, data, database)
-    return work(spec, data, stored, database, place.runs, used, console)
+    return join(spec, part, _place(runs, storage, storage_file, corpus), used, _stderr())
+
+
+@app.command()
+def reproduce(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Train a trial again and compare its score; exit 1 when it differs."""
+    from tuning.place import check_devices
+    from tuning.reproduce import reproduce as train_again
+
+    place = _place(runs, storage, storage_file, None)
+    used = check_devices([device])[0]
+    return train_again(_stored(study, place), trial, place.runs, used, _stdout(), _stderr())
+
+
+@storage_app.command()
+def serve(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
+        "127.0.0.1"
+    ),
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Optuna's gRPC proxy in front of a database, for very many workers."""
+    from tuning.serving import serve as run_server
+
+    _log()
+    return run_server(_place(runs, storage, storage_file, None), host, port, _stderr())
 
 
 @app.command()
@@ -114,11 +184,12 @@ def status(
     as_json: JsonOption = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
 ) -> int:
     """Trials by state and the best so far."""
     from tuning import status as state
 
-    summary = state.summary(_stored(study, _place(runs, storage, None)))
+    summary = state.summary(_stored(study, _place(runs, storage, storage_file, None)))
     if as_json:
         print(json.dumps(summary))
     else:
@@ -133,19 +204,21 @@ def export(
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial's number, instead of the best.")] = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
 ) -> int:
     """The best (or a given) trial as one TorchScript file."""
     from tuning.exporting import export_best
+    from tuning.study import metric
 
     if output.suffix != ".pt":
         raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .pt", param_hint="--output")
-    place = _place(runs, storage, None)
+    place = _place(runs, storage, storage_file, None)
     stored = _stored(study, place)
     chosen, costs, rtf = export_best(stored, place.runs, output, trial)
-    score = stored.user_attrs["spec"]["study"]["score"]
+    score = metric(stored)
     noisy = stored.user_attrs["noisy"][score]
     reached = f"validation {score} {chosen.value:.3f} (noisy {noisy:.3f})"
-    print(f"{output}: trial {chosen.number} of {stored.study_name}, {reached}")
+    print(f"{output}: {chosen.label}, {reached}")
     latency = "infinite" if math.isinf(costs.latency_ms) else f"{costs.latency_ms:.0f} ms"
     print(f"{costs.parameters:,} parameters, {costs.macs_per_s / 1e6:.0f} M MAC/s")
     print(f"latency {latency}, real-time factor {rtf:.4f} on one thread")
@@ -185,6 +258,7 @@ def evaluate(
     as_json: JsonOption = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
 ) -> int:
     """Score a denoiser on the test split, by SNR."""
     import os
@@ -196,7 +270,7 @@ def evaluate(
 
     spec = _spec(study, None)
     loaded = load(model)
-    place = _place(runs, storage, corpus)
+    place = _place(runs, storage, storage_file, corpus)
     console = _stderr()
     if corpus is None:  # the study knows which decoded corpus it was made from
         data = open_store(place.runs.corpora / _stored(spec.study.name, place).user_attrs["corpus"])
@@ -213,31 +287,38 @@ def evaluate(
     return 0
 
 
-def _spec(study: Path, trials: int | None) -> StudySpec:
+def _spec(study: Path, trials: int | None, confirm: int | None = None) -> StudySpec:
     from tuning import study_file
 
-    spec = study_file.load(study)
-    if trials is None:
-        return spec
-    return spec.model_copy(update={"study": spec.study.model_copy(update={"trials": trials})})
+    return study_file.load(study, trials=trials, confirm=confirm)
 
 
-def _place(runs: Path, storage: str | None, corpus: Path | None) -> Place:
-    from tuning.storage import Runs
-    from tuning.tune import Place
+def _place(runs: Path, storage: str | None, storage_file: Path | None, corpus: Path | None) -> Place:
+    from tuning.place import Place, storage_url
+    from tuning.runs import Runs
 
     folder = Runs(runs)
-    return Place(folder, storage or folder.storage_url, corpus)
+    return Place(folder, storage_url(storage, storage_file, folder), corpus)
 
 
 def _stored(study: str | None, place: Place) -> Any:
     import optuna
 
-    from tuning.storage import load_study, open_storage
+    from tuning.study import load_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = _spec(Path(study), None).study.name if study is not None and study.endswith(".toml") else study
-    return load_study(name, open_storage(place.storage_url))
+    return load_study(name, place.open_storage())
+
+
+def _log() -> None:
+    """Notes of what happens go to stderr, with the time."""
+    import logging
+
+    import optuna
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _stdout() -> Console:

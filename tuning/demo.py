@@ -17,14 +17,16 @@ from quell.heldout import evaluation_set
 from quell.scoring import Scorer
 from tuning import status, study_file
 from tuning.exporting import export_best
-from tuning.tune import Place, check_devices, tune
+from tuning.place import Place, check_devices, share_devices
+from tuning.tune import Tune
 
 
 def demo(study: Path, place: Place, console: Console, log: Console) -> int:
     """Runs the study, exports its best trial, denoises one noisy file of the test split; returns the exit code."""
     started = time.monotonic()
     spec = study_file.load(study)
-    code, optuna_study = tune(spec, study, place, 2, check_devices([]), log)
+    devices = share_devices(check_devices([]), 1, 2)
+    code, optuna_study = Tune(spec, study, place, devices, log).run()
     if code:
         return code
     status.show(status.summary(optuna_study), console)

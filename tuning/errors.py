@@ -4,8 +4,9 @@ TuningError
 ├── StudyFileError   the study file says something that cannot be run
 ├── StudyNotFound    no such study, or no trial in it that could be used
 ├── StudyMismatch    the stored study was made from another specification or corpus
-├── StorageError     the database cannot be opened
+├── StorageError     the database cannot be opened, or stays away
 ├── WorkerError      workers die without getting anywhere
+├── TrialsFailed     trials fail one after another for the same reason
 └── UsageError       an option asks for what is not there
 """
 
@@ -32,6 +33,10 @@ class StorageError(TuningError):
 
 class WorkerError(TuningError):
     """Workers died repeatedly without finishing a trial; the message holds their last words."""
+
+
+class TrialsFailed(TuningError):
+    """The last trials failed by their own fault and alike; the message holds the reason."""
 
 
 class UsageError(TuningError):

@@ -1,4 +1,4 @@
-"""A sign of life for a trial that trains, and a look at the others' meanwhile.
+"""A sign of life for a trial that runs, and a look at the others' meanwhile.
 
 Our own, since Optuna's heartbeat dies with the first database error and its gRPC proxy passes none.
 """
@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 
 import optuna
-from sqlalchemy.exc import SQLAlchemyError
 
 from tuning.budget import RENEW_S, Budget
+from tuning.errors import StorageError
 
 log = logging.getLogger("quell")
+
+
+class _Over(Exception):
+    """The trial ended while the thread waited for the database."""
 
 
 class Lease:
     """Renews a claimed trial from a thread until the block ends; the same thread ends and replaces trials of workers
     that are gone, also while every worker is busy.
 
-    A database that cannot be reached is tried again at the next turn.
+    What it writes is [a counter, the audio hours trained so far].
     """
 
     def __init__(self, trial: optuna.Trial, budget: Budget) -> None:
         self.trial = trial
         self.budget = budget
+        self.audio_hours = 0.0  # set by the one who trains
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name=f"lease of trial {trial.number}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
     def __enter__(self) -> Lease:
         self._thread.start()
@@ -41,15 +47,23 @@ class Lease:
         """Whether somebody took this worker for dead and ended its trial."""
         return self.budget.storage.get_trial(self.trial._trial_id).state.is_finished()
 
+    def _run(self) -> None:
+        with suppress(_Over), self.budget.storage.waiting(unless=self._check):
+            self._renew()
+
+    def _check(self) -> None:
+        if self._over.is_set():
+            raise _Over
+
     def _renew(self) -> None:
         count = 0
         while not self._over.wait(RENEW_S):
             count += 1
+            word = [count, round(self.audio_hours, 4)]
             try:
-                self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", count)
-                if self.budget.reap():
-                    self.budget.fill()
+                self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
+                self.budget.keep()
             except optuna.exceptions.UpdateFinishedTrialError:
                 return  # the worker finds out at its next word
-            except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-                log.warning("lease of trial %d: %s", self.trial.number, str(error).splitlines()[0])
+            except StorageError as error:
+                log.warning("lease of trial %d: %s", self.trial.number, error)

@@ -6,29 +6,34 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+import numpy as np
 import optuna
 import torch
-from optuna.trial import FrozenTrial, TrialState
+from numpy.typing import NDArray
+from optuna.trial import TrialState
 
+import quell
 from quell.corpus import Corpus
 from quell.cost import cost, real_time_factor
 from quell.denoiser import Denoiser, DenoiserConfig, save_weights
 from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
-from quell.scoring import Scorer, Scores
-from quell.trainer import TrainingConfig
+from quell.scoring import Scorer
 from quell.training import Trained, train
-from tuning import space
-from tuning.storage import Runs
+from tuning import outcome, progress, space
+from tuning.confirm import hopeless
+from tuning.runs import Runs
 from tuning.study_file import LimitsSection, StudySpec
+from tuning.worker import Running, Superseded
 
 log = logging.getLogger("quell")
 
-# Weights are kept for so many of the best trials.
-KEPT_WEIGHTS = 3
 RTF_MARGIN = 1.5
+# A slot's trial is asked for again so often while another one with its configuration runs; then both run.
+ASKS = 3
+
+Clips = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Task:
     scorer: Scorer
     device: torch.device
     runs: Runs
+    bars: progress.Trainings | None = None
 
 
 def validation_set(
@@ -51,101 +57,167 @@ def validation_set(
     return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)
 
 
-def run_trial(
-    trial: optuna.Trial,
-    task: Task,
-    on_step: Callable[[float, float], None],
-    on_score: Callable[[float], None] = lambda score: None,
-) -> None:
+def run_trial(running: Running, task: Task) -> None:
     """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
 
-    Whatever else is raised, by `on_step` (audio hours, loss) too, comes through and leaves the trial running, to be
-    gone on with from its checkpoint.
+    Whatever else is raised, by `running.step` too, comes through and leaves the trial running, to be gone on with from
+    its checkpoint.
+
+    Raises:
+        Superseded: a trial with the same configuration is running.
     """
-    checkpoints = task.runs.checkpoints(task.spec.study.name)
-    slot = trial.user_attrs.get("slot", trial.number)
-    path = checkpoints.take_up(slot, trial.user_attrs.get("attempt", 1))
-    _run(trial, task, on_step, on_score, path)
-    checkpoints.drop(slot)
-
-
-def _run(
-    trial: optuna.Trial,
-    task: Task,
-    on_step: Callable[[float, float], None],
-    on_score: Callable[[float], None],
-    checkpoint: Path,
-) -> None:
-    study, spec = trial.study, task.spec
-    started = time.monotonic()
-    point = space.suggest(trial, spec.search)
-    model = space.denoiser_config(point, spec.corpus.sample_rate)
-    config = space.training_config(point, spec.training_config(), spec.study.seed, model)
-    trial.set_user_attr("denoiser", asdict(model))
-    trial.set_user_attr("training", asdict(config))
-
-    before = study._storage.get_trial(trial._trial_id)  # a trial that was handed back has a past
-    excess = before.constraints or over_limits(model, spec.limits)
-    for name, share in excess.items():
-        if name not in before.constraints:
-            trial.set_constraint(name, share)
-    if any(share > 0 for share in excess.values()):
-        trial.set_user_attr("pruned", "over the limit of " + ", ".join(name for name in excess if excess[name] > 0))
-        study.tell(trial, state=TrialState.PRUNED)
-        return
-
-    def on_rung(hours: float, score: float) -> None:
-        on_score(score)
-        step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
-        if step not in before.intermediate_values:
-            trial.report(score, step)
-        if hours < spec.training.audio_hours and trial.should_prune():
-            raise optuna.TrialPruned(f"{spec.study.score} {score:.3f} after {hours:g} h of audio")
-
-    if checkpoint.exists():
-        log.info("trial %d goes on from its checkpoint", trial.number)
+    trial = running.trial
+    attempt = _Attempt(running, task)
     try:
-        trained = _train(model, config, task, checkpoint, on_rung, on_step)
+        if attempt.decided():
+            return
+        trained = attempt.train()
     except optuna.TrialPruned as reason:
         trial.set_user_attr("pruned", str(reason))
-        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
-        study.tell(trial, state=TrialState.PRUNED)
-        return
+        trial.set_user_attr("seconds", attempt.seconds())
+        trial.study.tell(trial, state=TrialState.PRUNED)
     except (TrainingError, torch.OutOfMemoryError) as error:
         trial.set_user_attr("failure", str(error))
-        study.tell(trial, state=TrialState.FAIL)
-        return
-    trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
-    _complete(trial, task, trained)
+        trial.study.tell(trial, state=TrialState.FAIL)
+    else:
+        attempt.complete(trained)
+    finally:
+        if task.bars is not None:
+            task.bars.end(attempt.name)
+    attempt.checkpoints.drop(attempt.slot)
 
 
-def _train(
-    model: DenoiserConfig,
-    config: TrainingConfig,
-    task: Task,
-    checkpoint: Path,
-    on_rung: Callable[[float, float], None],
-    on_step: Callable[[float, float], None],
-) -> Trained:
-    """Trains from the checkpoint on; from the start when it cannot be used."""
-    for _ in range(2):
-        try:
-            return train(
-                model,
-                config,
-                task.corpus,
-                task.validation,
-                task.scorer,
-                metric=task.spec.study.score,
-                device=task.device,
-                on_rung=on_rung,
-                on_step=on_step,
-                checkpoint=checkpoint,
-            )
-        except CheckpointError as error:
-            log.warning("%s", error)
-            checkpoint.unlink()
-    raise AssertionError("a checkpoint that is not there was refused")
+class _Attempt:
+    """A trial in the hands of one worker."""
+
+    def __init__(self, running: Running, task: Task) -> None:
+        self.running = running
+        self.trial = running.trial
+        self.task = task
+        self.spec = task.spec
+        self.name = f"trial {self.trial.number}"
+        self.slot = self.trial.user_attrs.get("slot", self.trial.number)
+        self.checkpoints = task.runs.checkpoints(self.spec.study.name)
+        self.started = time.monotonic()
+        # A trial that was handed back has a past.
+        self.before = self.trial.study._storage.get_trial(self.trial._trial_id)
+        self.clips: dict[str, list[float]] = {}  # at each rung: audio seconds -> the clips' scores
+        point = space.suggest(self.trial, self.spec.search)
+        repeat = self.trial.user_attrs.get("repeat", 0)
+        self.model = space.denoiser_config(point, self.spec.corpus.sample_rate)
+        self.config = space.training_config(
+            point, self.spec.training_config(), self.spec.study.seed, self.model, repeat
+        )
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started, 1)
+
+    def decided(self) -> bool:
+        """Ends the trial where no training is needed: over a limit, or the same as one that ended."""
+        trial = self.trial
+        trial.set_user_attr("denoiser", asdict(self.model))
+        trial.set_user_attr("training", asdict(self.config))
+        same = outcome.twin(trial, self.config.seed)
+        if same is not None and same.state.is_finished():
+            outcome.take_over(trial, same)
+            return True
+        if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
+            raise Superseded(f"the same configuration as trial {same.number}, which is running")
+        limits = self.spec.limits.given()
+        known = {name: share for name, share in self.before.constraints.items() if name in limits}
+        excess = known if len(known) == len(limits) else over_limits(self.model, self.spec.limits) | known
+        for name in excess.keys() - known.keys():
+            trial.set_constraint(name, excess[name])
+        over = [name for name in limits if excess[name] > 0]
+        if over:
+            trial.set_user_attr("pruned", "over the limit of " + ", ".join(over))
+            trial.study.tell(trial, state=TrialState.PRUNED)
+        return bool(over)
+
+    def _asked(self) -> int:
+        return self.running.lease.budget.look().asked.get(self.slot, 0)
+
+    def train(self) -> Trained:
+        """Trains from the checkpoint on; from the start when it cannot be used."""
+        checkpoint = self.checkpoints.take_up(self.slot, self.trial.user_attrs.get("attempt", 1))
+        self.trial.set_user_attr("machine", machine(self.task.device))
+        for _ in range(2):
+            if checkpoint.exists():
+                log.info("%s goes on from its checkpoint", self.name)
+            try:
+                return train(
+                    self.model,
+                    self.config,
+                    self.task.corpus,
+                    self.task.validation,
+                    self.task.scorer,
+                    metric=self.spec.study.metric,
+                    device=self.task.device,
+                    on_rung=self._rung,
+                    on_step=self._step,
+                    checkpoint=checkpoint,
+                )
+            except CheckpointError as error:
+                log.warning("%s", error)
+                checkpoint.unlink()
+        raise AssertionError("a checkpoint that is not there was refused")
+
+    def _step(self, audio_hours: float, loss: float) -> None:
+        self.running.step(audio_hours)
+        if self.task.bars is not None:
+            self.task.bars.step(self.name, audio_hours, self.spec.training.audio_hours, loss)
+
+    def _rung(self, hours: float, clips: Clips) -> None:
+        trial, score = self.trial, float(clips.mean())
+        step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
+        self.clips[str(step)] = [round(float(clip), 4) for clip in clips]
+        if self.task.bars is not None:
+            self.task.bars.rung(self.name, self.spec.study.metric, score)
+        if len(self.spec.study.scores) > 1:  # Optuna prunes by a single score only
+            return
+        if step not in self.before.intermediate_values:
+            trial.report(score, step)
+        last = hours >= self.spec.training.audio_hours
+        if not last and (trial.should_prune() or hopeless(trial, step, clips)):
+            raise optuna.TrialPruned(f"{self.spec.study.metric} {score:.3f} after {hours:g} h of audio")
+
+    def complete(self, trained: Trained) -> None:
+        """Tells the trial's scores and keeps its weights when it is one of the best."""
+        trial, task = self.trial, self.task
+        scores, noisy = trained.scores, task.validation.noisy_scores
+        costs = cost(trained.denoiser)
+        found = {
+            "seconds": self.seconds(),
+            "cost": costs.record(),
+            "data_share": round(trained.data_share, 5),
+            "micro_batch": trained.micro_batch,
+            "metrics": scores.means(),
+            "by_snr": {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()},
+            "failures": scores.failures,
+            "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
+            "clips": self.clips,
+        }
+        if trained.iou is not None:
+            found["iou"] = trained.iou
+        for key, value in found.items():
+            trial.set_user_attr(key, value)
+        outcome.forbid_losses(trial, scores, noisy)
+        path = task.runs.weights(self.spec.study.name, trial.number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(trained.denoiser, path)
+        trial.study.tell(trial, outcome.values(self.spec, scores, costs))
+        outcome.forget_weights(trial.study, task.runs, max(outcome.KEPT_WEIGHTS, self.spec.study.confirm))
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What a score depends on besides the configuration."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "quell": quell.__version__,
+    }
 
 
 def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float]:
@@ -162,39 +234,3 @@ def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float
     if "real_time_factor" in allowed:
         found["real_time_factor"] = real_time_factor(denoiser) / RTF_MARGIN
     return {name: found[name] / limit - 1 for name, limit in allowed.items()}
-
-
-def _complete(trial: optuna.Trial, task: Task, trained: Trained) -> None:
-    scores, noisy = trained.scores, task.validation.noisy_scores
-    trial.set_user_attr("cost", cost(trained.denoiser).record())
-    trial.set_user_attr("data_share", round(trained.data_share, 5))
-    trial.set_user_attr("micro_batch", trained.micro_batch)
-    if trained.iou is not None:
-        trial.set_user_attr("iou", trained.iou)
-    trial.set_user_attr("metrics", scores.means())
-    trial.set_user_attr("by_snr", {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()})
-    trial.set_user_attr("failures", scores.failures)
-    trial.set_user_attr("worse", {name: scores.worse_than(noisy, name) for name in scores.values})
-    forbid_losses(trial, scores, noisy)
-    name = task.spec.study.name
-    path = task.runs.weights(name, trial.number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(trained.denoiser, path)
-    trial.study.tell(trial, scores.mean(task.spec.study.score))
-    keep = {best.number for best in best_trials(trial.study)[:KEPT_WEIGHTS]}
-    for frozen in trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if frozen.number not in keep:
-            task.runs.weights(name, frozen.number).unlink(missing_ok=True)
-
-
-def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
-    """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
-    for name in ("si_sdr", "stoi"):
-        trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
-
-
-def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete, feasible trials, best first; of equal ones the earlier."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
-    return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))

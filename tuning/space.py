@@ -238,10 +238,10 @@ def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfi
 
 
 def training_config(
-    point: Mapping[str, Any], base: TrainingConfig, study_seed: int, model: DenoiserConfig
+    point: Mapping[str, Any], base: TrainingConfig, study_seed: int, model: DenoiserConfig, repeat: int = 0
 ) -> TrainingConfig:
     """The training of a point: what the study fixes (`base`) and what the point says, seeded from the study's seed and
-    the configuration, so that it is the same when it is trained again."""
+    the configuration, so that it is the same when it is trained again; another `repeat` has another seed."""
     config = replace(
         base,
         loss=point["loss"],
@@ -249,5 +249,6 @@ def training_config(
         learning_rate=point["learning_rate"],
         batch_size=point["batch_size"],
     )
-    text = json.dumps([study_seed, asdict(model), asdict(config) | {"seed": None}], sort_keys=True)
+    whole: list[Any] = [study_seed, asdict(model), asdict(config) | {"seed": None}]
+    text = json.dumps([*whole, repeat] if repeat else whole, sort_keys=True)
     return replace(config, seed=int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))

@@ -6,33 +6,36 @@ from collections import Counter
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from tuning.objective import best_trials
+from tuning.budget import is_lost
+from tuning.outcome import best_trials
+from tuning.study import metric
 
 
 def summary(study: optuna.Study, best: int = 10) -> dict[str, Any]:
     """States, the noisy input's scores and the best trials; everything is JSON."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if "lost" not in trial.user_attrs]
+    found = study.get_trials(deepcopy=False)
+    trials = [trial for trial in found if not is_lost(trial)]
     states = Counter(trial.state.name.lower() for trial in trials)
     feasible = best_trials(study)
     infeasible = sum(1 for trial in trials if any(value > 0 for value in trial.constraints.values()))
     return {
         "study": study.study_name,
-        "score": study.user_attrs["spec"]["study"]["score"],
+        "score": metric(study),
         "trials": study.user_attrs.get("trials", len(trials)),
         "states": dict(states) | ({"infeasible": infeasible} if infeasible else {}),
         "noisy": study.user_attrs.get("noisy", {}),
-        "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs},
+        "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
         "leaderboard": [_row(trial) for trial in feasible[:best]],
     }
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
-    keys = ("preset", "metrics", "cost", "seconds", "data_share")
-    row = {"trial": trial.number, "value": trial.value, "params": trial.params}
+    keys = ("preset", "warm_start", "same_as", "metrics", "cost", "seconds", "data_share")
+    row = {"trial": trial.number, "value": trial.values[0], "params": trial.params}
     return row | {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
 
 

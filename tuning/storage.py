@@ -1,70 +1,79 @@
-"""Optuna storages by URL, and what Quell writes on a study."""
+"""Optuna storages by URL. Every one of them waits for a database that is away (`tuning.patience`)."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
 
-from quell.corpus import Corpus
-from tuning.checkpoints import Checkpoints
-from tuning.errors import StorageError, StudyMismatch, StudyNotFound
-from tuning.study_file import StudySpec
+from tuning.errors import StorageError
+from tuning.patience import PatientStorage
 
-# Seconds that a process waits for another one's write. Optuna's measured worst under 8 writers: 7 s.
+# Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
+# Of a process to Postgres: the trial and its lease write at once, and a server has 100 connections in all.
+CONNECTIONS = 2
+# A server that vanished with its machine answers nothing: connecting and sending end after so long.
+SILENT_S = 20
+# Two processes that make the tables at once must take turns; the number means nothing.
+TABLES_LOCK = 0x51756C6C
+
+EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, grpc://HOST:PORT or postgres"
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The folder that holds everything a study makes; never in the repository."""
-
-    folder: Path
-
-    @property
-    def storage_url(self) -> str:
-        return f"sqlite:///{self.folder / 'quell.db'}"
-
-    @property
-    def corpora(self) -> Path:
-        return self.folder / "corpora"
-
-    def study(self, name: str) -> Path:
-        return self.folder / name
-
-    def logs(self, name: str) -> Path:
-        return self.study(name) / "logs"
-
-    def checkpoints(self, name: str) -> Checkpoints:
-        return Checkpoints(self.study(name) / "checkpoints")
-
-    def weights(self, name: str, number: int) -> Path:
-        return self.study(name) / "trials" / f"{number:05d}.weights"
+def shown(url: str) -> str:
+    """A storage URL without anything secret in it."""
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except SQLAlchemyError:
+        return repr(url.partition(":")[0]) if ":" in url or "@" in url else repr(url)
+    return parsed.set(query={}).render_as_string(hide_password=True)
 
 
-def open_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorage:
-    """The storage behind a URL: SQLite in write-ahead mode, so that readers never wait for a writer.
+def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
+    """The storage behind a URL, cached and patient. Call its `close` when done.
 
     Args:
-        create: make the database file when it is absent.
+        url: `sqlite:///FILE`, `postgresql+psycopg://...` (or `postgresql://...`), or `grpc://HOST:PORT` of
+            `quell storage serve`.
+        create: make a SQLite file when it is absent. Tables are always made where there are none.
+        connections: to Postgres, kept open; twice as many at times.
 
     Raises:
-        StorageError: another scheme, or the database cannot be opened.
+        StorageError: another scheme, or the database cannot be opened now.
     """
-    scheme, _, location = url.partition(":///")
-    if scheme != "sqlite" or not location:
-        shown = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
-        raise StorageError(f"--storage: {shown}, expected sqlite:///FILE; leave it out for the database in --runs")
+    scheme = url.partition(":")[0]
+    if scheme == "sqlite":
+        return _sqlite(url, create)
+    if scheme in ("postgresql", "postgresql+psycopg"):
+        return _postgres(url, connections)
+    if scheme == "grpc":
+        return _grpc(url)
+    raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
+
+
+def _patient(storage: RDBStorage) -> PatientStorage:
+    def close() -> None:
+        storage.remove_session()
+        storage.engine.dispose()
+
+    # Optuna's cache: what has ended is read once.
+    return PatientStorage(optuna.storages.get_storage(storage), close)
+
+
+def _sqlite(url: str, create: bool) -> PatientStorage:
+    """In write-ahead mode, so that readers never wait for a writer."""
+    _, _, location = url.partition(":///")
+    if not location:
+        raise StorageError(f"--storage: {shown(url)}, expected sqlite:///FILE; leave it out for the database in --runs")
     file = Path(location)
     if not create and not file.exists():
         raise StorageError(
@@ -73,16 +82,69 @@ def open_storage(url: str, *, create: bool = False) -> optuna.storages.RDBStorag
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(file.parent):  # of two that make the same tables at once, Optuna lets one fail
-            storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
+            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
         _lock_whole_transactions(storage.engine)
         with storage.engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
-    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{file}: {reason}, expected a SQLite database that can be written; check the path"
         ) from error
-    return storage
+    return _patient(storage)
+
+
+def _postgres(url: str, connections: int) -> PatientStorage:
+    try:
+        parsed = sqlalchemy.engine.make_url(url).set(drivername="postgresql+psycopg")
+    except SQLAlchemyError:
+        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password") from None
+    limits = {"connect_timeout": SILENT_S, "tcp_user_timeout": SILENT_S * 1000, "application_name": "quell"}
+    engine = {
+        "pool_pre_ping": True,
+        "pool_size": connections,
+        "max_overflow": connections,
+        "connect_args": {name: value for name, value in limits.items() if name not in parsed.query},
+    }
+    try:
+        with _making_tables(parsed):
+            storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=engine)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
+        raise StorageError(
+            f"{shown(url)}: {reason}, expected a Postgres server that lets us in; check address, name and password"
+        ) from error
+    return _patient(storage)
+
+
+@contextmanager
+def _making_tables(url: sqlalchemy.URL) -> Iterator[None]:
+    engine = sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.pool.NullPool, connect_args={"connect_timeout": SILENT_S}
+    )
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
+        yield
+
+
+def _grpc(url: str) -> PatientStorage:
+    try:
+        import grpc  # noqa: F401
+    except ImportError:
+        needed = "expected it beside quell; pip install 'quell-denoiser[grpc]'"
+        raise StorageError(f"{shown(url)}: the package grpcio is not installed, {needed}") from None
+    host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
+    if not host or not port.isdigit():
+        raise StorageError(f"--storage: {shown(url)}, expected grpc://HOST:PORT; take both from `quell storage serve`")
+    proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+    try:
+        proxy.wait_server_ready(timeout=SILENT_S)
+    except ConnectionError:
+        proxy.close()
+        raise StorageError(
+            f"{url}: no answer in {SILENT_S} s, expected `quell storage serve` there; start it, or check the address"
+        ) from None
+    return PatientStorage(proxy, proxy.close)
 
 
 @contextmanager
@@ -114,70 +176,3 @@ def _lock_whole_transactions(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections from before the listeners
-
-
-def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of a spec, made when it is new, checked against spec and corpus when it is there.
-
-    Raises:
-        StudyMismatch: the stored study was made from another spec or corpus; the message names the key.
-    """
-    study = optuna.create_study(
-        study_name=spec.study.name,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=None,
-        pruner=None,
-    )
-    attributes = study.user_attrs
-    if "spec_hash" not in attributes:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([spec.study.score])  # what optuna-dashboard writes on its axes
-        study.set_user_attr("spec", spec.resolved())
-        study.set_user_attr("corpus", corpus.fingerprint)
-        study.set_user_attr("spec_hash", spec.hash())
-        return study
-    if attributes["spec_hash"] != spec.hash():
-        raise StudyMismatch(
-            f"study {spec.study.name!r}: {difference(attributes['spec'], spec.resolved())}; "
-            "give the study file another name, or put the value back"
-        )
-    if attributes["corpus"] != corpus.fingerprint:
-        raise StudyMismatch(
-            f"study {spec.study.name!r}: corpus {corpus.fingerprint}, expected {attributes['corpus']}: recordings were "
-            "added, removed or changed since it began; put them back, or give the study file another name"
-        )
-    return study
-
-
-def difference(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:
-    """First key whose value differs, as `<key> is <given>, expected <stored>`."""
-    for key in sorted({*stored, *given}):
-        ours, theirs = given.get(key), stored.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict) and "choices" not in ours and "low" not in ours:
-            inner = difference(theirs, ours, f"{prefix}{key}.")
-            if inner:
-                return inner
-        elif json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True):
-            return f"{prefix}{key} is {json.dumps(ours)}, expected {json.dumps(theirs)} as when it began"
-    return ""
-
-
-def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A stored study by name; without a name the one that worked last.
-
-    Raises:
-        StudyNotFound: there is none.
-    """
-    summaries = optuna.get_all_study_summaries(storage)
-    names = [summary.study_name for summary in summaries]
-    if not names:
-        raise StudyNotFound("storage: no studies, expected at least one; run `quell tune STUDY`")
-    if name is None:
-        latest = max(summaries, key=lambda s: (s.datetime_start is not None, s.datetime_start or 0))
-        name = latest.study_name
-    elif name not in names:
-        raise StudyNotFound(f"study {name!r}: not in the storage, expected one of {', '.join(names)}")
-    return optuna.load_study(study_name=name, storage=storage)

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
@@ -29,13 +30,49 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+METRICS = ("pesq", "stoi", "estoi", "si_sdr")
+# Scores that are costs, to be minimised beside a metric: name -> field of quell.cost.Cost.
+COSTS = {"macs": "macs_per_s", "parameters": "parameters"}
+
+
 class StudySection(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     trials: int = Field(ge=1)
-    score: Literal["pesq", "stoi", "estoi", "si_sdr"] = "pesq"
+    score: str | list[str] = "pesq"  # one metric, or a metric and costs, between which a front is searched
     seed: int = Field(default=0, ge=0)
+    confirm: int = Field(default=0, ge=0)  # so many of the best are trained with two more seeds at the end
     sampler: Literal["tpe", "gp", "random", "cma-es"] = "tpe"
     pruner: Literal["median", "asha", "hyperband", "none"] = "median"
+
+    @model_validator(mode="after")
+    def _scores(self) -> StudySection:
+        names = self.scores
+        if isinstance(self.score, str) and self.score not in METRICS:
+            raise ValueError(f"score: {self.score!r}, expected one of {', '.join(METRICS)}")
+        if isinstance(self.score, list) and (
+            len(names) < 2 or len(set(names)) < len(names) or names[0] not in METRICS or set(names[1:]) - set(COSTS)
+        ):
+            costs = ", ".join(COSTS)
+            raise ValueError(f"score: {names}, expected a metric ({', '.join(METRICS)}) and then costs ({costs})")
+        if len(names) > 1 and self.sampler == "cma-es":
+            raise ValueError("sampler: 'cma-es', expected tpe, gp or random for several scores; take one of these")
+        if len(names) > 1 and self.confirm:
+            raise ValueError(f"confirm: {self.confirm}, expected 0 for several scores, which have no single winner")
+        return self
+
+    @property
+    def scores(self) -> list[str]:
+        return [self.score] if isinstance(self.score, str) else list(self.score)
+
+    @property
+    def metric(self) -> str:
+        """The score that says how good it sounds; rungs are scored by it."""
+        return self.scores[0]
+
+    @property
+    def directions(self) -> list[StudyDirection]:
+        """One for each score."""
+        return [StudyDirection.MINIMIZE if name in COSTS else StudyDirection.MAXIMIZE for name in self.scores]
 
 
 class CorpusSection(_Section):
@@ -128,7 +165,7 @@ class StudySpec(_Section):
                 raise ValueError(f"search.{name}: {problem}")
         if problem := space.conflict(self.search):
             raise ValueError(f"search.{problem}")
-        if self.study.score == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
+        if self.study.metric == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
             rate = self.corpus.sample_rate
             raise ValueError(
                 f"corpus.sample_rate: {rate}, expected 8000 or 16000 for study.score = 'pesq'; or use 'estoi'"
@@ -149,7 +186,7 @@ class StudySpec(_Section):
         """What changes a result, with all defaults filled in: without name, trials and folders."""
         full = self.model_dump(mode="json")
         for section, outside in {
-            "study": ("name", "trials"),
+            "study": ("name", "trials", "confirm"),
             "corpus": ("clean", "noise", "rooms", "synthetic"),
         }.items():
             for key in outside:
@@ -187,21 +224,30 @@ class StudySpec(_Section):
         )
 
 
-def load(path: Path) -> StudySpec:
-    """The study that a file describes.
+def load(path: Path, *, trials: int | None = None, confirm: int | None = None) -> StudySpec:
+    """The study that a file describes; with other numbers of trials and confirmed ones where they are given.
 
     Raises:
         StudyFileError: the file is missing, is not TOML, or says something that cannot be run.
     """
     try:
         with path.open("rb") as file:
-            return StudySpec.model_validate(tomllib.load(file))
+            content = tomllib.load(file)
+        for key, value in (("trials", trials), ("confirm", confirm)):
+            if value is not None and isinstance(content.get("study"), dict):
+                content["study"][key] = value
+        return StudySpec.model_validate(content)
     except FileNotFoundError:
         raise StudyFileError(f"{path}: no such file, expected a study file (TOML); check the path") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyFileError(f"{path}: {error}, expected a study file (TOML); mend it there") from None
     except ValidationError as error:
         raise StudyFileError(f"{path}: {_first(error)}") from None
+
+
+def restore(resolved: dict[str, Any], name: str) -> StudySpec:
+    """The specification of a stored study, from what it says of itself; its folders are not among that."""
+    return StudySpec.model_validate({**resolved, "study": {**resolved["study"], "name": name, "trials": 1}})
 
 
 def _first(error: ValidationError) -> str:
@@ -221,7 +267,7 @@ def _first(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
         section = problem["loc"][0] if problem["loc"] else ""
-        return f"{section}.{text}" if section in ("corpus", "training") else f"{key}: {text}" if key else text
+        return f"{section}.{text}" if section in ("study", "corpus", "training") else f"{key}: {text}" if key else text
     if place[0] == "search" and "fixed" in problem["loc"]:
         return f"search.{place[1]}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low, high }}"
     needed = problem["msg"]

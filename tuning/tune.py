@@ -3,123 +3,119 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from rich.console import Console
 
-from quell.corpus import Corpus, prepare
-from quell.errors import CorpusError
+from quell.corpus import Corpus
 from quell.scoring import Scorer
-from tuning import progress, space
+from tuning import confirm, parts, progress
 from tuning.budget import Budget
-from tuning.errors import UsageError
 from tuning.objective import validation_set
+from tuning.outcome import best_trials
+from tuning.patience import PatientStorage
+from tuning.place import STORAGE, Place
 from tuning.pool import Pool
-from tuning.presets import PRESETS
-from tuning.storage import Runs, create_study, open_storage
+from tuning.shown import Shown
+from tuning.study import create_study
 from tuning.study_file import StudySpec
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a study's things are: flag, else environment, else default."""
+class Tune:
+    """A study file, and where and with what it is run.
 
-    runs: Runs
-    storage_url: str
-    corpus: Path | None  # as given; None when nobody named one
-
-    def corpus_root(self, spec: StudySpec) -> Path:
-        """The folder that `clean` and `noise` are relative to; a synthetic corpus is made when it is absent."""
-        if self.corpus is not None:
-            return self.corpus
-        if not spec.corpus.synthetic:
-            return Path()
-        root = self.runs.folder / "demo-corpus"
-        if not root.exists():
-            from quell.demo_corpus import make_demo_corpus
-
-            try:
-                make_demo_corpus(root)
-            except (CorpusError, OSError):
-                if not root.exists():  # else another process was faster, and its corpus is the same
-                    raise
-        return root
-
-    def open_corpus(self, spec: StudySpec, console: Console) -> Corpus:
-        """The decoded corpus of a study; decodes it with a progress bar where that was not done yet."""
-        root = self.corpus_root(spec)
-        with progress.bar("decoding recordings", console) as move:
-            return prepare(spec.corpus_config(root), self.runs.corpora, move)
-
-
-def check_devices(names: Sequence[str]) -> list[str]:
-    """The devices to use; all GPUs, or the CPU where there is none, when no name is given.
-
-    Raises:
-        UsageError: a device that torch does not know or this machine does not have.
+    Args:
+        devices: one for each worker.
+        first: what slots start from besides the presets, as `tuning.parts.plan` takes it.
     """
-    for name in names:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise UsageError(f"--devices: {name!r}, expected cpu, cuda or cuda:<number>, separated by commas")
-    if names and all(name == "cpu" for name in names):
-        return list(names)
-    import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for name in names:
-        number = int(name.partition(":")[2] or 0)
-        if name != "cpu" and number >= count:
-            raise UsageError(
-                f"--devices: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
+    spec: StudySpec
+    study_file: Path
+    place: Place
+    devices: Sequence[str]
+    console: Console
+    first: Sequence[dict[str, Any]] = field(default=())
+
+    def run(self, *, presets: bool = False) -> tuple[int, optuna.Study]:
+        """Creates or continues the study and runs it with local workers; returns (exit code, study).
+
+        Args:
+            presets: train the presets outside the search too.
+
+        Raises:
+            DenoiserError: the corpus cannot be used.
+            TuningError: the study cannot be opened or its workers do not get anywhere.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        corpus = self.place.open_corpus(self.spec, self.console)
+        for split in corpus.splits:
+            speech, noise = corpus.minutes(split, "clean"), corpus.minutes(split, "noise")
+            self.console.print(f"{split}: {speech:.1f} min of speech, {noise:.1f} min of noise", highlight=False)
+        storage = self.place.open_storage(create=True)
+        with (
+            Scorer(len(os.sched_getaffinity(0))) as scorer,
+            progress.bar("scoring the noisy mixtures", self.console) as move,
+        ):
+            noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores.means()
+        study = self._study("search", corpus, storage, noisy)
+        code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
+        if code == 0 and presets and parts.outside(self.spec):
+            code = self._pool(
+                "presets", self._study("presets", corpus, storage, noisy), parts.starts(self.spec, "presets")
             )
-    return list(names) or [f"cuda:{number}" for number in range(count)] or ["cpu"]
+        if code == 0 and self.spec.study.confirm and best_trials(study):
+            code = self._confirm(study, self._study("confirm", corpus, storage, noisy))
+        return code, study
 
+    def _study(self, part: str, corpus: Corpus, storage: PatientStorage, noisy: dict[str, float]) -> optuna.Study:
+        spec = parts.part(self.spec, part)
+        study = create_study(spec, corpus, storage)
+        study.set_user_attr("noisy", noisy)
+        study.set_user_attr("trials", spec.study.trials)
+        return study
 
-def tune(
-    spec: StudySpec, study_file: Path, place: Place, workers: int, devices: Sequence[str], console: Console
-) -> tuple[int, optuna.Study]:
-    """Creates or continues the study and runs it with local workers; returns (exit code, study).
+    def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
+        best = self.spec.study.confirm
+        repeated.set_user_attr("leader", confirm.leader(study))
+        code = self._pool("confirm", repeated, parts.repetitions(study, best))
+        rows = confirm.ranking(study, repeated, best)
+        if code == 0 and rows:
+            confirm.record(study, rows)
+            given_up = min(best, len(best_trials(study))) - len(rows)
+            confirm.show(study, rows, given_up, self.spec.study.metric, self.console)
+        return code
 
-    Raises:
-        DenoiserError: the corpus cannot be used.
-        TuningError: the study cannot be opened or its workers do not get anywhere.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    corpus = place.open_corpus(spec, console)
-    for split in corpus.splits:
-        speech, noise = corpus.minutes(split, "clean"), corpus.minutes(split, "noise")
-        console.print(f"{split}: {speech:.1f} min of speech, {noise:.1f} min of noise", highlight=False)
-    storage = open_storage(place.storage_url, create=True)
-    study = create_study(spec, corpus, storage)
-    with (
-        Scorer(len(os.sched_getaffinity(0))) as scorer,
-        progress.bar("scoring the noisy mixtures", console) as move,
-    ):
-        mixtures = validation_set(spec, corpus, scorer, move)
-    study.set_user_attr("noisy", mixtures.noisy_scores.means())
-    study.set_user_attr("trials", spec.study.trials)
-    inside = {name: space.inside(point, spec.search) for name, point in PRESETS.items()}
-    first = {name: point for name, point in inside.items() if point is not None}
-    pool = Pool(
-        command=worker_command(study_file, spec, place),
-        environment={"QUELL_STORAGE": place.storage_url},
-        devices=devices,
-        workers=workers,
-        logs=place.runs.logs(spec.study.name),
-        budget=Budget(study, storage, spec.study.trials, first),
-        score=spec.study.score,
-        audio_hours=spec.training.audio_hours,
-        console=console,
-    )
-    return pool.run(), study
+    def _pool(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:
+        spec = parts.part(self.spec, part)
+        trials = spec.study.trials
+        if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
+            trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})
+            study.set_user_attr("trials", trials)
+        planned = parts.plan(study, trials, starts)
+        if part == "search" and planned < len(self.first):
+            self.console.print(f"{len(self.first) - planned} of the warm starts found no slot: more trials would")
+        if part != "search":
+            self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
+        budget = Budget(study, trials)
+        budget.forgive()
+        pool = Pool(
+            command=self._worker_command(part),
+            environment={STORAGE: self.place.storage_url},
+            devices=self.devices,
+            logs=self.place.runs.logs(spec.study.name),
+            budget=budget,
+            shown=Shown(self.console, trials, spec.training.audio_hours, spec.study.metric),
+        )
+        return pool.run()
 
-
-def worker_command(study_file: Path, spec: StudySpec, place: Place) -> list[str]:
-    """The command line of a worker; the storage URL goes through the environment, since it may hold a password."""
-    command = [sys.executable, "-m", "tuning.cli", "worker", str(study_file), "--trials", str(spec.study.trials)]
-    return [*command, "--corpus", str(place.corpus_root(spec)), "--runs", str(place.runs.folder)]
+    def _worker_command(self, part: str) -> list[str]:
+        """The command line of a worker; the storage URL goes through the environment, since it may hold a password."""
+        command = [sys.executable, "-m", "tuning.cli", "worker", str(self.study_file), "--part", part]
+        root = self.place.corpus_root(self.spec)
+        return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder)]

@@ -1,4 +1,4 @@
-"""One process on one device: claims trials, trains them, leaves politely when asked."""
+"""One process on one device: claims trials, runs them, leaves politely when asked."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import optuna
-import torch
-from rich.console import Console
 
-from quell.corpus import Corpus
-from quell.scoring import Scorer
-from tuning import objective, progress, samplers
-from tuning.budget import Budget, worker_name
+from tuning.budget import RENEW_S, Budget
+from tuning.errors import StorageError
 from tuning.lease import Lease
-from tuning.storage import Runs
-from tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")
 
 POOL = "QUELL_POOL"  # process id of the pool that started the worker
-SAY_S = 5.0  # between two notes of a trial's progress
+# A worker that was asked to leave has 10 s; a database that is away may take so many of them.
+HAND_BACK_S = 4.0
 
 
 class Leave(BaseException):
     """The worker was asked to leave; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+class Superseded(Exception):
+    """A trial that need not be run; its slot gets another one. The message says why."""
 
 
 class Notice:
@@ -55,69 +55,86 @@ class Notice:
             raise Leave
 
 
-class _Watch:
-    """During a trial: leave if asked to, and say how far it got, on the trial now and then and on the terminal."""
+class Running:
+    """A trial that this process runs, and what its objective must call."""
 
-    def __init__(self, trial: optuna.Trial, task: objective.Task, notice: Notice, bars: progress.Trainings) -> None:
+    def __init__(self, trial: optuna.Trial, notice: Notice, lease: Lease) -> None:
         self.trial = trial
-        self.training = task.spec.training
-        self.metric = task.spec.study.score
         self.notice = notice
-        self.bars = bars
-        self.name = f"trial {trial.number}"
-        self.said = time.monotonic()
+        self.lease = lease
 
-    def step(self, audio_hours: float, loss: float) -> None:
+    def step(self, audio_hours: float) -> None:
+        """To be called often, and outside of anything that must be finished.
+
+        Raises:
+            Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
+        """
+        self.lease.audio_hours = audio_hours
         self.notice.check()
-        self.bars.step(self.name, audio_hours, self.training.audio_hours, loss)
-        if time.monotonic() - self.said > SAY_S:
-            self.trial.set_user_attr("audio_hours", round(audio_hours, 4))
-            self.said = time.monotonic()
-
-    def score(self, value: float) -> None:
-        self.bars.rung(self.name, self.metric, value)
 
 
-def work(
-    spec: StudySpec,
-    corpus: Corpus,
-    study: optuna.Study,
-    storage: optuna.storages.BaseStorage,
-    runs: Runs,
-    device: str,
-    console: Console,
-) -> int:
-    """Runs trials of the study until none waits; returns the exit code: 0, or 130 or 143 when asked to leave.
+Objective = Callable[[Running], None]
+
+
+def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: Callable[[int], None]) -> int:
+    """Runs trials until the budget is used up; returns the exit code: 0, or 130 or 143 when asked to leave.
 
     A trial that fails by its own fault ends alone. One that the worker leaves behind goes back in line. Anything else
-    that is raised is a bug and ends the worker.
+    that an objective raises is a bug and ends the worker.
+
+    Args:
+        begin: makes the objective, when the first trial is there: a worker that waits needs no torch.
+        drop: removes what an objective left of a trial (its number) that another worker has since.
     """
-    notice = Notice()
-    study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
-    study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
-    budget = Budget(study, storage, spec.study.trials)
-    with Scorer(torch.get_num_threads()) as scorer, progress.Trainings(console) as bars:
-        task = objective.Task(
-            spec, corpus, objective.validation_set(spec, corpus, scorer), scorer, torch.device(device), runs
-        )
-        while (trial := budget.claim()) is not None:
-            log.info("trial %d starts on %s with %d threads", trial.number, device, torch.get_num_threads())
-            watch = _Watch(trial, task, notice, bars)
-            lease = Lease(trial, Budget(study, storage, spec.study.trials))
-            try:
-                with lease:
-                    objective.run_trial(trial, task, watch.step, watch.score)
-            except Leave:
-                budget.hand_back(trial)
-                log.info("trial %d handed back", trial.number)
-                break
-            except Exception:
-                if not lease.taken():
+    objective: Objective | None = None
+    try:
+        with budget.storage.waiting(unless=notice.check):
+            while (slots := budget.look()).left and not budget.fault(slots):
+                trial = budget.claim()
+                if trial is None:  # others run the rest; one of them may get lost
+                    _wait(budget, notice)
+                    continue
+                try:
+                    with Lease(trial, Budget(budget.study, budget.trials)) as lease:
+                        objective = objective or begin()
+                        _run(Running(trial, notice, lease), objective, budget, drop)
+                except Leave:
+                    _hand_back(trial, budget)
                     raise
-                runs.weights(spec.study.name, trial.number).unlink(missing_ok=True)
-                log.warning("trial %d dropped: another worker has it, since nothing was heard of us", trial.number)
-                continue
-            finally:
-                bars.end(watch.name)
-            log.info("trial %d ended", trial.number)
+    except Leave:
+        pass
     return notice.exit_code or 0
+
+
+def _wait(budget: Budget, notice: Notice) -> None:
+    budget.keep()
+    until = time.monotonic() + RENEW_S / 2
+    while time.monotonic() < until:
+        notice.check()
+        time.sleep(0.1)
+
+
+def _run(running: Running, objective: Objective, budget: Budget, drop: Callable[[int], None]) -> None:
+    number = running.trial.number
+    log.info("trial %d starts", number)
+    try:
+        objective(running)
+    except Superseded as reason:
+        budget.give_up(running.trial, str(reason))
+        log.info("trial %d given up: %s", number, reason)
+    except Exception:
+        if not running.lease.taken():
+            raise
+        drop(number)
+        log.warning("trial %d dropped: another worker has it, since nothing was heard of us", number)
+    else:
+        log.info("trial %d ended", number)
+
+
+def _hand_back(trial: optuna.Trial, budget: Budget) -> None:
+    try:
+        with budget.storage.waiting(at_most_s=HAND_BACK_S, unless=lambda: None):
+            budget.hand_back(trial)
+        log.info("trial %d handed back", trial.number)
+    except StorageError as error:  # the others find out that we are gone
+        log.warning("trial %d left behind: %s", trial.number, error)

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from quell.atomic import replacing
 from quell.corpus import Corpus
@@ -46,7 +48,7 @@ def train(
     *,
     metric: str = "pesq",
     device: torch.device | None = None,
-    on_rung: Callable[[float, float], None] | None = None,
+    on_rung: Callable[[float, NDArray[np.float64]], None] | None = None,
     on_step: Callable[[float, float], None] | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
@@ -54,8 +56,8 @@ def train(
 
     Args:
         metric: what rungs are scored by; rungs before the last use the first RUNG_MIXTURES mixtures only.
-        on_rung: called with (audio hours, score) at each rung, also at those that a checkpoint lies behind. What it
-            raises ends the training and comes through.
+        on_rung: called with (audio hours, the clips' scores) at each rung, also at those that a checkpoint lies behind.
+            What it raises ends the training and comes through.
         on_step: called with (audio hours, loss) after each step; likewise, after a checkpoint was written.
         checkpoint: a file to go on from where it exists, written at every rung and every CHECKPOINT_S. The scores are
             those of a training that was never interrupted.
@@ -73,15 +75,15 @@ def train(
     for hours in config.rungs_audio_hours[:-1]:
         _advance(trainer, config.steps(hours), hours_per_step, on_step, stored)
         if hours not in stored.reached:
-            stored.reached[hours] = scorer.score(trainer.averaged, few, (metric,), device).mean(metric)
+            stored.reached[hours] = scorer.score(trainer.averaged, few, (metric,), device).values[metric].tolist()
             stored.save()
         if on_rung is not None:
-            on_rung(hours, stored.reached[hours])
+            on_rung(hours, np.array(stored.reached[hours]))
     _advance(trainer, trainer.total, hours_per_step, on_step, stored)
     stored.save()
     scores = scorer.score(trainer.averaged, validation, device=device)
     if on_rung is not None:
-        on_rung(config.rungs_audio_hours[-1], scores.mean(metric))
+        on_rung(config.rungs_audio_hours[-1], scores.values[metric])
     share = trainer.data_seconds / max(trainer.seconds, 1e-9)
     denoiser = trainer.averaged.cpu()
     iou = spectrogram_iou(denoiser, validation) if model.representation == "log" else None
@@ -109,12 +111,12 @@ def _advance(
 
 
 class _Checkpoint:
-    """A trainer's file, or nothing at all without a path; `reached` holds the scores of the rungs behind it."""
+    """A trainer's file, or nothing at all without a path; `reached` holds the clips' scores at the rungs behind it."""
 
     def __init__(self, path: Path | None, trainer: Trainer) -> None:
         self.path = path
         self.trainer = trainer
-        self.reached: dict[float, float] = {}
+        self.reached: dict[float, list[float]] = {}
         self.saved = time.monotonic()
         if path is not None and path.exists():
             self._load(path)

@@ -61,11 +61,11 @@ def test_rungs_are_called_in_order_with_hours_and_the_last_with_the_score(small_
         small_corpus,
         short,
         scorer,
-        on_rung=lambda hours, score: rungs.append((hours, score, len(steps))),
+        on_rung=lambda hours, clips: rungs.append((hours, clips, len(steps))),
         on_step=lambda hours, loss: steps.append((hours, loss)),
     )
     assert [(hours, done) for hours, _, done in rungs] == [(4 / 3600, 2), (8 / 3600, 4), (16 / 3600, 8)]
-    assert rungs[-1][1] == trained.scores.mean("si_sdr")
+    assert rungs[-1][1].tolist() == trained.scores.values["si_sdr"].tolist()
     assert [hours for hours, _ in steps] == pytest.approx([2 * (i + 1) / 3600 for i in range(8)])
     assert all(math.isfinite(value) for _, value in steps)
     assert len(trained.scores.snr_db) == 2 and not trained.denoiser.training
@@ -119,7 +119,9 @@ def stopper(at):
 def uninterrupted(small_corpus, short):
     """The training that the interrupted ones are to repeat, with its rungs."""
     rungs = []
-    trained = run(small_corpus, short, Quick(), model=RANDOM, on_rung=lambda *rung: rungs.append(rung))
+    trained = run(
+        small_corpus, short, Quick(), model=RANDOM, on_rung=lambda hours, clips: rungs.append((hours, clips.tolist()))
+    )
     return trained, rungs
 
 
@@ -172,7 +174,9 @@ def test_a_training_interrupted_after_any_step_ends_like_one_that_was_not(go_on,
     with pytest.raises(Pruned):
         go_on(on_step=stopper(step))
     done, rungs = [], []
-    trained = go_on(on_step=lambda hours, _: done.append(hours), on_rung=lambda *rung: rungs.append(rung))
+    trained = go_on(
+        on_step=lambda hours, _: done.append(hours), on_rung=lambda hours, clips: rungs.append((hours, clips.tolist()))
+    )
     assert len(done) == 8 - step
     assert same(trained, uninterrupted[0]) and rungs == uninterrupted[1]
 
@@ -182,7 +186,7 @@ def test_a_training_interrupted_at_any_rung_ends_like_one_that_was_not(go_on, un
     with pytest.raises(Pruned):
         go_on(on_rung=stopper(rung))
     scorer, rungs = Quick(), []
-    trained = go_on(scorer, on_rung=lambda *rung: rungs.append(rung))
+    trained = go_on(scorer, on_rung=lambda hours, clips: rungs.append((hours, clips.tolist())))
     assert same(trained, uninterrupted[0])
     # Rungs behind the checkpoint are reported again with their scores, and only those ahead are scored.
     assert rungs == uninterrupted[1]

@@ -14,25 +14,25 @@ from optuna.trial import TrialState
 from tuning import budget as module
 from tuning.budget import ATTEMPTS, Budget
 from tuning.lease import Lease
+from tuning.patience import PatientStorage
 from tuning.storage import open_storage
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[optuna.storages.RDBStorage]:
+def storage(tmp_path: Path) -> Iterator[PatientStorage]:
     storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
     yield storage
-    storage.remove_session()
-    storage.engine.dispose()
+    storage.close()
 
 
 @pytest.fixture
-def study(storage: optuna.storages.RDBStorage) -> optuna.Study:
+def study(storage: PatientStorage) -> optuna.Study:
     return optuna.create_study(study_name="s", storage=storage, direction="maximize")
 
 
 def claim_all(url: str, trials: int, start: Barrier) -> list[int]:
     storage = open_storage(url)
-    budget = Budget(optuna.load_study(study_name="s", storage=storage), storage, trials)
+    budget = Budget(optuna.load_study(study_name="s", storage=storage), trials)
     start.wait()
     claimed = []
     while (trial := budget.claim()) is not None:
@@ -45,10 +45,10 @@ def in_child(url: str, trials: int, start: Barrier, out: "multiprocessing.Queue[
 
 
 def test_every_trial_is_claimed_by_exactly_one_of_many_processes(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, tmp_path: Path
+    study: optuna.Study, storage: PatientStorage, tmp_path: Path
 ) -> None:
     slots, processes = 40, 4
-    Budget(study, storage, slots).fill()
+    Budget(study, slots).fill()
     context = multiprocessing.get_context("spawn")
     start, out = context.Barrier(processes), context.Queue()
     url = f"sqlite:///{tmp_path / 'q.db'}"
@@ -61,30 +61,31 @@ def test_every_trial_is_claimed_by_exactly_one_of_many_processes(
     assert Counter(claimed) == Counter(range(slots))
 
 
-def test_filling_twice_adds_nothing(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+def test_filling_twice_adds_nothing(study: optuna.Study, storage: PatientStorage) -> None:
     for _ in range(2):
-        Budget(study, storage, 5).fill()
+        Budget(study, 5).fill()
     assert [trial.user_attrs["slot"] for trial in study.trials] == list(range(5))
 
 
-def test_a_larger_budget_extends_the_study(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
-    Budget(study, storage, 2).fill()
-    Budget(study, storage, 5).fill()
-    assert sorted(Budget(study, storage, 5).slots()) == list(range(5))
+def test_a_larger_budget_extends_the_study(study: optuna.Study, storage: PatientStorage) -> None:
+    Budget(study, 2).fill()
+    Budget(study, 5).fill()
+    assert sorted(Budget(study, 5).look().filled) == list(range(5))
     assert len(study.trials) == 5
 
 
-def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
+def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study, storage: PatientStorage) -> None:
     for slot in (0, 1, 1, 0):  # what two processes write that both found the slots empty
         study.enqueue_trial({}, user_attrs={"slot": slot})
-    budget = Budget(study, storage, 2)
+    budget = Budget(study, 2)
     claimed = [budget.claim(), budget.claim()]
     assert [trial.number for trial in claimed if trial] == [0, 1]
     assert budget.claim() is None
 
 
-def test_presets_are_the_first_trials(study: optuna.Study, storage: optuna.storages.RDBStorage) -> None:
-    budget = Budget(study, storage, 2, {"known": {"depth": 5}})
+def test_presets_are_the_first_trials(study: optuna.Study, storage: PatientStorage) -> None:
+    study.set_user_attr("plan", {"0": {"params": {"depth": 5}, "attributes": {"preset": "known"}}})
+    budget = Budget(study, 2)
     budget.fill()
     first = budget.claim()
     assert first is not None
@@ -92,10 +93,8 @@ def test_presets_are_the_first_trials(study: optuna.Study, storage: optuna.stora
     assert first.user_attrs["preset"] == "known"
 
 
-def test_a_handed_back_trial_is_claimed_again_with_its_parameters(
-    study: optuna.Study, storage: optuna.storages.RDBStorage
-) -> None:
-    budget = Budget(study, storage, 1)
+def test_a_handed_back_trial_is_claimed_again_with_its_parameters(study: optuna.Study, storage: PatientStorage) -> None:
+    budget = Budget(study, 1)
     budget.fill()
     trial = budget.claim()
     assert trial is not None
@@ -107,9 +106,9 @@ def test_a_handed_back_trial_is_claimed_again_with_its_parameters(
 
 
 def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     gone = multiprocessing.get_context("spawn").Process(target=os.getpid)
     gone.start()
     gone.join()
@@ -125,16 +124,16 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(
         assert budget.reap() == [trial.number]
     budget.fill()
     assert budget.claim() is None
-    assert budget.left() == 0
+    assert budget.look().left == 0
     assert len(set(values)) == 1
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * ATTEMPTS
     assert study.trials[-1].user_attrs["failure"].endswith(f":{gone.pid} ended, {ATTEMPTS} times")
 
 
 def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(
-    study: optuna.Study, storage: optuna.storages.RDBStorage
+    study: optuna.Study, storage: PatientStorage
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     budget.fill()
     trial = budget.claim()
     assert trial is not None
@@ -144,9 +143,9 @@ def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(
 
 
 def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_before(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     budget.fill()
     trial = budget.claim()
     assert trial is not None
@@ -178,9 +177,9 @@ def elsewhere(budget: Budget) -> optuna.Trial:
 
 
 def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     elsewhere(budget)
     silent, _ = look_every_5_s(budget, monkeypatch)
     assert module.GRACE_S < silent <= module.GRACE_S + 10
@@ -188,18 +187,18 @@ def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
 
 
 def test_a_worker_that_renews_its_lease_keeps_its_trial(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     trial, counts = elsewhere(budget), iter(range(100))
     silent, _ = look_every_5_s(budget, monkeypatch, lambda: trial.set_user_attr("lease", next(counts)))
     assert silent >= 100
 
 
 def test_time_in_which_nobody_looked_is_nobodys_silence(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(study, storage, 1)
+    budget = Budget(study, 1)
     elsewhere(budget)
     clock = [module.time.monotonic()]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
@@ -210,23 +209,23 @@ def test_time_in_which_nobody_looked_is_nobodys_silence(
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
-    study: optuna.Study, storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tuning.lease.RENEW_S", 0.05)
-    budget = Budget(study, storage, 2)
+    budget = Budget(study, 2)
     gone = elsewhere(budget)
     mine = budget.claim()
     assert mine is not None
     host, _, start = mine.user_attrs["worker"].split(":")
     gone.set_user_attr("worker", f"{host}:999999999:{start}")
-    with Lease(mine, Budget(study, storage, 2)) as lease:
+    with Lease(mine, Budget(study, 2)) as lease:
         deadline = module.time.monotonic() + 20
         while module.time.monotonic() < deadline and len(study.trials) < 3:
             module.time.sleep(0.05)
         assert not lease.taken()
     trials = study.trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "WAITING"]
-    assert trials[1].user_attrs["lease"] >= 1
+    assert trials[1].user_attrs["lease"][0] >= 1
     assert trials[2].user_attrs["slot"] == trials[0].user_attrs["slot"]
     storage.set_trial_state_values(mine._trial_id, TrialState.FAIL)
     assert lease.taken()

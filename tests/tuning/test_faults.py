@@ -12,7 +12,8 @@ import optuna
 import pytest
 
 from tuning.errors import StorageError
-from tuning.storage import Runs, open_storage
+from tuning.runs import Runs
+from tuning.storage import open_storage
 
 GRACE_S = 8.0  # of the workers: shorter than people's, longer than the 5 s between two signs of life
 
@@ -20,8 +21,8 @@ GRACE_S = 8.0  # of the workers: shorter than people's, longer than the 5 s betw
 @pytest.fixture
 def study_file(tmp_path: Path, tiny_study: str) -> Path:
     path = tmp_path / "tiny.toml"
-    # Long enough for a worker to be caught between two rungs.
-    path.write_text(tiny_study.replace("0.08", "0.2"))
+    # Long enough for a worker to be caught between two rungs; no two trials are the same.
+    path.write_text(tiny_study.replace("0.08", "0.2") + "dropout = { low = 0.0, high = 0.3 }\n")
     return path
 
 
@@ -54,8 +55,7 @@ def trials(tmp_path: Path) -> list[optuna.trial.FrozenTrial]:
     except KeyError:
         return []
     finally:
-        storage.remove_session()
-        storage.engine.dispose()
+        storage.close()
 
 
 def wait_for(condition, seconds: float = 60.0):

@@ -10,10 +10,21 @@ from optuna.trial import TrialState
 from quell.cost import cost
 from quell.denoiser import Denoiser
 from quell.errors import TrainingError
-from tuning import objective, space, study_file
-from tuning.storage import Runs
+from tuning import objective, outcome, space, study_file
+from tuning.runs import Runs
 
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}
+
+
+class Running:
+    """A trial in the hands of a worker that does `step` between two steps of training."""
+
+    def __init__(self, trial: optuna.Trial, step=lambda: None) -> None:
+        self.trial = trial
+        self.between = step
+
+    def step(self, audio_hours: float) -> None:
+        self.between()
 
 
 @pytest.fixture
@@ -34,10 +45,10 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
     study.enqueue_trial({"depth": 3})
     trial = study.ask()
 
-    def never(hours: float, loss: float) -> None:
+    def never() -> None:
         raise AssertionError("it trains")
 
-    objective.run_trial(trial, here, never)
+    objective.run_trial(Running(trial, never), here)
     (ended,) = study.trials
     model = space.denoiser_config(space.suggest(optuna.trial.FixedTrial({"depth": 3}), here.spec.search), 8_000)
     found = cost(Denoiser(model))
@@ -45,19 +56,19 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
     assert ended.user_attrs["pruned"] == "over the limit of parameters"
     assert ended.constraints["parameters"] == pytest.approx(found.parameters / 1_000 - 1)
     assert ended.constraints["macs_per_s"] < 0
-    assert objective.best_trials(study) == []
+    assert outcome.best_trials(study) == []
 
 
 def test_a_trial_within_the_limits_trains(task) -> None:
     class Trains(Exception):
         pass
 
-    def trains(hours: float, loss: float) -> None:
+    def trains() -> None:
         raise Trains
 
     study = optuna.create_study(direction="maximize")
     with pytest.raises(Trains):
-        objective.run_trial(study.ask(), task({"parameters": 1_000_000, "latency_ms": 1_000.0}), trains)
+        objective.run_trial(Running(study.ask(), trains), task({"parameters": 1_000_000, "latency_ms": 1_000.0}))
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -89,7 +100,7 @@ def test_a_trial_that_diverges_fails_with_its_reason(task, monkeypatch: pytest.M
 
     monkeypatch.setattr(objective, "train", diverge)
     study = optuna.create_study(direction="maximize")
-    objective.run_trial(study.ask(), task({}), lambda hours, loss: None)
+    objective.run_trial(Running(study.ask()), task({}))
     assert study.trials[0].state == TrialState.FAIL
     assert study.trials[0].user_attrs["failure"] == "step 3: loss nan"
 
@@ -99,7 +110,7 @@ class Left(BaseException):
 
 
 def leave_after(steps: int):
-    def leave(hours: float, loss: float) -> None:
+    def leave() -> None:
         nonlocal steps
         steps -= 1
         if steps < 0:
@@ -115,12 +126,12 @@ def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, da
         trial = study.ask()
         if steps:
             with pytest.raises(Left):
-                objective.run_trial(trial, here, leave_after(steps))
+                objective.run_trial(Running(trial, leave_after(steps)), here)
             (left,) = here.runs.checkpoints("tiny").folder.rglob("*.checkpoint")
             if damage:
                 left.write_bytes(b"half")
             assert trial.study.trials[0].state == TrialState.RUNNING
-        objective.run_trial(trial, here, lambda hours, loss: None)
+        objective.run_trial(Running(trial), here)
         assert not list(here.runs.checkpoints("tiny").folder.rglob("*.checkpoint"))
         return study.trials[0]
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from tuning.budget import Budget
 from tuning.errors import WorkerError
 from tuning.pool import DEATHS, Pool
+from tuning.shown import Shown
 from tuning.storage import open_storage
 
 WORKER = """
@@ -20,7 +21,7 @@ from tuning.budget import Budget
 from tuning.storage import open_storage
 storage = open_storage(sys.argv[1])
 study = optuna.load_study(study_name="s", storage=storage)
-while (trial := Budget(study, storage, int(sys.argv[2])).claim()) is not None:
+while (trial := Budget(study, int(sys.argv[2])).claim()) is not None:
     study.tell(trial, trial.number)
 """
 
@@ -29,8 +30,7 @@ while (trial := Budget(study, storage, int(sys.argv[2])).claim()) is not None:
 def study(tmp_path: Path) -> Iterator[optuna.Study]:
     storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
     yield optuna.create_study(study_name="s", storage=storage, direction="maximize")
-    storage.remove_session()
-    storage.engine.dispose()
+    storage.close()
 
 
 def pool(study: optuna.Study, tmp_path: Path, code: str, trials: int) -> tuple[Pool, io.StringIO]:
@@ -38,13 +38,10 @@ def pool(study: optuna.Study, tmp_path: Path, code: str, trials: int) -> tuple[P
     return Pool(
         command=[sys.executable, "-c", code, f"sqlite:///{tmp_path / 'q.db'}", str(trials)],
         environment={},
-        devices=["cpu"],
-        workers=2,
+        devices=["cpu", "cpu"],
         logs=tmp_path / "logs",
-        budget=Budget(study, study._storage, trials),
-        score="si_sdr",
-        audio_hours=1.0,
-        console=Console(file=shown, width=200),
+        budget=Budget(study, trials),
+        shown=Shown(Console(file=shown, width=200), trials, audio_hours=1.0, score="si_sdr"),
     ), shown
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tuning.errors import StorageError, StudyNotFound
-from tuning.storage import difference, load_study, open_storage
+from tuning.storage import open_storage
+from tuning.study import difference, load_study
 
 
 def open_at_once(url: str, start: Barrier, out: "multiprocessing.Queue[str]") -> None:
@@ -51,8 +52,7 @@ def test_an_empty_storage_has_no_study(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
     with pytest.raises(StudyNotFound, match="no studies, expected at least one"):
         load_study(None, storage)
-    storage.remove_session()
-    storage.engine.dispose()
+    storage.close()
 
 
 def test_difference_names_the_first_key_that_differs_and_both_values() -> None:

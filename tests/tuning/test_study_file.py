@@ -43,7 +43,7 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         (
             "trials = 4",
             "trails = 4",
-            "study.trails: unknown key, expected one of name, trials, score, seed, sampler, pruner; did you mean",
+            "study.trails: unknown key, expected one of name, trials, score, seed, confirm, sampler, pruner; did you",
         ),
         (
             "[search]",
@@ -55,7 +55,7 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("name = ", "# ", "study.name: missing"),
         ("trials = 4", 'trials = "4"', "study.trials: '4', expected a whole number"),
         ("trials = 4", "trials = 0", "study.trials: 0, expected greater than or equal to 1"),
-        ('"pesq"', '"pesk"', "study.score: 'pesk', expected 'pesq', 'stoi', 'estoi' or 'si_sdr'"),
+        ('"pesq"', '"pesk"', "study.score: 'pesk', expected one of pesq, stoi, estoi, si_sdr"),
         ('"s"', '"../s"', "study.name: '../s', expected"),
         ('"pesq"', '"pesq"\nsampler = "tpee"', "study.sampler: 'tpee', expected 'tpe', 'gp', 'random' or 'cma-es'"),
         ('"pesq"', '"pesq"\npruner = "ASHA"', "study.pruner: 'ASHA', expected 'median', 'asha', 'hyperband' or 'none'"),

@@ -1,0 +1,87 @@
+"""`quell worker`: joins a study that `quell tune` made, and works on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from quell.corpus import Corpus
+from tuning import parts, samplers
+from tuning.budget import Budget, worker_name
+from tuning.errors import StorageError
+from tuning.patience import PATIENCE_S, PatientStorage
+from tuning.place import Place
+from tuning.study import check_same, load_study
+from tuning.study_file import StudySpec
+from tuning.worker import POOL, Leave, Notice, Objective, Running, work
+
+log = logging.getLogger("quell")
+
+
+def join(spec: StudySpec, part: str, place: Place, device: str, console: Console) -> int:
+    """Works on a part of a study until its budget is used up; returns the exit code.
+
+    Raises:
+        StudyNotFound: nobody has made the study.
+        StudyMismatch: it was made from another specification or corpus.
+    """
+    spec = parts.part(spec, part)
+    corpus = place.open_corpus(spec, console)
+    notice = Notice()
+    try:
+        storage = _open(place, notice)
+    except Leave:
+        return notice.exit_code or 0
+    study = load_study(spec.study.name, storage)
+    check_same(study, spec, corpus)
+    study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
+    study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
+
+    with ExitStack() as stack:
+
+        def begin() -> Objective:
+            return _objective(spec, corpus, place, device, console, stack)
+
+        def drop(number: int) -> None:
+            place.runs.weights(spec.study.name, number).unlink(missing_ok=True)
+
+        return work(Budget(study, study.user_attrs["trials"]), notice, begin, drop)
+
+
+def _open(place: Place, notice: Notice) -> PatientStorage:
+    """A worker that is started again while its database is away waits for it; one that a person starts says so."""
+    began = time.monotonic()
+    while True:
+        try:
+            return place.open_storage()
+        except StorageError as error:
+            if POOL not in os.environ or time.monotonic() - began > PATIENCE_S:
+                raise
+            log.warning("%s; trying again", error)
+        for _ in range(10):
+            notice.check()
+            time.sleep(0.1)
+
+
+def _objective(
+    spec: StudySpec, corpus: Corpus, place: Place, device: str, console: Console, stack: ExitStack
+) -> Objective:
+    import torch
+
+    from quell.scoring import Scorer
+    from tuning import objective, progress
+
+    log.info("on %s with %d threads", device, torch.get_num_threads())
+    scorer = stack.enter_context(Scorer(torch.get_num_threads()))
+    bars = stack.enter_context(progress.Trainings(console))
+    mixtures = objective.validation_set(spec, corpus, scorer)
+    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, bars)
+
+    def run(running: Running) -> None:
+        objective.run_trial(running, task)
+
+    return run

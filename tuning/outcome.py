@@ -1,0 +1,101 @@
+"""What a finished trial leaves: scores, costs, weights; and which trials are the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from quell.cost import Cost
+from tuning.runs import Runs
+from tuning.study_file import COSTS, StudySpec
+
+if TYPE_CHECKING:
+    from quell.scoring import Scores
+
+# Weights are kept for so many of the best trials; of a study with several scores for the whole front.
+KEPT_WEIGHTS = 3
+# What is copied when a trial has the configuration of one that ended.
+TAKEN_OVER = (
+    "cost",
+    "data_share",
+    "micro_batch",
+    "iou",
+    "metrics",
+    "by_snr",
+    "failures",
+    "worse",
+    "clips",
+    "pruned",
+    "machine",
+)
+
+
+def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
+    """What the trial is told as: the study's scores in their order."""
+    costs = {name: getattr(cost, field) for name, field in COSTS.items()}
+    return [costs[name] if name in costs else scores.mean(name) for name in spec.study.scores]
+
+
+def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
+    """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
+    constraints: Mapping[str, float] = trial.constraints  # of an attempt before this one; the first word stays
+    for name in ("si_sdr", "stoi"):
+        if name not in constraints:
+            trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete, feasible trials, best first, of equal ones the earlier; of a study with several scores the front."""
+    if len(study.directions) > 1:
+        return sorted(study.best_trials, key=lambda trial: (-trial.values[0], trial.number))
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
+    return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:
+    """Removes the weights of all but the best trials."""
+    best = best_trials(study)
+    kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if trial.number not in kept:
+            runs.weights(study.study_name, trial.number).unlink(missing_ok=True)
+
+
+def twin(trial: optuna.Trial, seed: int) -> FrozenTrial | None:
+    """Another trial of the same effective configuration, which the seed of its training stands for: one that ended, or
+    one that runs and began earlier."""
+    trials = trial.study.get_trials(deepcopy=False)
+    mine = next(other for other in trials if other.number == trial.number)
+    same = [
+        other
+        for other in trials
+        if other.number != trial.number and other.user_attrs.get("training", {}).get("seed") == seed
+    ]
+    ended = [other for other in same if other.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    running = [other for other in same if other.state == TrialState.RUNNING and _began(other) < _began(mine)]
+    return next(iter([*ended, *running]), None)
+
+
+def _began(trial: FrozenTrial) -> tuple[str, int]:
+    return str(trial.datetime_start), trial.number
+
+
+def take_over(trial: optuna.Trial, ended: FrozenTrial) -> None:
+    """Ends a trial as the one before it with the same configuration did."""
+    attributes: dict[str, Any] = {key: ended.user_attrs[key] for key in TAKEN_OVER if key in ended.user_attrs}
+    attributes["same_as"] = ended.user_attrs.get("same_as", ended.number)
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    known = trial.constraints
+    for name, value in ended.constraints.items():
+        if name not in known:
+            trial.set_constraint(name, value)
+    if len(trial.study.directions) == 1:
+        for step, value in ended.intermediate_values.items():
+            trial.report(value, step)
+    reached: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
+    trial.study.tell(trial, reached, state=ended.state)
