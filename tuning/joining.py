@@ -6,18 +6,21 @@ import logging
 import os
 import time
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell.corpus import Corpus
-from tuning import parts, samplers
+from tuning import samplers
 from tuning.budget import Budget, worker_name
 from tuning.errors import StorageError
 from tuning.patience import PATIENCE_S, PatientStorage
 from tuning.place import Place
 from tuning.study import check_same, load_study
-from tuning.study_file import StudySpec
 from tuning.worker import POOL, Leave, Notice, Objective, Running, work
+
+if TYPE_CHECKING:
+    from quell.corpus import Corpus
+    from tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")
 
@@ -29,11 +32,13 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
         StudyNotFound: nobody has made the study.
         StudyMismatch: it was made from another specification or corpus.
     """
+    from tuning import parts
+
     spec = parts.part(spec, part)
     corpus = place.open_corpus(spec, console)
     notice = Notice()
     try:
-        storage = _open(place, notice)
+        storage = open_patiently(place, notice)
     except Leave:
         return notice.exit_code or 0
     study = load_study(spec.study.name, storage)
@@ -52,7 +57,7 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
         return work(Budget(study, study.user_attrs["trials"]), notice, begin, drop)
 
 
-def _open(place: Place, notice: Notice) -> PatientStorage:
+def open_patiently(place: Place, notice: Notice) -> PatientStorage:
     """A worker that is started again while its database is away waits for it; one that a person starts says so."""
     began = time.monotonic()
     while True:

@@ -32,6 +32,7 @@ class Lease:
         self.trial = trial
         self.budget = budget
         self.audio_hours = 0.0  # set by the one who trains
+        self.lost = False  # somebody took this worker for dead and ended its trial; the thread saw it
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
@@ -64,6 +65,7 @@ class Lease:
                 self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
                 self.budget.keep()
             except optuna.exceptions.UpdateFinishedTrialError:
-                return  # the worker finds out at its next word
+                self.lost = True
+                return
             except StorageError as error:
                 log.warning("lease of trial %d: %s", self.trial.number, error)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,7 +18,9 @@ from tuning.errors import StorageError, UsageError
 from tuning.patience import PatientStorage
 from tuning.runs import Runs
 from tuning.storage import CONNECTIONS, open_storage
-from tuning.study_file import StudySpec
+
+if TYPE_CHECKING:
+    from tuning.study_file import StudySpec
 
 STORAGE = "QUELL_STORAGE"
 LOCAL_POSTGRES = "postgres"

@@ -99,7 +99,13 @@ def _postgres(url: str, connections: int) -> PatientStorage:
         parsed = sqlalchemy.engine.make_url(url).set(drivername="postgresql+psycopg")
     except SQLAlchemyError:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password") from None
-    limits = {"connect_timeout": SILENT_S, "tcp_user_timeout": SILENT_S * 1000, "application_name": "quell"}
+    limits = {
+        "connect_timeout": SILENT_S,
+        "tcp_user_timeout": SILENT_S * 1000,
+        # A process that is frozen inside a transaction would keep everybody else out for as long.
+        "options": f"-c idle_in_transaction_session_timeout={SILENT_S * 1000}",
+        "application_name": "quell",
+    }
     engine = {
         "pool_pre_ping": True,
         "pool_size": connections,

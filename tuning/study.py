@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from quell.corpus import Corpus
 from tuning.errors import StudyMismatch, StudyNotFound
-from tuning.study_file import StudySpec
+
+if TYPE_CHECKING:
+    from quell.corpus import Corpus
+    from tuning.study_file import StudySpec
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:

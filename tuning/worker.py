@@ -68,7 +68,10 @@ class Running:
 
         Raises:
             Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
+            UpdateFinishedTrialError: another worker has the trial.
         """
+        if self.lease.lost:
+            raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
         self.lease.audio_hours = audio_hours
         self.notice.check()
 

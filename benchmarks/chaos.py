@@ -1,0 +1,245 @@
+"""What is left of a study whose workers are killed, frozen and sent away at random, and whose database goes away.
+
+    python benchmarks/chaos.py                     # SQLite, Postgres, gRPC in front of Postgres, one after another
+    python benchmarks/chaos.py --storage postgres --away 60
+
+Two starters with half of the workers each run one study of stub trials (five rungs, a checkpoint at each). Every few
+seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period; once a starter is killed; once
+Postgres is away, and the gRPC proxy killed. Everything else is Quell's: budget, lease, worker, pool, storages. Ends
+with 1 when a trial is missing, surplus, running, or scored twice, or when more was done again than a checkpoint allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from chaos_stub import STUDY, UNITS_PER_RUNG, executed
+
+from tuning.budget import Budget, is_lost
+from tuning.local_postgres import Cluster
+from tuning.storage import open_storage
+
+GRACE_S = 6.0  # of the workers, instead of 30: the run is short
+STOP_S = GRACE_S + 3
+STARTERS = 2
+STUB = str(Path(__file__).with_name("chaos_stub.py"))
+UNIT_S = 0.15  # the longest: trials take 1 to 3 s
+
+
+@dataclass(frozen=True)
+class Place:
+    """A storage for one run, and how to send it away."""
+
+    url: str
+    away: Callable[[float], None] | None
+
+
+@contextmanager
+def sqlite(folder: Path) -> Iterator[Place]:
+    yield Place(f"sqlite:///{folder / 'q.db'}", None)
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[Place]:
+    cluster = Cluster(folder / "postgres", password="chaos")
+    cluster.init()
+    cluster.start()
+
+    def away(seconds: float) -> None:
+        cluster.stop()
+        time.sleep(seconds)
+        cluster.start()
+
+    try:
+        yield Place(cluster.url, away)
+    finally:
+        cluster.stop()
+
+
+@contextmanager
+def grpc(folder: Path) -> Iterator[Place]:
+    port = Cluster(folder, password="").port  # a free one
+
+    def serve() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
+        with (folder / "proxy.log").open("ab") as log:
+            return subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": below.url}, stdout=log, stderr=log)
+
+    with postgres(folder) as below:
+        proxy = serve()
+
+        def away(seconds: float) -> None:
+            nonlocal proxy
+            assert below.away is not None
+            below.away(seconds / 2)
+            proxy.kill()
+            proxy.wait()
+            time.sleep(seconds / 2)
+            proxy = serve()
+
+        try:
+            yield Place(f"grpc://127.0.0.1:{port}", away)
+        finally:
+            proxy.kill()
+            proxy.wait()
+
+
+STORAGES = {"sqlite": sqlite, "postgres": postgres, "grpc": grpc}
+
+
+class Starter:
+    """A pool in a process of its own: as `quell tune` is."""
+
+    def __init__(self, url: str, folder: Path, trials: int, workers: int) -> None:
+        self.environment = {**os.environ, "QUELL_STORAGE": url, "QUELL_GRACE_S": str(GRACE_S), "OMP_NUM_THREADS": "1"}
+        self.command = [sys.executable, STUB, "pool", str(folder), str(trials), str(workers), str(UNIT_S)]
+        self.log = folder / "pool.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
+
+    def workers(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with suppress(OSError):
+            return [int(child) for child in path.read_text().split()]
+        return []
+
+
+def harass(starters: list[Starter], place: Place, options: argparse.Namespace, began: float) -> Counter[str]:
+    """Until all starters have ended; returns what was done to whom."""
+    done: Counter[str] = Counter()
+    frozen: dict[int, float] = {}
+    draw = random.Random(options.seed)
+    pending = ["starter", *(["database"] if place.away else [])]
+    next_blow = began + options.every
+    while any(starter.process.poll() is None for starter in starters):
+        now = time.monotonic()
+        for worker, until in list(frozen.items()):
+            if now > until:
+                _signal(worker, signal.SIGCONT)
+                del frozen[worker]
+        if now > next_blow:
+            next_blow = now + options.every
+            awake = [worker for starter in starters for worker in starter.workers() if worker not in frozen]
+            if awake:
+                victim, blow = draw.choice(awake), draw.choice(("SIGKILL", "SIGTERM", "SIGSTOP"))
+                _signal(victim, signal.Signals[blow])
+                done[blow] += 1
+                if blow == "SIGSTOP":
+                    frozen[victim] = now + STOP_S
+        if pending and now - began > 12 * (3 - len(pending)):
+            kind = pending.pop()
+            done[kind] += 1
+            if kind == "database":
+                assert place.away is not None
+                place.away(options.away)
+            else:
+                starters[0].process.kill()
+                starters[0].process.wait()
+                starters[0].start()
+        if now - began > options.limit:
+            raise SystemExit(f"not done after {options.limit} s; see {starters[0].log}")
+        time.sleep(0.1)
+    return done
+
+
+def _signal(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+def verdict(url: str, folder: Path, trials: int, blows: Counter[str]) -> tuple[list[str], list[str]]:
+    """(lines of the report, what is wrong)."""
+    storage = open_storage(url)
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    found = study.get_trials(deepcopy=False)
+    slots = Budget(study, trials).look()
+    counted = [trial for trial in found if trial.state.is_finished() and not is_lost(trial)]
+    per_slot = Counter(trial.user_attrs["slot"] for trial in counted)
+    states = Counter(trial.state.name.lower() for trial in counted)
+    lost = [trial for trial in found if "lost" in trial.user_attrs and is_lost(trial)]
+    units, done_again = executed(folder)
+    interruptions = blows["SIGKILL"] + blows["SIGSTOP"] + blows["SIGTERM"] + blows["starter"] * 8
+    storage.close()
+    wrong = [
+        text
+        for text, bad in {
+            f"{len(counted)} trials ended, expected {trials}": len(counted) != trials,
+            f"slots that are not scored once: {[slot for slot, n in per_slot.items() if n != 1]}": (
+                per_slot != Counter(range(trials))
+            ),
+            f"running: {[trial.number for trial in slots.running]}": bool(slots.running),
+            f"waiting: {[trial.number for trial in slots.waiting]}": bool(slots.waiting),
+            f"{max(done_again, default=0)} units done again at once, expected at most {UNITS_PER_RUNG}": (
+                max(done_again, default=0) > UNITS_PER_RUNG
+            ),
+        }.items()
+        if bad
+    ]
+    ended = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    again = sum(done_again)
+    lines = [
+        f"{len(counted)} of {trials} trials ended ({ended}), in {len(per_slot)} slots; {len(lost)} attempts lost",
+        f"blows: {', '.join(f'{count} {kind}' for kind, count in sorted(blows.items()))} ({interruptions} at most hit)",
+        f"work done again: {again} of {units} units ({100 * again / max(units, 1):.1f} %), "
+        f"at most {max(done_again, default=0)} at once, a checkpoint every {UNITS_PER_RUNG}",
+    ]
+    return lines, wrong
+
+
+def run(name: str, options: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        folder.chmod(0o755)
+        with STORAGES[name](folder) as place:
+            began = time.monotonic()
+            each = max(1, options.workers // STARTERS)
+            starters = [Starter(place.url, folder, options.trials, each) for _ in range(STARTERS)]
+            try:
+                blows = harass(starters, place, options, began)
+            finally:
+                for starter in starters:
+                    starter.process.kill()
+            seconds = time.monotonic() - began
+            lines, wrong = verdict(place.url, folder, options.trials, blows)
+            codes = [starter.process.returncode for starter in starters]
+            if any(codes):
+                wrong.append(f"starters ended with {codes}: {(folder / 'pool.log').read_text()[-2000:]}")
+    print(f"**{name}**, {options.workers} workers, {seconds:.0f} s: {'EXACT' if not wrong else 'WRONG'}", flush=True)
+    for line in [*lines, *wrong]:
+        print(f"- {line}", flush=True)
+    return not wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--storage", choices=[*STORAGES, "all"], default="all")
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two blows")
+    parser.add_argument("--away", type=float, default=5.0, help="seconds that the database is away")
+    parser.add_argument("--limit", type=float, default=360.0, help="seconds that a run may take")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    names = list(STORAGES) if options.storage == "all" else [options.storage]
+    exact = [run(name, options) for name in names]
+    sys.exit(0 if all(exact) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The trials of `chaos.py` and `storage_overhead.py`: they wait instead of training, and need no torch.
+
+Run by those two as `chaos_stub.py pool FOLDER TRIALS WORKERS UNIT_S` and `chaos_stub.py worker FOLDER TRIALS UNIT_S`,
+with the storage's URL in QUELL_STORAGE.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from quell.atomic import replacing
+from tuning import samplers
+from tuning.budget import Budget, worker_name
+from tuning.checkpoints import Checkpoints
+from tuning.errors import TuningError
+from tuning.patience import PatientStorage
+from tuning.place import Place
+from tuning.pool import Pool
+from tuning.runs import Runs
+from tuning.shown import Shown
+from tuning.study import load_study
+from tuning.worker import Notice, Running, work
+
+STUDY = "chaos"
+RUNGS = 5
+UNITS_PER_RUNG = 4  # of work; a checkpoint is written after each rung
+FAULTY = 0.05  # share of the trials that fail by their own fault
+
+
+class Stub:
+    """Waits for UNITS_PER_RUNG units of up to `unit_s` at each rung, and notes every unit that it did."""
+
+    def __init__(self, folder: Path, unit_s: float) -> None:
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.units = folder / "units"
+        self.unit_s = unit_s
+
+    def __call__(self, running: Running) -> None:
+        trial = running.trial
+        for number in range(5):
+            trial.suggest_float(f"x{number}", 0, 1)
+        quality = trial.suggest_float("quality", 0, 1)
+        slot, attempt = trial.user_attrs["slot"], trial.user_attrs["attempt"]
+        checkpoint = self.checkpoints.take_up(slot, attempt)
+        done = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+        before = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+        try:
+            for rung in range(1, RUNGS + 1):
+                done = self._train(running, rung, done, quality, checkpoint)
+                if rung not in before:
+                    trial.report(quality * rung, rung)
+                if rung < RUNGS and trial.should_prune():
+                    raise optuna.TrialPruned
+        except optuna.TrialPruned:
+            trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            if quality < FAULTY:
+                trial.set_user_attr("failure", f"step {trial.number}: loss nan")
+                trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                trial.study.tell(trial, quality * RUNGS)
+        self.checkpoints.drop(slot)
+
+    def _train(self, running: Running, rung: int, done: int, quality: float, checkpoint: Path) -> int:
+        while done < rung * UNITS_PER_RUNG:
+            time.sleep(self.unit_s * (1 + 2 * quality) / 3)
+            self._note(running, done)
+            done += 1
+            try:
+                running.step(done / UNITS_PER_RUNG)
+            except BaseException:
+                self._save(checkpoint, done)
+                raise
+        self._save(checkpoint, done)
+        return done
+
+    def _save(self, checkpoint: Path, done: int) -> None:
+        with replacing(checkpoint) as partial:
+            partial.write_text(json.dumps(done))
+
+    def _note(self, running: Running, unit: int) -> None:
+        line = f"{running.trial.user_attrs['slot']} {running.trial.number} {os.getpid()} {unit}\n"
+        with self.units.open("a") as file:  # short appends of several processes do not mix
+            file.write(line)
+
+
+def executed(folder: Path) -> tuple[int, list[int]]:
+    """Units of work done in all; and of every run of a trial by a process, how many had been done before."""
+    seen: dict[str, set[str]] = {}
+    again: dict[tuple[str, ...], int] = {}
+    lines = (folder / "units").read_text().splitlines()
+    for line in lines:
+        slot, trial, process, unit = line.split()
+        done = seen.setdefault(slot, set())
+        key = (slot, trial, process)
+        again[key] = again.get(key, 0) + (unit in done)
+        done.add(unit)
+    return len(lines), list(again.values())
+
+
+def make_study(storage: PatientStorage) -> optuna.Study:
+    return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
+
+
+def main() -> None:
+    logging.basicConfig(format="%(asctime)s %(process)d %(message)s", level=logging.INFO)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kind, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    place = Place(Runs(folder), os.environ["QUELL_STORAGE"], None)
+    if kind == "worker":
+        from tuning.joining import open_patiently
+
+        notice = Notice()
+        study = load_study(STUDY, open_patiently(place, notice))
+        study.sampler = samplers.sampler("tpe", 0, worker_name())
+        study.pruner = samplers.pruner("median", (1 / 3600, RUNGS / 3600))
+        stub = Stub(folder, float(sys.argv[4]))
+        sys.exit(work(Budget(study, trials), notice, lambda: stub, lambda number: None))
+    workers, unit_s = int(sys.argv[4]), sys.argv[5]
+    study = make_study(place.open_storage(create=True))
+    budget = Budget(study, trials)
+    budget.forgive()
+    pool = Pool(
+        command=[sys.executable, __file__, "worker", str(folder), str(trials), unit_s],
+        environment={},
+        devices=["cpu"] * workers,
+        logs=folder / "logs",
+        budget=budget,
+        shown=Shown(Console(stderr=True), trials, float(RUNGS), "value"),
+    )
+    try:
+        sys.exit(pool.run())
+    except TuningError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
