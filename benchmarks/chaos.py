@@ -29,7 +29,7 @@ import optuna
 from chaos_stub import STUDY, UNITS_PER_RUNG, executed
 
 from tuning.budget import Budget, is_lost
-from tuning.local_postgres import Cluster
+from tuning.postgres_server import Cluster
 from tuning.storage import open_storage
 
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short

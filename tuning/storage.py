@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,7 +143,9 @@ def _grpc(url: str) -> PatientStorage:
     host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
     if not host or not port.isdigit():
         raise StorageError(f"--storage: {shown(url)}, expected grpc://HOST:PORT; take both from `quell storage serve`")
-    proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
     try:
         proxy.wait_server_ready(timeout=SILENT_S)
     except ConnectionError:

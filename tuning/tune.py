@@ -116,6 +116,6 @@ class Tune:
 
     def _worker_command(self, part: str) -> list[str]:
         """The command line of a worker; the storage URL goes through the environment, since it may hold a password."""
-        command = [sys.executable, "-m", "tuning.cli", "worker", str(self.study_file), "--part", part]
+        command = [sys.executable, "-P", "-m", "tuning.cli", "worker", str(self.study_file), "--part", part]
         root = self.place.corpus_root(self.spec)
         return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder)]

