@@ -138,10 +138,14 @@ class Budget:
             attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
             self.study.enqueue_trial(parameters, user_attrs=attributes)
 
-    def claim(self) -> optuna.Trial | None:
-        """A trial to run, which is this process's from now on; None when the others are running or have ended."""
+    def claim(self, slots: Slots | None = None) -> optuna.Trial | None:
+        """A trial to run, which is this process's from now on; None when the others are running or have ended.
+
+        Args:
+            slots: as this process saw them a moment ago; looks itself without.
+        """
         while True:
-            slots = self.look()
+            slots = slots or self.look()
             for trial in slots.waiting:
                 if self._take(trial):
                     self.storage.set_trial_user_attr(trial._trial_id, "worker", worker_name())
@@ -151,6 +155,7 @@ class Budget:
                 self._fill(slots, [random.choice(slots.empty)])
             elif not slots.waiting:
                 return None
+            slots = None
 
     def _take(self, trial: FrozenTrial) -> bool:
         try:

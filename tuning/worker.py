@@ -93,7 +93,7 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
     try:
         with budget.storage.waiting(unless=notice.check):
             while (slots := budget.look()).left and not budget.fault(slots):
-                trial = budget.claim()
+                trial = budget.claim(slots)
                 if trial is None:  # others run the rest; one of them may get lost
                     _wait(budget, notice)
                     continue
