@@ -226,7 +226,9 @@ class Budget:
         return f"{who} said nothing for {silent:.0f} s" if silent > GRACE_S else ""
 
     def _end(self, trial: FrozenTrial, reason: str, again: bool) -> None:
-        key, text = ("lost", reason) if again else ("failure", f"{reason}, {ATTEMPTS} times")
+        error = trial.user_attrs.get("error")  # a bug, or a full disk: the worker's last words
+        why = f"{reason} ({error})" if error else reason
+        key, text = ("lost", why) if again else ("failure", f"{why}, {ATTEMPTS} times")
         self.storage.set_trial_user_attr(trial._trial_id, key, text)
         self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 

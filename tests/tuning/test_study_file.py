@@ -1,5 +1,6 @@
 """Study files: what is refused and how it is said, and what the hash covers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,30 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("trials = 4", 'trials = "4"', "study.trials: '4', expected a whole number"),
         ("trials = 4", "trials = 0", "study.trials: 0, expected greater than or equal to 1"),
         ('"pesq"', '"pesk"', "study.score: 'pesk', expected one of pesq, stoi, estoi, si_sdr"),
+        (
+            '"pesq"',
+            '["macs", "pesq"]',
+            r"study.score: \['macs', 'pesq'\], expected a metric \(pesq, .*\) and then costs",
+        ),
+        ('"pesq"', '["pesq"]', r"study.score: \['pesq'\], expected a metric .* and then costs \(macs, parameters\)"),
+        ('"pesq"', '["pesq", "pesq"]', r"study.score: \['pesq', 'pesq'\], expected a metric"),
+        ('"pesq"', '["pesq", "macs", "macs"]', r"study.score: \['pesq', 'macs', 'macs'\], expected a metric"),
+        ('"pesq"', '["pesq", "stoi"]', r"study.score: \['pesq', 'stoi'\], expected a metric"),
+        ('"pesq"', '["pesq", "watts"]', r"study.score: \['pesq', 'watts'\], expected a metric"),
+        ('"pesq"', "[]", r"study.score: \[\], expected a metric"),
+        ('"pesq"', "3", "study.score: 3, expected"),
+        (
+            '"pesq"',
+            '["pesq", "macs"]\nsampler = "cma-es"',
+            "study.sampler: 'cma-es', expected tpe, gp or random for several scores",
+        ),
+        ('"pesq"', '["pesq", "macs"]\nconfirm = 3', "study.confirm: 3, expected 0 for several scores"),
+        ('"pesq"', '"pesq"\nconfirm = -1', "study.confirm: -1, expected greater than or equal to 0"),
+        (
+            "[search]",
+            "[limits]\nparameters = 0\n[search]",
+            "limits.parameters: 0, expected greater than or equal to 1",
+        ),
         ('"s"', '"../s"', "study.name: '../s', expected"),
         ('"pesq"', '"pesq"\nsampler = "tpee"', "study.sampler: 'tpee', expected 'tpe', 'gp', 'random' or 'cma-es'"),
         ('"pesq"', '"pesq"\npruner = "ASHA"', "study.pruner: 'ASHA', expected 'median', 'asha', 'hyperband' or 'none'"),
@@ -114,7 +139,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("trials = 4", "trials = 40"), ('name = "s"', 'name = "t"'), ("[corpus]", '[corpus]\nclean = "elsewhere"')],
+    [
+        ("trials = 4", "trials = 40"),
+        ("trials = 4", "trials = 4\nconfirm = 3"),
+        ('name = "s"', 'name = "t"'),
+        ("[corpus]", '[corpus]\nclean = "elsewhere"'),
+    ],
 )
 def test_hash_leaves_out_what_changes_no_result(tmp_path: Path, old: str, new: str) -> None:
     assert load(tmp_path).hash() == load(tmp_path, GOOD.replace(old, new)).hash()
@@ -122,7 +152,16 @@ def test_hash_leaves_out_what_changes_no_result(tmp_path: Path, old: str, new: s
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("high = 6", "high = 5"), ("batch_size = 8", "batch_size = 4"), ("= 16000", "= 8000"), ("-5.0", "-4.0")],
+    [
+        ("high = 6", "high = 5"),
+        ("batch_size = 8", "batch_size = 4"),
+        ("= 16000", "= 8000"),
+        ("-5.0", "-4.0"),
+        ('"pesq"', '"stoi"'),
+        ('"pesq"', '["pesq", "macs"]'),
+        ("trials = 4", "trials = 4\nseed = 1"),
+        ("[search]", "[limits]\nparameters = 9\n[search]"),
+    ],
 )
 def test_hash_covers_what_changes_a_result(tmp_path: Path, old: str, new: str) -> None:
     assert load(tmp_path).hash() != load(tmp_path, GOOD.replace(old, new)).hash()
@@ -131,6 +170,55 @@ def test_hash_covers_what_changes_a_result(tmp_path: Path, old: str, new: str) -
 def test_a_default_written_out_is_the_same_study(tmp_path: Path) -> None:
     written = GOOD.replace("[study]", "[study]\nseed = 0").replace("[search]", "[search]\noverlap = 4")
     assert load(tmp_path).hash() == load(tmp_path, written).hash()
+
+
+@pytest.mark.parametrize(
+    ("score", "metric", "directions"),
+    [
+        ('"si_sdr"', "si_sdr", "up"),
+        ('["pesq", "macs"]', "pesq", "up down"),
+        ('["si_sdr", "parameters", "macs"]', "si_sdr", "up down down"),
+    ],
+)
+def test_a_metric_goes_up_and_the_costs_after_it_go_down(
+    tmp_path: Path, score: str, metric: str, directions: str
+) -> None:
+    study = load(tmp_path, GOOD.replace('"pesq"', score)).study
+    assert study.metric == metric
+    assert [{"MAXIMIZE": "up", "MINIMIZE": "down"}[way.name] for way in study.directions] == directions.split()
+    assert len(study.scores) == len(study.directions)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[study]", "[study]"),
+        ('"pesq"', '["pesq", "parameters", "macs"]'),
+        ("trials = 4", "trials = 4\nconfirm = 3\nseed = 7"),
+        ("[search]", "[limits]\nparameters = 9\nlatency_ms = 20.0\n[search]"),
+        ("[corpus]", '[corpus]\nclean = "elsewhere"\nsplits = { train = 0.5, validation = 0.25, test = 0.25 }'),
+        ("high = 6", "high = 6, step = 3"),
+        ("batch_size = 8", "learning_rate = { low = 1e-4, high = 1e-2, log = true }\nskips = { choices = [true] }"),
+    ],
+)
+def test_a_study_can_be_restored_from_what_it_says_of_itself_in_json(tmp_path: Path, old: str, new: str) -> None:
+    assert old in GOOD
+    spec = load(tmp_path, GOOD.replace(old, new, 1))
+    restored = study_file.restore(json.loads(json.dumps(spec.resolved())), "t")
+    assert restored.study.name == "t"
+    assert restored.hash() == spec.hash()
+    assert (restored.training, restored.limits) == (spec.training, spec.limits)
+    assert restored.corpus.snr_db == spec.corpus.snr_db
+
+
+def test_the_numbers_of_trials_and_of_confirmed_ones_can_be_given(tmp_path: Path) -> None:
+    load(tmp_path)
+    path = tmp_path / "study.toml"
+    given = study_file.load(path, trials=7, confirm=2)
+    assert (given.study.trials, given.study.confirm) == (7, 2)
+    assert given.hash() == study_file.load(path).hash()
+    with pytest.raises(StudyFileError, match=r"study\.toml: study.trials: 0, expected greater than or equal to 1"):
+        study_file.load(path, trials=0)
 
 
 def test_every_shipped_study_is_valid() -> None:
