@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -127,6 +128,7 @@ def harass(starters: list[Starter], place: Place, options: argparse.Namespace, b
     draw = random.Random(options.seed)
     pending = ["starter", *(["database"] if place.away else [])]
     next_blow = began + options.every
+    outage: threading.Thread | None = None
     while any(starter.process.poll() is None for starter in starters):
         now = time.monotonic()
         for worker, until in list(frozen.items()):
@@ -142,12 +144,13 @@ def harass(starters: list[Starter], place: Place, options: argparse.Namespace, b
                 done[blow] += 1
                 if blow == "SIGSTOP":
                     frozen[victim] = now + STOP_S
-        if pending and now - began > 12 * (3 - len(pending)):
+        away = outage is not None and outage.is_alive()  # `quell tune` itself does not start without its database
+        if pending and now - began > 12 * (3 - len(pending)) and not away:
             kind = pending.pop()
             done[kind] += 1
             if kind == "database":
-                assert place.away is not None
-                place.away(options.away)
+                outage = threading.Thread(target=place.away, args=(options.away,))
+                outage.start()
             else:
                 starters[0].process.kill()
                 starters[0].process.wait()
@@ -155,6 +158,8 @@ def harass(starters: list[Starter], place: Place, options: argparse.Namespace, b
         if now - began > options.limit:
             raise SystemExit(f"not done after {options.limit} s; see {starters[0].log}")
         time.sleep(0.1)
+    if outage is not None:
+        outage.join()
     return done
 
 

@@ -40,6 +40,11 @@ def is_lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
 
 
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps to all constraints: limits, and not losing what it must not lose."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
 @dataclass(frozen=True)
 class Slots:
     """A study's trials at one moment, by slot."""
@@ -133,8 +138,9 @@ class Budget:
         for slot in chosen:
             planned = plan.get(str(slot), {})
             lost = slots.lost.get(slot, [])
-            before = (trial.params or trial.system_attrs.get("fixed_params") for trial in reversed(lost))
-            parameters: dict[str, Any] = next(filter(None, before), planned.get("params", {}))
+            parameters: dict[str, Any] = dict(planned.get("params", {}))
+            for trial in lost:  # one that was killed while it asked has some of its parameters only
+                parameters |= trial.system_attrs.get("fixed_params", {}) | trial.params
             attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
             self.study.enqueue_trial(parameters, user_attrs=attributes)
 
@@ -171,9 +177,10 @@ class Budget:
 
     def give_up(self, trial: optuna.Trial, reason: str) -> None:
         """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
-        trial.set_user_attr("asked", reason)
-        trial.set_user_attr("superfluous", reason)
-        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead
+            trial.set_user_attr("asked", reason)
+            trial.set_user_attr("superfluous", reason)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def hand_back(self, trial: optuna.Trial) -> None:
         """Puts a running trial of this process back in line, as when the worker is asked to leave."""

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from tuning.outcome import best_trials
+from tuning.budget import feasible, is_lost
+from tuning.outcome import best_trainings
 
 # A repetition whose clips score lower than the leader's with this probability of error (one-sided) is hopeless.
 ERROR = 0.01
@@ -39,7 +40,7 @@ def hopeless(trial: optuna.Trial, step: int, clips: Clips) -> bool:
 
 def leader(study: optuna.Study) -> dict[str, Any]:
     """The search's best trial, as `hopeless` compares with it."""
-    best = best_trials(study)[0]
+    best = best_trainings(study)[0]
     return {"trial": best.number, "clips": best.user_attrs.get("clips", {})}
 
 
@@ -61,12 +62,12 @@ def ranking(study: optuna.Study, repeated: optuna.Study, best: int) -> list[Conf
     """The best trials whose repetitions all completed, highest mean over the seeds first."""
     runs: dict[int, list[FrozenTrial]] = {}
     for trial in repeated.get_trials(deepcopy=False):
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        if trial.state.is_finished() and not is_lost(trial):
             runs.setdefault(trial.user_attrs["of"], []).append(trial)
     found = []
-    for first in best_trials(study)[:best]:
+    for first in best_trainings(study)[:best]:
         again = runs.get(first.number, [])
-        if not again or any(trial.state != TrialState.COMPLETE for trial in again):
+        if not again or not all(trial.state == TrialState.COMPLETE and feasible(trial) for trial in again):
             continue
         seeds = [(study.study_name, first), *((repeated.study_name, trial) for trial in again)]
         name, top = max(seeds, key=lambda seed: seed[1].value or 0.0)
@@ -99,7 +100,7 @@ def record(study: optuna.Study, rows: list[Confirmed]) -> None:
     study.set_user_attr(
         "confirmed",
         {
-            "of": [trial.number for trial in best_trials(study)[: len(rows)]],
+            "of": [trial.number for trial in best_trainings(study)[: len(rows)]],
             "winner": rows[0].trial,
             "study": name,
             "trial": number,

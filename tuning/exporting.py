@@ -69,21 +69,23 @@ def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen
             f"study {study.study_name!r}: a front of {len(ranked)} trials, expected --trial with one of {names}; "
             "`quell status` shows what each costs"
         )
-    return _confirmed(study, ranked) or Chosen(
+    return _confirmed(study, runs, ranked) or Chosen(
         study.study_name, ranked[0], f"trial {ranked[0].number} of {study.study_name}"
     )
 
 
-def _confirmed(study: optuna.Study, ranked: list[FrozenTrial]) -> Chosen | None:
+def _confirmed(study: optuna.Study, runs: Runs, ranked: list[FrozenTrial]) -> Chosen | None:
     """The seed that is best on validation of the configuration that won over several; None when none was confirmed, or
     the search went on and found a better one."""
     confirmed = study.user_attrs.get("confirmed")
-    if confirmed is None or ranked[0].number not in confirmed["of"]:
+    if confirmed is None or _owner(ranked[0]) not in confirmed["of"]:
         return None
     name, number = confirmed["study"], confirmed["trial"]
     trials = optuna.load_study(study_name=name, storage=study._storage).get_trials(deepcopy=False)
-    of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed,"
-    return Chosen(name, trials[number], f"trial {number} of {name}{of} the best seed of the confirmed winner")
+    if not runs.weights(name, number).exists():
+        return None
+    of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed"
+    return Chosen(name, trials[number], f"trial {number} of {name}{of}, the best seed of the confirmed winner")
 
 
 def _owner(trial: FrozenTrial) -> int:

@@ -46,7 +46,7 @@ class Lease:
 
     def taken(self) -> bool:
         """Whether somebody took this worker for dead and ended its trial."""
-        return self.budget.storage.get_trial(self.trial._trial_id).state.is_finished()
+        return self.budget.storage.get_trial(self.trial._trial_id).state == optuna.trial.TrialState.FAIL
 
     def _run(self) -> None:
         with suppress(_Over), self.budget.storage.waiting(unless=self._check):

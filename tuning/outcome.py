@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from quell.cost import Cost
+from tuning.budget import feasible
 from tuning.runs import Runs
 from tuning.study_file import COSTS, StudySpec
 
@@ -52,13 +53,19 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     if len(study.directions) > 1:
         return sorted(study.best_trials, key=lambda trial: (-trial.values[0], trial.number))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
-    return sorted(feasible, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    return sorted(filter(feasible, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trials, of those with the same configuration the one that was trained."""
+    trials = study.get_trials(deepcopy=False)
+    trained = dict.fromkeys(trial.user_attrs.get("same_as", trial.number) for trial in best_trials(study))
+    return [trials[number] for number in trained]
 
 
 def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:
     """Removes the weights of all but the best trials."""
-    best = best_trials(study)
+    best = best_trainings(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if trial.number not in kept:
@@ -95,7 +102,8 @@ def take_over(trial: optuna.Trial, ended: FrozenTrial) -> None:
         if name not in known:
             trial.set_constraint(name, value)
     if len(trial.study.directions) == 1:
-        for step, value in ended.intermediate_values.items():
-            trial.report(value, step)
+        said = trial.study._storage.get_trial(trial._trial_id).intermediate_values  # before it was handed back
+        for step in ended.intermediate_values.keys() - said.keys():
+            trial.report(ended.intermediate_values[step], step)
     reached: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
     trial.study.tell(trial, reached, state=ended.state)

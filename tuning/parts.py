@@ -10,7 +10,7 @@ import optuna
 
 from tuning import space
 from tuning.budget import Budget
-from tuning.outcome import best_trials
+from tuning.outcome import best_trainings
 from tuning.presets import DEFAULT, PRESETS, Value
 from tuning.study_file import LimitsSection, StudySpec
 
@@ -55,9 +55,10 @@ def starts(spec: StudySpec, name: str) -> list[dict[str, Any]]:
 def plan(study: optuna.Study, trials: int, starting: Sequence[dict[str, Any]]) -> int:
     """Gives what is not planned yet to the lowest slots that have nothing; returns how many found a slot."""
     planned: dict[str, Any] = dict(study.user_attrs.get("plan", {}))
-    filled = Budget(study, trials).look()
+    slots = Budget(study, trials).look()
     new = [start for start in starting if start not in planned.values()]
-    free = [slot for slot in range(trials) if str(slot) not in planned and slot not in filled.filled]
+    taken = {*map(int, planned), *slots.filled, *slots.lost}  # what was lost is tried again
+    free = [slot for slot in range(trials) if slot not in taken]
     chosen = dict(zip(map(str, free), new, strict=False))
     if chosen:
         study.set_user_attr("plan", planned | chosen)
@@ -69,7 +70,7 @@ def repetitions(study: optuna.Study, best: int) -> list[dict[str, Any]]:
     return [
         {"params": trial.params, "attributes": {"of": trial.number, "repeat": repeat}}
         for repeat in range(1, REPEATS + 1)
-        for trial in best_trials(study)[:best]
+        for trial in best_trainings(study)[:best]
     ]
 
 
@@ -78,8 +79,8 @@ def warm_starts(old: optuna.Study, spec: StudySpec, best: int) -> tuple[list[dic
     whole = old.user_attrs["spec"]["search"]
     fixed = {name: value for name, value in whole.items() if not isinstance(value, dict)}
     found = []
-    for trial in best_trials(old)[:best]:
+    for trial in best_trainings(old)[:best]:
         point = space.inside({**PRESETS[DEFAULT], **fixed, **trial.params}, spec.search)
         if point is not None:
             found.append({"params": point, "attributes": {"warm_start": f"{old.study_name} trial {trial.number}"}})
-    return found, len(best_trials(old)[:best]) - len(found)
+    return found, len(best_trainings(old)[:best]) - len(found)

@@ -98,7 +98,8 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
 def _trained(study: optuna.Study, number: int) -> FrozenTrial:
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
-        raise StudyNotFound(f"trial {number}: not in study {study.study_name!r}, expected 0 to {len(trials) - 1}")
+        there = f"0 to {len(trials) - 1}" if trials else "none, since it has no trials"
+        raise StudyNotFound(f"trial {number}: not in study {study.study_name!r}, expected {there}; choose another")
     trial = trials[number]
     if "same_as" in trial.user_attrs:
         return _trained(study, trial.user_attrs["same_as"])

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tuning.budget import Slots
+from tuning.budget import Slots, feasible
 
 
 class Shown:
@@ -59,7 +59,8 @@ class Shown:
     def show(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> None:
         """`workers`: those of this machine, as (name, process), without a process while it is not running."""
         ended = slots.ended
-        best = max((trial.values[0] for trial in ended if trial.state == TrialState.COMPLETE), default=None)
+        complete = [trial for trial in ended if trial.state == TrialState.COMPLETE and feasible(trial)]
+        best = max((trial.values[0] for trial in complete), default=None)
         shown = f", best {self.score} {best:.3f}" if best is not None else ""
         self._tell(ended, shown)
         if self._live is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optuna.study import StudyDirection
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from quell.corpus import CorpusConfig
@@ -156,14 +156,14 @@ class StudySpec(_Section):
     search: dict[str, space.CheckedDomain] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _together(self) -> StudySpec:
+    def _together(self, info: ValidationInfo) -> StudySpec:
         for name, domain in self.search.items():
             if name not in space.PARAMETERS:
                 raise ValueError(f"search.{_unknown(name, space.PARAMETERS)}")
             problem = space.objection(name, domain)
             if problem:
                 raise ValueError(f"search.{name}: {problem}")
-        if problem := space.conflict(self.search):
+        if not info.context and (problem := space.conflict(self.search)):
             raise ValueError(f"search.{problem}")
         if self.study.metric == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
             rate = self.corpus.sample_rate
@@ -247,7 +247,9 @@ def load(path: Path, *, trials: int | None = None, confirm: int | None = None) -
 
 def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     """The specification of a stored study, from what it says of itself; its folders are not among that."""
-    return StudySpec.model_validate({**resolved, "study": {**resolved["study"], "name": name, "trials": 1}})
+    study = {**resolved["study"], "name": name, "trials": 1}
+    # The presets lie in a search of which not every point could be trained.
+    return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
 
 
 def _first(error: ValidationError) -> str:
@@ -257,6 +259,8 @@ def _first(error: ValidationError) -> str:
     place = [str(part) for part in problem["loc"]]
     if place[:1] == ["search"]:
         place = [part for index, part in enumerate(place) if not (index == 2 and part in space.DOMAIN_TAGS)]
+    if place[:2] == ["study", "score"]:
+        place = place[:2]  # without the alternative of its type
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
         parent, _, name = key.rpartition(".")

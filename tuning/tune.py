@@ -17,7 +17,7 @@ from quell.scoring import Scorer
 from tuning import confirm, parts, progress
 from tuning.budget import Budget
 from tuning.objective import validation_set
-from tuning.outcome import best_trials
+from tuning.outcome import best_trainings
 from tuning.patience import PatientStorage
 from tuning.place import STORAGE, Place
 from tuning.pool import Pool
@@ -69,7 +69,7 @@ class Tune:
             code = self._pool(
                 "presets", self._study("presets", corpus, storage, noisy), parts.starts(self.spec, "presets")
             )
-        if code == 0 and self.spec.study.confirm and best_trials(study):
+        if code == 0 and self.spec.study.confirm and best_trainings(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy))
         return code, study
 
@@ -87,7 +87,7 @@ class Tune:
         rows = confirm.ranking(study, repeated, best)
         if code == 0 and rows:
             confirm.record(study, rows)
-            given_up = min(best, len(best_trials(study))) - len(rows)
+            given_up = min(best, len(best_trainings(study))) - len(rows)
             confirm.show(study, rows, given_up, self.spec.study.metric, self.console)
         return code
 
@@ -97,9 +97,11 @@ class Tune:
         if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
             trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})
             study.set_user_attr("trials", trials)
-        planned = parts.plan(study, trials, starts)
-        if part == "search" and planned < len(self.first):
-            self.console.print(f"{len(self.first) - planned} of the warm starts found no slot: more trials would")
+        parts.plan(study, trials, starts)
+        planned = study.user_attrs.get("plan", {}).values()
+        left = sum(start not in planned for start in starts)
+        if left:
+            self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
         if part != "search":
             self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
         budget = Budget(study, trials)

@@ -1,0 +1,296 @@
+"""What ended trials leave to the others: which are the best, whose weights stay, whose score is taken over."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from quell.cost import Cost
+from quell.scoring import Scores
+from tuning import outcome
+from tuning.runs import Runs
+
+SEED = 2**47 + 11  # of a training: 48 bits
+BEGAN = datetime(2026, 1, 1)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return optuna.create_study(direction="maximize")
+
+
+@pytest.fixture
+def front() -> optuna.Study:
+    """A study of quality against cost."""
+    return optuna.create_study(directions=["maximize", "minimize"])
+
+
+def add(
+    study: optuna.Study,
+    *values: float,
+    state: TrialState = TrialState.COMPLETE,
+    seed: int | None = None,
+    began_s: float = 0.0,
+    **attributes: Any,
+) -> int:
+    """A trial that ended with these values, or is in another state; its number."""
+    constraints = attributes.pop("constraints", {})
+    rungs = attributes.pop("rungs", {})
+    if seed is not None:
+        attributes["training"] = {"seed": seed}
+    trial = create_trial(
+        state=state,
+        values=values or None,
+        user_attrs=attributes,
+        constraints=constraints,
+        intermediate_values=rungs,
+    )
+    if state != TrialState.WAITING:
+        trial.datetime_start = BEGAN + timedelta(seconds=began_s)
+    study.add_trial(trial)
+    return len(study.trials) - 1
+
+
+def running(study: optuna.Study, number: int) -> optuna.Trial:
+    return optuna.Trial(study, study.trials[number]._trial_id)
+
+
+def numbers(trials: list[FrozenTrial]) -> list[int]:
+    return [trial.number for trial in trials]
+
+
+def test_the_best_trial_scores_highest_and_of_equal_ones_is_the_earlier(study: optuna.Study) -> None:
+    for value in (-1.0, 3.0, 0.0, 3.0, 4.0, -0.5):
+        add(study, value)
+    assert numbers(outcome.best_trials(study)) == [4, 1, 3, 2, 5, 0]
+
+
+def test_only_complete_and_feasible_trials_are_among_the_best(study: optuna.Study) -> None:
+    good = add(study, 1.0, constraints={"si_sdr": 0.0, "stoi": -0.1})
+    add(study, 9.0, constraints={"si_sdr": 0.1, "stoi": -0.1})
+    add(study, 9.0, state=TrialState.PRUNED, rungs={108: 9.0})
+    add(study, state=TrialState.FAIL, failure="step 3: loss nan")
+    add(study, state=TrialState.FAIL, lost="its worker ended", rungs={108: 9.0})
+    add(study, state=TrialState.RUNNING, rungs={108: 9.0})
+    add(study, state=TrialState.WAITING)
+    assert numbers(outcome.best_trials(study)) == [good]
+
+
+def test_of_several_scores_the_best_are_the_front_best_sounding_first(front: optuna.Study) -> None:
+    small = add(front, 2.0, 5.0)
+    large = add(front, 3.0, 10.0)
+    add(front, 2.5, 20.0)  # worse and larger than `large`
+    again = add(front, 3.0, 10.0)
+    add(front, state=TrialState.PRUNED)
+    add(front, state=TrialState.FAIL, lost="its worker ended")
+    assert numbers(outcome.best_trials(front)) == [large, again, small]
+    add(front, 9.0, 1.0, constraints={"si_sdr": 0.1})  # better than all of them, but for its limits
+    assert numbers(outcome.best_trials(front)) == [large, again, small]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+@pytest.fixture
+def kept(runs: Runs) -> Callable[..., list[int]]:
+    """Whose weights stay, when every trial but those that took another's score over had some."""
+
+    def kept(study: optuna.Study, **arguments: int) -> list[int]:
+        files = {trial.number: runs.weights(study.study_name, trial.number) for trial in study.trials}
+        for trial in study.trials:
+            if "same_as" not in trial.user_attrs:
+                files[trial.number].parent.mkdir(parents=True, exist_ok=True)
+                files[trial.number].touch()
+        outcome.forget_weights(study, runs, **arguments)
+        return [number for number, file in files.items() if file.exists()]
+
+    return kept
+
+
+def test_the_weights_of_exactly_the_best_trials_are_kept(study: optuna.Study, kept) -> None:
+    for value in (1.0, 5.0, 3.0, 2.0, 4.0):
+        add(study, value)
+    add(study, 9.0, constraints={"stoi": 0.1})
+    assert kept(study, keep=2) == [1, 4]
+    assert kept(study) == [1, 2, 4]
+
+
+def test_weights_that_a_running_trial_has_just_written_are_kept(study: optuna.Study, kept) -> None:
+    add(study, 1.0)
+    add(study, 2.0)
+    mine = add(study, state=TrialState.RUNNING)
+    assert kept(study, keep=1) == [1, mine]
+
+
+def test_the_weights_of_the_whole_front_are_kept(front: optuna.Study, kept) -> None:
+    for cost in range(outcome.KEPT_WEIGHTS + 2):
+        add(front, float(cost), float(cost))
+    dominated = add(front, 1.0, 9.0)
+    assert kept(front) == list(range(dominated))
+
+
+def test_the_best_trials_weights_are_kept_however_many_took_its_score_over(study: optuna.Study, kept) -> None:
+    trained = outcome.KEPT_WEIGHTS
+    for _ in range(trained):
+        add(study, 2.0, same_as=trained)
+    add(study, 2.0)
+    add(study, 1.0)
+    assert kept(study, keep=1) == [trained]
+    assert trained in kept(study)
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_a_twin_is_a_trial_that_ended_with_the_same_training(study: optuna.Study, state: TrialState) -> None:
+    values = [2.0] if state == TrialState.COMPLETE else []
+    add(study, *values, state=state, seed=SEED + 1)
+    add(study, *values, state=state)
+    mine = add(study, state=TrialState.RUNNING, seed=SEED)
+    assert outcome.twin(running(study, mine), SEED) is None
+    ended = add(study, *values, state=state, seed=SEED)
+    found = outcome.twin(running(study, mine), SEED)
+    assert found is not None and (found.number, found.state) == (ended, state)
+
+
+def test_no_trial_is_its_own_twin_nor_one_that_failed_was_lost_or_was_not_needed(study: optuna.Study) -> None:
+    add(study, state=TrialState.FAIL, seed=SEED, failure="step 3: loss nan")
+    add(study, state=TrialState.FAIL, seed=SEED, lost="its worker ended")
+    add(study, state=TrialState.FAIL, seed=SEED, superfluous="another trial fills its slot")
+    add(study, state=TrialState.FAIL, seed=SEED, superfluous="the same as trial 0", asked="the same as trial 0")
+    add(study, state=TrialState.WAITING, seed=SEED)
+    mine = add(study, state=TrialState.RUNNING, seed=SEED, began_s=9)
+    assert outcome.twin(running(study, mine), SEED) is None
+
+
+def test_a_twin_that_ended_goes_before_one_that_runs(study: optuna.Study) -> None:
+    add(study, state=TrialState.RUNNING, seed=SEED)
+    ended = add(study, 1.0, seed=SEED)
+    mine = add(study, state=TrialState.RUNNING, seed=SEED, began_s=9)
+    found = outcome.twin(running(study, mine), SEED)
+    assert found is not None and found.number == ended
+
+
+@pytest.mark.parametrize(
+    ("first_s", "second_s", "sees"),
+    [(0, 1, [None, 0]), (1, 0, [1, None]), (0, 0, [None, 0]), (0, 1e-6, [None, 0]), (1e-6, 0, [1, None])],
+    ids=["in order", "handed back meanwhile", "at once", "a moment later", "a moment before"],
+)
+def test_of_two_that_run_exactly_the_later_one_sees_the_other(
+    study: optuna.Study, first_s: float, second_s: float, sees: list[int | None]
+) -> None:
+    for began_s in (first_s, second_s):
+        add(study, state=TrialState.RUNNING, seed=SEED, began_s=began_s)
+    found = [outcome.twin(running(study, number), SEED) for number in (0, 1)]
+    assert [other and other.number for other in found] == sees
+
+
+LEFT = {
+    "cost": {"parameters": 7, "latency_ms": None},
+    "metrics": {"pesq": 2.5, "si_sdr": 9.0},
+    "by_snr": {"-5": {"pesq": 2.5}},
+    "worse": {"pesq": 0.1},
+    "clips": {"108": [1.0, 2.0], "288": [2.0, 3.0]},
+    "failures": 0,
+    "machine": {"threads": 1},
+    "data_share": 0.1,
+    "micro_batch": 4,
+    "iou": 0.5,
+}
+RUNGS = {108: 1.5, 288: 2.5}
+
+
+def take_over(study: optuna.Study, number: int) -> FrozenTrial:
+    """A new trial, which has the configuration of trial `number`."""
+    trial = study.ask()
+    outcome.take_over(trial, study.trials[number])
+    return study.trials[trial.number]
+
+
+def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -> None:
+    constraints = {"parameters": -0.5, "si_sdr": -3.0, "stoi": 0.0}
+    add(study, 2.5, rungs=RUNGS, constraints=constraints, **LEFT)
+    taken = take_over(study, 0)
+    assert (taken.state, taken.value) == (TrialState.COMPLETE, 2.5)
+    assert taken.intermediate_values == RUNGS
+    assert taken.constraints == constraints
+    assert taken.user_attrs == LEFT | {"same_as": 0}
+    assert numbers(outcome.best_trials(study)) == [0, 1]
+
+
+def test_who_takes_over_from_a_twin_that_took_over_names_the_one_that_trained(study: optuna.Study) -> None:
+    add(study, 2.5, rungs=RUNGS, **LEFT)
+    take_over(study, 0)
+    assert take_over(study, 1).user_attrs == LEFT | {"same_as": 0}
+
+
+def test_the_twin_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reason(study: optuna.Study) -> None:
+    add(study, state=TrialState.PRUNED, rungs={108: 1.5}, pruned="pesq 1.500 after 0.03 h of audio")
+    taken = take_over(study, 0)
+    assert taken.state == TrialState.PRUNED
+    assert taken.intermediate_values == {108: 1.5}
+    assert taken.user_attrs["pruned"] == "pesq 1.500 after 0.03 h of audio"
+
+
+def test_the_twin_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> None:
+    add(study, 2.5, constraints={"si_sdr": 0.2, "stoi": -0.1}, **LEFT)
+    assert take_over(study, 0).constraints == {"si_sdr": 0.2, "stoi": -0.1}
+    add(study, state=TrialState.PRUNED, constraints={"parameters": 1.5}, pruned="over the limit of parameters")
+    assert take_over(study, 2).constraints == {"parameters": 1.5}
+    assert outcome.best_trials(study) == []
+
+
+def test_of_several_scores_all_are_taken_over(front: optuna.Study) -> None:
+    add(front, 2.5, 7e6, **LEFT)
+    taken = take_over(front, 0)
+    assert taken.values == [2.5, 7e6]
+    assert taken.user_attrs["same_as"] == 0
+
+
+def test_a_handed_back_trial_takes_over_without_a_word_about_what_it_said_before(study: optuna.Study) -> None:
+    add(study, 2.5, rungs=RUNGS, constraints={"parameters": -0.5, "stoi": -0.1}, **LEFT)
+    trial = study.ask()
+    trial.set_constraint("parameters", -0.5)
+    trial.report(1.5, 108)
+    outcome.take_over(running(study, trial.number), study.trials[0])  # warnings are errors
+    taken = study.trials[trial.number]
+    assert taken.intermediate_values == RUNGS
+    assert taken.constraints == {"parameters": -0.5, "stoi": -0.1}
+
+
+def scores(**means: float) -> Scores:
+    """Of two clips, around these means."""
+    values = {name: np.array([mean - 0.25, mean + 0.25]) for name, mean in means.items()}
+    return Scores(values, np.array([0.0, 20.0]), 0)
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ("pesq", [2.5]),
+        ("si_sdr", [9.0]),
+        (["pesq", "macs"], [2.5, 3e6]),
+        (["si_sdr", "parameters", "macs"], [9.0, 700, 3e6]),
+        (["si_sdr", "macs", "parameters"], [9.0, 3e6, 700]),
+    ],
+)
+def test_a_trial_is_told_as_its_studys_scores_in_their_order(tiny_spec, score: str | list[str], told) -> None:
+    cost = Cost(parameters=700, macs_per_s=3e6, latency_ms=16.0)
+    assert outcome.values(tiny_spec(study={"score": score}), scores(pesq=2.5, si_sdr=9.0), cost) == told
+
+
+@pytest.mark.parametrize(
+    ("si_sdr", "stoi", "feasible"), [(9.0, 0.8, True), (5.0, 0.7, True), (4.9, 0.8, False), (9.0, 0.69, False)]
+)
+def test_a_trial_that_spoils_si_sdr_or_stoi_is_infeasible(
+    study: optuna.Study, si_sdr: float, stoi: float, feasible: bool
+) -> None:
+    trial = study.ask()
+    outcome.forbid_losses(trial, scores(si_sdr=si_sdr, stoi=stoi), scores(si_sdr=5.0, stoi=0.7))
+    study.tell(trial, 4.5)
+    assert numbers(outcome.best_trials(study)) == ([0] if feasible else [])

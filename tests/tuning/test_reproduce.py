@@ -1,0 +1,175 @@
+"""`quell reproduce`: real trainings of a moment, done again."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
+
+from quell.corpus import Corpus
+from quell.errors import CorpusError
+from quell.scoring import Scorer
+from tuning import objective
+from tuning.errors import StudyNotFound
+from tuning.reproduce import reproduce
+from tuning.runs import Runs
+from tuning.storage import open_storage
+from tuning.study import create_study
+
+COMPLETE, PRUNED, TWIN, OVER, FAILED = range(5)
+
+
+class Running:
+    """A trial in the hands of a worker that nothing happens to."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def step(self, audio_hours: float) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Runs:
+    """A folder with the decoded corpus of the tests in its place."""
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    runs.corpora.symlink_to(small_corpus.folder.parent, target_is_directory=True)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def study(tiny_spec, runs: Runs, small_corpus: Corpus, scorer: Scorer, one_thread: None) -> Iterator[optuna.Study]:
+    """Of trials that were trained: one complete, one pruned at its first rung, one that had the first's configuration;
+    and two that were not."""
+    spec = tiny_spec(training={"audio_hours": 0.05, "rungs_audio_hours": [0.03, 0.05]}, search={"depth": 2})
+    storage = open_storage(runs.storage_url, create=True)
+    study = create_study(spec, small_corpus, storage)
+    validation = objective.validation_set(spec, small_corpus, scorer)
+    task = objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
+    for pruned in (False, True, False):
+        study.pruner = optuna.pruners.ThresholdPruner(lower=1000.0 if pruned else -1000.0)
+        study.enqueue_trial({}, user_attrs={"repeat": int(pruned)})
+        objective.run_trial(Running(study.ask()), task)
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"pruned": "over the limit of parameters"}))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": "step 3: loss nan"}))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED", "FAIL"]
+    yield study
+    storage.close()
+
+
+@pytest.fixture
+def again(runs: Runs) -> Iterator[Callable[..., tuple[int, list[str], str]]]:
+    """Reproduces on the CPU; returns the exit code, the lines of the result, and the log."""
+    threads = torch.get_num_threads()
+
+    def again(study: optuna.Study, number: int) -> tuple[int, list[str], str]:
+        result, log = io.StringIO(), io.StringIO()
+        code = reproduce(study, number, runs, "cpu", Console(file=result, width=200), Console(file=log, width=200))
+        return code, result.getvalue().splitlines(), log.getvalue()
+
+    yield again
+    torch.set_num_threads(threads)
+
+
+def changed(study: optuna.Study, number: int, change: Callable[[FrozenTrial], None]) -> optuna.Study:
+    """A study that says something else of a trial, which is its only one."""
+    other = optuna.create_study(direction="maximize")
+    for key, value in study.user_attrs.items():
+        other.set_user_attr(key, value)
+    trial = study.get_trials()[number]
+    change(trial)
+    other.add_trial(trial)
+    return other
+
+
+def attribute(trial: FrozenTrial, name: str, **values: Any) -> None:
+    trial.set_user_attr(name, trial.user_attrs[name] | values)
+
+
+def test_a_complete_trial_gets_the_same_scores_at_every_rung_and_at_the_end(study: optuna.Study, again) -> None:
+    code, lines, log = again(study, COMPLETE)
+    assert code == 0
+    assert log == ""
+    trial = study.trials[COMPLETE]
+    wanted = {
+        "si_sdr at 0.03 h of audio": trial.intermediate_values[108],
+        "si_sdr at 0.05 h of audio": trial.intermediate_values[180],
+        **trial.user_attrs["metrics"],
+    }
+    assert lines == [f"{name}: {value!r} then, {value!r} now: the same" for name, value in wanted.items()]
+
+
+def test_a_pruned_trial_is_trained_up_to_its_rung(study: optuna.Study, again) -> None:
+    code, (line,), _ = again(study, PRUNED)
+    value = study.trials[PRUNED].intermediate_values[108]
+    assert (code, line) == (0, f"si_sdr at 0.03 h of audio: {value!r} then, {value!r} now: the same")
+
+
+def test_a_score_that_is_off_by_one_in_the_ninth_place_differs(study: optuna.Study, again) -> None:
+    value = study.trials[COMPLETE].user_attrs["metrics"]["stoi"]
+    other = changed(study, COMPLETE, lambda trial: attribute(trial, "metrics", stoi=value + 1e-9))
+    code, lines, _ = again(other, 0)
+    assert code == 1
+    assert [line.partition(":")[0] for line in lines if "differs" in line] == ["stoi"]
+    assert f"stoi: {value + 1e-9!r} then, {value!r} now: differs by -1e-09" in lines
+
+
+def test_another_version_is_named_and_the_threads_are_those_of_then(
+    study: optuna.Study, again, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def train(*_: object, on_rung, **__: object) -> None:
+        threads.append(torch.get_num_threads())
+        on_rung(0.03, np.zeros(6))
+
+    monkeypatch.setattr("quell.training.train", train)
+    other = changed(study, PRUNED, lambda trial: attribute(trial, "machine", torch="2.0.1", threads=2))
+    _, _, log = again(other, 0)
+    assert log == f"quell: torch was 2.0.1, is {torch.__version__}: scores may differ\n"
+    assert threads == [2]
+
+
+def test_a_trial_that_took_a_score_over_is_the_one_that_trained(
+    study: optuna.Study, again, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def train(model, config, *_: object, **__: object) -> None:
+        trained.append(config.seed)
+        raise InterruptedError
+
+    monkeypatch.setattr("quell.training.train", train)
+    assert study.trials[TWIN].user_attrs["same_as"] == COMPLETE
+    with pytest.raises(InterruptedError):
+        again(study, TWIN)
+    assert trained == [study.trials[COMPLETE].user_attrs["training"]["seed"]]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (OVER, f"trial {OVER}: over the limit of parameters, expected one that was trained and scored; choose another"),
+        (FAILED, f"trial {FAILED}: fail, expected one that was trained and scored; choose another"),
+        (5, "trial 5: not in study 'tiny', expected 0 to 4; choose another"),
+        (-1, "trial -1: not in study 'tiny', expected 0 to 4; choose another"),
+    ],
+)
+def test_a_trial_that_was_not_trained_or_is_not_there_is_refused_in_one_line(
+    study: optuna.Study, again, number: int, said: str
+) -> None:
+    with pytest.raises(StudyNotFound) as caught:
+        again(study, number)
+    assert str(caught.value) == said
+
+
+def test_without_the_decoded_corpus_it_says_where_it_was_looked_for(study: optuna.Study, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    with pytest.raises(CorpusError, match=f"{study.user_attrs['corpus']}: no decoded corpus, expected index.json"):
+        reproduce(study, COMPLETE, Runs(tmp_path), "cpu", console, console)

@@ -1,0 +1,332 @@
+"""What a worker does about everything that may become of its trials; on a real database, with objectives that take no
+time."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from tuning import worker
+from tuning.budget import ALIKE, Budget, is_lost
+from tuning.patience import PatientStorage
+from tuning.storage import open_storage
+from tuning.worker import Leave, Notice, Objective, Running, Superseded, work
+
+Stub = Callable[[Running], None]
+
+
+@pytest.fixture
+def notice(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notice]:
+    monkeypatch.delenv(worker.POOL, raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Notice()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def study(storage: PatientStorage) -> optuna.Study:
+    return optuna.create_study(storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+
+
+@pytest.fixture
+def elsewhere(study: optuna.Study, tmp_path: Path) -> Iterator[optuna.Study]:
+    """The study as another process sees it."""
+    storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}")
+    yield optuna.load_study(study_name=study.study_name, storage=storage)
+    storage.close()
+
+
+class Worker:
+    """Runs an objective; remembers what was asked of it."""
+
+    def __init__(self, study: optuna.Study, notice: Notice) -> None:
+        self.study = study
+        self.notice = notice
+        self.began = 0
+        self.dropped: list[int] = []
+        self.ran: list[int] = []
+
+    def __call__(self, objective: Stub, trials: int) -> int:
+        def run(running: Running) -> None:
+            self.ran.append(running.trial.number)
+            objective(running)
+
+        def begin() -> Objective:
+            self.began += 1
+            return run
+
+        late = threading.Timer(60, lambda: setattr(self.notice, "exit_code", 124))  # a test that hangs says nothing
+        late.start()
+        try:
+            return work(Budget(self.study, trials), self.notice, begin, self.dropped.append)
+        finally:
+            late.cancel()
+
+    def ended(self) -> list[FrozenTrial]:
+        """The trials that count."""
+        return [
+            trial
+            for trial in self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+            if not is_lost(trial) and "superfluous" not in trial.user_attrs
+        ]
+
+
+@pytest.fixture
+def run(study: optuna.Study, notice: Notice) -> Worker:
+    return Worker(study, notice)
+
+
+def complete(running: Running) -> None:
+    running.trial.study.tell(running.trial, running.trial.suggest_float("x", 0, 1))
+
+
+def fail(running: Running, reason: str) -> None:
+    running.trial.set_user_attr("failure", reason)
+    running.trial.study.tell(running.trial, state=TrialState.FAIL)
+
+
+def after(other: Stub, *numbers: int) -> Stub:
+    """Completes every trial, but does something else about these numbers."""
+
+    def objective(running: Running) -> None:
+        (other if running.trial.number in numbers else complete)(running)
+
+    return objective
+
+
+def test_a_worker_runs_exactly_the_budget_and_begins_once(run: Worker) -> None:
+    assert run(complete, 12) == 0
+    assert [trial.state for trial in run.study.trials] == [TrialState.COMPLETE] * 12
+    assert sorted(trial.user_attrs["slot"] for trial in run.study.trials) == list(range(12))
+    assert run.began == 1
+    assert run(complete, 13) == 0
+    assert len(run.study.trials) == 13
+
+
+def test_a_worker_with_nothing_to_do_does_not_begin(run: Worker) -> None:
+    run(complete, 2)
+    assert run(complete, 2) == 0
+    assert run.began == 1
+
+
+def test_a_trial_that_failed_by_its_own_fault_counts(run: Worker) -> None:
+    assert run(after(lambda running: fail(running, "step 3: loss nan"), 0, 2), 4) == 0
+    assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def supersede(running: Running) -> None:
+    running.trial.suggest_float("x", 0, 1)
+    raise Superseded("the same configuration as trial 7, which is running")
+
+
+def test_a_superseded_trials_slot_gets_another_trial_with_new_parameters(run: Worker) -> None:
+    assert run(after(supersede, 0, 1), 3) == 0
+    assert len(run.ended()) == 3
+    assert sorted(trial.user_attrs["slot"] for trial in run.ended()) == [0, 1, 2]
+    given_up = run.study.trials[:2]
+    assert [trial.user_attrs["asked"] for trial in given_up] == [
+        "the same configuration as trial 7, which is running"
+    ] * 2
+    assert len({trial.params["x"] for trial in run.study.trials}) == 5
+    assert {trial.user_attrs["attempt"] for trial in run.study.trials} == {1}  # none was lost
+
+
+def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the_worker(
+    run: Worker, elsewhere: optuna.Study
+) -> None:
+    def reaped(running: Running) -> None:
+        end_elsewhere(elsewhere, running)
+        raise Superseded("the same configuration as trial 7, which is running")
+
+    assert run(after(reaped, 0), 2) == 0
+    assert len(run.ended()) == 2
+
+
+def end_elsewhere(elsewhere: optuna.Study, running: Running) -> None:
+    """Takes the worker for dead, as `tuning.budget` does."""
+    elsewhere._storage.set_trial_user_attr(running.trial._trial_id, "lost", "its worker said nothing for 31 s")
+    elsewhere._storage.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
+
+
+def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_goes_on(
+    run: Worker, elsewhere: optuna.Study
+) -> None:
+    def reaped(running: Running) -> None:
+        end_elsewhere(elsewhere, running)
+        running.trial.report(0.5, 1)
+
+    assert run(after(reaped, 1), 3) == 0
+    assert run.dropped == [1]
+    assert [trial.state for trial in run.ended()] == [TrialState.COMPLETE] * 3
+    lost = run.study.trials[1]
+    assert lost.state == TrialState.FAIL
+    assert lost.intermediate_values == {}
+    again = next(trial for trial in run.ended() if trial.user_attrs["slot"] == lost.user_attrs["slot"])
+    assert again.user_attrs["attempt"] == 2
+
+
+def test_a_worker_whose_lease_is_lost_stops_at_its_next_step(
+    run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning.lease.RENEW_S", 0.01)
+    noticed = False
+
+    def frozen(running: Running) -> None:
+        nonlocal noticed
+        end_elsewhere(elsewhere, running)
+        for step in range(1000):
+            try:
+                running.step(step / 1000)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                noticed = True
+                raise
+            time.sleep(0.01)
+
+    assert run(after(frozen, 0), 2) == 0
+    assert noticed
+    assert run.dropped == [0]
+    assert len(run.ended()) == 2
+
+
+class Bug(Exception):
+    pass
+
+
+def test_a_bug_comes_through_and_its_trial_stays_for_others_to_find(run: Worker) -> None:
+    def buggy(running: Running) -> None:
+        raise Bug
+
+    with pytest.raises(Bug):
+        run(after(buggy, 1), 3)
+    assert [trial.state.name for trial in run.study.trials] == ["COMPLETE", "RUNNING"]
+    assert run.dropped == []
+
+
+def test_a_bug_after_a_trials_end_comes_through_and_leaves_what_the_trial_made(run: Worker) -> None:
+    def buggy(running: Running) -> None:
+        complete(running)
+        raise Bug
+
+    with pytest.raises(Bug):
+        run(after(buggy, 1), 3)
+    assert run.dropped == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_told_to_leave_hands_its_trial_back_and_exits_by_the_signal(
+    run: Worker, number: signal.Signals
+) -> None:
+    def left(running: Running) -> None:
+        running.trial.suggest_float("x", 0, 1)
+        signal.raise_signal(number)
+        running.step(0.1)
+
+    assert run(after(left, 1), 3) == 128 + number
+    first, waiting = run.study.trials
+    assert [first.state, waiting.state] == [TrialState.COMPLETE, TrialState.WAITING]
+    run.notice.exit_code = None  # somebody else
+    assert run(complete, 3) == 0
+    ended = run.study.trials
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 3
+    assert run.ran == [0, 1, 1, 2]
+    assert ended[1].params == waiting.params
+
+
+def test_a_worker_that_was_told_to_leave_before_it_began_leaves(run: Worker) -> None:
+    run.notice.exit_code = 143
+
+    def objective(running: Running) -> None:
+        running.step(0.0)
+
+    assert run(objective, 2) == 143
+    assert [trial.state for trial in run.study.trials] == [TrialState.WAITING]
+
+
+def test_a_worker_that_waits_for_the_others_leaves_when_it_is_told(run: Worker, elsewhere: optuna.Study) -> None:
+    trial = Budget(elsewhere, 1).claim()
+    assert trial is not None
+    timer = threading.Timer(0.2, lambda: setattr(run.notice, "exit_code", 143))
+    timer.start()
+    assert run(complete, 1) == 143
+    timer.join()
+    assert run.began == 0
+    assert run.study.trials[0].state == TrialState.RUNNING
+
+
+def test_a_worker_that_waits_for_the_others_runs_what_one_of_them_left_behind(
+    run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RENEW_S", 0.1)
+    trial = Budget(elsewhere, 1).claim()
+    assert trial is not None
+    host, _, start = trial.user_attrs["worker"].split(":")
+    trial.set_user_attr("worker", f"{host}:999999999:{start}")  # it was killed
+    assert run(complete, 1) == 0
+    assert run.ran == [1]
+    assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(worker.POOL, str(os.getppid()))
+    Notice().check()
+    monkeypatch.setenv(worker.POOL, str(os.getppid() + 1))
+    orphan = Notice()
+    with pytest.raises(Leave):
+        orphan.check()
+    assert orphan.exit_code == 143
+
+
+def reasons(*found: str | None) -> Stub:
+    """Trials that fail for these reasons, one after the other, where there is one; those after them complete."""
+    left = iter(found)
+
+    def objective(running: Running) -> None:
+        reason = next(left, None)
+        complete(running) if reason is None else fail(running, reason)
+
+    return objective
+
+
+NAN = [f"step {3 * step}: loss nan, learning rate {10.0**-step}" for step in range(1, 2 * ALIKE)]
+
+
+def test_failures_alike_but_for_their_numbers_stop_the_worker_though_slots_are_left(run: Worker) -> None:
+    assert run(reasons(None, *NAN), 20) == 0
+    assert len(run.ended()) == 1 + ALIKE
+    budget = Budget(run.study, 20)
+    assert budget.fault(budget.look()) == NAN[ALIKE - 1]
+    assert run(complete, 20) == 0
+    assert len(run.ended()) == 1 + ALIKE  # nor does another worker go on
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        NAN[: ALIKE - 1],
+        [*NAN[: ALIKE - 1], None, *NAN[: ALIKE - 1]],
+        [*NAN[: ALIKE - 1], "out of memory", *NAN[: ALIKE - 1]],
+    ],
+    ids=["too few", "one that completed between", "one for another reason between"],
+)
+def test_fewer_failures_or_others_between_them_stop_nobody(run: Worker, found: list[str | None]) -> None:
+    assert run(reasons(*found), 12) == 0
+    assert len(run.ended()) == 12
+
+
+def test_who_has_seen_the_failures_may_go_on_until_as_many_more(run: Worker) -> None:
+    run(reasons(*NAN), 20)
+    budget = Budget(run.study, 20)
+    budget.forgive()
+    assert budget.fault(budget.look()) is None
+    assert run(reasons(*NAN), 20) == 0
+    assert len(run.ended()) == 2 * ALIKE
+    budget.forgive()
+    assert run(complete, 20) == 0
+    assert len(run.ended()) == 20
