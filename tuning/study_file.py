@@ -42,7 +42,7 @@ class StudySection(_Section):
     seed: int = Field(default=0, ge=0)
     confirm: int = Field(default=0, ge=0)  # so many of the best are trained with two more seeds at the end
     sampler: Literal["tpe", "gp", "random", "cma-es"] = "tpe"
-    pruner: Literal["median", "asha", "hyperband", "none"] = "median"
+    pruner: Literal["median", "asha", "hyperband", "none"] = "asha"
 
     @model_validator(mode="after")
     def _scores(self) -> StudySection:
