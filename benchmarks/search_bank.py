@@ -34,7 +34,7 @@ from tuning.study_file import StudySpec
 
 HERE = Path(__file__).parent
 STUDY = HERE / "search_bank.toml"
-BANK = HERE / "search_bank.jsonl"
+BANK = Path("runs/search-bank.jsonl")
 # Shares of the training audio: the ladders 1/16 to 1 and 1/8 to 1 by 2, and 1/8, 3/8, 1 by 3.
 SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 1.0)
 

@@ -44,7 +44,7 @@ class Strategy:
 
     name: str
     sampler: Callable[[int], optuna.samplers.BaseSampler] = samplers.SAMPLERS["tpe"]
-    pruner: str = "median"
+    pruner: str = "asha"
     shares: tuple[float, ...] = (1 / 4, 1 / 2, 1.0)  # rungs, of the training audio
     mixtures: int = 32  # scored at the rungs before the last
     presets: bool = True  # come first

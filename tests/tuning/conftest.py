@@ -25,6 +25,10 @@ from tuning.postgres_server import Cluster
 from tuning.storage import open_storage
 from tuning.study_file import StudySpec
 
+# With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,
+# which need another user as root. Read when grpc begins.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 STUDY = """
 [study]
 name = "tiny"
@@ -134,6 +138,8 @@ def postgres(password: str) -> Iterator[Cluster]:
     cluster = Cluster(folder / "postgres", password)
     try:
         cluster.init()
+        with (cluster.data / "postgresql.conf").open("a") as settings:
+            settings.write("fsync = off\n")  # half of the time; no test cuts the power
         cluster.start()
         yield cluster
     finally:
@@ -158,18 +164,18 @@ def fresh_database(postgres: Cluster) -> Callable[[], str]:
 
 
 @pytest.fixture(scope="session")
-def proxied() -> Callable[[str, int], AbstractContextManager[subprocess.Popen[str]]]:
+def proxied() -> Callable[[str, int], AbstractContextManager[subprocess.Popen[bytes]]]:
     """Runs `quell storage serve` on a port, in front of a storage; it may still be starting."""
     if find_spec("grpc") is None:
         pytest.skip("needs the extra grpc")
 
     @contextmanager
-    def serve(url: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    def serve(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
         environment = os.environ | {"QUELL_STORAGE": url}
         with (
             tempfile.TemporaryFile() as log,
-            subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True) as proxy,
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log) as proxy,
         ):
             try:
                 yield proxy
@@ -194,7 +200,7 @@ def free_port() -> Callable[[], int]:
 @pytest.fixture(scope="session")
 def proxy(
     postgres: Cluster,
-    proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[str]]],
+    proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[bytes]]],
     free_port: Callable[[], int],
 ) -> Iterator[str]:
     """URL of a gRPC proxy in front of the Postgres server."""

@@ -1,36 +1,70 @@
 """Storages by URL, and what a study refuses to continue with."""
 
 import multiprocessing
+import sys
+import threading
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import optuna
 import pytest
+import sqlalchemy
 
+from tuning import storage as module
 from tuning.errors import StorageError, StudyNotFound
-from tuning.storage import open_storage
+from tuning.postgres_server import Cluster
+from tuning.storage import open_storage, shown
 from tuning.study import difference, load_study
 
 
-def open_at_once(url: str, start: Barrier, out: "multiprocessing.Queue[str]") -> None:
-    start.wait()
+def test_a_storage_of_each_kind_keeps_a_study(url: str, study_name: str) -> None:
+    for _ in range(2):
+        storage = open_storage(url, create=True)
+        study = optuna.create_study(study_name=study_name, storage=storage, load_if_exists=True)
+        study.enqueue_trial({"x": 0.5})
+        assert len(study.trials) == len({trial.number for trial in study.trials})
+        storage.close()
+    assert len(study_of(url, study_name)) == 2
+
+
+def study_of(url: str, study_name: str) -> list[optuna.trial.FrozenTrial]:
+    storage = open_storage(url)
     try:
-        open_storage(url, create=True)
-        out.put("")
-    except StorageError as error:
-        out.put(str(error))
+        return optuna.load_study(study_name=study_name, storage=storage).trials
+    finally:
+        storage.close()
 
 
-def test_processes_that_make_the_same_database_at_once_all_get_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    for attempt in range(2):
-        start, out = context.Barrier(4), context.Queue()
-        url = f"sqlite:///{tmp_path / f'{attempt}.db'}"
-        children = [context.Process(target=open_at_once, args=(url, start, out)) for _ in range(4)]
-        for child in children:
-            child.start()
-        assert [out.get(timeout=60) for _ in children] == [""] * 4
-        for child in children:
-            child.join()
+def open_at_once(urls: list[str], start: Barrier, out: "multiprocessing.Queue[list[str]]") -> None:
+    said = []
+    for url in urls:
+        start.wait(60)
+        try:
+            open_storage(url, create=True).close()
+        except StorageError as error:
+            said.append(str(error))
+    out.put(said)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_processes_that_make_the_same_tables_at_once_all_get_them(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    urls = [f"sqlite:///{tmp_path / f'{attempt}.db'}" for attempt in range(2)]
+    if kind == "postgres":
+        fresh_database = request.getfixturevalue("fresh_database")
+        urls = [fresh_database() for _ in range(2)]
+    context, processes = multiprocessing.get_context("spawn"), 3
+    start, out = context.Barrier(processes), context.Queue()
+    children = [context.Process(target=open_at_once, args=(urls, start, out)) for _ in range(processes)]
+    for child in children:
+        child.start()
+    assert [out.get(timeout=60) for _ in children] == [[]] * processes
+    for child in children:
+        child.join()
 
 
 def test_a_database_is_made_only_when_asked_for(tmp_path: Path) -> None:
@@ -62,3 +96,152 @@ def test_difference_names_the_first_key_that_differs_and_both_values() -> None:
     assert difference(stored, other) == "corpus.sample_rate is 8000, expected 16000 as when it began"
     wider = {"corpus": {"sample_rate": 16000}, "search": {"depth": {"low": 3, "high": 7}}}
     assert difference(stored, wider).startswith('search.depth is {"low": 3, "high": 7}, expected {"low": 3, "high": 6}')
+
+
+def test_postgresql_alone_means_our_driver(postgres: Cluster, study_name: str) -> None:
+    storage = open_storage(postgres.url.replace("postgresql+psycopg://", "postgresql://"))
+    optuna.create_study(study_name=study_name, storage=storage)
+    storage.close()
+    assert study_of(postgres.url, study_name) == []
+
+
+def test_a_password_may_stand_in_the_query(postgres: Cluster, password: str, study_name: str) -> None:
+    address = postgres.url.rpartition("@")[2]
+    storage = open_storage(f"postgresql://{address}?user=postgres&password={quote(password, safe='')}")
+    optuna.create_study(study_name=study_name, storage=storage)
+    storage.close()
+    assert study_of(postgres.url, study_name) == []
+
+
+SECRET = "sesame"  # in every URL below
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"mysql://me:{SECRET}@host/db", "mysql://me:***@host/db, expected sqlite:///FILE, postgresql"),
+        (f"postgres://me:{SECRET}@host/db", "postgres://me:***@host/db, expected sqlite:///FILE, postgresql"),
+        (f"mysql://host/db?password={SECRET}", "mysql://host/db, expected sqlite:///FILE, postgresql"),
+        (f"me:{SECRET}@host/db", "'me', expected sqlite:///FILE, postgresql"),
+        (f"{SECRET}@host/db", "no URL, expected sqlite:///FILE, postgresql"),
+        (f"postgresql:me:{SECRET}@host/db", "'postgresql', expected .*; quote what is special in the password"),
+        (f"postgresql://me:{SECRET}@host:port/db", "'postgresql', expected .*; quote what is special in the password"),
+        (f"postgresql://me:{SECRET}@[::1/db", "'postgresql', expected .*; quote what is special in the password"),
+        (f"mysql://me@host:{SECRET}/db", "'mysql', expected sqlite:///FILE, postgresql"),
+        # What is special in a password, and unquoted.
+        (f"postgresql://me:p@{SECRET}@host/db", "'postgresql', expected .*; quote what is special in the password"),
+        (f"postgresql://me:{SECRET}@p@host/db", "'postgresql', expected .*; quote what is special in the password"),
+        (f"postgresql://me:/{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
+        (f"postgresql://me:?{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
+        (f"postgresql://me:#{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
+        (f"postgresql://me::{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
+        (f"postgresql://me:%{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
+        (
+            f"postgresql+psycopg://127.0.0.1:1/db?password={SECRET}",
+            r"postgresql\+psycopg://127.0.0.1:1/db: .*refused, expected a Postgres server that lets us in; check",
+        ),
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/db?bogus=1", 'db: invalid connection option "bogus", expected'),
+        (f"grpc://me:{SECRET}@host", "grpc://me:***@host, expected grpc://HOST:PORT; take both from"),
+        (
+            f"grpc://me:{SECRET}@127.0.0.1:1",
+            "grpc://me:***@127.0.0.1:1: no answer in 0.3 s, expected `quell storage",
+        ),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named_in_one_line_without_its_password(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url.startswith("grpc"):
+        pytest.importorskip("grpc")
+        monkeypatch.setattr(module, "SILENT_S", 0.3)
+    with pytest.raises(StorageError, match=said.replace("***", r"\*\*\*")) as raised:
+        open_storage(url)
+    assert "\n" not in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["grpc://127.0.0.1", "grpc://:13000", "grpc://host:port", "grpc://"])
+def test_an_address_without_host_or_port_is_refused(url: str) -> None:
+    pytest.importorskip("grpc")
+    with pytest.raises(StorageError, match=r"^--storage: .*grpc.*, expected grpc://HOST:PORT; take both from `quell"):
+        open_storage(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "sqlite:", "sqlite://", "sqlite:///"])
+def test_a_file_without_a_name_is_refused(url: str) -> None:
+    with pytest.raises(StorageError, match=r"sqlite.*, expected sqlite:///FILE; leave it out for the database in"):
+        open_storage(url, create=True)
+
+
+def test_without_the_package_grpc_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(StorageError, match=r"grpcio is not installed, .*; pip install 'quell-denoiser\[grpc\]'$"):
+        open_storage("grpc://127.0.0.1:13000")
+
+
+def test_a_wrong_password_and_an_unknown_database_are_told(postgres: Cluster, password: str) -> None:
+    wrong = Cluster(postgres.folder, "wrong sesame", postgres.port)
+    with pytest.raises(StorageError, match='password authentication failed for user "postgres", expected') as raised:
+        open_storage(wrong.url)
+    unknown = postgres.url.rpartition("/")[0] + "/nowhere"
+    with pytest.raises(StorageError, match='database "nowhere" does not exist, expected') as other:
+        open_storage(unknown)
+    for error in (raised.value, other.value):
+        assert f"postgres:***@127.0.0.1:{postgres.port}/" in str(error)
+        assert "\n" not in str(error)
+        assert SECRET not in str(error)
+
+
+def test_a_quoted_password_is_not_shown_either(postgres: Cluster, password: str) -> None:
+    assert shown(postgres.url) == f"postgresql+psycopg://postgres:***@127.0.0.1:{postgres.port}/postgres"
+
+
+def in_time(function: Callable[[], Any], seconds: float) -> bool:
+    """Whether it returns in time; it goes on in a thread."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def test_who_is_frozen_inside_a_transaction_does_not_keep_others_out(
+    postgres: Cluster, study_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 1)
+    frozen, other = open_storage(postgres.url), open_storage(postgres.url)
+    study = optuna.create_study(study_name=study_name, storage=other)
+    with frozen.backend._backend.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM studies FOR UPDATE")
+        assert in_time(lambda: study.enqueue_trial({}), 10)
+        connection.invalidate()
+    assert len(study.trials) == 1
+    frozen.close()
+    other.close()
+
+
+def test_who_is_frozen_while_it_makes_the_tables_does_not_keep_others_out(
+    fresh_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, frozen, goes_on = fresh_database(), threading.Event(), threading.Event()
+    make_tables = module.RDBStorage
+
+    def freeze(*_: Any, **__: Any) -> Any:
+        monkeypatch.setattr(module, "RDBStorage", make_tables)
+        frozen.set()
+        goes_on.wait(60)
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("woken up"))
+
+    def open_frozen() -> None:
+        with pytest.raises(StorageError):
+            open_storage(url)
+
+    monkeypatch.setattr(module, "SILENT_S", 1)
+    monkeypatch.setattr(module, "RDBStorage", freeze)
+    thread = threading.Thread(target=open_frozen, daemon=True)
+    thread.start()
+    assert frozen.wait(10)
+    try:
+        assert in_time(lambda: open_storage(url).close(), 10)
+    finally:
+        goes_on.set()
+        thread.join(10)
