@@ -24,12 +24,12 @@ from header import header
 from numpy.typing import NDArray
 from rich.console import Console
 
+from quell.config import TrainingConfig
 from quell.corpus import CorpusConfig, open_store, prepare
 from quell.cost import Cost, cost, real_time_factor
 from quell.denoiser import load_weights, save_weights
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer, Scores
-from quell.trainer import TrainingConfig
 from quell.training import train
 from tuning import progress, space
 from tuning.presets import PRESETS

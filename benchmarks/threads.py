@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from quell.denoiser import Denoiser, DenoiserConfig
+from quell.config import DenoiserConfig
+from quell.denoiser import Denoiser
 
 SECONDS = 8.0
 NETWORK = DenoiserConfig(win_length=320, hop_length=160, depth=4, base_channels=12)

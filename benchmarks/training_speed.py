@@ -27,9 +27,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.flop_counter import FlopCounterMode
 
+from quell.config import TrainingConfig
 from quell.corpus import Corpus, CorpusConfig, Split, prepare
 from quell.mixing import Mixtures
-from quell.trainer import Trainer, TrainingConfig
+from quell.trainer import Trainer
 from tuning import space
 from tuning.presets import DEFAULT, PRESETS
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from quell import layers
+from quell import config, layers
+from quell.config import DenoiserConfig
 from quell.corpus import Corpus, CorpusConfig, prepare
-from quell.denoiser import Denoiser, DenoiserConfig
+from quell.denoiser import Denoiser
 from quell.heldout import EvaluationSet, evaluation_set
-from quell.representation import REPRESENTATIONS, TARGETS
 from quell.scoring import Scorer
 from quell.unet import UNet
 
@@ -76,22 +76,22 @@ OPTIONS: dict[str, Sequence[Any]] = {
     "growth": (1.0, 1.5, 2.0),
     "kernel_bins": (1, 3, 5),
     "kernel_frames": (1, 3, 5),
-    "convolution": layers.CONVOLUTIONS,
+    "convolution": config.CONVOLUTIONS,
     "convolutions_per_level": (1, 2),
-    "downsampling": layers.DOWNSAMPLINGS,
+    "downsampling": config.DOWNSAMPLINGS,
     "time_stride": (1, 2),
     "skips": (True, False),
-    "normalisation": layers.NORMALISATIONS,
-    "activation": tuple(layers.ACTIVATIONS),
+    "normalisation": config.NORMALISATIONS,
+    "activation": config.ACTIVATIONS,
     "dropout": (0.0, 0.2),
-    "bottleneck": layers.BOTTLENECKS,
+    "bottleneck": config.BOTTLENECKS,
     "bottleneck_units": (4, 8),
     "causal": (False, True),
-    "output": tuple(layers.OUTPUTS),
+    "output": config.OUTPUTS,
     "win_length, hop_length": ((128, 32), (64, 32), (65, 21)),
-    "representation": REPRESENTATIONS,
+    "representation": config.REPRESENTATIONS,
     "power": (0.1, 0.3, 0.5, 1.0),
-    "target": TARGETS,
+    "target": config.TARGETS,
 }
 
 
@@ -128,7 +128,7 @@ def make_unet(bins: int = 9, seed: int = 0, **settings: Any) -> UNet:
     """A tiny network in eval mode, randomised."""
     tiny = {"depth": 3, "base_channels": 4, "growth": 1.5, "kernel_bins": 3, "bottleneck_units": 8}
     torch.manual_seed(seed)
-    network = UNet(layers.NetworkConfig(**(tiny | settings)), bins)
+    network = UNet(config.NetworkConfig(**(tiny | settings)), bins)
     randomise(network)
     return network.eval()
 

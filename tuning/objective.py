@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 import quell
+from quell.config import DenoiserConfig
 from quell.corpus import Corpus
 from quell.cost import cost, real_time_factor
-from quell.denoiser import Denoiser, DenoiserConfig, save_weights
+from quell.denoiser import Denoiser, save_weights
 from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer

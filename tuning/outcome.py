@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell.cost import Cost
 from tuning.budget import feasible
 from tuning.runs import Runs
 from tuning.study_file import COSTS, StudySpec
 
 if TYPE_CHECKING:
+    from quell.cost import Cost
     from quell.scoring import Scores
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.

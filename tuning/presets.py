@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from quell.losses import WEIGHTS
+from quell.config import LOSS_WEIGHTS
 
 Value = int | float | str | bool
 
@@ -35,7 +35,7 @@ _COMPRESSED: Mapping[str, Value] = {
     "causal": False,
     "output": "sigmoid",
     "loss": "compressed+si_sdr",
-    **{f"{term}_weight": weight for term, weight in WEIGHTS.items()},
+    **{f"{term}_weight": weight for term, weight in LOSS_WEIGHTS.items()},
     "learning_rate": 2e-3,
     "batch_size": 4,
 }

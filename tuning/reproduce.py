@@ -61,10 +61,9 @@ def _rung(study: optuna.Study, step: int) -> str:
 def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: str, log: Console) -> dict[str, float]:
     import torch
 
+    from quell.config import DenoiserConfig, TrainingConfig
     from quell.corpus import open_store
-    from quell.denoiser import DenoiserConfig
     from quell.scoring import Scorer
-    from quell.trainer import TrainingConfig
     from quell.training import train
     from tuning.objective import validation_set
 

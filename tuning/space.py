@@ -15,9 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from quell import layers, losses, representation
-from quell.denoiser import DenoiserConfig
-from quell.trainer import TrainingConfig
+from quell.config import (
+    ACTIVATIONS,
+    BOTTLENECKS,
+    CONVOLUTIONS,
+    DOWNSAMPLINGS,
+    LOSS_WEIGHTS,
+    NORMALISATIONS,
+    OUTPUTS,
+    REPRESENTATIONS,
+    TARGETS,
+    DenoiserConfig,
+    TrainingConfig,
+    loss_objection,
+    loss_terms,
+)
 from tuning.presets import DEFAULT, PRESETS, Value
 
 if TYPE_CHECKING:
@@ -105,7 +117,7 @@ class Parameter:
 
 def _loss_objection(name: str) -> str | None:
     try:
-        losses.terms(name)
+        loss_terms(name)
     except ValueError as error:
         return str(error).removeprefix("loss: ")
     return None
@@ -118,28 +130,28 @@ def _names(names: Iterable[str]) -> Parameter:
 PARAMETERS: Mapping[str, Parameter] = {
     "win_ms": Parameter(float, "ms", 2, 256),
     "overlap": Parameter(int, "frames over each sample", 2, 16),
-    "representation": _names(representation.REPRESENTATIONS),
+    "representation": _names(REPRESENTATIONS),
     "power": Parameter(float, "", 0.1, 1),
-    "target": _names(representation.TARGETS),
+    "target": _names(TARGETS),
     "depth": Parameter(int, "levels", 2, 7),
     "base_channels": Parameter(int, "channels", 4, 256),
     "growth": Parameter(float, "", 1, 3),
     "kernel_bins": Parameter(int, "bins", 1, 15, odd=True),
     "kernel_frames": Parameter(int, "frames", 1, 15, odd=True),
-    "convolution": _names(layers.CONVOLUTIONS),
+    "convolution": _names(CONVOLUTIONS),
     "convolutions_per_level": Parameter(int, "", 1, 3),
-    "downsampling": _names(layers.DOWNSAMPLINGS),
+    "downsampling": _names(DOWNSAMPLINGS),
     "time_stride": Parameter(int, "", 1, 2),
     "skips": Parameter(bool),
-    "normalisation": _names(layers.NORMALISATIONS),
-    "activation": _names(layers.ACTIVATIONS),
+    "normalisation": _names(NORMALISATIONS),
+    "activation": _names(ACTIVATIONS),
     "dropout": Parameter(float, "", 0, 0.9),
-    "bottleneck": _names(layers.BOTTLENECKS),
+    "bottleneck": _names(BOTTLENECKS),
     "bottleneck_units": Parameter(int, "units", 4, 1024),
     "causal": Parameter(bool),
-    "output": _names(layers.OUTPUTS),
+    "output": _names(OUTPUTS),
     "loss": Parameter(str),
-    **{f"{term}_weight": Parameter(float, "", 1e-5, 1000) for term in losses.WEIGHTS},
+    **{f"{term}_weight": Parameter(float, "", 1e-5, 1000) for term in LOSS_WEIGHTS},
     "learning_rate": Parameter(float, "", 1e-6, 1),
     "batch_size": Parameter(int, "segments", 1, 1024),
 }
@@ -160,7 +172,7 @@ def conflict(search: Mapping[str, Domain]) -> str | None:
     names = ("loss", "output", "target", "bottleneck", "causal")
     values = {name: _values(search.get(name, fixed[name])) for name in names}
     for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
-        if problem := losses.objection(str(loss), str(output), str(target)):
+        if problem := loss_objection(str(loss), str(output), str(target)):
             return f"loss: {problem}; take one of them out"
     if True in values["causal"] and "both" in values["bottleneck"]:
         needed = "expected none, frequency or forward, since both hears the future"
@@ -245,7 +257,7 @@ def training_config(
     config = replace(
         base,
         loss=point["loss"],
-        loss_weights={term: float(point[f"{term}_weight"]) for term in losses.terms(point["loss"])},
+        loss_weights={term: float(point[f"{term}_weight"]) for term in loss_terms(point["loss"])},
         learning_rate=point["learning_rate"],
         batch_size=point["batch_size"],
     )

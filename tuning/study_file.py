@@ -14,10 +14,10 @@ from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from quell.config import TrainingConfig
 from quell.corpus import CorpusConfig
 from quell.metrics import PESQ_MODES
 from quell.splits import SPLITS
-from quell.trainer import TrainingConfig
 from tuning import space
 from tuning.errors import StudyFileError
 from tuning.presets import DEFAULT, PRESETS

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from quell.denoiser import Denoiser, DenoiserConfig
+from quell.config import DenoiserConfig
+from quell.denoiser import Denoiser
 from quell.export import freeze
 
 # Signals that costs are measured on. 60 s in one pass takes twice the time per second that 4 s take (page faults).

@@ -1,7 +1,7 @@
 """The denoiser: analysis, network and synthesis in one module, waveform to waveform."""
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quell.atomic import replacing
+from quell.config import DenoiserConfig
 from quell.errors import ExportError
-from quell.layers import NetworkConfig
 from quell.representation import Representation, Target
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 from quell.unet import UNet
@@ -21,18 +21,6 @@ SILENCE = 1e-12
 
 # What a recurrence in both directions hears at once: a training segment of the default length in one piece.
 RECURRENT_WINDOW_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserConfig(NetworkConfig):
-    """Everything that fixes a denoiser's shape. The defaults are the preset `compressed-unet` at 16 kHz."""
-
-    sample_rate: int = 16_000  # Hz
-    win_length: int = 512  # samples
-    hop_length: int = 128  # samples
-    representation: str = "power"  # representation.REPRESENTATIONS
-    power: float = 0.3  # exponent of the representation "power", over 0 up to 1
-    target: str = "mask"  # representation.TARGETS
 
 
 class Estimate(NamedTuple):

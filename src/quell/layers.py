@@ -3,76 +3,20 @@
 # No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-DOWNSAMPLINGS = ("stride", "pool")
-BOTTLENECKS = ("none", "frequency", "forward", "both")
-CONVOLUTIONS = ("full", "separable")
-NORMALISATIONS = ("batch", "frame", "none")
-# With the slope on the negative side that each starts from; ELU's has the power of 0.54 there, for normal inputs.
-ACTIVATIONS: Mapping[str, float] = {"leaky_relu": 0.2, "prelu": 0.25, "elu": 0.54}
-# What the network's last value passes through; ranges [0, 1], [-1, 1], [0, inf), all.
-OUTPUTS: Mapping[str, Callable[[], nn.Module]] = {
+from quell.config import NetworkConfig
+
+# The slope on the negative side that each activation starts from; ELU's has the power of 0.54 there, for normal inputs.
+SLOPES: Mapping[str, float] = {"leaky_relu": 0.2, "prelu": 0.25, "elu": 0.54}
+OUTPUT_LAYERS: Mapping[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
     "linear": nn.Identity,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Shape of the network. The defaults are the preset `compressed-unet`."""
-
-    depth: int = 5  # levels, 2 to 7; each halves the bins
-    base_channels: int = 16  # of the first level
-    growth: float = 1.41  # channels of a level over those of the one before, rounded to a multiple of 4
-    kernel_bins: int = 5  # odd
-    kernel_frames: int = 3  # odd
-    convolution: str = "full"  # CONVOLUTIONS
-    convolutions_per_level: int = 1  # on the way down, and as many on the way up
-    downsampling: str = "stride"  # DOWNSAMPLINGS
-    time_stride: int = 2  # 1 or 2, from the second level on
-    skips: bool = True  # from each level down to the same level up
-    normalisation: str = "batch"  # NORMALISATIONS
-    activation: str = "prelu"  # ACTIVATIONS
-    dropout: float = 0.0  # share of channels, 0 to below 1
-    bottleneck: str = "none"  # BOTTLENECKS
-    bottleneck_units: int = 96  # of the recurrence, for each direction
-    causal: bool = False  # no frame after the one that is answered
-    output: str = "sigmoid"  # OUTPUTS
-
-
-def check(config: NetworkConfig) -> None:
-    """Raises ValueError when no network has this shape; the message names the value."""
-    allowed = {
-        "convolution": CONVOLUTIONS,
-        "downsampling": DOWNSAMPLINGS,
-        "normalisation": NORMALISATIONS,
-        "activation": ACTIVATIONS,
-        "bottleneck": BOTTLENECKS,
-        "output": OUTPUTS,
-    }
-    for name, names in allowed.items():
-        if getattr(config, name) not in names:
-            raise ValueError(f"{name}: {getattr(config, name)!r}, expected one of {', '.join(names)}")
-    if not 2 <= config.depth <= 7:
-        raise ValueError(f"depth: {config.depth}, expected 2 to 7 levels")
-    if config.time_stride not in (1, 2):
-        raise ValueError(f"time_stride: {config.time_stride}, expected 1 or 2")
-    for name in ("kernel_bins", "kernel_frames"):
-        if getattr(config, name) < 1 or getattr(config, name) % 2 == 0:
-            raise ValueError(f"{name}: {getattr(config, name)}, expected an odd number")
-    for name in ("base_channels", "convolutions_per_level", "bottleneck_units"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: {getattr(config, name)}, expected at least 1")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout: {config.dropout}, expected 0 to below 1")
-    if config.causal and config.bottleneck == "both":
-        raise ValueError("bottleneck: 'both' with causal, expected none, frequency or forward; it hears the future")
 
 
 def down_convolution(shape: NetworkConfig, below: int, channels: int, stride: tuple[int, int]) -> nn.Module:
@@ -83,7 +27,7 @@ def down_convolution(shape: NetworkConfig, below: int, channels: int, stride: tu
     """
     kernel = _kernel(shape, stride)
     padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
-    slope = ACTIVATIONS[shape.activation]
+    slope = SLOPES[shape.activation]
     if shape.convolution == "separable" and below > 1:
         depthwise = nn.Conv2d(below, below, kernel, stride, padding, groups=below)
         stages: list[nn.Module] = [he_normal(depthwise, slope), he_normal(nn.Conv2d(below, channels, 1))]
@@ -102,7 +46,7 @@ def up_convolution(shape: NetworkConfig, channels: int, below: int, stride: tupl
     kernel = _kernel(shape, stride)
     padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
     spare = (stride[0] - 1, 0 if shape.causal else stride[1] - 1)
-    slope = ACTIVATIONS[shape.activation]
+    slope = SLOPES[shape.activation]
     if shape.convolution == "separable" and below > 1:
         spread = nn.ConvTranspose2d(below, below, kernel, stride, padding, spare, groups=below)
         return nn.Sequential(he_normal(nn.Conv2d(channels, below, 1), slope), he_normal(spread))
@@ -123,9 +67,9 @@ def block(shape: NetworkConfig, convolution: nn.Module, channels: int) -> nn.Seq
     elif shape.normalisation == "frame":
         layers.append(FrameNorm(channels))
     if shape.activation == "prelu":
-        layers.append(nn.PReLU(channels, init=ACTIVATIONS["prelu"]))
+        layers.append(nn.PReLU(channels, init=SLOPES["prelu"]))
     elif shape.activation == "leaky_relu":
-        layers.append(nn.LeakyReLU(ACTIVATIONS["leaky_relu"]))
+        layers.append(nn.LeakyReLU(SLOPES["leaky_relu"]))
     else:
         layers.append(nn.ELU())
     if shape.dropout > 0:

@@ -20,19 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quell.config import LOSS_WEIGHTS, loss_terms
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 
-# Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, and leaves the gain free.
-WEIGHTS: Mapping[str, float] = {
-    "l1": 1.0,
-    "l2": 1.0,
-    "huber": 1.0,
-    "bce": 1.0,
-    "compressed": 1.0,
-    "multi_resolution": 0.1,
-    "si_sdr": 0.01,
-}
-FIX_GAIN = tuple(term for term in WEIGHTS if term != "si_sdr")
 # Features span 1 or 2, so that at the textbook's threshold of 1 Huber's loss would be half of l2.
 HUBER_THRESHOLD = 0.05
 WINDOWS_MS = (16, 32, 64)
@@ -103,7 +93,7 @@ class Loss(nn.Module):
     """A weighted sum of terms, by name: `Loss("compressed+si_sdr", 16_000, {"si_sdr": 0.02})`.
 
     Args:
-        weights: of terms that shall not have theirs of WEIGHTS.
+        weights: of terms that shall not have theirs of LOSS_WEIGHTS.
 
     Raises:
         ValueError: an unknown term, a weight of a term that is not there, or nothing that fixes the gain.
@@ -111,7 +101,7 @@ class Loss(nn.Module):
 
     def __init__(self, name: str, sample_rate: int, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.weights = {term: WEIGHTS[term] for term in terms(name)}
+        self.weights = {term: LOSS_WEIGHTS[term] for term in loss_terms(name)}
         for term, weight in (weights or {}).items():
             if term not in self.weights:
                 raise ValueError(f"loss_weights: {term!r}, expected terms of {name!r}")
@@ -144,31 +134,3 @@ class Loss(nn.Module):
         if term == "l2":
             return functional.mse_loss(estimate.feature, target.feature)
         return functional.huber_loss(estimate.feature, target.feature, delta=HUBER_THRESHOLD)
-
-
-def terms(name: str) -> list[str]:
-    """The terms of a loss's name.
-
-    Raises:
-        ValueError: an unknown term, one that is named twice, or nothing that fixes the gain.
-    """
-    found = name.split("+")
-    for term in found:
-        if term not in WEIGHTS or found.count(term) > 1:
-            known = ", ".join(WEIGHTS)
-            raise ValueError(f"loss: {term!r} in {name!r}, expected terms out of {known}, each once, joined by +")
-    if set(found).isdisjoint(FIX_GAIN):
-        raise ValueError(f"loss: {name!r} leaves the gain free, expected a sum with one of {', '.join(FIX_GAIN)}")
-    return found
-
-
-def objection(name: str, output: str, target: str) -> str | None:
-    """Why a loss cannot compare what a network with this output is asked for, as `<found>, expected <needed>`; None
-    when it can. Cross-entropy compares shares in [0, 1]."""
-    if "bce" not in terms(name):
-        return None
-    if output != "sigmoid":
-        return f"{name!r} with output {output!r}, expected output sigmoid"
-    if target == "noise":
-        return f"{name!r} with target {target!r}, expected target mask or direct"
-    return None

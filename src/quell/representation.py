@@ -6,10 +6,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from quell.config import REPRESENTATIONS, TARGETS
 from quell.spectrogram import FLOOR
 
-REPRESENTATIONS = ("power", "linear", "log")
-TARGETS = ("mask", "noise", "direct")
 # The way back never goes further than this many times the largest feature of the training data: an unbounded output
 # of an untrained network must not overflow.
 HIGHEST = 2.0

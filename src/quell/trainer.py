@@ -6,17 +6,17 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser, DenoiserConfig, with_phase
+from quell.denoiser import Denoiser, with_phase
 from quell.errors import TrainingError
-from quell.losses import Loss, Signals, objection
+from quell.losses import Loss, Signals
 from quell.mixing import Mixtures, MixtureSampler
 from quell.spectrogram import magnitude
 
@@ -34,26 +34,6 @@ FITTED_S = 128.0
 BEGINNINGS = 0.1
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a denoiser is trained. One hour of audio is 3600 s of mixtures, drawn anew every time."""
-
-    loss: str = "compressed+si_sdr"
-    loss_weights: Mapping[str, float] = field(default_factory=dict)  # of its terms; losses.WEIGHTS for what is absent
-    learning_rate: float = 2e-3
-    batch_size: int = 16
-    segment_s: float = 2.0
-    rungs_audio_hours: tuple[float, ...] = (1.0, 2.0, 4.0)  # ascending; the last one is the budget
-    snr_db: tuple[float, float] = (-5.0, 20.0)
-    level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
-    rooms: float = 0.5  # share of the mixtures that sound in a room, where the corpus has room responses
-    seed: int = 0
-
-    def steps(self, audio_hours: float) -> int:
-        """Optimiser steps that make up so much training audio."""
-        return max(1, round(audio_hours * 3600 / (self.batch_size * self.segment_s)))
-
-
 class Trainer:
     """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
 
@@ -62,7 +42,7 @@ class Trainer:
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
-        if problem := objection(config.loss, model.output, model.target):
+        if problem := loss_objection(config.loss, model.output, model.target):
             raise ValueError(f"loss: {problem}")
         torch.manual_seed(config.seed)
         self.model = model

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from quell.atomic import replacing
+from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser, DenoiserConfig
+from quell.denoiser import Denoiser
 from quell.errors import CheckpointError
 from quell.heldout import EvaluationSet
 from quell.scoring import Scorer, Scores, spectrogram_iou
-from quell.trainer import Trainer, TrainingConfig
+from quell.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.
 RUNG_MIXTURES = 32

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quell.config import NetworkConfig, check
 from quell.layers import (
-    ACTIVATIONS,
-    OUTPUTS,
-    NetworkConfig,
+    OUTPUT_LAYERS,
+    SLOPES,
     Recurrence,
     block,
-    check,
     down_convolution,
     he_normal,
     up_convolution,
@@ -57,7 +56,7 @@ class UNet(nn.Module):
             coming = made[level] + remembered[level]
         for _ in levels:
             bins = -(-bins // 2)
-        slope = ACTIVATIONS[config.activation]
+        slope = SLOPES[config.activation]
         self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if self.pooled else nn.Identity()
         self.bottleneck: Recurrence | None = None
         self.window_frames = 0  # of a recurrence in both directions; 0 without one
@@ -66,7 +65,7 @@ class UNet(nn.Module):
             self.bottleneck = Recurrence(config.bottleneck, channels[-1], bins, units, rows)
             self.window_frames = rows * self.time_factor if config.bottleneck == "both" else 0
         self.state_units = config.bottleneck_units if config.bottleneck == "forward" else 0
-        self.activation = OUTPUTS[config.output]()
+        self.activation = OUTPUT_LAYERS[config.output]()
 
     @property
     def context_frames(self) -> int:

@@ -9,10 +9,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from quell.denoiser import Denoiser, DenoiserConfig, load_weights, rms, save_weights
+from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS, DenoiserConfig
+from quell.denoiser import Denoiser, load_weights, rms, save_weights
 from quell.errors import ExportError
-from quell.layers import OUTPUTS
-from quell.representation import REPRESENTATIONS, TARGETS
 
 MEANINGS = [
     {"representation": representation, "target": target, "output": output}

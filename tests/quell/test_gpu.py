@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quell.denoiser import DenoiserConfig
-from quell.trainer import Trainer, TrainingConfig
+from quell.config import DenoiserConfig, TrainingConfig
+from quell.trainer import Trainer
 from quell.training import train
 from tuning import space
 from tuning.presets import PRESETS

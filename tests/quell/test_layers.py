@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from quell.config import ACTIVATIONS, NetworkConfig, check
 from quell.layers import (
-    ACTIVATIONS,
     FrameNorm,
-    NetworkConfig,
     Recurrence,
     block,
-    check,
     down_convolution,
     up_convolution,
 )

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from quell import metrics
-from quell.losses import FIX_GAIN, HUBER_THRESHOLD, WEIGHTS, Loss, MultiResolution, Signals, compressed, negative_si_sdr
+from quell.config import FIX_GAIN, LOSS_WEIGHTS
+from quell.losses import HUBER_THRESHOLD, Loss, MultiResolution, Signals, compressed, negative_si_sdr
 from quell.spectrogram import Spectrogram, magnitude
 
 RATE = 2_000  # Hz: the windows of multi_resolution are 32, 64 and 128 samples
@@ -138,7 +139,7 @@ def test_a_loss_is_the_weighted_sum_of_its_terms(name):
     values = {term: part(estimate, target).item() for term, part in parts.items()}
     if "si_sdr" in values:
         values["si_sdr"] -= Loss("l1", RATE)(estimate, target).item()
-    expected = sum(WEIGHTS[term] * value for term, value in values.items())
+    expected = sum(LOSS_WEIGHTS[term] * value for term, value in values.items())
     assert Loss(name, RATE)(estimate, target).item() == pytest.approx(expected, rel=1e-4)
     weights = {term: 0.3 + i for i, term in enumerate(terms)}
     expected = sum(weights[term] * value for term, value in values.items())

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
+from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS
 from quell.denoiser import load_weights, rms, save_weights, with_phase
-from quell.layers import OUTPUTS
-from quell.representation import HIGHEST, REPRESENTATIONS, TARGETS, Representation, Target
+from quell.representation import HIGHEST, Representation, Target
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 
 # Every representation, "power" with several exponents.

@@ -11,8 +11,9 @@ import soundfile
 import torch
 
 from quell import heldout, metrics
+from quell.config import DenoiserConfig
 from quell.corpus import Corpus, CorpusConfig, open_store, prepare
-from quell.denoiser import Denoiser, DenoiserConfig, Estimate, rms
+from quell.denoiser import Denoiser, Estimate, rms
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer, Scores, spectrogram_iou

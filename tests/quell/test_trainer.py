@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from quell import trainer as trainer_module
-from quell.denoiser import DenoiserConfig, rms
+from quell.config import FIX_GAIN, DenoiserConfig, TrainingConfig, loss_objection
+from quell.denoiser import rms
 from quell.errors import TrainingError
-from quell.losses import FIX_GAIN, Loss, objection
+from quell.losses import Loss
 from quell.mixing import Mixtures
 from quell.spectrogram import magnitude
-from quell.trainer import AVERAGING, Trainer, TrainingConfig
+from quell.trainer import AVERAGING, Trainer
 
 CPU = torch.device("cpu")
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
@@ -129,7 +130,7 @@ def hard_cases():
 
 @pytest.mark.parametrize(
     ("pair", "name"),
-    [(pair, name) for pair in PAIRS for name in (*FIX_GAIN, *SUMS) if objection(name, pair[2], pair[1]) is None],
+    [(pair, name) for pair in PAIRS for name in (*FIX_GAIN, *SUMS) if loss_objection(name, pair[2], pair[1]) is None],
 )
 def test_silence_clipping_and_single_samples_give_finite_losses_and_gradients(build, pair, name):
     trainer = build(model(*pair), loss=name)

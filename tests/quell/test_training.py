@@ -13,11 +13,10 @@ import torch
 
 from quell import metrics, training
 from quell import trainer as trainer_module
-from quell.denoiser import DenoiserConfig
+from quell.config import DenoiserConfig, TrainingConfig
 from quell.errors import CheckpointError, TrainingError
 from quell.losses import Loss
 from quell.scoring import Scores, spectrogram_iou
-from quell.trainer import TrainingConfig
 from quell.training import train
 
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.layers import NetworkConfig
+from quell.config import NetworkConfig
 from quell.unet import UNet
 
 PLANES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (33, 17), (64, 16)]

@@ -143,3 +143,13 @@ def test_help_answers_without_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_study_is_read_and_a_worker_waits_without_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from tuning import joining, parts, status, study_file, worker\n"
+        "study_file.load(Path('studies/demo.toml')); sys.exit('torch' if 'torch' in sys.modules else 0)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=root)
+    assert done.returncode == 0, done.stderr

@@ -10,8 +10,9 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from quell.config import DenoiserConfig
 from quell.cost import cost
-from quell.denoiser import Denoiser, DenoiserConfig
+from quell.denoiser import Denoiser
 from quell.errors import TrainingError
 from quell.training import Trained
 from tuning import objective, outcome, parts, space, study_file

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from quell import export
+from quell.config import TrainingConfig
 from quell.corpus import Corpus, CorpusConfig, prepare
 from quell.denoiser import Denoiser
 from quell.heldout import evaluation_set
 from quell.scoring import Scorer
-from quell.trainer import TrainingConfig
 from quell.training import train
 from tuning import space
 from tuning.presets import DEFAULT, PRESETS

@@ -7,8 +7,8 @@ import optuna
 import pytest
 import torch
 
+from quell.config import TrainingConfig
 from quell.denoiser import Denoiser
-from quell.trainer import TrainingConfig
 from tuning import space, study_file
 from tuning.presets import PRESETS
 

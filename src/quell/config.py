@@ -1,0 +1,140 @@
+"""What can be chosen: names, shapes of networks, trainings, and which of them go together. Needs no torch, so that a
+study file is read in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DOWNSAMPLINGS = ("stride", "pool")
+BOTTLENECKS = ("none", "frequency", "forward", "both")
+CONVOLUTIONS = ("full", "separable")
+NORMALISATIONS = ("batch", "frame", "none")
+ACTIVATIONS = ("leaky_relu", "prelu", "elu")
+# What the network's last value passes through; ranges [0, 1], [-1, 1], [0, inf), all.
+OUTPUTS = ("sigmoid", "tanh", "softplus", "linear")
+REPRESENTATIONS = ("power", "linear", "log")
+TARGETS = ("mask", "noise", "direct")
+# Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, and leaves the gain free.
+LOSS_WEIGHTS: Mapping[str, float] = {
+    "l1": 1.0,
+    "l2": 1.0,
+    "huber": 1.0,
+    "bce": 1.0,
+    "compressed": 1.0,
+    "multi_resolution": 0.1,
+    "si_sdr": 0.01,
+}
+FIX_GAIN = tuple(term for term in LOSS_WEIGHTS if term != "si_sdr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the network. The defaults are the preset `compressed-unet`."""
+
+    depth: int = 5  # levels, 2 to 7; each halves the bins
+    base_channels: int = 16  # of the first level
+    growth: float = 1.41  # channels of a level over those of the one before, rounded to a multiple of 4
+    kernel_bins: int = 5  # odd
+    kernel_frames: int = 3  # odd
+    convolution: str = "full"  # CONVOLUTIONS
+    convolutions_per_level: int = 1  # on the way down, and as many on the way up
+    downsampling: str = "stride"  # DOWNSAMPLINGS
+    time_stride: int = 2  # 1 or 2, from the second level on
+    skips: bool = True  # from each level down to the same level up
+    normalisation: str = "batch"  # NORMALISATIONS
+    activation: str = "prelu"  # ACTIVATIONS
+    dropout: float = 0.0  # share of channels, 0 to below 1
+    bottleneck: str = "none"  # BOTTLENECKS
+    bottleneck_units: int = 96  # of the recurrence, for each direction
+    causal: bool = False  # no frame after the one that is answered
+    output: str = "sigmoid"  # OUTPUTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(NetworkConfig):
+    """Everything that fixes a denoiser's shape. The defaults are the preset `compressed-unet` at 16 kHz."""
+
+    sample_rate: int = 16_000  # Hz
+    win_length: int = 512  # samples
+    hop_length: int = 128  # samples
+    representation: str = "power"  # REPRESENTATIONS
+    power: float = 0.3  # exponent of the representation "power", over 0 up to 1
+    target: str = "mask"  # TARGETS
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a denoiser is trained. One hour of audio is 3600 s of mixtures, drawn anew every time."""
+
+    loss: str = "compressed+si_sdr"
+    loss_weights: Mapping[str, float] = field(default_factory=dict)  # of its terms; LOSS_WEIGHTS for what is absent
+    learning_rate: float = 2e-3
+    batch_size: int = 16
+    segment_s: float = 2.0
+    rungs_audio_hours: tuple[float, ...] = (1.0, 2.0, 4.0)  # ascending; the last one is the budget
+    snr_db: tuple[float, float] = (-5.0, 20.0)
+    level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
+    rooms: float = 0.5  # share of the mixtures that sound in a room, where the corpus has room responses
+    seed: int = 0
+
+    def steps(self, audio_hours: float) -> int:
+        """Optimiser steps that make up so much training audio."""
+        return max(1, round(audio_hours * 3600 / (self.batch_size * self.segment_s)))
+
+
+def check(config: NetworkConfig) -> None:
+    """Raises ValueError when no network has this shape; the message names the value."""
+    allowed = {
+        "convolution": CONVOLUTIONS,
+        "downsampling": DOWNSAMPLINGS,
+        "normalisation": NORMALISATIONS,
+        "activation": ACTIVATIONS,
+        "bottleneck": BOTTLENECKS,
+        "output": OUTPUTS,
+    }
+    for name, names in allowed.items():
+        if getattr(config, name) not in names:
+            raise ValueError(f"{name}: {getattr(config, name)!r}, expected one of {', '.join(names)}")
+    if not 2 <= config.depth <= 7:
+        raise ValueError(f"depth: {config.depth}, expected 2 to 7 levels")
+    if config.time_stride not in (1, 2):
+        raise ValueError(f"time_stride: {config.time_stride}, expected 1 or 2")
+    for name in ("kernel_bins", "kernel_frames"):
+        if getattr(config, name) < 1 or getattr(config, name) % 2 == 0:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected an odd number")
+    for name in ("base_channels", "convolutions_per_level", "bottleneck_units"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: {getattr(config, name)}, expected at least 1")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout: {config.dropout}, expected 0 to below 1")
+    if config.causal and config.bottleneck == "both":
+        raise ValueError("bottleneck: 'both' with causal, expected none, frequency or forward; it hears the future")
+
+
+def loss_terms(name: str) -> list[str]:
+    """The terms of a loss's name.
+
+    Raises:
+        ValueError: an unknown term, one that is named twice, or nothing that fixes the gain.
+    """
+    found = name.split("+")
+    for term in found:
+        if term not in LOSS_WEIGHTS or found.count(term) > 1:
+            known = ", ".join(LOSS_WEIGHTS)
+            raise ValueError(f"loss: {term!r} in {name!r}, expected terms out of {known}, each once, joined by +")
+    if set(found).isdisjoint(FIX_GAIN):
+        raise ValueError(f"loss: {name!r} leaves the gain free, expected a sum with one of {', '.join(FIX_GAIN)}")
+    return found
+
+
+def loss_objection(name: str, output: str, target: str) -> str | None:
+    """Why a loss cannot compare what a network with this output is asked for, as `<found>, expected <needed>`; None
+    when it can. Cross-entropy compares shares in [0, 1]."""
+    if "bce" not in loss_terms(name):
+        return None
+    if output != "sigmoid":
+        return f"{name!r} with output {output!r}, expected output sigmoid"
+    if target == "noise":
+        return f"{name!r} with target {target!r}, expected target mask or direct"
+    return None
