@@ -83,7 +83,7 @@ def train_preset(name: str, store: Path, audio_hours: float, folder: Path, queue
     checkpoint.unlink()
     queue.put(("end", name))
     heard = config.steps(audio_hours) * config.batch_size * config.segment_s / 3600
-    return Outcome(name, weights, trained.scores, trained.iou, cost(trained.denoiser), heard, minutes)
+    return Outcome(name, weights, trained.scores, trained.iou, cost(model), heard, minutes)
 
 
 def train_all(names: list[str], store: Path, audio_hours: float, folder: Path) -> list[Outcome]:

@@ -41,7 +41,7 @@ def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None 
     """
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.weights(chosen.study, _owner(chosen.trial)))
-    costs, rtf = cost(denoiser), real_time_factor(denoiser)
+    costs, rtf = cost(denoiser.config), real_time_factor(denoiser)
     export(denoiser, path, _metadata(study, chosen) | {"cost": costs.record() | {"real_time_factor": rtf}})
     return chosen, costs, rtf
 

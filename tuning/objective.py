@@ -186,7 +186,7 @@ class _Attempt:
         """Tells the trial's scores and keeps its weights when it is one of the best."""
         trial, task = self.trial, self.task
         scores, noisy = trained.scores, task.validation.noisy_scores
-        costs = cost(trained.denoiser)
+        costs = cost(self.model)
         found = {
             "seconds": self.seconds(),
             "cost": costs.record(),

@@ -35,9 +35,8 @@ class Cost:
         return asdict(self) | {"latency_ms": latency}
 
 
-def cost(model: Denoiser | DenoiserConfig) -> Cost:
+def cost(config: DenoiserConfig) -> Cost:
     """Counted, not measured; a network without numbers is counted, so that the largest take as little time as any."""
-    config = model if isinstance(model, DenoiserConfig) else model.config
     samples = round(MEASURED_S * config.sample_rate)
     with torch.device("meta"):
         ghost = Denoiser(config).eval()

@@ -1,79 +1,93 @@
-"""Real worker processes, killed and interrupted, on a study of a few seconds."""
+"""Real worker processes, killed, frozen and interrupted, on a study of a few seconds."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import FrozenTrial
 
 from tuning.errors import StorageError
 from tuning.runs import Runs
 from tuning.storage import open_storage
 
-GRACE_S = 8.0  # of the workers: shorter than people's, longer than the 5 s between two signs of life
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+
+GRACE_S = 4.0  # of the workers, which say a word every second
 
 
-@pytest.fixture
-def study_file(tmp_path: Path, tiny_study: str) -> Path:
-    path = tmp_path / "tiny.toml"
-    # Long enough for a worker to be caught between two rungs; no two trials are the same.
-    path.write_text(tiny_study.replace("0.08", "0.2") + "dropout = { low = 0.0, high = 0.3 }\n")
-    return path
+class Tune:
+    """`quell tune` and what it has made so far."""
+
+    def __init__(self, folder: Path, study: str, recordings: Path, workers: int) -> None:
+        self.file = folder / "tiny.toml"
+        # Long enough for a worker to be caught between two rungs; no two trials are the same, none is pruned.
+        study = study.replace("0.08", "0.15").replace("[corpus]", 'pruner = "none"\n[corpus]')
+        self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
+        self.runs = Runs(folder / "runs")
+        self.command = [sys.executable, "-m", "tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
+        self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"QUELL_GRACE_S": str(GRACE_S)},
+        )
+
+    def end(self, seconds: float) -> tuple[int, str]:
+        """Exit code and output."""
+        output, _ = self.process.communicate(timeout=seconds)
+        return self.process.returncode, output
+
+    def trials(self) -> list[FrozenTrial]:
+        try:
+            storage = open_storage(self.runs.storage_url)
+        except StorageError:  # not made yet
+            return []
+        try:
+            return optuna.load_study(study_name="tiny", storage=storage).get_trials(deepcopy=False)
+        except KeyError:
+            return []
+        finally:
+            storage.close()
+
+    def training(self) -> list[FrozenTrial]:
+        return [t for t in self.trials() if t.state.name == "RUNNING" and "training" in t.user_attrs]
+
+    def past_a_rung(self) -> list[FrozenTrial]:
+        return [t for t in self.training() if t.intermediate_values]
+
+    def logs(self) -> str:
+        return "".join(log.read_text() for log in self.runs.logs("tiny").iterdir())
 
 
-@pytest.fixture
-def tune(
-    request: pytest.FixtureRequest, study_file: Path, tiny_recordings: Path, tmp_path: Path
-) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tuning.cli", "tune", str(study_file), "--corpus", str(tiny_recordings)]
-    with subprocess.Popen(
-        [*command, "--runs", str(tmp_path / "runs"), "--workers", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, **getattr(request, "param", {})},
-    ) as process:
-        yield process
-        if process.poll() is None:
+@pytest.fixture(scope="module")
+def make_tune(
+    tmp_path_factory: pytest.TempPathFactory, tiny_study: str, tiny_recordings: Path
+) -> Iterator[Callable[[int], Tune]]:
+    """Starts it with so many workers."""
+    made: list[Tune] = []
+
+    def make(workers: int) -> Tune:
+        made.append(Tune(tmp_path_factory.mktemp("tune"), tiny_study, tiny_recordings, workers))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for tune in made:
+        with tune.process as process:
             process.kill()
-
-
-def trials(tmp_path: Path) -> list[optuna.trial.FrozenTrial]:
-    runs = Runs(tmp_path / "runs")
-    try:
-        storage = open_storage(runs.storage_url)
-    except StorageError:  # not made yet
-        return []
-    try:
-        return optuna.load_study(study_name="tiny", storage=storage).get_trials(deepcopy=False)
-    except KeyError:
-        return []
-    finally:
-        storage.close()
-
-
-def wait_for(condition, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"nothing after {seconds} s")
-
-
-def training(tmp_path: Path) -> list[optuna.trial.FrozenTrial]:
-    return [t for t in trials(tmp_path) if t.state.name == "RUNNING" and "training" in t.user_attrs]
-
-
-def past_a_rung(tmp_path: Path) -> list[optuna.trial.FrozenTrial]:
-    return [t for t in training(tmp_path) if t.intermediate_values]
 
 
 def alive(process: int) -> bool:
@@ -88,82 +102,134 @@ def children(process: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+def worker_of(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs["worker"].split(":")[1])
 
 
-@linux
-def test_killed_worker_loses_its_attempt_but_not_the_trial(tune: subprocess.Popen[str], tmp_path: Path) -> None:
-    victim = wait_for(lambda: past_a_rung(tmp_path))[0]
-    worker = int(victim.user_attrs["worker"].split(":")[1])
-    scorers = children(worker)
-    os.kill(worker, signal.SIGKILL)
-    assert tune.wait(120) == 0, tune.stdout.read()
-    done = trials(tmp_path)
-    ended = [t for t in done if "lost" not in t.user_attrs]
-    assert sorted(t.user_attrs["slot"] for t in ended) == [0, 1, 2]
-    assert {t.state.name for t in ended} <= {"COMPLETE", "PRUNED"}
-    assert done[victim.number].state.name == "FAIL"
-    again = next(t for t in ended if t.user_attrs["slot"] == victim.user_attrs["slot"])
+@dataclass
+class Battered:
+    """A study of which one worker was killed and another one frozen, when it has ended."""
+
+    tune: Tune
+    killed: FrozenTrial  # the trials that those workers ran, as they were then
+    frozen: FrozenTrial
+    scorers: list[int]  # processes of the killed worker
+    trials: list[FrozenTrial]
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if "lost" not in trial.user_attrs]
+
+
+@pytest.fixture(scope="module")
+def battered(make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]) -> Battered:
+    tune = make_tune(2)
+    killed = wait_for(tune.past_a_rung, 60)[0]
+    scorers = children(worker_of(killed))
+    os.kill(worker_of(killed), signal.SIGKILL)
+
+    def another() -> list[FrozenTrial]:
+        return [t for t in tune.past_a_rung() if t.user_attrs["slot"] != killed.user_attrs["slot"]]
+
+    frozen = wait_for(another, 60)[0]
+    os.kill(worker_of(frozen), signal.SIGSTOP)
+    try:
+        wait_for(lambda: "lost" in tune.trials()[frozen.number].user_attrs, GRACE_S + 30)
+    finally:
+        os.kill(worker_of(frozen), signal.SIGCONT)
+    code, output = tune.end(120)
+    assert code == 0, output
+    return Battered(tune, killed, frozen, scorers, tune.trials())
+
+
+def test_every_slot_ends_once_whatever_happened_to_the_workers(battered: Battered) -> None:
+    assert sorted(trial.user_attrs["slot"] for trial in battered.ended) == [0, 1, 2]
+    assert {trial.state.name for trial in battered.ended} == {"COMPLETE"}
+
+
+def test_a_killed_worker_loses_its_attempt_but_not_the_trial(battered: Battered, wait_for: Callable[..., Any]) -> None:
+    victim = battered.trials[battered.killed.number]
+    assert victim.state.name == "FAIL"
+    assert victim.user_attrs["lost"].endswith(f":{worker_of(victim)} ended")
+    again = next(t for t in battered.ended if t.user_attrs["slot"] == victim.user_attrs["slot"])
     assert again.params == victim.params
     assert again.user_attrs["attempt"] == 2
-    logs = "".join(log.read_text() for log in (tmp_path / "runs" / "tiny" / "logs").iterdir())
-    assert f"trial {again.number} goes on from its checkpoint" in logs
-    assert not any((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
-    assert scorers
-    wait_for(lambda: not any(alive(process) for process in scorers), 10)
+    assert f"trial {again.number} goes on from its checkpoint" in battered.tune.logs()
+    assert battered.scorers
+    wait_for(lambda: not any(alive(process) for process in battered.scorers), 10)
 
 
-@linux
-@pytest.mark.parametrize("tune", [{"QUELL_GRACE_S": str(GRACE_S)}], indirect=True)
-def test_a_frozen_worker_that_wakes_up_drops_the_trial_that_another_one_has(
-    tune: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    victim = wait_for(lambda: past_a_rung(tmp_path))[0]
-    worker = int(victim.user_attrs["worker"].split(":")[1])
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        wait_for(lambda: "lost" in trials(tmp_path)[victim.number].user_attrs, GRACE_S + 30)
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    assert tune.wait(120) == 0, tune.stdout.read()
-    done = trials(tmp_path)
-    ended = [t for t in done if "lost" not in t.user_attrs]
-    assert sorted(t.user_attrs["slot"] for t in ended) == [0, 1, 2]
-    assert done[victim.number].state.name == "FAIL" and done[victim.number].value is None
-    assert "said nothing for" in done[victim.number].user_attrs["lost"]
-    logs = "".join(log.read_text() for log in (tmp_path / "runs" / "tiny" / "logs").iterdir())
-    assert f"trial {victim.number} dropped: another worker has it" in logs
-    assert not Runs(tmp_path / "runs").weights("tiny", victim.number).exists()
+def test_a_frozen_worker_that_wakes_up_drops_the_trial_that_another_one_has(battered: Battered) -> None:
+    victim = battered.trials[battered.frozen.number]
+    assert (victim.state.name, victim.value) == ("FAIL", None)
+    assert "said nothing for" in victim.user_attrs["lost"]
+    assert f"trial {victim.number} dropped: another worker has it" in battered.tune.logs()
+    assert not battered.tune.runs.weights("tiny", victim.number).exists()
 
 
-@linux
-def test_interrupted_tune_hands_trials_back_and_goes_on_later(
-    tune: subprocess.Popen[str], study_file: Path, tiny_recordings: Path, tmp_path: Path
-) -> None:
-    wait_for(lambda: training(tmp_path))
-    workers = children(tune.pid)
+def test_no_checkpoint_is_left_when_a_study_has_ended(battered: Battered) -> None:
+    assert list((battered.tune.runs.study("tiny") / "checkpoints").iterdir()) == []
+
+
+def interrupt(tune: Tune, number: signal.Signals, wait_for: Callable[..., Any]) -> None:
+    """Interrupts it while it trains, and checks how it leaves."""
+    wait_for(tune.training, 60)
+    workers = children(tune.process.pid)
     started = time.monotonic()
-    tune.send_signal(signal.SIGINT)
-    assert tune.wait(30) == 130
+    tune.process.send_signal(number)
+    code, output = tune.end(30)
+    assert code == 128 + number
     assert time.monotonic() - started < 10
-    assert "Traceback" not in tune.stdout.read()
+    assert "Traceback" not in output
     # One of its children is multiprocessing's resource tracker, which ends when it sees that its parent has.
     wait_for(lambda: not any(alive(worker) for worker in workers), 5)
-    assert {t.state.name for t in trials(tmp_path)} <= {"WAITING", "COMPLETE", "PRUNED"}
-    study_file.write_text(study_file.read_text().replace("trials = 3", "trials = 1"))
-    command = [sys.executable, "-m", "tuning.cli", "tune", str(study_file), "--corpus", str(tiny_recordings)]
-    done = subprocess.run([*command, "--runs", str(tmp_path / "runs")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    ended = [t for t in trials(tmp_path) if t.state.is_finished()]
-    assert 0 in {t.user_attrs["slot"] for t in ended}
-    assert all("lost" not in t.user_attrs for t in ended)
+    assert {trial.state.name for trial in tune.trials()} <= {"WAITING", "COMPLETE"}
 
 
-@linux
-def test_workers_leave_when_their_parent_is_killed(tune: subprocess.Popen[str], tmp_path: Path) -> None:
-    wait_for(lambda: training(tmp_path))
-    workers = children(tune.pid)
-    tune.kill()
-    tune.wait()
+def test_ctrl_c_hands_trials_back_and_tune_goes_on_later(
+    make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]
+) -> None:
+    tune = make_tune(2)
+    interrupt(tune, signal.SIGINT, wait_for)
+    tune.file.write_text(tune.file.read_text().replace("trials = 3", "trials = 1"))
+    tune.start()
+    code, output = tune.end(120)
+    assert code == 0, output
+    ended = [trial for trial in tune.trials() if trial.state.is_finished()]
+    assert 0 in {trial.user_attrs["slot"] for trial in ended}
+    assert all("lost" not in trial.user_attrs for trial in ended)
+
+
+def test_sigterm_hands_trials_back_too(make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]) -> None:
+    interrupt(make_tune(1), signal.SIGTERM, wait_for)
+
+
+def test_a_second_ctrl_c_ends_tune_and_its_workers_at_once(
+    make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]
+) -> None:
+    tune = make_tune(1)
+    worker = worker_of(wait_for(tune.training, 60)[0])
+    processes = [worker, *children(worker)]
+    os.kill(worker, signal.SIGSTOP)  # it would be waited for
+    tune.process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert tune.process.poll() is None
+    tune.process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    code, output = tune.end(5)
+    assert code == 130
+    assert time.monotonic() - started < 2
+    assert "Traceback" not in output
+    wait_for(lambda: not any(alive(process) for process in processes), 5)
+
+
+def test_workers_leave_when_their_parent_is_killed(
+    make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]
+) -> None:
+    tune = make_tune(1)
+    wait_for(tune.training, 60)
+    workers = children(tune.process.pid)
+    tune.process.kill()
+    tune.process.wait()
     wait_for(lambda: not any(alive(worker) for worker in workers), 10)
-    assert {t.state.name for t in trials(tmp_path)} <= {"WAITING", "COMPLETE", "PRUNED"}
+    assert {trial.state.name for trial in tune.trials()} <= {"WAITING", "COMPLETE"}

@@ -59,7 +59,7 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
     objective.run_trial(Running(trial, never), here)
     (ended,) = study.trials
     model = space.denoiser_config(space.suggest(optuna.trial.FixedTrial({"depth": 3}), here.spec.search), 8_000)
-    found = cost(Denoiser(model))
+    found = cost(model)
     assert ended.state == TrialState.PRUNED
     assert ended.user_attrs["pruned"] == "over the limit of parameters"
     assert ended.constraints["parameters"] == pytest.approx(found.parameters / 1_000 - 1)
@@ -84,7 +84,7 @@ def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.Monk
     model = space.denoiser_config(space.PRESETS["recurrent-unet"], 8_000)
     monkeypatch.setattr(objective, "real_time_factor", lambda denoiser: 0.3)
     found = objective.over_limits(model, study_file.LimitsSection(**{name: LIMITS[name]}))
-    counted = cost(Denoiser(model))
+    counted = cost(model)
     expected = {
         "parameters": counted.parameters / 5_000 - 1,
         "macs_per_s": counted.macs_per_s / 3e6 - 1,
@@ -281,7 +281,7 @@ def test_a_trial_of_several_scores_is_told_as_all_of_them_and_neither_reports_no
     )
     objective.run_trial(Running(ask(study, depth=2)), here)
     (ended,) = study.trials
-    macs = cost(Denoiser(trainings[0])).macs_per_s
+    macs = cost(trainings[0]).macs_per_s
     assert ended.values == [pytest.approx(validation.noisy_scores.mean("si_sdr")), macs]
     assert ended.intermediate_values == {}
     assert set(ended.user_attrs["clips"]) == {"108", "288"}
