@@ -145,7 +145,7 @@ def harass(starters: list[Starter], place: Place, options: argparse.Namespace, b
                 if blow == "SIGSTOP":
                     frozen[victim] = now + STOP_S
         away = outage is not None and outage.is_alive()  # `quell tune` itself does not start without its database
-        if pending and now - began > 12 * (3 - len(pending)) and not away:
+        if pending and now - began > options.strike * (3 - len(pending)) and not away:
             kind = pending.pop()
             done[kind] += 1
             if kind == "database":
@@ -237,6 +237,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two blows")
+    parser.add_argument(
+        "--strike", type=float, default=12.0, help="seconds to the outage, half of those to the killing"
+    )
     parser.add_argument("--away", type=float, default=5.0, help="seconds that the database is away")
     parser.add_argument("--limit", type=float, default=360.0, help="seconds that a run may take")
     parser.add_argument("--seed", type=int, default=0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -32,11 +34,19 @@ EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, gr
 
 def shown(url: str) -> str:
     """A storage URL without anything secret in it."""
+    parsed = _parsed(url)
+    if parsed is None:
+        scheme = re.match(r"[\w+]*(?=:|$)", url)
+        return repr(scheme[0]) if scheme else "no URL"
+    return parsed.set(query={}).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sqlalchemy.URL | None:
     try:
         parsed = sqlalchemy.engine.make_url(url)
-    except SQLAlchemyError:
-        return repr(url.partition(":")[0]) if ":" in url or "@" in url else repr(url)
-    return parsed.set(query={}).render_as_string(hide_password=True)
+    except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
+        return None
+    return None if "@" in (parsed.host or "") else parsed  # the end of a password with an @ that is not quoted
 
 
 def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
@@ -96,10 +106,10 @@ def _sqlite(url: str, create: bool) -> PatientStorage:
 
 
 def _postgres(url: str, connections: int) -> PatientStorage:
-    try:
-        parsed = sqlalchemy.engine.make_url(url).set(drivername="postgresql+psycopg")
-    except SQLAlchemyError:
-        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password") from None
+    parsed = _parsed(url)
+    if parsed is None:
+        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password")
+    parsed = parsed.set(drivername="postgresql+psycopg")
     limits = {
         "connect_timeout": SILENT_S,
         "tcp_user_timeout": SILENT_S * 1000,
@@ -107,14 +117,15 @@ def _postgres(url: str, connections: int) -> PatientStorage:
         "options": f"-c idle_in_transaction_session_timeout={SILENT_S * 1000}",
         "application_name": "quell",
     }
+    arguments = {name: value for name, value in limits.items() if name not in parsed.query}
     engine = {
         "pool_pre_ping": True,
         "pool_size": connections,
         "max_overflow": connections,
-        "connect_args": {name: value for name, value in limits.items() if name not in parsed.query},
+        "connect_args": arguments,
     }
     try:
-        with _making_tables(parsed):
+        with _making_tables(parsed, arguments):
             storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
@@ -125,16 +136,21 @@ def _postgres(url: str, connections: int) -> PatientStorage:
 
 
 @contextmanager
-def _making_tables(url: sqlalchemy.URL) -> Iterator[None]:
-    engine = sqlalchemy.create_engine(
-        url, poolclass=sqlalchemy.pool.NullPool, connect_args={"connect_timeout": SILENT_S}
-    )
+def _making_tables(url: sqlalchemy.URL, arguments: Mapping[str, Any]) -> Iterator[None]:
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=dict(arguments))
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
         yield
 
 
+def quiet_grpc() -> None:
+    """To be called before grpc is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # lines of its own on stderr, beside the errors that we tell
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # crashes what is forked while another thread is in a call
+
+
 def _grpc(url: str) -> PatientStorage:
+    quiet_grpc()
     try:
         import grpc  # noqa: F401
     except ImportError:
@@ -150,9 +166,8 @@ def _grpc(url: str) -> PatientStorage:
         proxy.wait_server_ready(timeout=SILENT_S)
     except ConnectionError:
         proxy.close()
-        raise StorageError(
-            f"{url}: no answer in {SILENT_S} s, expected `quell storage serve` there; start it, or check the address"
-        ) from None
+        expected = "expected `quell storage serve` there; start it, or check the address"
+        raise StorageError(f"{shown(url)}: no answer in {SILENT_S} s, {expected}") from None
     return PatientStorage(proxy, proxy.close)
 
 

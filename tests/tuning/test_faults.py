@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from tuning.errors import StorageError
+from tuning.patience import PatientStorage
 from tuning.runs import Runs
 from tuning.storage import open_storage
 
@@ -32,6 +33,7 @@ class Tune:
         study = study.replace("0.08", "0.15").replace("[corpus]", 'pruner = "none"\n[corpus]')
         self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
         self.runs = Runs(folder / "runs")
+        self.storage: PatientStorage | None = None
         self.command = [sys.executable, "-m", "tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
         self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]
 
@@ -52,15 +54,10 @@ class Tune:
 
     def trials(self) -> list[FrozenTrial]:
         try:
-            storage = open_storage(self.runs.storage_url)
-        except StorageError:  # not made yet
+            self.storage = self.storage or open_storage(self.runs.storage_url)
+            return optuna.load_study(study_name="tiny", storage=self.storage).get_trials(deepcopy=False)
+        except (StorageError, KeyError):  # not made yet
             return []
-        try:
-            return optuna.load_study(study_name="tiny", storage=storage).get_trials(deepcopy=False)
-        except KeyError:
-            return []
-        finally:
-            storage.close()
 
     def training(self) -> list[FrozenTrial]:
         return [t for t in self.trials() if t.state.name == "RUNNING" and "training" in t.user_attrs]
@@ -88,6 +85,8 @@ def make_tune(
     for tune in made:
         with tune.process as process:
             process.kill()
+        if tune.storage is not None:
+            tune.storage.close()
 
 
 def alive(process: int) -> bool:

@@ -1,0 +1,302 @@
+"""Databases that are away for a while: with a storage that only pretends, and with servers stopped and started."""
+
+import inspect
+import logging
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+from tuning import patience
+from tuning.errors import StorageError
+from tuning.patience import PatientStorage
+from tuning.postgres_server import Cluster
+from tuning.storage import open_storage
+
+AWAY_S = 3.0
+GONE = Exception("server closed the connection\n\tbefore or while processing the request")
+
+
+class FakeRpcError(Exception):
+    __module__ = "grpc._channel"
+
+    def __init__(self, code: str, details: str = "") -> None:
+        self.code = lambda: SimpleNamespace(name=code)
+        self.details = lambda: details
+
+
+def internal(cause: Exception) -> StorageInternalError:
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = cause
+    return error
+
+
+OPERATIONAL = sqlalchemy.exc.OperationalError("SELECT 1", {}, GONE)
+AWAY = {
+    "operational": (OPERATIONAL, "server closed the connection"),
+    "wrapped by Optuna": (internal(OPERATIONAL), "server closed the connection"),
+    "interface": (sqlalchemy.exc.InterfaceError("SELECT 1", {}, Exception("the connection is lost")), "is lost"),
+    "invalidated": (
+        sqlalchemy.exc.DBAPIError("SELECT 1", {}, Exception("terminated"), connection_invalidated=True),
+        "terminated",
+    ),
+    "no connection free": (sqlalchemy.exc.TimeoutError("QueuePool limit of size 2 reached"), "QueuePool limit"),
+    "no proxy": (FakeRpcError("UNAVAILABLE", "failed to connect to all addresses"), "failed to connect"),
+    "proxy that ends": (FakeRpcError("CANCELLED"), "CANCELLED"),
+}
+PRESENT = {
+    "unknown trial": KeyError("trial 7"),
+    "duplicate": sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("duplicate key")),
+    "duplicate wrapped by Optuna": internal(sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("duplicate key"))),
+    "no such table": sqlalchemy.exc.ProgrammingError("SELECT 1", {}, Exception("no such table")),
+    "finished": UpdateFinishedTrialError("trial 7"),
+    "wrong value": ValueError("x"),
+    "error in the proxy": FakeRpcError("UNKNOWN", "Exception calling application"),
+    "Optuna's own": StorageInternalError("no cause"),
+}
+
+
+class Flaky:
+    """Stands for a storage whose every method raises an error so many times, then answers "here"."""
+
+    def __init__(self, error: Exception, times: int = 1_000_000) -> None:
+        self.error = error
+        self.times = times
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        def method(*_: Any) -> str:
+            self.calls += 1
+            if self.calls <= self.times:
+                raise self.error
+            return "here"
+
+        return method
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("kind", AWAY)
+def test_a_call_is_repeated_until_the_database_is_back_and_then_answers(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error, reason = AWAY[kind]
+    backend = Flaky(error, times=3)
+    with caplog.at_level(logging.WARNING, "quell"):
+        assert PatientStorage(backend).get_all_studies() == "here"
+    assert backend.calls == 4
+    first, last = caplog.messages  # once each, not for every try
+    assert first.startswith("storage: ") and reason in first and first.endswith("; trying again for 1800 s")
+    assert last.startswith("storage: back after 0.")
+
+
+@pytest.mark.parametrize("name", sorted(BaseStorage.__abstractmethods__))
+def test_every_call_of_a_storage_waits(name: str) -> None:
+    backend = Flaky(OPERATIONAL, times=1)
+    method = getattr(PatientStorage(backend), name)
+    assert method(*([0] * len(inspect.signature(method).parameters))) in ("here", None)
+    assert backend.calls == 2
+
+
+@pytest.mark.parametrize("kind", PRESENT)
+def test_an_error_of_a_database_that_is_there_comes_through_at_once(kind: str) -> None:
+    backend = Flaky(PRESENT[kind])
+    with pytest.raises(type(PRESENT[kind])) as raised:
+        PatientStorage(backend).get_trial(7)
+    assert raised.value is backend.error
+    assert backend.calls == 1
+
+
+def test_a_database_that_stays_away_is_given_up_with_what_it_last_said() -> None:
+    storage = PatientStorage(Flaky(OPERATIONAL))
+    began = time.monotonic()
+    with storage.waiting(at_most_s=0.3), pytest.raises(StorageError) as raised:
+        storage.get_all_studies()
+    assert 0.3 <= time.monotonic() - began < 5
+    assert re.fullmatch(
+        r"storage: away for \d s \(server closed the connection\), expected it back; start it and run the same again",
+        str(raised.value),
+    )
+    assert raised.value.__cause__ is OPERATIONAL
+
+
+class Leave(BaseException):
+    pass
+
+
+def leave() -> None:
+    raise Leave
+
+
+def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
+    asked = iter([None, None, leave])
+
+    def unless() -> None:
+        (next(asked, None) or (lambda: None))()
+
+    storage = PatientStorage(Flaky(OPERATIONAL))
+    with storage.waiting(unless=unless), pytest.raises(Leave):
+        storage.get_all_studies()
+
+
+def test_nobody_is_asked_while_the_database_is_there() -> None:
+    storage = PatientStorage(Flaky(OPERATIONAL, times=0))
+    with storage.waiting(unless=leave):
+        assert storage.get_all_studies() == "here"
+
+
+def test_how_to_wait_holds_inside_its_block_and_in_its_thread_only() -> None:
+    storage = PatientStorage(Flaky(OPERATIONAL))
+    others: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with storage.waiting(at_most_s=0.2):
+                storage.get_all_studies()
+        except BaseException as error:
+            others.append(error)
+
+    with storage.waiting(unless=leave):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(10)
+        assert [type(error) for error in others] == [StorageError]
+        with storage.waiting(at_most_s=0.0), pytest.raises(StorageError):  # before anybody is asked
+            storage.get_all_studies()
+        with storage.waiting(at_most_s=0.1, unless=lambda: None), pytest.raises(StorageError):
+            storage.get_all_studies()
+        with pytest.raises(Leave):
+            storage.get_all_studies()
+    with storage.waiting(at_most_s=0.1), pytest.raises(StorageError):
+        storage.get_all_studies()
+
+
+class LosesAnswers(InMemoryStorage):
+    """Does what it is told, but the connection ends before it has said so; once."""
+
+    lost = False
+
+    def set_trial_state_values(self, *arguments: Any) -> bool:
+        answer = super().set_trial_state_values(*arguments)
+        if not self.lost:
+            self.lost = True
+            raise OPERATIONAL
+        return answer
+
+
+def running_trial(state: TrialState = TrialState.RUNNING) -> tuple[PatientStorage, int]:
+    storage = LosesAnswers()
+    study = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE])
+    template = optuna.trial.FrozenTrial(0, state, None, None, None, {}, {}, {}, {}, {}, 0)
+    return PatientStorage(storage), storage.create_new_trial(study, template)
+
+
+@pytest.mark.parametrize(
+    ("state", "values"), [(TrialState.COMPLETE, [0.5]), (TrialState.PRUNED, [0.5]), (TrialState.PRUNED, None)]
+)
+def test_a_result_whose_answer_was_lost_counts_as_told(state: TrialState, values: list[float] | None) -> None:
+    storage, trial = running_trial()
+    assert storage.set_trial_state_values(trial, state, values) is True
+    assert (storage.get_trial(trial).state, storage.get_trial(trial).values) == (state, values)
+
+
+def test_a_failure_whose_answer_was_lost_is_not_taken_for_ones_own() -> None:
+    storage, trial = running_trial()
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_state_values(trial, TrialState.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("state", "values"), [(TrialState.COMPLETE, [0.6]), (TrialState.PRUNED, [0.5]), (TrialState.FAIL, None)]
+)
+def test_another_result_than_the_stored_one_is_refused(state: TrialState, values: list[float] | None) -> None:
+    storage, trial = running_trial()
+    storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.5])
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_state_values(trial, state, values)
+    assert storage.get_trial(trial).values == [0.5]
+
+
+def test_a_claim_whose_answer_was_lost_is_nobodys() -> None:
+    storage, trial = running_trial(TrialState.WAITING)
+    assert storage.set_trial_state_values(trial, TrialState.RUNNING) is False
+
+
+class Reporter(threading.Thread):
+    """Reports steps one after another, as a worker does, and completes its trial."""
+
+    def __init__(self, url: str, study_name: str, steps: int) -> None:
+        super().__init__(daemon=True)
+        self.storage = open_storage(url)
+        self.study = optuna.create_study(study_name=study_name, storage=self.storage, direction="maximize")
+        self.trial = self.study.ask()
+        self.steps = steps
+        self.done = 0
+
+    def run(self) -> None:
+        while self.done < self.steps:
+            self.trial.report(self.done / 2, self.done)
+            self.done += 1
+            time.sleep(0.02)
+        self.study.tell(self.trial, 1.0)
+
+
+def check_all_is_stored(reporter: Reporter, server: Cluster) -> None:
+    reporter.join(30)
+    assert not reporter.is_alive()
+    reporter.storage.close()
+    storage = open_storage(server.url)
+    (trial,) = optuna.load_study(study_name=reporter.study.study_name, storage=storage).trials
+    storage.close()
+    assert trial.intermediate_values == {step: step / 2 for step in range(reporter.steps)}
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 1.0)
+
+
+@pytest.mark.parametrize("url", ["postgres", "grpc"], indirect=True)
+def test_reports_wait_for_a_server_that_is_away_and_are_stored_once_each(
+    url: str, postgres: Cluster, study_name: str, wait_for: Callable[..., Any]
+) -> None:
+    reporter = Reporter(url, study_name, steps=40)
+    reporter.start()
+    wait_for(lambda: reporter.done > 5)
+    postgres.stop()
+    try:
+        before = reporter.done
+        time.sleep(AWAY_S)
+        assert reporter.is_alive()
+        assert reporter.done <= before + 1
+    finally:
+        postgres.start()
+    check_all_is_stored(reporter, postgres)
+
+
+def test_reports_wait_for_a_proxy_that_was_killed_and_are_stored_once_each(
+    postgres: Cluster,
+    proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[bytes]]],
+    free_port: Callable[[], int],
+    study_name: str,
+    wait_for: Callable[..., Any],
+) -> None:
+    port = free_port()
+    with proxied(postgres.url, port):
+        reporter = Reporter(f"grpc://127.0.0.1:{port}", study_name, steps=40)
+        reporter.start()
+        wait_for(lambda: reporter.done > 5)
+    time.sleep(AWAY_S / 2)  # the new one needs a while to come up
+    assert reporter.is_alive()
+    with proxied(postgres.url, port):
+        check_all_is_stored(reporter, postgres)

@@ -1,0 +1,142 @@
+"""The database's password is in no command line, file, output or attribute."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tuning.place import Place, storage_url
+from tuning.postgres_server import Cluster
+from tuning.runs import Runs
+from tuning.storage import open_storage
+
+SECRET = "sesame"  # the part of the password that looks the same in every spelling
+
+
+def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tuning.cli", *arguments]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=clean | environment)
+
+
+@contextmanager
+def command_lines(folder: Path) -> Iterator[set[str]]:
+    """Of every process at work in the folder, while the block runs."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    if process.joinpath("cwd").readlink() == folder:
+                        seen.add(process.joinpath("cmdline").read_text(errors="replace").replace("\0", " "))
+                except OSError:  # it ended
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def contents(folder: Path) -> Iterator[tuple[Path | str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path, path.read_bytes()
+        if path.suffix == ".pt":
+            with zipfile.ZipFile(path) as archive:
+                yield from ((name, archive.read(name)) for name in archive.namelist())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+def test_a_search_keeps_the_password_to_itself(
+    postgres: Cluster, tmp_path: Path, tiny_study: str, tiny_recordings: Path, study_name: str
+) -> None:
+    runs = tmp_path / "there"
+    runs.mkdir()
+    one_configuration = tiny_study.replace("{ low = 2, high = 3 }", "3")  # better than its input, so it is exported
+    (runs / "s.toml").write_text(one_configuration.replace('"tiny"', json.dumps(study_name)))
+    (tmp_path / "url").write_text(f"{postgres.url}\n")
+    tune = ["tune", "s.toml", "--corpus", str(tiny_recordings), "--workers", "2", "--trials"]
+    by_file = ["--storage-file", str(tmp_path / "url")]
+    with command_lines(runs) as seen:
+        done = [
+            quell(*tune, "1", *by_file, cwd=runs),
+            quell(*tune, "2", cwd=runs, QUELL_STORAGE=postgres.url),
+            quell("status", study_name, "--json", *by_file, cwd=runs),
+            quell("export", study_name, "-o", "best.pt", cwd=runs, QUELL_STORAGE=postgres.url),
+        ]
+    assert [one.returncode for one in done] == [0] * 4, "".join(one.stderr for one in done)
+    assert json.loads(done[2].stdout)["trials"] == 2
+    assert {command.partition("tuning.cli ")[2].partition(" ")[0] for command in seen} >= {"tune", "worker", "export"}
+    assert not [command for command in seen if SECRET in command]
+    assert not [one.args for one in done if SECRET in one.stdout + one.stderr]
+    found = dict(contents(runs))
+    assert {path.name for path in map(Path, found)} >= {"worker-0.log", "quell.json", "best.pt"}
+    assert not [path for path, content in found.items() if SECRET.encode() in content]
+    storage = open_storage(postgres.url)
+    study = optuna.load_study(study_name=study_name, storage=storage)
+    attributes = [study.user_attrs, storage.get_study_system_attrs(study._study_id)]
+    attributes += [words for trial in study.trials for words in (trial.user_attrs, trial.system_attrs)]
+    storage.close()
+    assert "worker" in str(attributes)
+    assert SECRET not in str(attributes)
+
+
+def test_a_place_does_not_show_its_storage(postgres: Cluster, tmp_path: Path) -> None:
+    assert SECRET in postgres.url
+    place = Place(Runs(tmp_path), postgres.url, None)
+    assert SECRET not in f"{place!r} {place}"
+
+
+def test_the_file_goes_before_the_environment_and_the_flag_before_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, file = Runs(tmp_path / "runs"), tmp_path / "url"
+    file.write_text("\n  grpc://file:1 \n")
+    assert storage_url(None, None, runs) == f"sqlite:///{tmp_path}/runs/quell.db"
+    monkeypatch.setenv("QUELL_STORAGE", "grpc://environment:1")
+    assert storage_url(None, None, runs) == "grpc://environment:1"
+    assert storage_url(None, file, runs) == "grpc://file:1"
+    assert storage_url("grpc://flag:1", None, runs) == "grpc://flag:1"
+
+
+def write(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "code", "said"),
+    [
+        (write(b"x"), ["--storage", "grpc://host:1"], 2, "--storage and --storage-file: both given, expected one"),
+        (lambda path: None, [], 1, "url: No such file or directory, expected a file that holds a storage URL"),
+        (Path.mkdir, [], 1, "url: Is a directory, expected a file that holds a storage URL"),
+        (write(b"\xff\xfe\x00"), [], 1, "url: not text, expected a file that holds a storage URL; check the path"),
+        (write(b" \n"), [], 1, "url: 0 words, expected one, the storage URL"),
+        (write(b"grpc://me:sesame@host:1\nsesame\n"), [], 1, "url: 2 words, expected one, the storage URL"),
+        (write(b"me:sesame@host"), [], 1, "--storage: 'me', expected sqlite:///FILE"),
+    ],
+)
+def test_a_storage_file_that_is_no_good_is_told_in_one_line_without_what_is_in_it(
+    make: Callable[[Path], object], arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "url")
+    done = quell("status", "--storage-file", "url", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("quell: ")
+    assert said in line
+    assert SECRET not in line
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,176 @@
+"""`quell storage serve`: what it says, whom it serves, how it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+from tuning.errors import StorageError
+from tuning.place import Place
+from tuning.postgres_server import Cluster
+from tuning.runs import Runs
+from tuning.serving import serve
+from tuning.storage import open_storage
+
+pytest.importorskip("grpc")
+
+
+class Proxy:
+    """A proxy that has said that it serves, or has ended."""
+
+    def __init__(self, url: str, port: int, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port), *arguments]
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | {"QUELL_STORAGE": url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.said: list[str] = []
+        for line in self.process.stderr:
+            self.said.append(line.rstrip())
+            if "serving on" in line:
+                break
+
+    def interrupt(self) -> None:
+        """Ends it as Ctrl-C does, and checks how it leaves."""
+        self.process.send_signal(signal.SIGINT)
+        output, errors = self.process.communicate(timeout=5)
+        assert (self.process.returncode, output) == (130, "")
+        assert "Traceback" not in errors
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Proxy]]:
+    started: list[Proxy] = []
+
+    def start(*arguments: Any) -> Proxy:
+        started.append(Proxy(*arguments))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        with proxy.process as process:
+            process.kill()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'q.db'}"
+
+
+def test_a_proxy_names_its_address_and_serves_until_it_is_interrupted(
+    start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    proxy = start(sqlite, port)
+    assert proxy.said == [f"serving on grpc://127.0.0.1:{port}"]
+    client = open_storage(f"grpc://127.0.0.1:{port}")
+    optuna.create_study(study_name="s", storage=client).enqueue_trial({"x": 0.5})
+    client.close()
+    proxy.interrupt()
+    storage = open_storage(sqlite)
+    (trial,) = optuna.load_study(study_name="s", storage=storage).trials
+    storage.close()
+    assert trial.system_attrs["fixed_params"] == {"x": 0.5}
+
+
+def test_whoever_listens_beyond_this_machine_is_warned(
+    start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    proxy = start(sqlite, port, "--host", "0.0.0.0")
+    assert proxy.said == [
+        "quell: 0.0.0.0 asks nobody for a password; keep it inside a network that you trust",
+        f"serving on grpc://0.0.0.0:{port}",
+    ]
+    proxy.interrupt()
+
+
+@pytest.mark.parametrize("by", ["another program", "another proxy"])
+def test_a_taken_port_is_told_in_one_line(
+    by: str, start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        if by == "another proxy":
+            start(sqlite, port)
+        else:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        late = start(sqlite, port)
+        assert late.process.wait(10) == 1
+    (line,) = late.said
+    assert line.startswith(f"quell: 127.0.0.1:{port}: ")
+    assert "expected a free port" in line
+
+
+def test_a_database_that_cannot_be_opened_is_told_in_one_line(
+    start: Callable[..., Proxy], free_port: Callable[[], int]
+) -> None:
+    proxy = start("postgresql://me:sesame@127.0.0.1:1/db", free_port())
+    assert proxy.process.wait(10) == 1
+    (line,) = proxy.said
+    assert line.startswith("quell: postgresql://me:***@127.0.0.1:1/db: ")
+    assert "sesame" not in line
+
+
+def test_without_the_package_the_command_that_installs_it_is_named(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(StorageError, match=r"^storage serve: .* not installed, .*; pip install 'quell-denoiser\[grpc"):
+        serve(Place(Runs(tmp_path), sqlite, None), "127.0.0.1", 13000, Console())
+    assert list(tmp_path.iterdir()) == []
+
+
+class Leave(BaseException):
+    pass
+
+
+def test_client_and_proxy_can_leave_while_the_database_behind_them_is_away(
+    start: Callable[..., Proxy], postgres: Cluster, free_port: Callable[[], int], wait_for: Callable[..., Any]
+) -> None:
+    port = free_port()
+    proxy = start(postgres.url, port)
+    client, left = open_storage(f"grpc://127.0.0.1:{port}"), threading.Event()
+    asked = threading.Event()
+
+    def unless() -> None:
+        if asked.is_set():
+            raise Leave
+
+    def call() -> None:
+        with suppress(Leave), client.waiting(unless=unless):
+            client.get_all_studies()
+        left.set()
+
+    client.get_all_studies()
+    postgres.stop()
+    try:
+        threading.Thread(target=call, daemon=True).start()
+        assert not left.wait(1)
+        asked.set()
+        assert left.wait(5)
+        asked.clear()
+        left.clear()
+        threading.Thread(target=call, daemon=True).start()
+        assert not left.wait(1)
+        proxy.interrupt()
+        asked.set()
+        assert left.wait(5)
+    finally:
+        postgres.start()
+        client.close()
