@@ -27,7 +27,7 @@ from tuning.pool import Pool
 from tuning.runs import Runs
 from tuning.shown import Shown
 from tuning.study import load_study
-from tuning.worker import Notice, Running, work
+from tuning.worker import Leave, Notice, Running, work
 
 STUDY = "chaos"
 RUNGS = 5
@@ -119,7 +119,12 @@ def main() -> None:
         from tuning.joining import open_patiently
 
         notice = Notice()
-        study = load_study(STUDY, open_patiently(place, notice))
+        try:
+            storage = open_patiently(place, notice)
+            with storage.waiting(unless=notice.check):
+                study = load_study(STUDY, storage)
+        except Leave:
+            sys.exit(notice.exit_code)
         study.sampler = samplers.sampler("tpe", 0, worker_name())
         study.pruner = samplers.pruner("median", (1 / 3600, RUNGS / 3600))
         stub = Stub(folder, float(sys.argv[4]))
