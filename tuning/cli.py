@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -345,6 +346,7 @@ def main() -> None:
     # typer keeps its copy of click to itself; its public BadParameter derives from click's base of usage errors.
     usage_errors: type[Exception] = typer.BadParameter.__mro__[2]
     arguments = sys.argv[1:] or ["--help"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves as it does at its end; workers have their own way
     try:
         code = app(arguments, standalone_mode=False)
     except usage_errors as error:

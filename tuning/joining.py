@@ -39,10 +39,12 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     notice = Notice()
     try:
         storage = open_patiently(place, notice)
+        with storage.waiting(unless=notice.check):  # it may go away between any two calls
+            study = load_study(spec.study.name, storage)
+            check_same(study, spec, corpus)
+            trials = study.user_attrs["trials"]
     except Leave:
         return notice.exit_code or 0
-    study = load_study(spec.study.name, storage)
-    check_same(study, spec, corpus)
     study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
     study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
 
@@ -54,7 +56,7 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
         def drop(number: int) -> None:
             place.runs.weights(spec.study.name, number).unlink(missing_ok=True)
 
-        return work(Budget(study, study.user_attrs["trials"]), notice, begin, drop)
+        return work(Budget(study, trials), notice, begin, drop)
 
 
 def open_patiently(place: Place, notice: Notice) -> PatientStorage:

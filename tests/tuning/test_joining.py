@@ -1,0 +1,87 @@
+"""How a worker comes in while its database is away."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy.exc
+from rich.console import Console
+
+from tuning import joining
+from tuning.errors import StorageError
+from tuning.joining import join, open_patiently
+from tuning.patience import PatientStorage
+from tuning.study_file import StudySpec
+from tuning.worker import POOL, Leave, Notice
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A notice takes the process's signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def place(*answers: Any) -> Any:
+    """A place whose storage is opened with the next of the answers, an error or a storage."""
+    left = iter(answers)
+
+    def open_storage() -> Any:
+        answer = next(left)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console: None)
+
+
+AWAY = StorageError("postgresql://host/db: Connection refused")
+
+
+def test_a_worker_of_a_pool_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POOL, str(os.getppid()))
+    monkeypatch.setattr(joining.time, "sleep", lambda seconds: None)
+    assert open_patiently(place(AWAY, AWAY, "storage"), Notice()) == "storage"
+
+
+def test_a_worker_that_a_person_starts_says_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(POOL, raising=False)
+    with pytest.raises(StorageError, match="Connection refused"):
+        open_patiently(place(AWAY, "storage"), Notice())
+
+
+def test_a_worker_of_a_pool_that_ended_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POOL, "1")
+    with pytest.raises(Leave):
+        open_patiently(place(AWAY, "storage"), Notice())
+
+
+class Gone:
+    """A database that went away when it had been opened."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def method(*_: Any) -> Any:
+            raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+        return method
+
+
+def test_a_worker_leaves_when_asked_though_its_database_went_away_before_it_had_its_study(
+    tiny_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(POOL, raising=False)
+    storage = PatientStorage(Gone())
+    asked = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    asked.start()
+    began = time.monotonic()
+    with storage.waiting(at_most_s=8):
+        assert join(tiny_spec(), "search", place(storage), "cpu", Console()) == 143
+    assert time.monotonic() - began < 5
+    asked.join()
