@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
+from tuning.budget import is_lost
 from tuning.errors import StorageError
 from tuning.patience import PatientStorage
 from tuning.runs import Runs
@@ -117,7 +118,7 @@ class Battered:
 
     @property
     def ended(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials if "lost" not in trial.user_attrs]
+        return [trial for trial in self.trials if trial.state.is_finished() and not is_lost(trial)]
 
 
 @pytest.fixture(scope="module")
