@@ -51,7 +51,7 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     with ExitStack() as stack:
 
         def begin() -> Objective:
-            return _objective(spec, corpus, place, device, console, stack)
+            return _objective(spec, corpus, place, device, notice, console, stack)
 
         def drop(number: int) -> None:
             place.runs.weights(spec.study.name, number).unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def open_patiently(place: Place, notice: Notice) -> PatientStorage:
 
 
 def _objective(
-    spec: StudySpec, corpus: Corpus, place: Place, device: str, console: Console, stack: ExitStack
+    spec: StudySpec, corpus: Corpus, place: Place, device: str, notice: Notice, console: Console, stack: ExitStack
 ) -> Objective:
     import torch
 
@@ -85,7 +85,7 @@ def _objective(
     log.info("on %s with %d threads", device, torch.get_num_threads())
     scorer = stack.enter_context(Scorer(torch.get_num_threads()))
     bars = stack.enter_context(progress.Trainings(console))
-    mixtures = objective.validation_set(spec, corpus, scorer)
+    mixtures = objective.validation_set(spec, corpus, scorer, lambda *_: notice.check())
     task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, bars)
 
     def run(running: Running) -> None:

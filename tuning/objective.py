@@ -156,6 +156,7 @@ class _Attempt:
                     device=self.task.device,
                     on_rung=self._rung,
                     on_step=self._step,
+                    on_score=self._scored,
                     checkpoint=checkpoint,
                 )
             except CheckpointError as error:
@@ -167,6 +168,11 @@ class _Attempt:
         self.running.step(audio_hours)
         if self.task.bars is not None:
             self.task.bars.step(self.name, audio_hours, self.spec.training.audio_hours, loss)
+
+    def _scored(self, done: int, of: int) -> None:
+        self.running.look_up()
+        if self.task.bars is not None:
+            self.task.bars.scored(self.name, done, of)
 
     def _rung(self, hours: float, clips: Clips) -> None:
         trial, score = self.trial, float(clips.mean())

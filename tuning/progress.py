@@ -49,6 +49,11 @@ class Trainings:
             self._tasks[name] = self._shown.add_task(name, total=of, loss="", score="")
         self._shown.update(self._tasks[name], completed=audio_hours, loss=f"loss {loss:.4f}")
 
+    def scored(self, name: str, done: int, of: int) -> None:
+        """So many clips of a training are scored."""
+        if name in self._tasks:
+            self._shown.update(self._tasks[name], score=f", {done} of {of} clips scored,")
+
     def rung(self, name: str, metric: str, score: float) -> None:
         """A training was scored."""
         if name in self._tasks:

@@ -65,6 +65,11 @@ class Running:
         self.lease = lease
 
     def step(self, audio_hours: float) -> None:
+        """The training has got so far; raises what `look_up` raises."""
+        self.lease.audio_hours = audio_hours
+        self.look_up()
+
+    def look_up(self) -> None:
         """To be called often, and outside of anything that must be finished.
 
         Raises:
@@ -73,7 +78,6 @@ class Running:
         """
         if self.lease.lost:
             raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
-        self.lease.audio_hours = audio_hours
         self.notice.check()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,10 @@ class Scorer:
         device: torch.device | None = None,
         progress: Progress | None = None,
     ) -> Scores:
-        """Metrics of `denoise`, which maps (1, T) to (1, T), over a set; all available ones unless named."""
+        """Metrics of `denoise`, which maps (1, T) to (1, T), over a set; all available ones unless named.
+
+        What `progress` raises ends the scoring and comes through.
+        """
         names = metrics.available(mixtures.sample_rate) if names is None else names
         with torch.inference_mode():
             estimates = (
@@ -109,14 +112,22 @@ class Scorer:
         names: tuple[str, ...],
         progress: Progress | None = None,
     ) -> list[metrics.ClipScore]:
-        """Metrics of waveforms against their references; clips are scored while the next are being made."""
-        pending = [
-            self._pool.submit(metrics.score_clip, estimate, target, sample_rate, names)
-            for estimate, target in zip(estimates, clean, strict=True)
-        ]
-        if progress is not None:
-            for done, _ in enumerate(as_completed(pending)):
-                progress(done + 1, len(pending))
+        """Metrics of waveforms against their references; clips are scored while the next are being made.
+
+        What `progress` raises ends the scoring and comes through.
+        """
+        move = progress or (lambda done, of: None)
+        pending: list[Future[metrics.ClipScore]] = []
+        try:
+            for estimate, target in zip(estimates, clean, strict=True):
+                pending.append(self._pool.submit(metrics.score_clip, estimate, target, sample_rate, names))
+                move(sum(future.done() for future in pending), len(clean))
+            for _ in as_completed(pending):
+                move(sum(future.done() for future in pending), len(clean))
+        except BaseException:
+            for future in pending:  # the pool is for the next who asks
+                future.cancel()
+            raise
         return [future.result() for future in pending]
 
 

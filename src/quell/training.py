@@ -19,7 +19,7 @@ from quell.corpus import Corpus
 from quell.denoiser import Denoiser
 from quell.errors import CheckpointError
 from quell.heldout import EvaluationSet
-from quell.scoring import Scorer, Scores, spectrogram_iou
+from quell.scoring import Progress, Scorer, Scores, spectrogram_iou
 from quell.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.
@@ -51,6 +51,7 @@ def train(
     device: torch.device | None = None,
     on_rung: Callable[[float, NDArray[np.float64]], None] | None = None,
     on_step: Callable[[float, float], None] | None = None,
+    on_score: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Trains to the last rung and returns the averaged weights with their scores over the whole validation set.
@@ -60,6 +61,7 @@ def train(
         on_rung: called with (audio hours, the clips' scores) at each rung, also at those that a checkpoint lies behind.
             What it raises ends the training and comes through.
         on_step: called with (audio hours, loss) after each step; likewise, after a checkpoint was written.
+        on_score: called with (clips done, clips in all) often while a rung is scored; likewise.
         checkpoint: a file to go on from where it exists, written at every rung and every CHECKPOINT_S. The scores are
             those of a training that was never interrupted.
 
@@ -76,13 +78,15 @@ def train(
     for hours in config.rungs_audio_hours[:-1]:
         _advance(trainer, config.steps(hours), hours_per_step, on_step, stored)
         if hours not in stored.reached:
-            stored.reached[hours] = scorer.score(trainer.averaged, few, (metric,), device).values[metric].tolist()
+            stored.save()
+            scores = scorer.score(trainer.averaged, few, (metric,), device, on_score)
+            stored.reached[hours] = scores.values[metric].tolist()
             stored.save()
         if on_rung is not None:
             on_rung(hours, np.array(stored.reached[hours]))
     _advance(trainer, trainer.total, hours_per_step, on_step, stored)
     stored.save()
-    scores = scorer.score(trainer.averaged, validation, device=device)
+    scores = scorer.score(trainer.averaged, validation, device=device, progress=on_score)
     if on_rung is not None:
         on_rung(config.rungs_audio_hours[-1], scores.values[metric])
     share = trainer.data_seconds / max(trainer.seconds, 1e-9)

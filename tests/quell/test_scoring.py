@@ -154,6 +154,25 @@ def test_scoring_processes_never_import_torch(validation, scorer):
     assert metrics.score_clip.__module__ == "quell.metrics"
 
 
+@pytest.mark.parametrize("at", [2, 8, 12])  # while estimates are made, and while clips are scored
+def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(validation, scorer, at):
+    calls = []
+
+    def move(done, of):
+        calls.append((done, of))
+        if len(calls) == at:
+            raise InterruptedError
+
+    made = []
+    with pytest.raises(InterruptedError):
+        scorer.score(lambda noisy: made.append(noisy) or noisy, validation, ("pesq",), progress=move)
+    assert len(made) == min(at, 6)
+    whole = []
+    found = scorer.score(lambda noisy: noisy, validation, ("pesq",), progress=lambda *moved: whole.append(moved))
+    assert found.values["pesq"].tolist() == validation.noisy_scores.values["pesq"].tolist()
+    assert len(whole) == 12 and whole[-1] == (6, 6) and whole == sorted(whole)
+
+
 def test_scores_that_do_not_pair_up_are_refused(validation, scorer):
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer than argument 1"):
         scorer.score_clips(iter(()), validation.clean, 8_000, ("si_sdr",))

@@ -75,9 +75,9 @@ def test_early_rungs_score_the_first_mixtures_by_the_metric_alone(small_corpus, 
     asked = []
     score = scorer.score
 
-    def record(denoise, mixtures, names=None, device=None):
+    def record(denoise, mixtures, names=None, device=None, progress=None):
         asked.append((len(mixtures.noisy), names))
-        return score(denoise, mixtures, names, device)
+        return score(denoise, mixtures, names, device, progress)
 
     monkeypatch.setattr(scorer, "score", record)
     run(small_corpus, short, scorer)
@@ -94,12 +94,15 @@ class Quick:
     def __init__(self):
         self.calls = 0
 
-    def score(self, denoise, mixtures, names=None, device=None):
+    def score(self, denoise, mixtures, names=None, device=None, progress=None):
         self.calls += 1
-        with torch.inference_mode():
-            estimates = [denoise(torch.from_numpy(noisy)[None])[0].numpy() for noisy in mixtures.noisy]
-        pairs = zip(estimates, mixtures.clean, strict=True)
-        return Scores({"si_sdr": np.array([metrics.si_sdr(*pair) for pair in pairs])}, mixtures.snr_db, 0)
+        found = []
+        for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
+            with torch.inference_mode():
+                found.append(metrics.si_sdr(denoise(torch.from_numpy(noisy)[None])[0].numpy(), clean))
+            if progress is not None:
+                progress(len(found), len(mixtures.noisy))
+        return Scores({"si_sdr": np.array(found)}, mixtures.snr_db, 0)
 
 
 def stopper(at):
@@ -109,7 +112,7 @@ def stopper(at):
     def stop(hours, value):
         calls.append(hours)
         if len(calls) == at:
-            raise Pruned(f"at {hours:.4f} h")
+            raise Pruned(f"at {hours:.4f}")
 
     return stop
 
@@ -134,9 +137,9 @@ def go_on(small_corpus, short, tmp_path):
     return go_on
 
 
-@pytest.mark.parametrize("callback", ["on_rung", "on_step"])
+@pytest.mark.parametrize("callback", ["on_rung", "on_step", "on_score"])
 def test_what_a_callback_raises_ends_the_training_and_comes_through(small_corpus, short, callback):
-    with pytest.raises(Pruned, match=r"at 0.00\d+ h"):
+    with pytest.raises(Pruned, match=r"at \d\.0"):
         run(small_corpus, short, Quick(), **{callback: stopper(2)})
 
 
@@ -178,6 +181,17 @@ def test_a_training_interrupted_after_any_step_ends_like_one_that_was_not(go_on,
     )
     assert len(done) == 8 - step
     assert same(trained, uninterrupted[0]) and rungs == uninterrupted[1]
+
+
+@pytest.mark.parametrize("clip", range(1, 7))  # of 2 at each of 3 rungs
+def test_a_training_interrupted_while_it_is_scored_ends_like_one_that_was_not(go_on, uninterrupted, clip):
+    rung = (clip + 1) // 2
+    with pytest.raises(Pruned):
+        go_on(on_score=stopper(clip))
+    done, scorer = [], Quick()
+    trained = go_on(scorer, on_step=lambda hours, _: done.append(hours))
+    assert same(trained, uninterrupted[0])
+    assert len(done) == 8 - [2, 4, 8][rung - 1] and scorer.calls == 4 - rung  # no step again, and no other rung
 
 
 @pytest.mark.parametrize("rung", [1, 2, 3])

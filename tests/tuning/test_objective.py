@@ -1,6 +1,7 @@
 """What a trial costs is known, and held against the limits, before it trains."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +25,12 @@ LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "lat
 
 
 class Running:
-    """A trial in the hands of a worker that does `step` between two steps of training."""
+    """A trial in the hands of a worker that does `step` between two steps of training, and `look_up` between clips."""
 
-    def __init__(self, trial: optuna.Trial, step=lambda: None) -> None:
+    def __init__(self, trial: optuna.Trial, step=lambda: None, look_up=lambda: None) -> None:
         self.trial = trial
         self.between = step
+        self.look_up = look_up
         self.lease = SimpleNamespace(budget=self)
 
     def look(self) -> Slots:
@@ -129,24 +131,27 @@ def leave_after(steps: int):
 
 @pytest.mark.parametrize("damage", [False, True])
 def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, damage: bool) -> None:
-    def ended(steps: int) -> optuna.trial.FrozenTrial:
+    def ended(**left: Callable[[], None]) -> optuna.trial.FrozenTrial:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         trial = study.ask()
-        if steps:
+        if left:
             with pytest.raises(Left):
-                objective.run_trial(Running(trial, leave_after(steps)), here)
-            (left,) = here.runs.checkpoints("tiny").folder.rglob("*.checkpoint")
+                objective.run_trial(Running(trial, **left), here)
+            (checkpoint,) = here.runs.checkpoints("tiny").folder.rglob("*.checkpoint")
             if damage:
-                left.write_bytes(b"half")
+                checkpoint.write_bytes(b"half")
             assert trial.study.trials[0].state == TrialState.RUNNING
         objective.run_trial(Running(trial), here)
         assert not list(here.runs.checkpoints("tiny").folder.rglob("*.checkpoint"))
         return study.trials[0]
 
     here = task({})
-    whole, past_a_rung = ended(0), ended(200)  # of 288 steps, 108 to the first rung
-    assert past_a_rung.value == whole.value
-    assert past_a_rung.intermediate_values == whole.intermediate_values
+    whole = ended()
+    past_a_rung = ended(step=leave_after(200))  # of 288 steps, 108 to the first rung
+    in_the_last_score = ended(look_up=leave_after(15))  # each of 6 clips twice at a rung
+    for other in (past_a_rung, in_the_last_score):
+        assert other.value == whole.value
+        assert other.intermediate_values == whole.intermediate_values
     assert len(whole.intermediate_values) == 2
 
 
