@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,7 +11,6 @@ from typing import Any, Literal
 
 from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from quell.config import TrainingConfig
 from quell.corpus import CorpusConfig
@@ -20,6 +18,7 @@ from quell.metrics import PESQ_MODES
 from quell.splits import SPLITS
 from tuning import space
 from tuning.errors import StudyFileError
+from tuning.objections import first_objection, unknown_key
 from tuning.presets import DEFAULT, PRESETS
 
 # A rung means something once the averaged weights have left their random start.
@@ -159,7 +158,7 @@ class StudySpec(_Section):
     def _together(self, info: ValidationInfo) -> StudySpec:
         for name, domain in self.search.items():
             if name not in space.PARAMETERS:
-                raise ValueError(f"search.{_unknown(name, space.PARAMETERS)}")
+                raise ValueError(f"search.{unknown_key(name, space.PARAMETERS)}")
             problem = space.objection(name, domain)
             if problem:
                 raise ValueError(f"search.{name}: {problem}")
@@ -242,7 +241,7 @@ def load(path: Path, *, trials: int | None = None, confirm: int | None = None) -
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyFileError(f"{path}: {error}, expected a study file (TOML); mend it there") from None
     except ValidationError as error:
-        raise StudyFileError(f"{path}: {_first(error)}") from None
+        raise StudyFileError(f"{path}: {first_objection(error, StudySpec)}") from None
 
 
 def restore(resolved: dict[str, Any], name: str) -> StudySpec:
@@ -250,55 +249,3 @@ def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     study = {**resolved["study"], "name": name, "trials": 1}
     # The presets lie in a search of which not every point could be trained.
     return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing wrong as `<key>: <found>, expected <needed>`; errors about unknown keys come first."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = [str(part) for part in problem["loc"]]
-    if place[:1] == ["search"]:
-        place = [part for index, part in enumerate(place) if not (index == 2 and part in space.DOMAIN_TAGS)]
-    if place[:2] == ["study", "score"]:
-        place = place[:2]  # without the alternative of its type
-    key = ".".join(place)
-    if problem["type"] == "extra_forbidden":
-        parent, _, name = key.rpartition(".")
-        text = _unknown(name, _keys(parent))
-        return f"{parent}.{text}" if parent else text
-    if problem["type"] == "missing":
-        return f"{key}: missing, expected a value; add it"
-    if problem["type"] == "value_error":
-        text = str(problem["ctx"]["error"])
-        section = problem["loc"][0] if problem["loc"] else ""
-        return f"{section}.{text}" if section in ("study", "corpus", "training") else f"{key}: {text}" if key else text
-    if place[0] == "search" and "fixed" in problem["loc"]:
-        return f"search.{place[1]}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low, high }}"
-    needed = problem["msg"]
-    for wordy, plain in (("Input should be ", ""), ("List should have ", ""), ("String should ", ""), ("valid ", "")):
-        needed = needed.replace(wordy, plain)
-    return f"{key}: {_shown(problem)}, expected {needed.replace('a integer', 'a whole number')}"
-
-
-def _shown(problem: ErrorDetails) -> str:
-    text = repr(problem["input"])
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _unknown(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "remove it"
-    return f"{name}: unknown key, expected one of {', '.join(known)}; {hint}"
-
-
-def _keys(section: str) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "": StudySpec,
-        "study": StudySection,
-        "corpus": CorpusSection,
-        "training": TrainingSection,
-        "limits": LimitsSection,
-    }
-    if section.startswith("search"):
-        return ["choices", "low", "high", "log", "step"]
-    return list(sections[section].model_fields)

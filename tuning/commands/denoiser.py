@@ -1,0 +1,109 @@
+"""Commands about a denoiser that was found: export, denoise, evaluate."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuning.options import (
+    CorpusOption,
+    JsonOption,
+    RunsOption,
+    StorageFileOption,
+    StorageOption,
+    StudyName,
+    load_spec,
+    open_place,
+    open_study,
+    stderr,
+    stdout,
+)
+
+
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, ending in .pt.")],
+    study: StudyName = None,
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial's number, instead of the best.")] = None,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """The best (or a given) trial as one TorchScript file."""
+    from tuning.exporting import export_best
+    from tuning.study import metric
+
+    if output.suffix != ".pt":
+        raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .pt", param_hint="--output")
+    place = open_place(runs, storage, storage_file)
+    stored = open_study(study, place)
+    chosen, costs, rtf = export_best(stored, place.runs, output, trial)
+    score = metric(stored)
+    noisy = stored.user_attrs["noisy"][score]
+    reached = f"validation {score} {chosen.value:.3f} (noisy {noisy:.3f})"
+    print(f"{output}: {chosen.label}, {reached}")
+    latency = "infinite" if math.isinf(costs.latency_ms) else f"{costs.latency_ms:.0f} ms"
+    print(f"{costs.parameters:,} parameters, {costs.macs_per_s / 1e6:.0f} M MAC/s")
+    print(f"latency {latency}, real-time factor {rtf:.4f} on one thread")
+    return 0
+
+
+def denoise(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Recordings and folders of recordings.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A file for one recording, else a folder.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+) -> int:
+    """Clean recordings; rate, length and format are kept."""
+    from quell import enhance
+    from quell.export import load
+    from tuning import progress
+
+    jobs = enhance.plan(inputs, output, overwrite=overwrite)
+    loaded = load(model)
+    console = stderr()
+    failed = 0
+    with progress.bar("denoising", console) as move:
+        for error in enhance.run(jobs, loaded, move):
+            failed += 1
+            console.print(f"quell: {error}", highlight=False)
+    print(f"{len(jobs) - failed} of {len(jobs)} recordings denoised to {output}")
+    return 1 if failed else 0
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
+    study: Annotated[Path, typer.Option("--study", help="The study file whose test split is used.")],
+    corpus: CorpusOption = None,
+    mixtures: Annotated[int, typer.Option("--mixtures", min=6, help="Test mixtures, at six SNRs in turn.")] = 240,
+    as_json: JsonOption = False,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Score a denoiser on the test split, by SNR."""
+    import os
+
+    from quell.corpus import open_store
+    from quell.export import load
+    from quell.scoring import Scorer
+    from tuning import evaluation
+
+    spec = load_spec(study)
+    loaded = load(model)
+    place = open_place(runs, storage, storage_file, corpus)
+    console = stderr()
+    if corpus is None:  # the study knows which decoded corpus it was made from
+        data = open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
+    else:
+        data = place.open_corpus(spec, console)
+    if loaded.metadata.get("corpus") != data.fingerprint:
+        console.print(f"quell: {model}: trained on another corpus, whose training recordings may be in this test split")
+    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer, mixtures, console))
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        evaluation.show(summary, stdout())
+    return 0

@@ -1,0 +1,162 @@
+"""Commands that search: demo, tune, worker, status, reproduce, storage serve."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tuning.options import (
+    CorpusOption,
+    JsonOption,
+    RunsOption,
+    StorageFileOption,
+    StorageOption,
+    StudyFile,
+    StudyName,
+    TrialsOption,
+    load_spec,
+    log_notes,
+    open_place,
+    open_study,
+    stderr,
+    stdout,
+)
+
+
+def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
+    """Search, export and denoise on a synthetic corpus."""
+    from tuning.demo import demo as run_demo
+    from tuning.place import Place
+    from tuning.runs import Runs
+
+    return run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr())
+
+
+def tune(
+    study: StudyFile,
+    corpus: CorpusOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Worker processes on this machine; one per device without.")
+    ] = None,
+    devices: Annotated[
+        str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; given to the workers in turn.")
+    ] = "",
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers that share a device.")] = 1,
+    trials: TrialsOption = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Train the presets outside the search too, in the study NAME-presets.")
+    ] = False,
+    confirm: Annotated[
+        int | None, typer.Option("--confirm", min=0, help="Train so many of the best with two more seeds at the end.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="A study whose best trials are tried first.")
+    ] = None,
+    warm_start_storage: Annotated[
+        str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
+    ] = None,
+    warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Create or continue a study and run it."""
+    from dataclasses import replace
+
+    from tuning import status as state
+    from tuning.parts import warm_starts
+    from tuning.place import check_devices, share_devices
+    from tuning.tune import Tune
+
+    log_notes()
+    spec = load_spec(study, trials, confirm)
+    used = check_devices([name.strip() for name in devices.split(",") if name.strip()])
+    place = open_place(runs, storage, storage_file, corpus)
+    console = stderr()
+    first: list[dict[str, Any]] = []
+    if warm_start is not None:
+        other = replace(place, storage_url=warm_start_storage or place.storage_url)
+        first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
+        console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
+    code, stored = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
+    if code:
+        print("quell: interrupted, trials handed back; the same command goes on with them", file=sys.stderr)
+    state.show(state.summary(stored), stdout())
+    return code
+
+
+def worker(
+    study: StudyFile,
+    corpus: CorpusOption = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
+    part: Annotated[
+        str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
+    ] = "search",
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """One more worker, on this machine, for an existing study."""
+    from tuning.joining import join
+    from tuning.parts import PARTS
+    from tuning.place import check_devices
+
+    log_notes()
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
+    spec = load_spec(study)
+    used = check_devices([device])[0]
+    return join(spec, part, open_place(runs, storage, storage_file, corpus), used, stderr())
+
+
+def status(
+    study: StudyName = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Trials by state and the best so far."""
+    from tuning import status as state
+
+    summary = state.summary(open_study(study, open_place(runs, storage, storage_file)))
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        state.show(summary, stdout())
+    return 0
+
+
+def reproduce(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Train a trial again and compare its score; exit 1 when it differs."""
+    from tuning.place import check_devices
+    from tuning.reproduce import reproduce as train_again
+
+    place = open_place(runs, storage, storage_file)
+    used = check_devices([device])[0]
+    return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())
+
+
+def serve(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
+        "127.0.0.1"
+    ),
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Optuna's gRPC proxy in front of a database, for very many workers."""
+    from tuning.serving import serve as run_server
+
+    log_notes()
+    return run_server(open_place(runs, storage, storage_file), host, port, stderr())
