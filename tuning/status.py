@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from tuning.budget import is_lost
+from tuning.budget import feasible, is_lost
 from tuning.outcome import best_trials
 from tuning.study import metric
 
@@ -19,18 +19,17 @@ def summary(study: optuna.Study, best: int = 10) -> dict[str, Any]:
     """States, the noisy input's scores and the best trials; everything is JSON."""
     found = study.get_trials(deepcopy=False)
     trials = [trial for trial in found if not is_lost(trial)]
-    states = Counter(trial.state.name.lower() for trial in trials)
-    feasible = best_trials(study)
-    infeasible = sum(1 for trial in trials if any(value > 0 for value in trial.constraints.values()))
+    states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
+    confirmed = study.user_attrs.get("confirmed")
     return {
         "study": study.study_name,
         "score": metric(study),
         "trials": study.user_attrs.get("trials", len(trials)),
-        "states": dict(states) | ({"infeasible": infeasible} if infeasible else {}),
+        "states": dict(states),
         "noisy": study.user_attrs.get("noisy", {}),
         "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
-        "leaderboard": [_row(trial) for trial in feasible[:best]],
-    }
+        "leaderboard": [_row(trial) for trial in best_trials(study)[:best]],
+    } | ({"confirmed": confirmed} if confirmed else {})
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
@@ -64,6 +63,10 @@ def show(state: dict[str, Any], console: Console) -> None:
         point = (_shown(row["params"].get(name, "")) for name in searched)
         table.add_row(f"{row['trial']} {row.get('preset', '')}".strip(), *values, *cost, *point)
     console.print(table)
+    if "confirmed" in state:
+        winner = state["confirmed"]["winner"]
+        mean = state["confirmed"]["means"][str(winner)]
+        console.print(f"trial {winner} won over several seeds: mean {state['score']} {mean:.3f}", highlight=False)
 
 
 def _shown(value: Any) -> str:

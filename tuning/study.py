@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from quell.corpus import Corpus
     from tuning.study_file import StudySpec
 
+# When a search was created or continued, ISO 8601 in UTC.
+TUNED = "tuned"
+
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
     """The study of a spec, made when it is new, checked against spec and corpus when it is there.
@@ -79,7 +82,7 @@ def difference(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") 
 
 
 def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A stored study by name; without a name the one that worked last.
+    """A stored study by name; without a name the one that was tuned last, never one that lies beside a search.
 
     Raises:
         StudyNotFound: there is none.
@@ -89,8 +92,7 @@ def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna
     if not names:
         raise StudyNotFound("storage: no studies, expected at least one; run `quell tune STUDY`")
     if name is None:
-        latest = max(summaries, key=lambda s: (s.datetime_start is not None, s.datetime_start or 0))
-        name = latest.study_name
+        name = max(summaries, key=lambda summary: str(summary.user_attrs.get(TUNED, ""))).study_name
     elif name not in names:
         raise StudyNotFound(f"study {name!r}: not in the storage, expected one of {', '.join(names)}")
     return optuna.load_study(study_name=name, storage=storage)

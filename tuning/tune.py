@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tuning.patience import PatientStorage
 from tuning.place import STORAGE, Place
 from tuning.pool import Pool
 from tuning.shown import Shown
-from tuning.study import create_study
+from tuning.study import TUNED, create_study
 from tuning.study_file import StudySpec
 
 
@@ -64,6 +65,7 @@ class Tune:
         ):
             noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores.means()
         study = self._study("search", corpus, storage, noisy)
+        study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
         code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
         if code == 0 and presets and parts.outside(self.spec):
             code = self._pool(
