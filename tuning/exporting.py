@@ -64,7 +64,7 @@ def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen
             if trial.number == number:
                 return Chosen(study.study_name, trial, f"trial {number} of {study.study_name}")
         raise StudyNotFound(f"trial {number}: no weights, expected one of the best trials ({names}); choose among them")
-    if len(study.directions) > 1:
+    if len(study.directions) > 1 and len(ranked) > 1:
         raise StudyNotFound(
             f"study {study.study_name!r}: a front of {len(ranked)} trials, expected --trial with one of {names}; "
             "`quell status` shows what each costs"

@@ -29,7 +29,7 @@ class Shown:
         self.trials = trials
         self.audio_hours = audio_hours
         self.score = score
-        self._told: set[int] = set()
+        self._told: set[int] | None = None  # trials that a line was printed for, or that ended before this began
         self._seen: dict[int, tuple[float, float]] = {}  # running trial -> time and audio hours when first seen
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -71,16 +71,24 @@ class Shown:
         self._live.update(Group(self._table(slots, workers), self._bar))
 
     def _tell(self, ended: list[FrozenTrial], best: str) -> None:
+        if self._told is None:
+            self._told = {trial.number for trial in ended}
+            if ended:
+                self.console.print(f"{len(ended)} of {self.trials} trials ended before{best}", highlight=False)
         for trial in ended:
-            if trial.number in self._told:
-                continue
-            self._told.add(trial.number)
-            failed = trial.state == TrialState.FAIL
-            reason = trial.user_attrs.get("failure" if failed else "pruned", "")
-            found = f"{self.score} {trial.values[0]:.3f}" if trial.state == TrialState.COMPLETE else reason
-            same = f", the same as trial {trial.user_attrs['same_as']}" if "same_as" in trial.user_attrs else ""
-            line = f"trial {trial.number} {trial.state.name.lower()}: {found}{same}"
-            self.console.print(f"{line} ({len(self._told)} of {self.trials}{best})", highlight=False)
+            if trial.number not in self._told:
+                self._told.add(trial.number)
+                line = f"trial {trial.number} {self._ending(trial)} ({len(self._told)} of {self.trials}{best})"
+                self.console.print(line, highlight=False)
+
+    def _ending(self, trial: FrozenTrial) -> str:
+        same = f", the same as trial {trial.user_attrs['same_as']}" if "same_as" in trial.user_attrs else ""
+        if trial.state != TrialState.COMPLETE:
+            key = "failure" if trial.state == TrialState.FAIL else "pruned"
+            return f"{trial.state.name.lower()}: {trial.user_attrs.get(key, '')}{same}"
+        lost = [name for name, value in trial.constraints.items() if value > 0]
+        state, but = ("infeasible", f", but {' and '.join(lost)} below the noisy input's") if lost else ("complete", "")
+        return f"{state}: {self.score} {trial.values[0]:.3f}{but}{same}"
 
     def _table(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> Table:
         table = Table(box=None, pad_edge=False)

@@ -1,0 +1,25 @@
+"""Which trial is exported when none is named."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+
+from tuning import exporting
+from tuning.errors import StudyNotFound
+from tuning.runs import Runs
+
+
+def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    front = optuna.create_study(study_name="front", directions=["maximize", "minimize"])
+    for number, values in enumerate(((2.5, 5e6), (2.25, 6e6), (2.75, 9e6))):
+        front.add_trial(create_trial(values=values))
+        runs.weights("front", number).parent.mkdir(parents=True, exist_ok=True)
+        runs.weights("front", number).touch()
+        if number < 2:
+            assert exporting.choose(front, runs).trial.number == 0
+    with pytest.raises(StudyNotFound, match="a front of 2 trials, expected --trial with one of 2, 0"):
+        exporting.choose(front, runs)
+    assert exporting.choose(front, runs, 0).trial.number == 0
