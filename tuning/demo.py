@@ -26,13 +26,13 @@ def demo(study: Path, place: Place, console: Console, log: Console) -> int:
     started = time.monotonic()
     spec = study_file.load(study)
     devices = share_devices(check_devices([]), 1, 2)
-    code, optuna_study = Tune(spec, study, place, devices, log).run()
+    code, (stored, *_) = Tune(spec, study, place, devices, log).run()
     if code:
         return code
-    status.show(status.summary(optuna_study), console)
+    status.show(status.summary(stored), console)
     folder = place.runs.study(spec.study.name)
     model = folder / "best.pt"
-    export_best(optuna_study, place.runs, model)
+    export_best(stored, place.runs, model)
     noisy, clean, denoised = (folder / f"{name}.wav" for name in ("noisy", "clean", "denoised"))
     label = _write_example(place.open_corpus(spec, log), spec, noisy, clean)
     enhance_file(noisy, denoised, load(model))

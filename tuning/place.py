@@ -17,7 +17,7 @@ from tuning import progress
 from tuning.errors import StorageError, UsageError
 from tuning.patience import PatientStorage
 from tuning.runs import Runs
-from tuning.storage import CONNECTIONS, open_storage
+from tuning.storage import CONNECTIONS, check_scheme, open_storage
 
 if TYPE_CHECKING:
     from tuning.study_file import StudySpec
@@ -31,12 +31,17 @@ def storage_url(flag: str | None, file: Path | None, runs: Runs) -> str:
 
     Raises:
         UsageError: both a URL and a file.
-        StorageError: the file cannot be read, or holds no URL.
+        StorageError: the file cannot be read, or what is asked for is no storage URL.
     """
     if flag and file:
         raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
-    if file is None:
-        return flag or os.environ.get(STORAGE) or runs.storage_url
+    url = _written(file) if file is not None else flag or os.environ.get(STORAGE) or runs.storage_url
+    if url != LOCAL_POSTGRES:
+        check_scheme(url)
+    return url
+
+
+def _written(file: Path) -> str:
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:

@@ -78,7 +78,8 @@ class Shown:
         for trial in ended:
             if trial.number not in self._told:
                 self._told.add(trial.number)
-                line = f"trial {trial.number} {self._ending(trial)} ({len(self._told)} of {self.trials}{best})"
+                known = f" {trial.user_attrs['preset']}" if "preset" in trial.user_attrs else ""
+                line = f"trial {trial.number}{known} {self._ending(trial)} ({len(self._told)} of {self.trials}{best})"
                 self.console.print(line, highlight=False)
 
     def _ending(self, trial: FrozenTrial) -> str:

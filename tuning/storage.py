@@ -61,14 +61,21 @@ def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIO
     Raises:
         StorageError: another scheme, or the database cannot be opened now.
     """
+    check_scheme(url)
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
         return _sqlite(url, create)
-    if scheme in ("postgresql", "postgresql+psycopg"):
-        return _postgres(url, connections)
-    if scheme == "grpc":
-        return _grpc(url)
-    raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
+    return _grpc(url) if scheme == "grpc" else _postgres(url, connections)
+
+
+def check_scheme(url: str) -> None:
+    """Refuses a URL of a kind that `open_storage` does not know, before anything else takes time.
+
+    Raises:
+        StorageError: so.
+    """
+    if url.partition(":")[0] not in ("sqlite", "postgresql", "postgresql+psycopg", "grpc"):
+        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
 
 
 def _patient(storage: RDBStorage) -> PatientStorage:

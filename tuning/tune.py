@@ -43,8 +43,8 @@ class Tune:
     console: Console
     first: Sequence[dict[str, Any]] = field(default=())
 
-    def run(self, *, presets: bool = False) -> tuple[int, optuna.Study]:
-        """Creates or continues the study and runs it with local workers; returns (exit code, study).
+    def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
+        """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
 
         Args:
             presets: train the presets outside the search too.
@@ -67,13 +67,13 @@ class Tune:
         study = self._study("search", corpus, storage, noisy)
         study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
         code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
+        studies = [study]
         if code == 0 and presets and parts.outside(self.spec):
-            code = self._pool(
-                "presets", self._study("presets", corpus, storage, noisy), parts.starts(self.spec, "presets")
-            )
+            studies.append(self._study("presets", corpus, storage, noisy))
+            code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
         if code == 0 and self.spec.study.confirm and best_trainings(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy))
-        return code, study
+        return code, studies
 
     def _study(self, part: str, corpus: Corpus, storage: PatientStorage, noisy: dict[str, float]) -> optuna.Study:
         spec = parts.part(self.spec, part)

@@ -34,12 +34,12 @@ def test_trials_are_told_once_and_those_that_ended_before_are_counted(study: opt
     shown = Shown(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
     assert lines(study, shown) == ["2 of 9 trials ended before, best pesq 2.500"]
     assert lines(study, shown) == []
-    end(study, 2.75)
+    end(study, 2.75, preset="mask-unet")
     end(study, 2.75, same_as=2)
     end(study, state=TrialState.PRUNED, pruned="pesq 2.1 after 0.5 h of audio")
     end(study, state=TrialState.FAIL, failure="step 3: loss nan")
     assert lines(study, shown) == [
-        "trial 2 complete: pesq 2.750 (3 of 9, best pesq 2.750)",
+        "trial 2 mask-unet complete: pesq 2.750 (3 of 9, best pesq 2.750)",
         "trial 3 complete: pesq 2.750, the same as trial 2 (4 of 9, best pesq 2.750)",
         "trial 4 pruned: pesq 2.1 after 0.5 h of audio (5 of 9, best pesq 2.750)",
         "trial 5 fail: step 3: loss nan (6 of 9, best pesq 2.750)",

@@ -80,10 +80,11 @@ def tune(
         other = replace(place, storage_url=warm_start_storage or place.storage_url)
         first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
-    code, stored = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
+    code, studies = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
     if code:
         print("quell: interrupted, trials handed back; the same command goes on with them", file=sys.stderr)
-    state.show(state.summary(stored), stdout())
+    for stored in studies:
+        state.show(state.summary(stored), stdout())
     return code
 
 
