@@ -12,8 +12,8 @@ from rich.table import Table
 from quell import audio, metrics
 from quell.corpus import Corpus
 from quell.enhance import enhance_file
-from quell.export import load
 from quell.heldout import evaluation_set
+from quell.model import load
 from quell.scoring import Scorer
 from tuning import status, study_file
 from tuning.exporting import export_best

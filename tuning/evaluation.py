@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from quell.corpus import Corpus
-from quell.export import Exported
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics import UNITS
+from quell.model import Model
 from quell.scoring import Scorer, Scores
 from tuning import progress
 from tuning.errors import TuningError
@@ -18,7 +18,7 @@ from tuning.study_file import StudySpec
 
 
 def test_scores(
-    model: Exported, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int, console: Console
+    model: Model, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int, console: Console
 ) -> tuple[EvaluationSet, Scores]:
     """So many of the study's test mixtures and the model's scores on them.
 

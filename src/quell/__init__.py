@@ -3,6 +3,32 @@
 Data flows one way: audio -> corpus -> mixing -> denoiser -> scoring -> training -> export. Nothing here knows of a
 search; `tuning` does. torch is imported by the modules that compute with it, so that reading sound, splitting a
 corpus and computing PESQ or STOI do without it.
+
+To use a denoiser:
+
+    import quell
+
+    model = quell.load("best.pt")                       # or best.onnx
+    clean = quell.denoise(noisy, sample_rate, model)    # numpy, (T,) or (T, C); the same shape and rate come back
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quell.enhance import denoise
+    from quell.model import load
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "denoise", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":
+        from quell.model import load
+
+        return load
+    if name == "denoise":
+        from quell.enhance import denoise
+
+        return denoise
+    raise AttributeError(f"module 'quell' has no attribute {name!r}")

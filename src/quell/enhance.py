@@ -1,104 +1,256 @@
-"""Denoising of files and folders."""
+"""Denoising of recordings: at any rate, of any length, piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import soxr
 import torch
+from numpy.typing import NDArray
 
 from quell import audio
+from quell.audio import FloatArray
 from quell.errors import AudioError
-from quell.export import Exported
+from quell.model import Model, Stream
+
+# A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
+# OFFSET_S it may as well be sound.
+OFFSET = 0.1
+OFFSET_S = 0.1
+
+# The pieces of a signal, (n, C) each, from its first sample on; called anew for every pass over it.
+Pieces = Callable[[], Iterator[FloatArray]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to denoise and where the result goes."""
+class Mix:
+    """How much of the input stays in the output.
 
-    source: Path
-    target: Path
-
-
-def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False) -> list[Job]:
-    """What is to be done: one file to a file or into a folder, folders into a folder with their trees kept.
+    Args:
+        wet: share of the denoised signal, 0 to 1.
+        attenuation_limit_db: noise is lowered by so many dB at most; None sets no limit.
 
     Raises:
-        AudioError: an input that is missing or holds no recording, an output that exists or is an input.
+        ValueError: out of range.
     """
-    single = (
-        len(inputs) == 1 and inputs[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
-    )
-    jobs: list[Job] = []
-    for given in inputs:
-        if given.is_dir():
-            found = audio.find(given)
-            if not found:
-                raise AudioError(
-                    f"{given}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder"
-                )
-            jobs += [Job(path, output / path.relative_to(given)) for path in found]
-        elif given.is_file():
-            jobs.append(Job(given, output if single else output / given.name))
-        else:
-            raise AudioError(f"{given}: no such file or folder, expected recordings; check the path")
-    sources = {job.source.resolve() for job in jobs}
-    seen: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target.exists() and job.target.samefile(job.source):
-            raise AudioError(f"{job.target}: is the input itself, expected another place; give another -o")
-        if job.target.resolve() in sources:
-            raise AudioError(f"{job.target}: is an input, too, expected another place; give another -o")
-        if job.target.exists() and not overwrite:
-            raise AudioError(f"{job.target}: exists already, expected a new file; remove it, or give --overwrite")
-        if job.target in seen:
-            raise AudioError(f"{job.target}: wanted by {seen[job.target]} and {job.source}, expected one input each")
-        seen[job.target] = job.source
-    return jobs
+
+    wet: float = 1.0
+    attenuation_limit_db: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wet <= 1:
+            raise ValueError(f"wet: {self.wet}, expected 0 to 1")
+        if self.attenuation_limit_db is not None and not self.attenuation_limit_db >= 0:
+            raise ValueError(f"attenuation limit: {self.attenuation_limit_db} dB, expected at least 0")
+
+    @property
+    def denoised(self) -> float:
+        """Share of the denoised signal after both."""
+        limit = self.attenuation_limit_db
+        return self.wet * (1 - (0.0 if limit is None else 10 ** (-limit / 20)))
 
 
-def run(
-    jobs: Sequence[Job], model: Exported, progress: Callable[[int, int], None] | None = None
-) -> Iterator[AudioError]:
-    """Denoises the files one after the other; a file that fails is yielded as its error, and the others are done."""
-    for done, job in enumerate(jobs):
-        try:
-            enhance_file(job.source, job.target, model)
-        except AudioError as error:
-            yield error
-        if progress is not None:
-            progress(done + 1, len(jobs))
+@dataclass(frozen=True)
+class Report:
+    """What came out of one recording."""
+
+    seconds: float
+    peak: float  # full scale is 1
+    limited: int  # samples beyond full scale that a format of whole numbers could not hold
 
 
-def enhance_file(source: Path, target: Path, model: Exported) -> None:
-    """Denoises one file; rate, channels, length, container and sub-format are kept.
+def denoise(waveform: FloatArray, sample_rate: int, model: Model, mix: Mix | None = None) -> FloatArray:
+    """A denoised recording at the rate it came in; every channel by itself.
+
+    Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
+    full scale where its input did.
+
+    Args:
+        waveform: float, full scale at 1.
+        sample_rate: of the waveform, Hz.
+        model: from `quell.load`.
+
+    Shape:
+        waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
+
+    Raises:
+        ValueError: another shape, or samples that are not finite.
+    """
+    samples = np.asarray(waveform, dtype=np.float32)
+    if samples.ndim not in (1, 2) or len(samples) == 0:
+        raise ValueError(f"waveform: shape {samples.shape}, expected (T,) or (T, C) with at least one sample")
+    if not np.isfinite(samples).all():
+        raise ValueError("waveform: NaN or infinite samples, expected numbers")
+    channels = samples.reshape(len(samples), -1)
+
+    def pieces() -> Iterator[FloatArray]:
+        for start in range(0, len(channels), audio.READ_BLOCK):
+            yield channels[start : start + audio.READ_BLOCK]
+
+    return np.concatenate(list(denoised(pieces, sample_rate, model, mix))).reshape(samples.shape)
+
+
+def enhance_file(
+    source: Path,
+    target: Path,
+    model: Model,
+    mix: Mix | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Report:
+    """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
+
+    Memory is bounded whatever its length: a block of 8 s and its context at the model's rate, per channel.
+
+    Args:
+        progress: called with the seconds that were done since it was called before; what it raises comes through.
 
     Raises:
         AudioError: the file cannot be read, or the result not written.
     """
-    samples, stored = audio.read(source)
     if target.suffix.lower() != source.suffix.lower():
         raise AudioError(f"{target}: another format than {source.name}, expected {source.suffix}; rename the output")
+    recording = audio.Recording(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AudioError(f"{target}: {error}, expected a folder that can be made; give another -o") from error
-    audio.write(target, enhance(samples, stored.sample_rate, model), stored)
+    with audio.writing(target, recording.stored, recording.channels) as append:
+        return transfer(recording, model, append, mix, progress)
 
 
-def enhance(samples: audio.FloatArray, sample_rate: int, model: Exported) -> audio.FloatArray:
-    """Denoised samples at the rate they came in; every channel by itself.
+def transfer(
+    recording: audio.Recording,
+    model: Model,
+    append: Callable[[FloatArray], None],
+    mix: Mix | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Report:
+    """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
+    peak, limited = 0.0, 0
+    rate = recording.stored.sample_rate
+    for piece in denoised(recording.blocks, rate, model, mix):
+        loud = np.abs(piece)
+        peak = max(peak, float(loud.max(initial=0.0)))
+        limited += int((loud > 1).sum()) if recording.stored.whole_numbers else 0
+        append(piece)
+        if progress is not None:
+            progress(len(piece) / rate)
+    return Report(recording.frames / rate, peak, limited)
 
-    Nothing above half the model's rate comes back from a file of a higher rate.
 
-    Shape:
-        samples: (T, C), T >= 1. Returns (T, C).
+def denoised(pieces: Pieces, sample_rate: int, model: Model, mix: Mix | None = None) -> Iterator[FloatArray]:
+    """The pieces of a denoised signal, (m, C) each, together as long as the signal; it is passed over up to three
+    times, the first two to find its level."""
+    share = (mix or Mix()).denoised
+    signal = _measure(pieces, sample_rate, model.sample_rate)
+    channels = len(signal.levels)
+    way_in = _Resampler(sample_rate, model.sample_rate, channels, signal.frames)
+    stream = Stream(model, signal.levels.tolist())
+    way_out = _Resampler(model.sample_rate, sample_rate, channels, way_in.length, signal.frames)
+    kept = _Kept()
+
+    def mixed(clean: FloatArray) -> FloatArray:
+        if share == 1:
+            return clean
+        return (share * clean + (1 - share) * kept.take(len(clean))).astype(np.float32)
+
+    for piece in pieces():
+        if share != 1:
+            kept.put(piece)
+        for block in stream.push(_tensor(way_in.push(piece - signal.offsets))):
+            yield mixed(way_out.push(block.numpy().T))
+    for rest in (stream.push(_tensor(way_in.finish())), stream.finish()):
+        for block in rest:
+            yield mixed(way_out.push(block.numpy().T))
+    yield mixed(way_out.finish())
+
+
+def _tensor(samples: FloatArray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(samples.T))
+
+
+class _Signal(NamedTuple):
+    frames: int
+    offsets: FloatArray  # (C,)
+    levels: NDArray[np.float64]  # (C,), rms without the offset, at the model's rate
+
+
+def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
+    frames, total, squares = 0, np.zeros(1), np.zeros(1)
+    for piece in pieces():
+        frames += len(piece)
+        total = total + piece.sum(axis=0, dtype=np.float64)
+        squares = squares + np.square(piece, dtype=np.float64).sum(axis=0)
+    means, rms = total / frames, np.sqrt(squares / frames)
+    there = (np.abs(means) > OFFSET * rms) & (frames >= OFFSET_S * sample_rate)
+    offsets = np.where(there, means, 0.0).astype(np.float32)
+    if sample_rate == model_rate:
+        power = squares / frames - offsets * (2 * means - offsets)
+        return _Signal(frames, offsets, np.sqrt(np.maximum(power, 0.0)))
+    resampler = _Resampler(sample_rate, model_rate, len(means), frames)
+    squares = np.zeros(len(means))
+    for piece in pieces():
+        squares += np.square(resampler.push(piece - offsets), dtype=np.float64).sum(axis=0)
+    squares += np.square(resampler.finish(), dtype=np.float64).sum(axis=0)
+    return _Signal(frames, offsets, np.sqrt(squares / resampler.length))
+
+
+class _Resampler:
+    """As `audio.resample`, piece by piece.
+
+    Args:
+        frames: of the whole signal.
+        length: of what comes out in all; by the rates when it is not given.
     """
-    at_model_rate = audio.resample(samples, sample_rate, model.sample_rate)
-    clean = model(torch.from_numpy(np.ascontiguousarray(at_model_rate.T))).numpy().T
-    back = audio.resample(np.ascontiguousarray(clean), model.sample_rate, sample_rate)
-    if len(back) < len(samples):  # rounded to whole samples on the way
-        back = np.concatenate([back, np.zeros((len(samples) - len(back), back.shape[1]), np.float32)])
-    return back[: len(samples)]
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int, frames: int, length: int | None = None) -> None:
+        self.length = max(1, round(frames * to_rate / from_rate)) if length is None else length
+        self._left = self.length
+        self._channels = channels
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="VHQ")
+
+    def push(self, samples: FloatArray) -> FloatArray:
+        """What (n, C) samples bring."""
+        return self._made(samples, last=False)
+
+    def finish(self) -> FloatArray:
+        """The rest, so that the length is right."""
+        rest = self._made(np.zeros((0, self._channels), np.float32), last=True)
+        missing = np.zeros((self._left, self._channels), np.float32)  # soxr may round the last sample away
+        return np.concatenate([rest, missing])
+
+    def _made(self, samples: FloatArray, *, last: bool) -> FloatArray:
+        if self._stream is not None:
+            samples = self._stream.resample_chunk(np.ascontiguousarray(samples), last=last)
+            samples = samples.reshape(-1, self._channels)
+        samples = samples[: self._left]
+        self._left -= len(samples)
+        return samples
+
+
+class _Kept:
+    """Samples that wait to be mixed in."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[FloatArray] = deque()
+
+    def put(self, piece: FloatArray) -> None:
+        self._pieces.append(piece)
+
+    def take(self, frames: int) -> FloatArray:
+        """The next (frames, C)."""
+        taken: list[FloatArray] = []
+        while frames > 0:
+            piece = self._pieces.popleft()
+            if len(piece) > frames:
+                self._pieces.appendleft(piece[frames:])
+            taken.append(piece[:frames])
+            frames -= len(taken[-1])
+        return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)

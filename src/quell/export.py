@@ -1,13 +1,11 @@
-"""A denoiser as one TorchScript file that needs nothing but torch, and back."""
+"""A denoiser as one file: TorchScript, which needs nothing but torch, ONNX, or a torch.export program."""
 
 from __future__ import annotations
 
 import copy
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from quell.atomic import replacing
+from quell.blocks import blocks_of, span
 from quell.denoiser import Denoiser, rms
 from quell.errors import ExportError
+from quell.model import METADATA, quiet
 
-METADATA = "quell.json"
-# A block's length: longer ones cost more per second in page faults (60 s in one pass: twice the time of 4 s).
-BLOCK_S = 8.0
 TOLERANCE = 1e-5
+FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
 
 
 class BlockDenoiser(nn.Module):
@@ -36,8 +34,7 @@ class BlockDenoiser(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.sample_rate = denoiser.config.sample_rate
-        self.grid, self.margin, self.context = denoiser.grid, denoiser.margin, denoiser.context
-        self.block = max(1, round(BLOCK_S * self.sample_rate / self.grid)) * self.grid
+        self.grid, self.margin, self.context, self.block, _ = blocks_of(denoiser)
 
     def forward(self, noisy: Tensor) -> Tensor:
         """Clean waveform. Shape: (T,) or (B, T), any T; the same is returned, as float32."""
@@ -49,46 +46,41 @@ class BlockDenoiser(nn.Module):
         state = self.denoiser.network.first_state(batch)
         done = [batch[:, :0]]
         for start in range(0, length, self.block):
-            begin = max(start - self.context, 0)
-            end = min(start + self.block + self.context, length)
-            # From `margin` before a block on, the deepest level is exact: there the recurrence takes over.
-            lead = (max(start - self.margin, 0) - begin) // self.grid
-            mark = (max(start + self.block - self.margin, 0) - begin) // self.grid
+            begin, end, lead, mark = span(start, length, self.grid, self.margin, self.context, self.block)
             clean, state = self.denoiser.carry_on(batch[:, begin:end], level, state, lead, mark)
             done.append(clean[:, start - begin : start - begin + self.block])
         return torch.cat(done, dim=-1).reshape(noisy.shape)
 
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported file, loaded: call it with (T,) or (B, T) float32 at `sample_rate`."""
-
-    module: torch.jit.ScriptModule
-    sample_rate: int
-    metadata: dict[str, Any]
-
-    def __call__(self, noisy: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.module(noisy)  # type: ignore[no-any-return]
+    @torch.jit.export
+    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+        """One block, as `Denoiser.carry_on`: for signals that do not fit into memory."""
+        return self.denoiser.carry_on(noisy, level, state, lead, mark)
 
 
-def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any]) -> None:
-    """Writes the frozen TorchScript of a denoiser, with its metadata inside, once it was found to equal the eager one.
+def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str = "torchscript") -> None:
+    """Writes a denoiser with its metadata inside, once what is written was found to equal the eager one.
+
+    Args:
+        kind: one of FORMATS.
 
     Raises:
-        ExportError: the scripted output is off, or the file cannot be written.
+        ExportError: the written denoiser is off or cannot be made, or the file cannot be written.
     """
-    frozen = freeze(denoiser)
-    _compare(frozen, BlockDenoiser(_on_cpu(denoiser)), path)
     config = denoiser.config
-    known = {"denoiser": asdict(config), "sample_rate": config.sample_rate, "torch": torch.__version__}
-    with _scripting():
-        try:
-            with replacing(path) as partial:
-                frozen.save(str(partial), _extra_files={METADATA: json.dumps(known | metadata)})
-        except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error
+    known = {
+        "denoiser": asdict(config),
+        "sample_rate": config.sample_rate,
+        "blocks": blocks_of(denoiser)._asdict(),
+        "torch": torch.__version__,
+    }
+    text = json.dumps(known | metadata)
+    try:
+        with replacing(path) as partial:
+            write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
+            compare(write(denoiser, partial, text), denoiser, path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error
 
 
 def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
@@ -97,53 +89,66 @@ def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
     Weights are laid out channels last, which takes less time on CPUs.
     """
     module = BlockDenoiser(_on_cpu(denoiser)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with _scripting():
-        frozen: torch.jit.ScriptModule = torch.jit.freeze(torch.jit.script(module.eval()), ["sample_rate"])
+    with quiet():
+        scripted = torch.jit.script(module.eval())
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(scripted, ["sample_rate", "carry_on"])
     return frozen
 
 
-def load(path: Path) -> Exported:
-    """An exported file, on the CPU.
+def _torchscript(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
+    with quiet():
+        freeze(denoiser).save(str(path), _extra_files={METADATA: text})
+        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return]
+
+
+def _onnx(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        missing = error.name
+        raise ExportError(
+            f"{path}: {missing} is not installed, expected it for ONNX; pip install 'quell-denoiser[onnx]'"
+        ) from None
+    from quell.graph import onnx_bytes
+
+    path.write_bytes(onnx_bytes(denoiser, {METADATA: text}))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda noisy: torch.from_numpy(session.run(["clean"], {"noisy": noisy.numpy()})[0])
+
+
+def _pt2(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
+    from quell.graph import program
+
+    torch.export.save(program(denoiser, onnx=False), path, extra_files={METADATA: text})
+    loaded = torch.export.load(path).module()
+    return lambda noisy: loaded(noisy)[0]
+
+
+def compare(written: Callable[[Tensor], Tensor], denoiser: Denoiser, path: Path) -> None:
+    """Holds an exported denoiser against the eager one, on short, odd and long signals, with silence in them.
 
     Raises:
-        ExportError: the file is missing or is not one of ours.
+        ExportError: they differ by more than TOLERANCE of the peak.
     """
-    extra = {METADATA: ""}
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")
-    with _scripting():
-        try:
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
-            metadata = json.loads(extra[METADATA])
-            return Exported(module.eval(), int(metadata["sample_rate"]), metadata)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ExportError(f"{path}: not an exported denoiser, expected a file made by `quell export`") from error
-
-
-def _compare(scripted: nn.Module, eager: BlockDenoiser, path: Path) -> None:
+    eager = _on_cpu(denoiser)
     generator = torch.Generator().manual_seed(0)
-    rate = eager.sample_rate
+    rate, block = denoiser.config.sample_rate, blocks_of(denoiser).block
     with torch.inference_mode():
         # One sample, 0.1 s, a length that no hop divides, and one that takes three blocks.
-        for length in (1, rate // 10, rate + 1, 2 * eager.block + rate // 3):
+        for length in (1, rate // 10, rate + 1, 2 * block + rate // 3):
             for batch in (1, 2):
                 noisy = 0.1 * torch.randn(batch, length, generator=generator)
+                noisy[:, length // 2 : length // 2 + rate // 10] = 0
                 expected = eager(noisy)
                 # An output that is no mask may be louder than full scale, and rounds accordingly.
-                gap = (scripted(noisy) - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+                gap = (written(noisy) - expected).abs().max().item() / max(1.0, expected.abs().max().item())
                 if not gap <= TOLERANCE:  # written so that NaN fails too
-                    found = f"scripted output is off by {gap:.1e} at {batch} x {length} samples"
+                    found = f"exported output is off by {gap:.1e} at {batch} x {length} samples"
                     raise ExportError(f"{path}: {found}, expected at most {TOLERANCE}")
 
 
 def _on_cpu(denoiser: Denoiser) -> Denoiser:
     return copy.deepcopy(denoiser).cpu().eval()
-
-
-@contextmanager
-def _scripting() -> Iterator[None]:
-    """Quiet about TorchScript's deprecation (torch 2.13, no date): its files are what older torch and C++ load."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
-        yield

@@ -11,18 +11,27 @@ import soundfile
 import torch
 
 from quell import audio, export
-from quell.enhance import Job, enhance, enhance_file, plan, run
+from quell.blocks import Blocks
+from quell.enhance import Mix, denoise, denoised, enhance_file
 from quell.errors import AudioError
-from quell.export import Exported
+from quell.model import Model, load
 
-IDENTITY = Exported(torch.nn.Identity(), 8_000, {})
+
+class Identity(Model):
+    """Answers what it is asked, in blocks of 0.1 s."""
+
+    def carry_on(self, noisy, level, state, lead, mark):
+        return noisy, state
+
+
+IDENTITY = Identity(8_000, {}, Blocks(grid=8, margin=0, context=0, block=800, state_units=0))
 
 
 @pytest.fixture(scope="module")
 def model(tiny_denoiser, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.pt"
     export.export(tiny_denoiser(), path, {})
-    return export.load(path)
+    return load(path)
 
 
 def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
@@ -62,105 +71,32 @@ def test_a_file_at_the_models_rate_becomes_what_the_model_answers(tmp_path, mode
 
 def test_channels_do_not_hear_each_other(model):
     samples = np.random.default_rng(3).standard_normal((1_501, 6)).astype(np.float32)
-    together = enhance(samples, 16_000, model)
+    together = denoise(samples, 16_000, model)
     for i in range(6):
-        np.testing.assert_allclose(enhance(samples[:, [i]], 16_000, model), together[:, [i]], atol=1e-5)  # as above
+        np.testing.assert_allclose(denoise(samples[:, [i]], 16_000, model), together[:, [i]], atol=1e-5)  # as above
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 def test_the_way_to_the_models_rate_and_back_neither_delays_nor_colours(rate):
     samples = np.sin(2 * np.pi * 1_000 / rate * np.arange(rate)).astype(np.float32)[:, None]
     inner = slice(rate // 10, -rate // 10)  # soxr rings where the tone starts and stops
-    assert np.abs(enhance(samples, rate, IDENTITY) - samples)[inner].max() < 1e-4  # -80 dB
+    assert np.abs(denoise(samples, rate, IDENTITY) - samples)[inner].max() < 1e-4  # -80 dB
 
 
 def test_nothing_above_half_the_models_rate_comes_back():
     samples = np.sin(2 * np.pi * 6_000 / 48_000 * np.arange(48_000)).astype(np.float32)[:, None]
-    assert np.abs(enhance(samples, 48_000, IDENTITY))[4_800:-4_800].max() < 1e-4  # -80 dB
+    assert np.abs(denoise(samples, 48_000, IDENTITY))[4_800:-4_800].max() < 1e-4  # -80 dB
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
 def test_every_short_length_is_kept(rate):
     for length in (1, 2, 3, 5, 10, 99):
-        assert enhance(np.ones((length, 2), np.float32), rate, IDENTITY).shape == (length, 2)
+        assert denoise(np.ones((length, 2), np.float32), rate, IDENTITY).shape == (length, 2)
 
 
 def test_silence_stays_silence(tmp_path, model):
     enhance_file(write(tmp_path / "a.wav", np.zeros(900), 44_100), tmp_path / "b.wav", model)
     assert not audio.read(tmp_path / "b.wav")[0].any()
-
-
-def test_a_folder_keeps_its_tree(tmp_path, model):
-    for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/.hidden/d.wav", "x/notes.txt"):
-        path = tmp_path / "in" / name
-        write(path) if path.suffix != ".txt" else path.write_text("notes")
-    done = []
-    assert list(run(plan([tmp_path / "in"], tmp_path / "out"), model, lambda *at: done.append(at))) == []
-    made = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert made == ["a.wav", "x/b.flac", "x/y/c.wav"]
-    assert done == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
-    source = write(tmp_path / "a.wav")
-    (tmp_path / "there.wav").mkdir()
-    for output, target in [("b.wav", "b.wav"), ("new", "new/a.wav"), ("there.wav", "there.wav/a.wav")]:
-        assert plan([source], tmp_path / output) == [Job(source, tmp_path / target)]
-    other = write(tmp_path / "x" / "b.wav")
-    assert [job.target for job in plan([source, other], tmp_path / "o.wav")] == [
-        tmp_path / "o.wav" / "a.wav",
-        tmp_path / "o.wav" / "b.wav",
-    ]
-
-
-def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model):
-    for name in "abc":
-        write(tmp_path / "in" / f"{name}.wav")
-    (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
-    done = []
-    (error,) = run(plan([tmp_path / "in"], tmp_path / "out"), model, lambda *at: done.append(at))
-    assert str(error).startswith(f"{tmp_path / 'in' / 'b.wav'}: ")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
-    assert done == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model):
-    source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
-    with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
-        plan([source], target)
-    assert list(run(plan([source], target, overwrite=True), model)) == []
-    assert stored(target) == stored(source)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_the_input_itself_is_refused(tmp_path, overwrite):
-    source = write(tmp_path / "in" / "a.wav")
-    (tmp_path / "link").symlink_to(tmp_path / "in")
-    for given, output in [(source, source), (source, tmp_path / "in"), (tmp_path / "in", tmp_path / "link")]:
-        with pytest.raises(AudioError, match=r"a\.wav: is the input itself"):
-            plan([given], output, overwrite=overwrite)
-
-
-def test_an_output_that_is_another_input_is_refused(tmp_path):
-    write(tmp_path / "in" / "a.wav")
-    lost = write(tmp_path / "in" / "x" / "a.wav")  # would be overwritten before it is read
-    with pytest.raises(AudioError, match=re.escape(f"{lost}: is an input, too")):
-        plan([tmp_path / "in"], tmp_path / "in" / "x", overwrite=True)
-
-
-def test_two_inputs_for_one_output_are_refused(tmp_path):
-    one, other = write(tmp_path / "1" / "a.wav"), write(tmp_path / "2" / "a.wav")
-    target = tmp_path / "out" / "a.wav"
-    with pytest.raises(AudioError, match=re.escape(f"{target}: wanted by {one} and {other}")):
-        plan([one, other], tmp_path / "out")
-
-
-def test_missing_and_empty_inputs_are_named(tmp_path):
-    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'none.wav'}: no such file or folder")):
-        plan([tmp_path / "none.wav"], tmp_path / "out")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'empty'}: no sound files")):
-        plan([tmp_path / "empty"], tmp_path / "out")
 
 
 def test_another_format_is_refused_by_both_names(tmp_path):
@@ -170,9 +106,121 @@ def test_another_format_is_refused_by_both_names(tmp_path):
     assert not target.exists()
 
 
-def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path):
-    source, blocked = write(tmp_path / "a.wav"), tmp_path / "out"
-    jobs = plan([source], blocked)
-    blocked.write_text("a file where the folder should be")
-    (error,) = run(jobs, IDENTITY)
-    assert isinstance(error, AudioError) and str(error).startswith(f"{blocked / 'a.wav'}: ")
+@pytest.mark.parametrize("settings", [{}, {"bottleneck": "forward", "bottleneck_units": 4}, {"bottleneck": "both"}])
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+def test_pieces_of_any_size_give_what_one_pass_gives(tiny_denoiser, tmp_path, settings, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    denoiser = tiny_denoiser(seed=3, **settings)
+    export.export(denoiser, tmp_path / f"model{export.FORMATS[kind]}", {}, kind)
+    model = load(tmp_path / f"model{export.FORMATS[kind]}")
+    length = 2 * model.blocks.block + 2 * model.blocks.context + 321
+    waveform = 0.1 * np.random.default_rng(4).standard_normal((length, 2)).astype(np.float32)
+    waveform *= np.linspace(0.01, 1, length, dtype=np.float32)[:, None]
+    with torch.inference_mode():
+        whole = denoiser(torch.from_numpy(waveform.T.copy())).numpy().T
+    for size in (997, 65_536, length):
+        pieces = [waveform[start : start + size] for start in range(0, length, size)]
+        found = np.concatenate(list(denoised(lambda pieces=pieces: iter(pieces), 8_000, model)))
+        assert np.abs(found - whole).max() <= 1e-5
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_pieces_are_resampled_as_the_whole_is(rate):
+    samples = np.random.default_rng(5).standard_normal((rate + 77, 2)).astype(np.float32)
+    down = audio.resample(samples, rate, 8_000)
+    whole = audio.resample(down, 8_000, rate)[: len(samples)]
+    pieces = [samples[start : start + 1_234] for start in range(0, len(samples), 1_234)]
+    found = np.concatenate(list(denoised(lambda: iter(pieces), rate, IDENTITY)))
+    assert found.shape == samples.shape
+    assert np.abs(found[: len(whole)] - whole).max() <= 1e-5  # float32
+
+
+@pytest.mark.parametrize("gain_db", [-40, -12, 12])
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_the_answer_follows_the_gain_of_a_recording(model, gain_db, rate):
+    samples = 0.1 * np.random.default_rng(6).standard_normal((rate // 2, 1)).astype(np.float32)
+    gain = np.float32(10 ** (gain_db / 20))
+    answer = denoise(samples, rate, model)
+    # The level is divided by: float32 rounds in the last of 24 bits, and the network carries that on
+    assert np.abs(denoise(gain * samples, rate, model) - gain * answer).max() <= 1e-5 * gain * np.abs(answer).max()
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_an_offset_of_the_recorder_changes_nothing_but_is_gone(model, rate):
+    samples = 0.1 * np.random.default_rng(7).standard_normal((rate, 1)).astype(np.float32)
+    samples -= samples.mean()
+    answer = denoise(samples, rate, model)
+    assert np.abs(denoise(samples + np.float32(0.5), rate, model) - answer).max() < 1e-4  # -80 dB
+
+
+def test_full_scale_square_waves_are_answered_with_numbers(model):
+    samples = np.sign(np.sin(np.arange(8_000) / 20)).astype(np.float32)
+    assert np.isfinite(denoise(samples, 8_000, model)).all()
+
+
+@pytest.mark.parametrize("rate", [8_000, 48_000])
+def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(model, rate):
+    samples = 0.1 * np.random.default_rng(8).standard_normal((rate + 3, 2)).astype(np.float32)
+    clean = denoise(samples, rate, model)
+    for mix, share in ((Mix(wet=0.8), 0.8), (Mix(wet=0), 0), (Mix(attenuation_limit_db=20), 0.9), (Mix(0.5, 20), 0.45)):
+        assert mix.denoised == pytest.approx(share)
+        found = denoise(samples, rate, model, mix)
+        np.testing.assert_allclose(found, share * clean + (1 - share) * samples, atol=1e-6)  # float32
+
+
+def test_an_attenuation_limit_leaves_so_much_of_the_noise():
+    class Silence(Identity):
+        def carry_on(self, noisy, level, state, lead, mark):
+            return torch.zeros_like(noisy), state
+
+    samples = 0.1 * np.random.default_rng(9).standard_normal((8_000, 1)).astype(np.float32)
+    mute = Silence(8_000, {}, IDENTITY.blocks)
+    for limit_db in (0, 6, 18):
+        found = denoise(samples, 8_000, mute, Mix(attenuation_limit_db=limit_db))
+        lowered_db = 20 * np.log10(np.sqrt(np.square(samples).mean() / np.square(found).mean()))
+        assert lowered_db == pytest.approx(limit_db, abs=1e-3)  # float32
+
+
+@pytest.mark.parametrize("settings", [{"wet": -0.1}, {"wet": 1.1}, {"wet": np.nan}, {"attenuation_limit_db": -1.0}])
+def test_a_mix_out_of_range_is_refused(settings):
+    with pytest.raises(ValueError, match="expected"):
+        Mix(**settings)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_what_passes_full_scale_is_reported_and_limited_only_where_it_must_be(tmp_path, subtype):
+    class Louder(Identity):
+        def carry_on(self, noisy, level, state, lead, mark):
+            return 2 * noisy, state
+
+    samples = np.full(1_000, 0.25, np.float32) * np.sign(np.sin(np.arange(1_000) / 5)).astype(np.float32)
+    samples[:10] = 0.75
+    source = write(tmp_path / "a.wav", samples, subtype=subtype)
+    report = enhance_file(source, tmp_path / "b.wav", Louder(8_000, {}, IDENTITY.blocks))
+    assert report.peak == pytest.approx(1.5)
+    assert report.limited == (10 if subtype == "PCM_16" else 0)
+    found = audio.read(tmp_path / "b.wav")[0][:, 0]
+    wanted = 2 * samples if subtype == "FLOAT" else np.clip(2 * samples, -1, 1)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)  # the gain stays; 16 bits
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (3, 2, 2)])
+def test_a_waveform_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"expected \(T,\) or \(T, C\)"):
+        denoise(np.zeros(shape), 8_000, IDENTITY)
+
+
+def test_a_waveform_with_nan_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        denoise(np.array([0.0, np.nan]), 8_000, IDENTITY)
+
+
+def test_tags_and_byte_order_are_kept(tmp_path, model):
+    with soundfile.SoundFile(tmp_path / "a.aiff", "w", 8_000, 1, "PCM_16", "LITTLE") as file:
+        file.title = "Interview"
+        file.write(np.zeros(100))
+    enhance_file(tmp_path / "a.aiff", tmp_path / "b.aiff", model)
+    with soundfile.SoundFile(tmp_path / "b.aiff") as file:
+        assert (file.title, file.subtype) == ("Interview", "PCM_16")

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from quell import export
+from quell.blocks import blocks_of
 from quell.errors import ExportError
 from quell.export import BlockDenoiser
+from quell.model import METADATA, load
 
 # One sample, 0.1 s, and a length that no hop divides.
 LENGTHS = (1, 800, 8_001)
@@ -92,8 +94,9 @@ def test_blocks_give_what_one_pass_gives(tiny_denoiser, settings):
 def test_blocks_of_a_drawn_denoiser_give_what_one_pass_gives(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(number))
     blocks = BlockDenoiser(denoiser)
-    blocks.block = max(3 * blocks.grid, blocks.context // 2 // blocks.grid * blocks.grid)
-    length = 3 * blocks.context + 7  # so that some blocks hear neither end
+    grid, context = denoiser.grid, denoiser.context
+    blocks.block = max(3 * grid, context // 2 // grid * grid)
+    length = 3 * context + 7  # so that some blocks hear neither end
     waveform = noisy(1, length) * torch.linspace(0.01, 1, length)
     whole = denoiser(waveform)
     assert relative_gap(blocks(waveform), whole) <= 1e-5  # float32 sums over other lengths round otherwise
@@ -114,7 +117,7 @@ def test_scripted_and_frozen_a_drawn_denoiser_stays_what_it_is(tiny_denoiser, dr
 def test_blocks_need_the_state_they_carry(tiny_denoiser, settings, monkeypatch):
     denoiser = tiny_denoiser(bottleneck="forward", bottleneck_units=8, time_stride=1, depth=2, **settings)
     blocks = BlockDenoiser(denoiser)
-    blocks.block = 4 * blocks.grid
+    blocks.block = 4 * denoiser.grid
     waveform = noisy(1, 4_000)
     whole = denoiser(waveform)
     assert relative_gap(blocks(waveform), whole) <= 1e-5  # as above
@@ -137,8 +140,8 @@ def test_blocks_need_the_context_they_take(tiny_denoiser):
 
 
 def test_exported_file_gives_one_pass_on_a_signal_of_several_blocks(denoiser, path):
-    model = export.load(path)
-    waveform = noisy(2 * BlockDenoiser(denoiser).block + 1_234)
+    model = load(path)
+    waveform = noisy(2 * blocks_of(denoiser).block + 1_234)
     with torch.inference_mode():
         gap = (model(waveform) - denoiser(waveform[None])[0]).abs().max().item()
     assert gap <= 1e-5
@@ -146,7 +149,7 @@ def test_exported_file_gives_one_pass_on_a_signal_of_several_blocks(denoiser, pa
 
 @pytest.mark.parametrize("gain_db", [-40, -12, 12])
 def test_exported_file_follows_the_gain_of_its_input(path, gain_db):
-    model, gain = export.load(path), 10 ** (gain_db / 20)
+    model, gain = load(path), 10 ** (gain_db / 20)
     waveform = noisy(5_000)
     answer = model(waveform)
     # 1e-5 of the peak: the division by the level rounds in the last of 24 bits, and the network carries that on
@@ -154,13 +157,13 @@ def test_exported_file_follows_the_gain_of_its_input(path, gain_db):
 
 
 def test_exported_file_answers_silence_with_silence_and_nothing_with_nothing(path):
-    model = export.load(path)
+    model = load(path)
     assert torch.equal(model(torch.zeros(2, 500)), torch.zeros(2, 500))
     assert model(torch.zeros(0)).shape == (0,)
 
 
 def test_file_holds_its_metadata(path):
-    model = export.load(path)
+    model = load(path)
     assert model.sample_rate == 8_000
     assert model.metadata["study"] == "rainy" and model.metadata["score"] == 2.5
     assert model.metadata["denoiser"]["win_length"] == 128
@@ -169,30 +172,30 @@ def test_file_holds_its_metadata(path):
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'none.pt'}: no such file")):
-        export.load(tmp_path / "none.pt")
+        load(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("content", [b"not a model\n", b"", b"PK\x03\x04 and then nothing"])
 def test_file_that_is_no_torchscript_is_named(tmp_path, content):
     (tmp_path / "notes.pt").write_bytes(content)
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'notes.pt'}: not an exported denoiser")):
-        export.load(tmp_path / "notes.pt")
+        load(tmp_path / "notes.pt")
 
 
 def test_damaged_file_is_named(path, tmp_path):
     content = path.read_bytes()
     (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'half.pt'}: not an exported denoiser")):
-        export.load(tmp_path / "half.pt")
+        load(tmp_path / "half.pt")
 
 
 @pytest.mark.parametrize("metadata", [None, "{}", "[8000]", "null", '{"sample_rate": "fast"}'])
 def test_torchscript_of_somebody_else_is_named(tmp_path, metadata):
     other = torch.jit.script(torch.nn.Identity())
-    extra = {} if metadata is None else {export.METADATA: metadata}
+    extra = {} if metadata is None else {METADATA: metadata}
     torch.jit.save(other, str(tmp_path / "other.pt"), _extra_files=extra)
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'other.pt'}: not an exported denoiser")):
-        export.load(tmp_path / "other.pt")
+        load(tmp_path / "other.pt")
 
 
 def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_path):
@@ -200,7 +203,7 @@ def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_
     torch.nn.init.constant_(broken.network.encoder[0][0][0].weight, np.nan)
     target = tmp_path / "model.pt"
     target.write_bytes(b"the old one")
-    with pytest.raises(ExportError, match=re.escape(f"{target}: scripted output is off by nan at 1 x 1 samples")):
+    with pytest.raises(ExportError, match=re.escape(f"{target}: exported output is off by nan at 1 x 1 samples")):
         export.export(broken, target, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     assert target.read_bytes() == b"the old one"
@@ -211,7 +214,7 @@ def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise RuntimeError("disk full\nC++ stack")
 
-    monkeypatch.setattr(export, "_compare", lambda *_: None)
+    monkeypatch.setattr(export, "compare", lambda *_: None)
     monkeypatch.setattr(torch.jit.RecursiveScriptModule, "save", save_half)
     target = tmp_path / "model.pt"
     target.write_bytes(b"the old one")
@@ -221,7 +224,7 @@ def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
 
 
 def test_target_that_cannot_be_written_is_named(denoiser, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_compare", lambda *_: None)
+    monkeypatch.setattr(export, "compare", lambda *_: None)
     target = tmp_path / "nowhere" / "model.pt"
     with pytest.raises(ExportError, match=re.escape(f"{target}: ")):
         export.export(denoiser, target, {})

@@ -11,6 +11,7 @@ from quell.config import TrainingConfig
 from quell.corpus import Corpus, CorpusConfig, prepare
 from quell.denoiser import Denoiser
 from quell.heldout import evaluation_set
+from quell.model import load
 from quell.scoring import Scorer
 from quell.training import train
 from tuning import space
@@ -48,7 +49,7 @@ def test_a_preset_trains_is_scored_and_exports(name: str, corpus: Corpus, scorer
     assert (trained.iou is None) == (PRESETS[name]["representation"] != "log")
     export.export(trained.denoiser, tmp_path / "model.pt", {})
     noisy = torch.from_numpy(validation.noisy[0])
-    gap = export.load(tmp_path / "model.pt")(noisy) - trained.denoiser(noisy[None])[0].detach()
+    gap = load(tmp_path / "model.pt")(noisy) - trained.denoiser(noisy[None])[0].detach()
     assert gap.abs().max() <= 1e-5  # float32 sums in another order
 
 

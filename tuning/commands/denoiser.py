@@ -51,25 +51,36 @@ def export(
 
 def denoise(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Recordings and folders of recordings.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file for one recording, else a folder.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Recordings, folders, patterns; - for raw samples.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="A file for one recording, else a folder; - for stdout.")
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Recordings at once; 0: one for each core.")] = 0,
+    wet: Annotated[float, typer.Option("--wet", min=0, max=1, help="Share of the denoised signal.")] = 1.0,
+    attenuation_limit: Annotated[
+        float | None, typer.Option("--attenuation-limit", min=0, help="Lower the noise by so many dB at most.")
+    ] = None,
+    rate: Annotated[int, typer.Option("--rate", min=1000, help="Hz, of raw samples.")] = 16000,
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Of raw samples, interleaved.")] = 1,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of raw samples: s16le, s24le, s32le, f32le.")] = "s16le",
 ) -> int:
-    """Clean recordings; rate, length and format are kept."""
-    from quell import enhance
-    from quell.export import load
-    from tuning import progress
+    """Clean recordings; rate, channels, length and format are kept."""
+    from quell.audio import Raw
+    from quell.enhance import Mix
+    from quell.pipe import ENCODINGS
+    from tuning.denoising import files, stream
 
-    jobs = enhance.plan(inputs, output, overwrite=overwrite)
-    loaded = load(model)
-    console = stderr()
-    failed = 0
-    with progress.bar("denoising", console) as move:
-        for error in enhance.run(jobs, loaded, move):
-            failed += 1
-            console.print(f"quell: {error}", highlight=False)
-    print(f"{len(jobs) - failed} of {len(jobs)} recordings denoised to {output}")
-    return 1 if failed else 0
+    mix = Mix(wet, attenuation_limit)
+    if Path("-") not in inputs:
+        return files(model, inputs, output, mix, overwrite=overwrite, processes=jobs, console=stderr())
+    if len(inputs) > 1:
+        raise typer.BadParameter("- among others, expected it alone", param_hint="INPUT")
+    if encoding not in ENCODINGS:
+        raise typer.BadParameter(f"{encoding!r}, expected one of {', '.join(ENCODINGS)}", param_hint="--encoding")
+    return stream(model, output, Raw(rate, channels, ENCODINGS[encoding]), mix, overwrite=overwrite, console=stderr())
 
 
 def evaluate(
@@ -86,7 +97,7 @@ def evaluate(
     import os
 
     from quell.corpus import open_store
-    from quell.export import load
+    from quell.model import load
     from quell.scoring import Scorer
     from tuning import evaluation
 

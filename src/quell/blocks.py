@@ -1,0 +1,40 @@
+"""Where the blocks of a long signal lie, so that together they give the result of one pass."""
+
+# No `from __future__ import annotations`: TorchScript reads the annotations of these functions.
+from typing import NamedTuple
+
+from quell.denoiser import Denoiser
+
+# A block's length: longer ones cost more per second in page faults (60 s in one pass: twice the time of 4 s).
+BLOCK_S = 8.0
+
+
+class Blocks(NamedTuple):
+    """Of one denoiser; all in samples but the last. A block starts on the network's grid and hears so much of its
+    neighbours (`context`) that it ends up like one pass; `margin` of it make the deepest level exact."""
+
+    grid: int
+    margin: int
+    context: int
+    block: int
+    state_units: int
+
+
+def blocks_of(denoiser: Denoiser) -> Blocks:
+    """Those in which a denoiser is exported."""
+    block = max(1, round(BLOCK_S * denoiser.config.sample_rate / denoiser.grid)) * denoiser.grid
+    return Blocks(denoiser.grid, denoiser.margin, denoiser.context, block, denoiser.network.state_units)
+
+
+def span(start: int, length: int, grid: int, margin: int, context: int, block: int) -> tuple[int, int, int, int]:
+    """What the block that starts at sample `start` of a signal of `length` samples must hear; the rest as in `Blocks`.
+
+    Returns:
+        begin and end of it, and lead and mark for `Denoiser.carry_on`: from `margin` before a block on the deepest
+        level is exact, and there a recurrence takes over.
+    """
+    begin = max(start - context, 0)
+    end = min(start + block + context, length)
+    lead = (max(start - margin, 0) - begin) // grid
+    mark = (max(start + block - margin, 0) - begin) // grid
+    return begin, end, lead, mark

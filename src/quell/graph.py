@@ -1,0 +1,297 @@
+"""The denoiser as one graph without loops or conditions, for ONNX and torch.export.
+
+Transforms are convolutions: ONNX Runtime's own DFT is slow and inexact for lengths that are no power of two, and its
+complex numbers are nobody's. A recurrence is ONNX's GRU. Every length and every batch passes through the same nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.fx.experimental._config as shapes
+from torch import Tensor, nn
+
+from quell.denoiser import Denoiser, rms
+from quell.errors import ExportError
+from quell.layers import Recurrence
+from quell.spectrogram import Spectrogram
+
+# Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
+HOLD = 1e4
+
+
+class Graph(nn.Module):
+    """A denoiser in inference, made of what `torch.export` and ONNX take.
+
+    Args:
+        denoiser: is copied.
+        onnx: whether a recurrence becomes an ONNX node, which only `torch.onnx.export` can run.
+    """
+
+    def __init__(self, denoiser: Denoiser, *, onnx: bool) -> None:
+        super().__init__()
+        copied = copy.deepcopy(denoiser).cpu().eval()
+        self.transforms = Transforms(copied.spectrogram)
+        self.network, self.target = copied.network, copied.target
+        self.silence, self.floor = copied.silence, copied.floor
+        for pool in self.network.pools:
+            if isinstance(pool, nn.Sequential):
+                pad = pool[0]
+                assert isinstance(pad, nn.ZeroPad2d)
+                pool[0] = ZerosBefore(pad.padding[0])
+        self.state_units = copied.network.state_units
+        if onnx and copied.network.bottleneck is not None:
+            self.network.bottleneck = OnnxRecurrence(copied.network.bottleneck)  # type: ignore[assignment]
+
+    def forward(
+        self,
+        noisy: Tensor,
+        level: Tensor | None = None,
+        state: Tensor | None = None,
+        lead: Tensor | int = 0,
+        mark: Tensor | int = 0,
+    ) -> tuple[Tensor, ...]:
+        """Clean waveform, and the next state of a recurrence forwards where there is one.
+
+        Shape:
+            noisy: (B, T), T >= 1. level: (1, 1), the rms to work at; 0 takes each signal's own. state: (1, 1, units)
+            and lead, mark: as `UNet.carry_on`. Returns (B, T) and (1, B, units).
+        """
+        own = rms(noisy)
+        scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(self.silence)
+        real, imaginary = self.transforms(noisy / scale)
+        # As quell.spectrogram.magnitude; exporters take away an addend of 1e-10.
+        magnitude = self.floor * ((real.square() + imaginary.square()) * self.floor**-2 + 1).sqrt()
+        features = self.target.representation(magnitude)
+        if state is None:
+            state = torch.zeros(1, 1, self.state_units)
+        state = state.expand(1, noisy.shape[0], self.state_units)
+        output, state = self.network.carry_on(features, state, lead, mark)  # type: ignore[arg-type]
+        gain = self.target(output, magnitude, features) / magnitude
+        clean = self.transforms.inverse(real * gain, imaginary * gain, noisy.shape[-1]) * scale
+        return (clean, state) if self.state_units else (clean,)
+
+
+class Transforms(nn.Module):
+    """`Spectrogram` as convolutions, with real and imaginary parts apart."""
+
+    analysis: Tensor
+    synthesis: Tensor
+
+    def __init__(self, spectrogram: Spectrogram) -> None:
+        super().__init__()
+        self.win_length, self.hop_length, self.bins = spectrogram.win_length, spectrogram.hop_length, spectrogram.bins
+        spectra = torch.fft.rfft(torch.diag(spectrogram.analysis.double()))  # of each sample of a window by itself
+        bins = torch.eye(self.bins, dtype=torch.complex128)
+        frames = torch.fft.irfft(torch.cat([bins, 1j * bins]), n=self.win_length) * spectrogram.dual.double()
+        self.register_buffer("analysis", torch.cat([spectra.real, spectra.imag], 1).T.unsqueeze(1).float().contiguous())
+        self.register_buffer("synthesis", frames.unsqueeze(1).float().contiguous())
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape: (B, T). Returns twice (B, F, N), as `Spectrogram`."""
+        lead = self.win_length - self.hop_length
+        frames = (waveform.shape[-1] - 1 + lead) // self.hop_length + 1
+        padded = nn.functional.pad(waveform, (lead, self.win_length)).unsqueeze(1)
+        both = nn.functional.conv1d(padded, self.analysis, stride=self.hop_length)[:, :, :frames]
+        return both[:, : self.bins], both[:, self.bins :]
+
+    def inverse(self, real: Tensor, imaginary: Tensor, length: int) -> Tensor:
+        """Shape: twice (B, F, N). Returns (B, length)."""
+        frames = torch.cat([real, imaginary], 1)
+        summed = nn.functional.conv_transpose1d(frames, self.synthesis, stride=self.hop_length)
+        lead = self.win_length - self.hop_length
+        return summed[:, 0, lead : lead + length]
+
+
+class ZerosBefore(nn.Module):
+    """Frames of zeros before the first. A pad in front of a max-pooling is one that ONNX Runtime (1.31) takes into it,
+    where it stands for no value at all instead of 0."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, F, N). Returns (B, C, F, frames + N)."""
+        if self.frames == 0:
+            return x
+        return torch.cat([torch.zeros(x.shape[0], x.shape[1], x.shape[2], self.frames), x], -1)
+
+
+class OnnxRecurrence(nn.Module):
+    """`Recurrence` with ONNX's GRU, whose gates are ordered otherwise, and which time runs through first.
+
+    A recurrence forwards does not hear the first `lead` frames: an input more, which is 1 there, makes it keep its
+    state. The states are its outputs, so that the one before `mark` is there to be taken.
+    """
+
+    weights: Tensor
+    recurrent: Tensor
+    biases: Tensor
+
+    def __init__(self, recurrence: Recurrence) -> None:
+        super().__init__()
+        self.over, self.window, self.size, self.back = (
+            recurrence.over,
+            recurrence.window,
+            recurrence.size,
+            recurrence.back,
+        )
+        stored = dict(recurrence.gru.named_parameters())
+        self.units = recurrence.gru.hidden_size
+        ways = ["", "_reverse"] if recurrence.gru.bidirectional else [""]
+
+        def gates(name: str) -> list[Tensor]:
+            """ONNX begins with the gate that keeps, torch with the one that resets."""
+            parts = [stored[f"{name}_l0{way}"].detach().chunk(3) for way in ways]
+            return [torch.cat([keep, reset, new]) for reset, keep, new in parts]
+
+        weights = gates("weight_ih")
+        if self.over == "forward":
+            hold = torch.cat([torch.full((self.units, 1), HOLD), torch.zeros(2 * self.units, 1)])
+            weights = [torch.cat([weights[0], hold], 1)]
+        biases = [torch.cat(pair) for pair in zip(gates("bias_ih"), gates("bias_hh"), strict=True)]
+        self.register_buffer("weights", torch.stack(weights))
+        self.register_buffer("recurrent", torch.stack(gates("weight_hh")))
+        self.register_buffer("biases", torch.stack(biases))
+
+    def forward(self, x: Tensor, state: Tensor, lead: Tensor, mark: Tensor) -> tuple[Tensor, Tensor]:
+        """Args and shapes as `Recurrence`."""
+        batch, channels, bins, frames = x.shape
+        if self.over == "frequency":
+            rows = x.permute(2, 0, 3, 1).reshape(bins, batch * frames, channels)
+            heard = self.back(self._gru(rows, None))
+            return x + heard.reshape(bins, batch, frames, channels).permute(1, 3, 0, 2), state
+        steps = x.permute(3, 0, 1, 2).reshape(frames, batch, self.size)
+        if self.over == "both":
+            heard = self._both(steps)
+        else:
+            hold = (torch.arange(frames) < lead).float().reshape(-1, 1, 1).expand(-1, batch, 1)
+            states = self._gru(torch.cat([steps, hold], -1), state)
+            heard = self.back(states)
+            # The last block ends before the next one's mark; nobody asks for its state.
+            state = torch.cat([state, states]).index_select(0, mark.clamp(0, frames).reshape(1))
+        return x + heard.reshape(frames, batch, channels, bins).permute(1, 2, 3, 0), state
+
+    def _gru(self, rows: Tensor, state: Tensor | None) -> Tensor:
+        """Shape: rows: (N, B, size), state: (1, B, units). Returns (N, B, ways * units)."""
+        ways, frames, batch = self.weights.shape[0], rows.shape[0], rows.shape[1]
+        begin = () if state is None else (None, state)
+        heard: Tensor = torch.onnx.ops.symbolic(
+            "GRU",
+            (rows, self.weights, self.recurrent, self.biases, *begin),
+            attrs={
+                "hidden_size": self.units,
+                "linear_before_reset": 1,
+                "direction": "bidirectional" if ways == 2 else "forward",
+            },
+            dtype=torch.float32,
+            shape=(frames, ways, batch, self.units),
+        )
+        return heard.transpose(1, 2).reshape(frames, -1, ways * self.units)
+
+    def _both(self, steps: Tensor) -> Tensor:
+        """The windows of `Recurrence._both`; every frame gathers what the windows say that hear it: up to two of the
+        grid, and the one at the very end. Shape: (N, B, size), returned alike."""
+        frames, batch = steps.shape[0], steps.shape[1]
+        window, half = torch.sym_min(frames, self.window), self.window // 2
+        # Of the grid's windows those that would pass the end are the one at the very end, too: a number of windows that
+        # were a quotient of a negative number would be rounded otherwise by ONNX.
+        starts = torch.arange(0, frames, half).clamp_max(frames - window)
+        within = torch.arange(window)
+        rows = steps.index_select(0, (within.unsqueeze(1) + starts).flatten())
+        heard = self.back(self._gru(rows.reshape(window, -1, self.size), None)).reshape(-1, batch, self.size)
+        weight = torch.minimum(within, window - 1 - within) + 0.5
+        at, number = torch.arange(frames), starts.shape[0]
+        grid = at // half
+        answer, total = torch.zeros_like(steps), torch.zeros(frames, 1, 1)
+        for chosen, there in (
+            (grid, grid * half < frames - window),
+            (grid - 1, (grid > 0) & ((grid - 1) * half < frames - window)),
+            (torch.zeros_like(at) + (number - 1), at >= 0),
+        ):
+            chosen = chosen.clamp(0, number - 1)
+            place = at - starts.index_select(0, chosen)
+            inside = there & (place >= 0) & (place < window)
+            place = place.clamp(0, window - 1)
+            share = torch.where(inside, weight.index_select(0, place), torch.zeros(())).reshape(-1, 1, 1)
+            answer = answer + share * heard.index_select(0, place * number + chosen)
+            total = total + share
+        return answer / total
+
+
+def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
+    """The denoiser through `torch.export`, for every batch and length.
+
+    Args:
+        onnx: with ONNX's recurrences, to be handed to `torch.onnx.export`.
+
+    Raises:
+        ExportError: a recurrence without `onnx`: torch.export writes its steps out one by one, for one length.
+    """
+    over = denoiser.config.bottleneck
+    if not onnx and over != "none":
+        raise ExportError(f"bottleneck: {over!r}, expected 'none' for torch.export; export to torchscript or onnx")
+    graph = Graph(denoiser, onnx=onnx).eval()
+    example: tuple[Tensor, ...] = (torch.zeros(2, 4 * denoiser.config.win_length),)
+    if onnx:
+        example = (*example, *defaults(graph.state_units).values())
+    any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # Else a length of one frame would be refused: sizes of 0 and 1 are taken for constants.
+    with shapes.patch(backed_size_oblivious=True), _quiet():  # type: ignore[attr-defined]
+        return torch.export.export(graph, example, dynamic_shapes=(any_shape, *[None] * (len(example) - 1)))
+
+
+def defaults(state_units: int) -> dict[str, Tensor]:
+    """What an ONNX file's inputs besides the waveform are when they are not given: a whole signal at its own level."""
+    first = {"level": torch.zeros(1, 1)}
+    if state_units:
+        first |= {"state": torch.zeros(1, 1, state_units), "lead": torch.tensor(0), "mark": torch.tensor(0)}
+    return first
+
+
+def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
+    """An ONNX file of the denoiser. Only `noisy` must be given; what is made of it is called `clean`.
+
+    Args:
+        metadata: becomes the file's metadata_props.
+
+    Raises:
+        ImportError: onnx and onnxscript are not installed.
+    """
+    from onnx import numpy_helper
+
+    exported = program(denoiser, onnx=True)
+    first = defaults(denoiser.network.state_units)
+    outputs = ["clean", "next_state"] if denoiser.network.state_units else ["clean"]
+    with _quiet():
+        made = torch.onnx.export(
+            exported, dynamo=True, input_names=["noisy", *first], output_names=outputs, verbose=False
+        )
+    assert made is not None
+    model = made.model_proto
+    for name, value in first.items():  # an initializer of an input's name is its default
+        model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
+    for key, text in metadata.items():
+        model.metadata_props.add(key=key, value=text)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks on its own exporters."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

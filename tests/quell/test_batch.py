@@ -1,0 +1,192 @@
+"""Many recordings: each goes where it should, no file keeps another from being done, and nothing is done twice."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from quell import batch, export
+from quell.batch import Job, Journal, how, run
+from quell.enhance import Mix
+from quell.errors import AudioError
+
+MIX = Mix()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_denoiser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    export.export(tiny_denoiser(), path, {})
+    return path
+
+
+def plan(*args, **settings) -> list[Job]:
+    return batch.plan(*args, **settings)[0]
+
+
+def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = 0.1 * np.random.default_rng(0).standard_normal(500) if samples is None else samples
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def stored(path):
+    info = soundfile.info(path)
+    return info.samplerate, info.channels, info.frames, info.format, info.subtype
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_folder_keeps_its_tree(tmp_path, model, processes):
+    for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/.hidden/d.wav", "x/notes.txt"):
+        path = tmp_path / "in" / name
+        write(path) if path.suffix != ".txt" else path.write_text("notes")
+    passed = []
+    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    ended = list(run(jobs, model, MIX, processes, lambda *at: passed.append(at)))
+    assert {done.job for done in ended} == set(jobs) and not any(done.error for done in ended)
+    made = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert made == ["a.wav", "x/b.flac", "x/y/c.wav"]
+    total = 3 * 500 / 8_000
+    assert passed == sorted(passed) and passed[-1] == pytest.approx((total, total))
+
+
+def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
+    source = write(tmp_path / "a.wav")
+    (tmp_path / "there.wav").mkdir()
+    for output, target in [("b.wav", "b.wav"), ("new", "new/a.wav"), ("there.wav", "there.wav/a.wav")]:
+        assert plan([source], tmp_path / output) == [Job(source, tmp_path / target)]
+    other = write(tmp_path / "x" / "b.wav")
+    assert [job.target for job in plan([source, other], tmp_path / "o.wav")] == [
+        tmp_path / "o.wav" / "a.wav",
+        tmp_path / "o.wav" / "b.wav",
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, processes):
+    for name in "abc":
+        write(tmp_path / "in" / f"{name}.wav")
+    (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
+    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX, processes))
+    (error,) = (done.error for done in ended if done.error)
+    assert str(error).startswith(f"{tmp_path / 'in' / 'b.wav'}: ")
+    assert len(ended) == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
+
+
+def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model):
+    source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
+    with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
+        plan([source], target)
+    (done,) = run(plan([source], target, overwrite=True), model, MIX)
+    assert done.error is None
+    assert stored(target) == stored(source)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_input_itself_is_refused(tmp_path, overwrite):
+    source = write(tmp_path / "in" / "a.wav")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for given, output in [(source, source), (source, tmp_path / "in"), (tmp_path / "in", tmp_path / "link")]:
+        with pytest.raises(AudioError, match=r"a\.wav: is the input itself"):
+            plan([given], output, overwrite=overwrite)
+
+
+def test_an_output_that_is_another_input_is_refused(tmp_path):
+    write(tmp_path / "in" / "a.wav")
+    lost = write(tmp_path / "in" / "x" / "a.wav")  # would be overwritten before it is read
+    with pytest.raises(AudioError, match=re.escape(f"{lost}: is an input, too")):
+        plan([tmp_path / "in"], tmp_path / "in" / "x", overwrite=True)
+
+
+def test_two_inputs_for_one_output_are_refused(tmp_path):
+    one, other = write(tmp_path / "1" / "a.wav"), write(tmp_path / "2" / "a.wav")
+    target = tmp_path / "out" / "a.wav"
+    with pytest.raises(AudioError, match=re.escape(f"{target}: wanted by {one} and {other}")):
+        plan([one, other], tmp_path / "out")
+
+
+def test_missing_and_empty_inputs_are_named(tmp_path):
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'none.wav'}: no such file or folder")):
+        plan([tmp_path / "none.wav"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'empty'}: no sound files")):
+        plan([tmp_path / "empty"], tmp_path / "out")
+
+
+def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model):
+    source, blocked = write(tmp_path / "a.wav"), tmp_path / "out"
+    jobs = plan([source], blocked)
+    blocked.write_text("a file where the folder should be")
+    (done,) = run(jobs, model, MIX)
+    assert isinstance(done.error, AudioError) and str(done.error).startswith(f"{blocked / 'a.wav'}: ")
+
+
+def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch):
+    for name in ("a1.wav", "a2.wav", "b.wav", "x/a3.wav"):
+        write(tmp_path / name)
+    found = plan([tmp_path / "a*.wav"], tmp_path / "out")
+    assert [job.source.name for job in found] == ["a1.wav", "a2.wav"]
+    monkeypatch.chdir(tmp_path)
+    assert [job.source.name for job in plan([Path("**/a*.wav")], Path("out"))] == ["a1.wav", "a2.wav", "a3.wav"]
+    with pytest.raises(AudioError, match=re.escape("none*.wav: matches nothing")):
+        plan([Path("none*.wav")], Path("out"))
+    write(tmp_path / "odd[1].wav")  # a name, not a pattern
+    assert [job.source.name for job in plan([Path("odd[1].wav")], Path("out"))] == ["odd[1].wav"]
+
+
+def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model):
+    for name in "abcd":
+        write(tmp_path / "in" / f"{name}.wav")
+    out = tmp_path / "out"
+
+    def begin(mix=MIX, overwrite=False):
+        journal = Journal(out, how(model, mix))
+        return journal, *batch.plan([tmp_path / "in"], out, overwrite=overwrite, journal=journal)
+
+    journal, jobs, before = begin()
+    assert (len(jobs), before) == (4, 0)
+    ended = run(jobs, model, MIX)
+    for _ in range(2):
+        journal.note(next(ended).job)
+    ended.close()  # interrupted
+    finished = (out / "a.wav").stat().st_mtime_ns
+    journal, jobs, before = begin()
+    assert ([job.source.name for job in jobs], before) == (["c.wav", "d.wav"], 2)
+    with pytest.raises(AudioError, match="exists already"):  # they were made with other settings
+        begin(Mix(wet=0.5))
+    write(tmp_path / "in" / "b.wav", np.zeros(40))  # another recording since
+    with pytest.raises(AudioError, match=r"b\.wav: exists already"):
+        begin()
+    journal, jobs, before = begin(overwrite=True)
+    assert ([job.source.name for job in jobs], before) == (["b.wav", "c.wav", "d.wav"], 1)
+    for done in run(jobs, model, MIX):
+        journal.note(done.job)
+    assert (out / "a.wav").stat().st_mtime_ns == finished
+    journal.close()
+    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav"]
+
+
+def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
+    for number in range(6):
+        write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
+    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    ended = run(jobs, model, MIX, processes=2)
+    next(ended)
+    ended.close()
+    left = list((tmp_path / "out").iterdir())
+    assert 1 <= len(left) < 6 and all(soundfile.info(path).frames == 400_000 for path in left)
+
+
+def test_a_journal_that_is_no_text_is_no_journal(tmp_path, model):
+    (tmp_path / batch.JOURNAL).write_bytes(b"\xff\xfe\x00")
+    write(tmp_path / "in" / "a.wav")
+    shutil.copy(write(tmp_path / "in" / "a.wav"), tmp_path / "a.wav")
+    with pytest.raises(AudioError, match="exists already"):
+        batch.plan([tmp_path / "in"], tmp_path, journal=Journal(tmp_path, how(model, MIX)))
