@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,14 +10,22 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
+from rich.console import Console
 
 import quell
-from quell.cost import Cost, cost, real_time_factor
+from quell.corpus import Corpus, open_store
+from quell.cost import Cost, cost, measured
 from quell.denoiser import load_weights
-from quell.export import export
+from quell.errors import CorpusError
+from quell.export import FORMATS, export
+from quell.model import Model, load
+from quell.scoring import Scorer, Scores
+from tuning import card, progress
 from tuning.errors import StudyNotFound
+from tuning.objective import validation_set
 from tuning.outcome import best_trials
 from tuning.runs import Runs
+from tuning.study_file import restore
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,28 @@ class Chosen:
         return float(self.trial.values[0])
 
 
-def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None = None) -> tuple[Chosen, Cost, float]:
-    """Exports the best trial, or trial `number`; returns it, what it costs, and its measured real-time factor.
+@dataclass(frozen=True)
+class Made:
+    """An exported file and what is to be said about it."""
+
+    chosen: Chosen
+    costs: Cost
+    rtf: float | None  # of the file itself; None for a format that Quell does not run
+    metadata: dict[str, Any]
+    corpus: Corpus | None  # None when the decoded recordings are not on this machine
+    validation: tuple[Scores, Scores] | None  # noisy, denoised by the file itself; None without a corpus
+
+
+def export_best(
+    study: optuna.Study,
+    runs: Runs,
+    path: Path,
+    number: int | None = None,
+    *,
+    licence: str = "",
+    console: Console,
+) -> Made:
+    """Exports the best trial, or trial `number`, in the format of the path's suffix, with a card beside it.
 
     Raises:
         StudyNotFound: there is no such trial, or its weights were not kept.
@@ -41,9 +70,34 @@ def export_best(study: optuna.Study, runs: Runs, path: Path, number: int | None 
     """
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.weights(chosen.study, _owner(chosen.trial)))
-    costs, rtf = cost(denoiser.config), real_time_factor(denoiser)
-    export(denoiser, path, _metadata(study, chosen) | {"cost": costs.record() | {"real_time_factor": rtf}})
-    return chosen, costs, rtf
+    card.check(path.with_suffix(".md"))
+    costs = cost(denoiser.config)
+    metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record()}
+    kind = next(kind for kind, suffix in FORMATS.items() if suffix == path.suffix)
+    metadata |= export(denoiser, path, metadata, kind)
+    corpus = _corpus(study, runs)
+    rtf = validation = None
+    if kind != "pt2":
+        rtf = measured(lambda: load(path), denoiser.config.sample_rate)
+        validation = None if corpus is None else _validation(study, corpus, load(path), console)
+    made = Made(chosen, costs, rtf, metadata, corpus, validation)
+    card.write(path, made)
+    return made
+
+
+def _corpus(study: optuna.Study, runs: Runs) -> Corpus | None:
+    try:
+        return open_store(runs.corpora / study.user_attrs["corpus"])
+    except CorpusError:
+        return None
+
+
+def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> tuple[Scores, Scores]:
+    """Scores of the noisy mixtures and of what the exported file makes of them."""
+    spec = restore(study.user_attrs["spec"], study.study_name)
+    with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.bar("scoring the exported file", console) as move:
+        mixtures = validation_set(spec, corpus, scorer)
+        return mixtures.noisy_scores, scorer.score(model, mixtures, progress=move)
 
 
 def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from quell.config import DenoiserConfig
@@ -52,23 +54,31 @@ def cost(config: DenoiserConfig) -> Cost:
 
 
 def real_time_factor(denoiser: Denoiser) -> float:
-    """Processing time over audio time of the frozen TorchScript on one thread: under 1 is faster than real time.
+    """That of the frozen TorchScript, as `measured`."""
+    return measured(lambda: freeze(denoiser), denoiser.config.sample_rate)
+
+
+def measured(make: Callable[[], Callable[[Tensor], Tensor]], sample_rate: int) -> float:
+    """Processing time over audio time on one thread: under 1 is faster than real time.
 
     CPU time of the calling thread, the median of several runs on 4 s, so that what else the machine does counts little;
     of a slow network fewer runs.
+
+    Args:
+        make: what is to be measured; called with one thread set, which ONNX Runtime takes for good.
     """
-    module = freeze(denoiser)
-    noisy = 0.1 * torch.randn(round(MEASURED_S * denoiser.config.sample_rate))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        model = make()
+        noisy = 0.1 * torch.randn(1, round(MEASURED_S * sample_rate))
         seconds: list[float] = []
         with torch.inference_mode():
             for _ in range(WARM_UP):  # TorchScript compiles in the first calls
-                module(noisy)
+                model(noisy)
             while not seconds or (len(seconds) < RUNS and sum(seconds) < ENOUGH_S):
                 started = time.thread_time()
-                module(noisy)
+                model(noisy)
                 seconds.append(time.thread_time() - started)
     finally:
         torch.set_num_threads(threads)

@@ -57,8 +57,9 @@ class BlockDenoiser(nn.Module):
         return self.denoiser.carry_on(noisy, level, state, lead, mark)
 
 
-def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str = "torchscript") -> None:
-    """Writes a denoiser with its metadata inside, once what is written was found to equal the eager one.
+def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str = "torchscript") -> dict[str, Any]:
+    """Writes a denoiser with its metadata inside, once what is written was found to equal the eager one; returns all
+    of the metadata.
 
     Args:
         kind: one of FORMATS.
@@ -73,7 +74,8 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str =
         "blocks": blocks_of(denoiser)._asdict(),
         "torch": torch.__version__,
     }
-    text = json.dumps(known | metadata)
+    whole = known | metadata
+    text = json.dumps(whole)
     try:
         with replacing(path) as partial:
             write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
@@ -81,6 +83,7 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str =
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error
+    return whole
 
 
 def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:

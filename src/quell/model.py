@@ -36,8 +36,10 @@ class Model(ABC):
         Shape:
             noisy: (T,) or (B, T) float, T >= 0. Returns the same, as float32.
         """
-        batch = noisy.to(torch.float32).reshape(-1, noisy.shape[-1])
-        stream = Stream(self, rms(batch).squeeze(1).tolist() if batch.shape[1] else [0.0] * len(batch))
+        batch = noisy.to(torch.float32).reshape(1 if noisy.dim() == 1 else len(noisy), -1)
+        if noisy.numel() == 0:
+            return batch.reshape(noisy.shape)
+        stream = Stream(self, rms(batch).squeeze(1).tolist())
         return torch.cat([*stream.push(batch), *stream.finish()], dim=-1).reshape(noisy.shape)
 
     @abstractmethod

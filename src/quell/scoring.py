@@ -36,6 +36,10 @@ class Scores:
         values = {name: np.array([clip.values[name] for clip in clips]) for name in clips[0].values}
         return cls(values, snr_db, sum(len(clip.failed) for clip in clips))
 
+    def of_clips(self, chosen: NDArray[np.bool_]) -> Scores:
+        """Those of some clips; failures are not known clip by clip."""
+        return Scores({name: values[chosen] for name, values in self.values.items()}, self.snr_db[chosen], 0)
+
     def mean(self, name: str) -> float:
         return float(self.values[name].mean())
 

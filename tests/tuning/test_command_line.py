@@ -45,8 +45,14 @@ def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(place: 
 
 def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -> None:
     leader = json.loads(quell("status", "--json", cwd=place).stdout)["leaderboard"][0]
-    exported = quell("export", "-o", "best.pt", cwd=place)
+    exported = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=place)
     assert exported.returncode == 0, exported.stderr
+    card = (place / "best.md").read_text()
+    assert "Licence: CC0" in card and "quell denoise best.pt" in card and "| 20 | " in card
+    # The file on the validation mixtures is the trial: what rounds differently is nothing that two decimals show.
+    noisy = json.loads(quell("status", "--json", cwd=place).stdout)["noisy"]["si_sdr"]
+    denoised = leader["metrics"]["si_sdr"]
+    assert f"{noisy:.2f} -> {denoised:.2f}, {denoised - noisy:+.2f} [" in card
     assert f"trial {leader['trial']} of tiny" in exported.stdout
     assert f"{leader['cost']['parameters']:,} parameters" in exported.stdout
     assert "real-time factor 0.0" in exported.stdout
@@ -102,7 +108,10 @@ def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_re
         ("status --runs elsewhere", 1, "elsewhere/quell.db: no such database"),
         ("status nobody", 1, "study 'nobody': not in the storage, expected one of tiny"),
         ("status --storage mysql://me:secret@host/db", 1, "mysql://me:***@host/db, expected sqlite:///FILE"),
-        ("export -o best.wav", 2, "best.wav: ends in '.wav', expected .pt"),
+        ("export -o best.wav", 2, "best.wav: ends in '.wav', expected .pt or .onnx or .pt2"),
+        ("export -o best.pt --format onnx", 2, "best.pt: ends in '.pt', expected .onnx"),
+        ("export -o best.pt --format wav", 2, "'wav', expected one of torchscript, onnx, pt2"),
+        ("export -o notes.pt", 1, "notes.md: not a model card, expected none or one of ours"),
         ("export -o best2.pt --trial 77", 1, "trial 77: no weights, expected one of the best trials"),
         ("denoise nowhere.pt tiny.toml -o out", 1, "nowhere.pt: no such file, expected an exported denoiser"),
         ("denoise tiny.toml tiny.toml -o out", 1, "tiny.toml: not an exported denoiser"),
@@ -125,6 +134,7 @@ def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
     (place / "unknown.toml").write_text(text.replace("trials", "trails"))
     (place / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
     (place / "rooms.toml").write_text(text.replace("sample_rate = 8000", 'sample_rate = 8000\nrooms = "none"'))
+    (place / "notes.md").write_text("mine")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
     done = quell(*arguments.split(), cwd=place)
     assert done.returncode == code

@@ -23,29 +23,37 @@ from tuning.options import (
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, ending in .pt.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a card goes beside it.")],
     study: StudyName = None,
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial's number, instead of the best.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
+    ] = None,
+    licence: Annotated[str, typer.Option("--licence", help="For the card and the file's metadata.")] = "",
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """The best (or a given) trial as one TorchScript file."""
+    """The best (or a given) trial as one file, with a model card."""
     from tuning.exporting import export_best
-    from tuning.study import metric
 
-    if output.suffix != ".pt":
-        raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .pt", param_hint="--output")
+    formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
+    if kind is not None and kind not in formats:
+        raise typer.BadParameter(f"{kind!r}, expected one of {', '.join(formats)}", param_hint="--format")
+    needed = [formats[kind]] if kind else list(formats.values())
+    if output.suffix not in needed:
+        found = f"{output}: ends in {output.suffix!r}"
+        raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")
     place = open_place(runs, storage, storage_file)
     stored = open_study(study, place)
-    chosen, costs, rtf = export_best(stored, place.runs, output, trial)
-    score = metric(stored)
-    noisy = stored.user_attrs["noisy"][score]
-    reached = f"validation {score} {chosen.value:.3f} (noisy {noisy:.3f})"
-    print(f"{output}: {chosen.label}, {reached}")
-    latency = "infinite" if math.isinf(costs.latency_ms) else f"{costs.latency_ms:.0f} ms"
-    print(f"{costs.parameters:,} parameters, {costs.macs_per_s / 1e6:.0f} M MAC/s")
-    print(f"latency {latency}, real-time factor {rtf:.4f} on one thread")
+    made = export_best(stored, place.runs, output, trial, licence=licence, console=stderr())
+    print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
+    before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
+    print("validation: " + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
+    print(f"{made.costs.parameters:,} parameters, {made.costs.macs_per_s / 1e6:.0f} M MAC/s")
+    latency = "infinite" if math.isinf(made.costs.latency_ms) else f"{made.costs.latency_ms:.0f} ms"
+    print(f"latency {latency}" + (f", real-time factor {made.rtf:.4f} on one thread" if made.rtf is not None else ""))
     return 0
 
 
