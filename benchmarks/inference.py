@@ -1,0 +1,167 @@
+"""What an exported denoiser costs where it runs: time and memory, beside RNNoise and a spectral gate.
+
+    python benchmarks/inference.py [--denoiser FILE ...]
+
+Without files the presets compressed-unet and recurrent-unet at 16 kHz with untrained weights, whose time is that of
+trained ones. Every system gets the same speech-shaped noise of 1 s, 10 s and 10 min, in turn, on one thread; times are
+CPU times of the process, the median of the rounds. Memory is the peak of a process that denoises one file with
+`quell.enhance`, and of one that does nothing but load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from header import header
+from rich.progress import track
+
+from quell.audio import FloatArray
+from quell.baselines import SYSTEMS
+from quell.blocks import blocks_of
+from quell.denoiser import Denoiser
+from quell.enhance import denoise, enhance_file
+from quell.export import FORMATS, BlockDenoiser, export
+from quell.model import load
+from tuning import space
+from tuning.presets import PRESETS
+
+RATE = 16_000
+LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # and rounds
+MEMORY_MIN = (10, 60)
+CHANGING_S = (1.0, 3.7, 0.4, 9.1, 2.2, 17.3, 0.1, 5.5)  # lengths that a service may see in turn
+BASELINES = ("rnnoise", "spectral-gate")
+
+System = Callable[[FloatArray], object]
+
+
+def noise(seconds: float) -> FloatArray:
+    white = np.random.default_rng(0).standard_normal(round(seconds * RATE)).astype(np.float32)
+    return 0.1 * np.convolve(white, np.ones(8, np.float32) / 3, mode="same").astype(np.float32)
+
+
+def cpu_seconds(system: System, samples: FloatArray) -> float:
+    started = time.process_time()
+    system(samples)
+    return time.process_time() - started
+
+
+def real_time_factors(systems: dict[str, System]) -> dict[str, list[float]]:
+    """CPU time over audio time for each length."""
+    found: dict[str, list[float]] = {name: [] for name in systems}
+    for label, (seconds, rounds) in LENGTHS_S.items():
+        samples = noise(seconds)
+        times: dict[str, list[float]] = {name: [] for name in systems}
+        for system in systems.values():
+            system(samples[: 4 * RATE])  # what the first call costs is told apart
+        for _ in track(range(rounds), label, transient=True):
+            for name, system in systems.items():
+                times[name].append(cpu_seconds(system, samples))
+        for name in systems:
+            found[name].append(statistics.median(times[name]) / seconds)
+    return found
+
+
+def warm_up(path: Path) -> tuple[float, float]:
+    """(seconds to load, seconds that the first calls of changing lengths cost beyond their repetition)."""
+    started = time.process_time()
+    model = load(path)
+    loaded = time.process_time() - started
+    run = partial(denoise, sample_rate=RATE, model=model)
+    first, *_, last = (sum(cpu_seconds(run, noise(seconds)) for seconds in CHANGING_S) for _ in range(3))
+    return loaded, first - last
+
+
+def peak_bytes(path: Path, minutes: float, folder: Path) -> int:
+    """Peak resident memory of a process that denoises a file of so many minutes; of 0 minutes it only loads."""
+    command = [sys.executable, __file__, "--child", str(path), str(minutes), str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def child(path: Path, minutes: float, folder: Path) -> None:
+    model = load(path)
+    if minutes:
+        source = folder / f"{minutes:g}.wav"
+        if not source.exists():
+            piece = noise(60)
+            with soundfile.SoundFile(source, "w", RATE, 1, "PCM_16") as file:
+                for _ in range(round(minutes)):
+                    file.write(piece)
+        enhance_file(source, folder / f"made-{os.getpid()}.wav", model)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def presets(folder: Path) -> list[Path]:
+    made = []
+    for name in ("compressed-unet", "recurrent-unet"):
+        torch.manual_seed(0)
+        denoiser = Denoiser(space.denoiser_config(PRESETS[name], RATE)).eval()
+        for kind in ("torchscript", "onnx"):
+            made.append(folder / f"{name}{FORMATS[kind]}")
+            export(denoiser, made[-1], {}, kind)
+    return made
+
+
+def eager() -> dict[str, System]:
+    """The module that is scripted, not scripted."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(space.denoiser_config(PRESETS["compressed-unet"], RATE)).eval()
+    module = BlockDenoiser(denoiser)
+    assert module.block == blocks_of(denoiser).block
+
+    def run(samples: FloatArray) -> object:
+        with torch.inference_mode():
+            return module(torch.from_numpy(samples))
+
+    return {"compressed-unet, eager": run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--denoiser", type=Path, nargs="+", default=[])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.child:
+        child(Path(given.child[0]), float(given.child[1]), Path(given.child[2]))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = given.denoiser or presets(folder)
+        print(header(f"python benchmarks/inference.py {' '.join(sys.argv[1:])}".strip()))
+        systems: dict[str, System] = {}
+        for path in paths:
+            systems[path.name] = partial(denoise, sample_rate=RATE, model=load(path))
+        systems |= {} if given.denoiser else eager()
+        systems |= {name: partial(SYSTEMS[name], sample_rate=RATE) for name in BASELINES}
+        factors = real_time_factors(systems)
+        heads = " | ".join(f"RTF, {label}" for label in LENGTHS_S)
+        print(f"| system | {heads} | 10 s over rnnoise | load, s | warm-up, s | memory loaded, 10 min, 60 min, MB |")
+        print("|---|" + "---|" * (len(LENGTHS_S) + 4))
+        for name, found in factors.items():
+            row = [name, *(f"{value:.4f}" for value in found), f"{found[1] / factors['rnnoise'][1]:.2f}"]
+            path = next((path for path in paths if path.name == name), None)
+            if path is None:
+                row += ["", "", ""]
+            else:
+                loaded, extra = warm_up(path)
+                peaks = [peak_bytes(path, minutes, folder) / 1e6 for minutes in (0, *MEMORY_MIN)]
+                row += [f"{loaded:.2f}", f"{extra:.2f}", ", ".join(f"{peak:.0f}" for peak in peaks)]
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
