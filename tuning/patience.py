@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy.exc
@@ -65,13 +65,23 @@ class PatientStorage(BaseStorage):
     Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial made twice the
     second one is superfluous (`tuning.budget`); a claim whose answer was lost is found by its silence.
 
+    Args:
+        close: ends its connections.
+        reading: what a call that only reads is made in.
+
     Raises:
         StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S (1800).
     """
 
-    def __init__(self, backend: BaseStorage, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        backend: BaseStorage,
+        close: Callable[[], None] = lambda: None,
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.backend = backend
-        self.close = close  # ends its connections
+        self.close = close
+        self._reading = reading
         self._waiting = _Waiting()
 
     @contextmanager
@@ -91,7 +101,8 @@ class PatientStorage(BaseStorage):
         pauses = 0
         while True:
             try:
-                result = method(*arguments)
+                with self._reading() if getattr(method, "__name__", "").startswith("get_") else nullcontext():
+                    result = method(*arguments)
             except Exception as error:
                 reason = absence(error)
                 if reason is None:

@@ -82,6 +82,27 @@ def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_who_reads_a_file_waits_for_nobody_who_writes_and_who_writes_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.2)
+    storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
+    study = optuna.create_study(storage=storage)
+    study.tell(study.ask(), 1.0)
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'q.db'}", isolation_level="AUTOCOMMIT")
+    with engine.connect() as writer:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        assert [trial.value for trial in study.get_trials()] == [1.0]
+        assert optuna.load_study(study_name=study.study_name, storage=storage).user_attrs == {}
+        with storage.waiting(at_most_s=0), pytest.raises(StorageError, match="locked"):
+            study.set_user_attr("key", "value")
+        writer.exec_driver_sql("ROLLBACK")
+    study.set_user_attr("key", "value")
+    assert study.user_attrs == {"key": "value"}
+    engine.dispose()
+    storage.close()
+
+
 def test_an_empty_storage_has_no_study(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
     with pytest.raises(StudyNotFound, match="no studies, expected at least one"):
