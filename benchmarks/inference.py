@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from header import header
 from rich.progress import track
 
 from quell.audio import FloatArray
-from quell.baselines import SYSTEMS
+from quell.baselines import system
 from quell.blocks import blocks_of
 from quell.denoiser import Denoiser
 from quell.enhance import denoise, enhance_file
@@ -101,7 +100,9 @@ def child(path: Path, minutes: float, folder: Path) -> None:
                 for _ in range(round(minutes)):
                     file.write(piece)
         enhance_file(source, folder / f"made-{os.getpid()}.wav", model)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Not getrusage: what that says begins with the peak of the process that started this one.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) * 1024)
 
 
 def presets(folder: Path) -> list[Path]:
@@ -113,6 +114,10 @@ def presets(folder: Path) -> list[Path]:
             made.append(folder / f"{name}{FORMATS[kind]}")
             export(denoiser, made[-1], {}, kind)
     return made
+
+
+def _at_rate(run: Callable[[FloatArray, int], FloatArray]) -> System:
+    return lambda samples: run(samples, RATE)
 
 
 def eager() -> dict[str, System]:
@@ -146,7 +151,7 @@ def main() -> None:
         for path in paths:
             systems[path.name] = partial(denoise, sample_rate=RATE, model=load(path))
         systems |= {} if given.denoiser else eager()
-        systems |= {name: partial(SYSTEMS[name], sample_rate=RATE) for name in BASELINES}
+        systems |= {name: _at_rate(system(name)) for name in BASELINES}
         factors = real_time_factors(systems)
         heads = " | ".join(f"RTF, {label}" for label in LENGTHS_S)
         print(f"| system | {heads} | 10 s over rnnoise | load, s | warm-up, s | memory loaded, 10 min, 60 min, MB |")
