@@ -51,9 +51,9 @@ def noise(seconds: float) -> FloatArray:
     return 0.1 * np.convolve(white, np.ones(8, np.float32) / 3, mode="same").astype(np.float32)
 
 
-def cpu_seconds(system: System, samples: FloatArray) -> float:
+def cpu_seconds(run: System, samples: FloatArray) -> float:
     started = time.process_time()
-    system(samples)
+    run(samples)
     return time.process_time() - started
 
 
@@ -63,11 +63,11 @@ def real_time_factors(systems: dict[str, System]) -> dict[str, list[float]]:
     for label, (seconds, rounds) in LENGTHS_S.items():
         samples = noise(seconds)
         times: dict[str, list[float]] = {name: [] for name in systems}
-        for system in systems.values():
-            system(samples[: 4 * RATE])  # what the first call costs is told apart
+        for run in systems.values():
+            run(samples[: 4 * RATE])  # what the first call costs is told apart
         for _ in track(range(rounds), label, transient=True):
-            for name, system in systems.items():
-                times[name].append(cpu_seconds(system, samples))
+            for name, run in systems.items():
+                times[name].append(cpu_seconds(run, samples))
         for name in systems:
             found[name].append(statistics.median(times[name]) / seconds)
     return found
