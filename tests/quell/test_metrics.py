@@ -160,6 +160,32 @@ def test_estoi_of_the_same_clip_is_the_same_to_the_last_digit_and_leaves_numpys_
     assert np.random.get_state()[1].tolist() == before
 
 
+def test_pesq_of_long_recordings_is_the_mean_of_pieces_that_hold_speech(speech, monkeypatch):
+    clean = speech(3.0)
+    noisy = clean + 0.05 * np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32)
+    whole = metrics.pesq(noisy, clean, 8_000)
+    monkeypatch.setattr(metrics, "PESQ_S", 3.0)
+    assert metrics.pesq(noisy, clean, 8_000) == whole
+    monkeypatch.setattr(metrics, "PESQ_S", 1.6)
+    halves = [metrics.pesq(noisy[part], clean[part], 8_000) for part in (slice(12_000), slice(12_000, None))]
+    assert metrics.pesq(noisy, clean, 8_000) == pytest.approx(np.mean(halves))
+    silent = np.concatenate([clean, np.zeros_like(clean)])
+    hiss = np.concatenate([noisy, noisy - clean])
+    assert metrics.pesq(hiss, silent, 8_000) == pytest.approx(np.mean(halves))
+    muted = np.concatenate([noisy[:12_000], np.zeros(12_000, np.float32)])
+    assert metrics.pesq(muted, clean, 8_000) == pytest.approx((halves[0] + WORST["pesq"]) / 2)
+    with pytest.raises(ArithmeticError, match="PESQ: no utterance in any piece"):
+        metrics.pesq(noisy, np.zeros_like(clean), 8_000)
+
+
+def test_pesq_survives_more_utterances_than_its_package_has_room_for():
+    # 100 bursts in 50 s end the process that scores them in one piece.
+    rng, time = np.random.default_rng(0), np.arange(50 * 8_000) / 8_000
+    bursts = (0.1 * rng.standard_normal(len(time)) * (time % 0.5 < 0.25)).astype(np.float32)
+    noisy = bursts + 0.001 * rng.standard_normal(len(time)).astype(np.float32)
+    assert 1 < metrics.pesq(noisy, bursts, 8_000) < 4.64
+
+
 @pytest.mark.parametrize(
     ("estimate", "target", "expected"),
     [
