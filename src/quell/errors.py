@@ -5,7 +5,8 @@ DenoiserError
 ├── CorpusError      a folder of recordings that cannot be split or scored
 ├── TrainingError    a training that diverged
 ├── CheckpointError  a file that this training cannot go on from
-└── ExportError      a denoiser that would not run elsewhere as it runs here
+├── ExportError      a denoiser that would not run elsewhere as it runs here
+└── PackageError     an optional package that was asked for is not installed
 
 Wrong arguments raise ValueError. Every message reads `<file or key>: <found>, expected <needed>; <what to do>`.
 """
@@ -33,3 +34,7 @@ class CheckpointError(DenoiserError):
 
 class ExportError(DenoiserError):
     """An exported file is missing, damaged, or does not equal the denoiser it came from."""
+
+
+class PackageError(DenoiserError):
+    """A package of an extra is not installed; the message names the extra."""

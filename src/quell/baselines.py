@@ -1,0 +1,100 @@
+"""Denoisers of others, to be compared with: spectral gating and RNNoise.
+
+A system maps (samples, sample_rate) to samples: (T,) float32, full scale at 1, any rate in Hz; the same length comes
+back, in step with the input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from quell.audio import FloatArray, resample
+from quell.errors import PackageError
+
+System = Callable[[FloatArray, int], FloatArray]
+
+# noisereduce smooths its mask over 50 ms and must have a hop of 256 samples inside.
+GATE_RATE = 8_000
+RNNOISE_RATE = 48_000
+# Samples that RNNoise's output comes after its input: the peak of their cross-correlation on ten utterances of speech
+# is at 959 or 960 (pyrnnoise 0.4.5), one frame of overlap and one of look-ahead.
+RNNOISE_DELAY = 960
+
+
+def system(name: str) -> System:
+    """One of SYSTEMS, ready to be called.
+
+    Raises:
+        KeyError: another name.
+        PackageError: its package is not installed.
+    """
+    make = SYSTEMS[name]
+    try:
+        return make()
+    except (ImportError, OSError) as error:  # OSError: pyrnnoise has no library for this machine
+        reason = str(error).splitlines()[0]
+        raise PackageError(
+            f"{name}: {reason}, expected its package to be installed; pip install 'quell-denoiser[baselines]'"
+        ) from error
+
+
+def _noisy() -> System:
+    return lambda samples, sample_rate: samples
+
+
+def _spectral_gate() -> System:
+    """Non-stationary spectral gating, noisereduce's default (Sainburg 2020, doi:10.1371/journal.pcbi.1008228)."""
+    import noisereduce
+
+    def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
+        rate = max(sample_rate, GATE_RATE)
+        # It divides by each bin's level, which digital silence does not have; what comes of that is silence again.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            clean = noisereduce.reduce_noise(y=resample(samples, sample_rate, rate), sr=rate)
+        return _fit(resample(np.nan_to_num(clean).astype(np.float32), rate, sample_rate), len(samples))
+
+    return denoise
+
+
+def _rnnoise() -> System:
+    """RNNoise, gated recurrences on 48 kHz (Valin 2018, arXiv:1709.08243), with the weights that pyrnnoise carries.
+
+    The library itself is called: pyrnnoise's own way in cuts answers to 16 bits, where what passes full scale becomes
+    its opposite.
+    """
+    from pyrnnoise import rnnoise
+
+    def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
+        signal = resample(samples, sample_rate, RNNOISE_RATE)
+        frames = -(-(len(signal) + RNNOISE_DELAY) // rnnoise.FRAME_SIZE)
+        padded = np.zeros((frames, rnnoise.FRAME_SIZE), np.float32)
+        padded.flat[: len(signal)] = signal
+        padded *= 32_768  # it counts as 16-bit samples do
+        clean = _frame_by_frame(rnnoise.lib, padded)[RNNOISE_DELAY : RNNOISE_DELAY + len(signal)]
+        clean /= 32_768
+        return _fit(resample(clean, RNNOISE_RATE, sample_rate), len(samples))
+
+    return denoise
+
+
+def _frame_by_frame(library: Any, frames: FloatArray) -> FloatArray:
+    state = library.rnnoise_create(None)
+    try:
+        for frame in frames:
+            place = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            library.rnnoise_process_frame(state, place, place)
+    finally:
+        library.rnnoise_destroy(state)
+    return frames.reshape(-1)
+
+
+def _fit(samples: FloatArray, length: int) -> FloatArray:
+    """As long as asked for: rates above the one in between lose or gain a sample on the way there and back."""
+    return np.pad(samples[:length], (0, max(length - len(samples), 0)))
+
+
+SYSTEMS: dict[str, Callable[[], System]] = {"noisy": _noisy, "spectral-gate": _spectral_gate, "rnnoise": _rnnoise}

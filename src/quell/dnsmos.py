@@ -1,0 +1,70 @@
+"""DNSMOS: what listeners might say of a recording, estimated by a network without a clean reference.
+
+SIG, BAK and OVRL of ITU-T P.835 (Reddy et al. 2022, arXiv:2110.01763) and the MOS of P.808 (Reddy et al. 2021,
+arXiv:2010.15258), 1 to 5 each, by the networks that the package speechmos carries. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quell.audio import FloatArray
+from quell.errors import PackageError
+from quell.metrics import ClipScore
+
+SAMPLE_RATE = 16_000
+# Our names for what speechmos answers.
+KEYS = {"sig": "sig_mos", "bak": "bak_mos", "ovrl": "ovrl_mos", "p808": "p808_mos"}
+NAMES = tuple(KEYS)
+UNITS = dict.fromkeys(NAMES, "MOS")
+WORST = 1.0
+PACKAGES = ("speechmos", "onnxruntime", "librosa", "requests")
+
+
+def require() -> None:
+    """Says early what would be missing later.
+
+    Raises:
+        PackageError: a package that DNSMOS needs is not installed.
+    """
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise PackageError(
+                f"{package}: not installed, expected it for DNSMOS; pip install 'quell-denoiser[dnsmos]'"
+            )
+
+
+def score_clip(estimate: FloatArray) -> ClipScore:
+    """DNSMOS of a recording at 16 kHz, limited at full scale as files of whole numbers are.
+
+    Recordings over 9 s are heard in windows of 9 s, one each second, shorter ones again and again. A silent recording
+    and one with NaN has the worst value: the networks rate silence above noisy speech.
+
+    Shape:
+        estimate: (T,), T >= 1.
+    """
+    if not np.isfinite(estimate).all() or not estimate.any():
+        return ClipScore(dict.fromkeys(NAMES, WORST), NAMES)
+    found = _networks()(np.clip(estimate, -1, 1), SAMPLE_RATE, False)
+    return ClipScore({name: float(found[key]) for name, key in KEYS.items()}, ())
+
+
+@cache
+def _networks() -> Any:
+    import onnxruntime
+    from speechmos import dnsmos
+
+    folder = Path(dnsmos.__file__).parent / "dnsmos_models"
+    primary, p808 = (str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx"))
+    networks = dnsmos.DNSMOS(primary, p808)
+    # Its own sessions take all cores each; clips are scored in several processes.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    for name, path in (("onnx_sess", primary), ("p808_onnx_sess", p808)):
+        setattr(networks, name, onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
+    return networks
