@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuning.commands import denoiser, search
+from tuning.commands import denoiser, evaluation, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -25,7 +25,7 @@ for command in (
     search.reproduce,
     denoiser.export,
     denoiser.denoise,
-    denoiser.evaluate,
+    evaluation.evaluate,
 ):
     app.command()(command)
 storage_app.command()(search.serve)

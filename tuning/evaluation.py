@@ -1,26 +1,55 @@
-"""`quell evaluate`: an exported denoiser on the test split, beside the noisy input."""
+"""`quell evaluate`: an exported denoiser and others on the same recordings, beside the noisy input."""
 
 from __future__ import annotations
 
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
+from quell import dnsmos
+from quell.atomic import replacing
+from quell.audio import FloatArray
+from quell.baselines import System
 from quell.corpus import Corpus
-from quell.heldout import EvaluationSet, evaluation_set
-from quell.metrics import UNITS
+from quell.enhance import denoise
+from quell.folders import pair_up
+from quell.heldout import evaluation_set
+from quell.material import Material, Mixtures, Pairs, Recordings
 from quell.model import Model
-from quell.scoring import Scorer, Scores
+from quell.scoring import Job, Progress, Scorer, Scores
 from tuning import progress
 from tuning.errors import TuningError
 from tuning.study_file import StudySpec
 
+NOISY = "noisy"
 
-def test_scores(
-    model: Model, spec: StudySpec, corpus: Corpus, scorer: Scorer, mixtures: int, console: Console
-) -> tuple[EvaluationSet, Scores]:
-    """So many of the study's test mixtures and the model's scores on them.
+
+@dataclass(frozen=True)
+class Result:
+    """How a system does on some material.
+
+    `rtf` is processing time over audio time of each clip on one thread; None for the noisy input. It is that of the
+    second time: a system's first call, and with TorchScript the first on each new length, builds what later ones use.
+    `rtf_new` has those first times.
+    """
+
+    system: str
+    scores: Scores
+    rtf: NDArray[np.float64] | None = None
+    rtf_new: NDArray[np.float64] | None = None
+
+
+def of_study(
+    spec: StudySpec, corpus: Corpus, model: Model, mixtures: int, scorer: Scorer, console: Console
+) -> Material:
+    """So many of the study's test mixtures.
 
     Raises:
         TuningError: the model runs at another rate than the study.
@@ -29,57 +58,140 @@ def test_scores(
         rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
         raise TuningError(f"model: sampled at {rates}; evaluate it on another study")
     with progress.bar("scoring the noisy mixtures", console) as move:
-        chosen = evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, move)
-    with progress.bar("scoring the denoised mixtures", console) as move:
-        return chosen, scorer.score(model, chosen, progress=move)
+        return Mixtures(evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, move))
 
 
-def summary(mixtures: EvaluationSet, scores: Scores) -> dict[str, Any]:
-    """The table as a dictionary; everything is JSON."""
-    noisy = mixtures.noisy_scores
+def of_folders(noisy: Path, clean: Path | None, console: Console) -> Material:
+    """The recordings of a folder, with or without their clean versions; all are read once.
+
+    Raises:
+        AudioError, CorpusError: as `quell.folders.pair_up` and `quell.material.Pairs`.
+        PackageError: DNSMOS is not installed.
+    """
+    if clean is None:
+        dnsmos.require()
+    pairs = pair_up(noisy, clean)
+    with progress.bar("reading the recordings", console) as move:
+        return Recordings(pairs, move) if clean is None else Pairs(pairs, move)
+
+
+def as_system(model: Model) -> System:
+    """An exported denoiser, at any rate."""
+    return lambda samples, sample_rate: denoise(samples, sample_rate, model)
+
+
+def compare(material: Material, systems: dict[str, System], scorer: Scorer, console: Console) -> list[Result]:
+    """Results of the noisy input, then of each system. CPU time is that of this thread: set torch to one."""
+    known = material.noisy_scores
+    results = [Result(NOISY, known)] if known is not None else []
+    todo: dict[str, System | None] = {**({NOISY: None} if known is None else {}), **systems}
+    for name, system in todo.items():
+        with progress.bar(f"scoring {name}", console) as move:
+            results.append(measure(name, system, material, scorer, move))
+    return results
+
+
+def measure(name: str, system: System | None, material: Material, scorer: Scorer, move: Progress) -> Result:
+    """Scores and times of a system; without one, scores of the noisy input."""
+    first: list[float] = []
+    second: list[float] = []
+
+    def jobs() -> Iterator[Job]:
+        for place in range(len(material.labels)):
+            samples, sample_rate = material.recording(place)
+            if system is not None:
+                for seconds in (first, second):
+                    estimate, spent = _timed(system, samples, sample_rate)
+                    seconds.append(spent)
+                samples = estimate
+            yield material.job(place, samples)
+
+    clips = scorer.run(jobs(), len(material.labels), move)
+    scores = Scores.of(clips, material.rows)
+    if system is None:
+        return Result(name, scores)
+    return Result(name, scores, np.array(second) / material.seconds, np.array(first) / material.seconds)
+
+
+def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
+    """What a system makes of (T, C), each channel by itself, and the CPU seconds that it took."""
+    channels = np.ascontiguousarray(samples.T)
+    begun = time.thread_time()
+    done = [system(channel, sample_rate) for channel in channels]
+    spent = time.thread_time() - begun
+    return np.stack(done, axis=1), spent
+
+
+def summary(material: Material, results: list[Result]) -> dict[str, Any]:
+    """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and the
+    model."""
+    noisy, model = results[0].scores, results[1].scores
     return {
-        "mixtures": len(mixtures.labels),
-        "minutes": mixtures.seconds / 60,
-        "failures": scores.failures,
+        "mixtures": len(material.labels),
+        "minutes": float(material.seconds.sum()) / 60,
+        "kind": type(material).__name__.lower(),
+        "failures": model.failures,
         "noisy": noisy.means(),
-        "denoised": scores.means(),
-        "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
-        "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
-        "by_snr": [
-            {"snr_db": snr_db, "noisy": noisy.by_snr()[snr_db], "denoised": means}
-            for snr_db, means in scores.by_snr().items()
-        ],
+        "denoised": model.means(),
+        "gain": {name: model.gain_over(noisy, name) for name in model.values},
+        "worse": {name: model.worse_than(noisy, name) for name in model.values},
+        "by_snr": _by_snr(noisy, model) if np.isfinite(material.rows).all() else [],
+        "systems": [_system(result, noisy, material) for result in results],
     }
 
 
-def show(state: dict[str, Any], console: Console) -> None:
-    """Prints a summary: a row for each SNR, each metric as noisy -> denoised."""
-    names = list(state["denoised"])
-    title = f"{state['mixtures']} test mixtures, {state['minutes']:.1f} minutes, noisy -> denoised"
-    table = Table(title=title)
-    table.add_column("SNR (dB)", justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(f"{name} ({UNITS[name]})", justify="right", no_wrap=True)
-    for row in state["by_snr"]:
-        table.add_row(f"{row['snr_db']:g}", *(_pair(name, row["noisy"], row["denoised"]) for name in names))
-    table.add_section()
-    table.add_row("all", *(_pair(name, state["noisy"], state["denoised"]) for name in names))
-    gains = (
-        f"{_number(name, gain[0], '+')} [{_number(name, gain[1], '+')}, {_number(name, gain[2], '+')}]"
-        for name, gain in state["gain"].items()
-    )
-    table.add_row("gain [95 %]", *gains)
-    table.add_row("made worse", *(f"{share:.0%}" for share in state["worse"].values()))
-    console.print(table)
-    if state["failures"]:
-        console.print(
-            f"{state['failures']} values could not be computed and count as the metric's worst", highlight=False
-        )
+def _by_snr(noisy: Scores, model: Scores) -> list[dict[str, Any]]:
+    before = noisy.by_snr()
+    return [
+        {"snr_db": snr_db, "clips": int((model.snr_db == snr_db).sum()), "noisy": before[snr_db], "denoised": means}
+        for snr_db, means in model.by_snr().items()
+    ]
 
 
-def _pair(name: str, noisy: dict[str, float], denoised: dict[str, float]) -> str:
-    return f"{_number(name, noisy[name])} -> {_number(name, denoised[name])}"
+def _system(result: Result, noisy: Scores, material: Material) -> dict[str, Any]:
+    scores = result.scores
+    row: dict[str, Any] = {"system": result.system, "failures": scores.failures, "means": scores.means()}
+    if result.rtf is None or result.rtf_new is None:
+        return row
+    total = material.seconds.sum()
+    return row | {
+        "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
+        "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
+        "rtf": float(result.rtf @ material.seconds / total),
+        "rtf_new": float(result.rtf_new @ material.seconds / total),
+        "first_call_s": float(result.rtf_new[0] * material.seconds[0]),
+    }
 
 
-def _number(name: str, value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}" if name in ("pesq", "si_sdr") else f"{value:{sign}.3f}"
+def refuse_csv(path: Path, overwrite: bool) -> None:
+    """Raises TuningError where `write_csv` must not or could not write."""
+    if path.exists() and not overwrite:
+        raise TuningError(f"{path}: exists already, expected a new file; remove it, or give --overwrite")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise TuningError(f"{path}: not a file in a folder that exists, expected one; give another --csv")
+
+
+def write_csv(path: Path, material: Material, results: list[Result]) -> None:
+    """A row for each clip and system, with all digits; what is not known stays empty.
+
+    Raises:
+        TuningError: the disk refuses.
+    """
+    try:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "system", "snr_db", *material.names, "seconds", "rtf"])
+            for result in results:
+                writer.writerows(_rows(material, result))
+    except OSError as error:
+        reason = f"{error.strerror}, expected a file that can be written"
+        raise TuningError(f"{path}: {reason}; give another --csv") from error
+
+
+def _rows(material: Material, result: Result) -> Iterator[list[str | float]]:
+    for place, label in enumerate(material.labels):
+        snr_db = float(material.snr_db[place])
+        values = [float(result.scores.values[name][place]) for name in material.names]
+        rtf = "" if result.rtf is None else float(result.rtf[place])
+        known = "" if np.isnan(snr_db) else snr_db
+        yield [label, result.system, known, *values, float(material.seconds[place]), rtf]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from quell.heldout import EvaluationSet
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
+Job = Callable[[], metrics.ClipScore]  # a function of a module with its arguments: it goes to another process
+AHEAD = 64  # clips that wait in memory
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,27 @@ class Scorer:
 
         What `progress` raises ends the scoring and comes through.
         """
+        jobs = (
+            partial(metrics.score_clip, estimate, target, sample_rate, names)
+            for estimate, target in zip(estimates, clean, strict=True)
+        )
+        return self.run(jobs, len(clean), progress)
+
+    def run(self, jobs: Iterable[Job], count: int, progress: Progress | None = None) -> list[metrics.ClipScore]:
+        """What jobs answer, in their order; they are taken while the first are being computed, AHEAD of them at most.
+
+        What `progress` raises ends the scoring and comes through.
+        """
         move = progress or (lambda done, of: None)
         pending: list[Future[metrics.ClipScore]] = []
         try:
-            for estimate, target in zip(estimates, clean, strict=True):
-                pending.append(self._pool.submit(metrics.score_clip, estimate, target, sample_rate, names))
-                move(sum(future.done() for future in pending), len(clean))
+            for job in jobs:
+                pending.append(self._pool.submit(job))
+                move(sum(future.done() for future in pending), count)
+                while len(waiting := [future for future in pending if not future.done()]) > AHEAD:
+                    wait(waiting, return_when=FIRST_COMPLETED)
             for _ in as_completed(pending):
-                move(sum(future.done() for future in pending), len(clean))
+                move(sum(future.done() for future in pending), count)
         except BaseException:
             for future in pending:  # the pool is for the next who asks
                 future.cancel()

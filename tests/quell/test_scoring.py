@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from quell import heldout, metrics
+from quell import heldout, metrics, scoring
 from quell.config import DenoiserConfig
 from quell.corpus import Corpus, CorpusConfig, open_store, prepare
 from quell.denoiser import Denoiser, Estimate, rms
@@ -171,6 +172,24 @@ def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(v
     found = scorer.score(lambda noisy: noisy, validation, ("pesq",), progress=lambda *moved: whole.append(moved))
     assert found.values["pesq"].tolist() == validation.noisy_scores.values["pesq"].tolist()
     assert len(whole) == 12 and whole[-1] == (6, 6) and whole == sorted(whole)
+
+
+def test_only_so_many_clips_wait_to_be_scored(validation, scorer, monkeypatch):
+    monkeypatch.setattr(scoring, "AHEAD", 2)
+    ahead, scored = [], 0
+
+    def move(done, of):
+        nonlocal scored
+        scored = done
+
+    def jobs():
+        for made in range(12):
+            ahead.append(made - scored)
+            yield partial(metrics.score_clip, validation.noisy[0], validation.clean[0], 8_000, ("stoi",))
+
+    found = scorer.run(jobs(), 12, move)
+    assert len(found) == 12 and {clip.values["stoi"] for clip in found} == {validation.noisy_scores.values["stoi"][0]}
+    assert max(ahead) <= 4  # two that wait, and one that was scored since `move`
 
 
 def test_scores_that_do_not_pair_up_are_refused(validation, scorer):

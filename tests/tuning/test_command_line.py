@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from tuning import evaluation
+from tuning import evaluation_tables
 
 
 def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,7 @@ def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert table["noisy"]["si_sdr"] == pytest.approx(7.5, abs=0.5)  # the mean of the SNRs; the noise is not orthogonal
     shown = io.StringIO()
-    evaluation.show(table, Console(file=shown, width=200))
+    evaluation_tables.show(table, Console(file=shown, width=200))
     assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
 
 
@@ -118,6 +118,11 @@ def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_re
         ("denoise best.pt nowhere.wav -o out", 1, "nowhere.wav: no such file or folder"),
         ("denoise best.pt tiny.toml -o .", 1, "tiny.toml: is the input itself"),
         ("evaluate tiny.toml --study tiny.toml", 1, "tiny.toml: not an exported denoiser"),
+        ("evaluate best.pt", 2, "--study, --noisy: neither given, expected one of them"),
+        ("evaluate best.pt --noisy nowhere --clean noisy", 1, "nowhere: no such folder, expected recordings"),
+        ("evaluate best.pt --noisy noisy --clean bad", 1, "noisy/a.wav: no clean partner"),
+        ("evaluate best.pt --noisy noisy --baseline x", 2, "--baseline: 'x', expected some of noisy, spectral-gate"),
+        ("evaluate best.pt --noisy noisy --csv tiny.toml", 1, "tiny.toml: exists already, expected a new file"),
     ],
 )
 def test_wrong_input_is_answered_in_one_line_and_writes_nothing(

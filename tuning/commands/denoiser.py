@@ -1,6 +1,5 @@
-"""Commands about a denoiser that was found: export, denoise, evaluate."""
+"""Commands about a denoiser that was found: export, denoise."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated
@@ -8,17 +7,13 @@ from typing import Annotated
 import typer
 
 from tuning.options import (
-    CorpusOption,
-    JsonOption,
     RunsOption,
     StorageFileOption,
     StorageOption,
     StudyName,
-    load_spec,
     open_place,
     open_study,
     stderr,
-    stdout,
 )
 
 
@@ -89,40 +84,3 @@ def denoise(
     if encoding not in ENCODINGS:
         raise typer.BadParameter(f"{encoding!r}, expected one of {', '.join(ENCODINGS)}", param_hint="--encoding")
     return stream(model, output, Raw(rate, channels, ENCODINGS[encoding]), mix, overwrite=overwrite, console=stderr())
-
-
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
-    study: Annotated[Path, typer.Option("--study", help="The study file whose test split is used.")],
-    corpus: CorpusOption = None,
-    mixtures: Annotated[int, typer.Option("--mixtures", min=6, help="Test mixtures, at six SNRs in turn.")] = 240,
-    as_json: JsonOption = False,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
-) -> int:
-    """Score a denoiser on the test split, by SNR."""
-    import os
-
-    from quell.corpus import open_store
-    from quell.model import load
-    from quell.scoring import Scorer
-    from tuning import evaluation
-
-    spec = load_spec(study)
-    loaded = load(model)
-    place = open_place(runs, storage, storage_file, corpus)
-    console = stderr()
-    if corpus is None:  # the study knows which decoded corpus it was made from
-        data = open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
-    else:
-        data = place.open_corpus(spec, console)
-    if loaded.metadata.get("corpus") != data.fingerprint:
-        console.print(f"quell: {model}: trained on another corpus, whose training recordings may be in this test split")
-    with Scorer(len(os.sched_getaffinity(0))) as scorer:
-        summary = evaluation.summary(*evaluation.test_scores(loaded, spec, data, scorer, mixtures, console))
-    if as_json:
-        print(json.dumps(summary))
-    else:
-        evaluation.show(summary, stdout())
-    return 0

@@ -1,0 +1,132 @@
+"""What systems are evaluated on: mixtures of a study, pairs of recordings, recordings without a clean version."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quell import audio, dnsmos, metrics
+from quell.audio import FloatArray
+from quell.errors import CorpusError
+from quell.folders import Pair, refuse_length
+from quell.heldout import EvaluationSet
+from quell.scoring import Job, Progress, Scores
+
+BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
+MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
+
+
+class Material(ABC):
+    """Clips to be denoised and scored, by their place.
+
+    Attributes:
+        names: of the metrics.
+        labels: of the clips.
+        seconds: of audio in each.
+        snr_db: of each clip; NaN where nobody knows it.
+        rows: the SNR of the table's row that a clip counts in.
+        noisy_scores: of the clips as they are, where they are known before.
+    """
+
+    names: tuple[str, ...]
+    labels: list[str]
+    seconds: NDArray[np.float64]
+    snr_db: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    noisy_scores: Scores | None = None
+
+    @abstractmethod
+    def recording(self, place: int) -> tuple[FloatArray, int]:
+        """Noisy samples (T, C) and their rate in Hz."""
+
+    @abstractmethod
+    def job(self, place: int, estimate: FloatArray) -> Job:
+        """What computes the metrics of an estimate (T, C) at the recording's rate."""
+
+
+class Mixtures(Material):
+    """Test mixtures of a study, at exact SNRs."""
+
+    def __init__(self, mixtures: EvaluationSet) -> None:
+        self._set = mixtures
+        self.names = tuple(mixtures.noisy_scores.values)
+        self.labels = mixtures.labels
+        self.seconds = np.array([len(clip) for clip in mixtures.clean]) / mixtures.sample_rate
+        self.snr_db = self.rows = mixtures.snr_db
+        self.noisy_scores = mixtures.noisy_scores
+
+    def recording(self, place: int) -> tuple[FloatArray, int]:
+        return self._set.noisy[place][:, None], self._set.sample_rate
+
+    def job(self, place: int, estimate: FloatArray) -> Job:
+        clean, rate = self._set.clean[place], self._set.sample_rate
+        return partial(metrics.score_clip, estimate.mean(axis=1), clean, rate, self.names)
+
+
+class Recordings(Material):
+    """Recordings without a clean version, which DNSMOS estimates."""
+
+    names = dnsmos.NAMES
+
+    def __init__(self, pairs: list[Pair], progress: Progress) -> None:
+        self._pairs = pairs
+        self.labels = [pair.label for pair in pairs]
+        self.seconds = np.array([pair.seconds for pair in pairs])
+        levels = []
+        for place, pair in enumerate(pairs):
+            levels.append(self._snr_db(pair))
+            progress(place + 1, len(pairs))
+        self.snr_db = np.array(levels)
+        self.rows = BIN_DB * np.floor(self.snr_db / BIN_DB + 0.5)
+
+    def _snr_db(self, pair: Pair) -> float:
+        audio.read(pair.noisy)  # what is damaged is said before anything is denoised
+        return np.nan
+
+    def recording(self, place: int) -> tuple[FloatArray, int]:
+        samples, stored = audio.read(self._pairs[place].noisy)
+        return samples, stored.sample_rate
+
+    def job(self, place: int, estimate: FloatArray) -> Job:
+        return partial(dnsmos.score_clip, self._mono(place, estimate, dnsmos.SAMPLE_RATE))
+
+    def _mono(self, place: int, samples: FloatArray, sample_rate: int) -> FloatArray:
+        return audio.resample(samples.mean(axis=1), self._pairs[place].sample_rate, sample_rate)
+
+
+class Pairs(Recordings):
+    """Recordings with their clean versions: the mean of the channels, at 16 kHz, or at 8 kHz where they are.
+
+    Raises:
+        AudioError: a recording is damaged.
+        CorpusError: rates of 8 kHz among others, a clean recording that is silent, or lengths that differ after all.
+    """
+
+    def __init__(self, pairs: list[Pair], progress: Progress) -> None:
+        narrow = [pair for pair in pairs if pair.sample_rate == 8_000]
+        if narrow and len(narrow) < len(pairs):
+            raise CorpusError(
+                f"{narrow[0].noisy}: sampled at 8000 Hz and others are not, expected either; PESQ of narrow and wide "
+                "band are two scales, evaluate them apart"
+            )
+        self._rate = 8_000 if narrow else 16_000
+        self.names = metrics.available(self._rate)
+        super().__init__(pairs, progress)
+
+    def _snr_db(self, pair: Pair) -> float:
+        assert pair.clean is not None
+        noisy, clean = (audio.read(path)[0].mean(axis=1, dtype=np.float64) for path in (pair.noisy, pair.clean))
+        refuse_length(pair.noisy, len(noisy), pair.clean, len(clean))  # headers of MP3 files may be wrong
+        speech, noise = float(np.square(clean).sum()), float(np.square(noisy - clean).sum())
+        if speech == 0:
+            raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
+        return min(10 * np.log10(speech / noise), MOST_DB) if noise > 0 else MOST_DB
+
+    def job(self, place: int, estimate: FloatArray) -> Job:
+        clean = self._pairs[place].clean
+        assert clean is not None
+        target = self._mono(place, audio.read(clean)[0], self._rate)
+        return partial(metrics.score_clip, self._mono(place, estimate, self._rate), target, self._rate, self.names)
