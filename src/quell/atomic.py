@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LONGEST = 255  # bytes of a file's name, almost everywhere
+PID_DIGITS = 10
 
 
 @contextmanager
@@ -14,7 +18,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It takes the final name when the block ends well, and is removed when it does not.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    first, last = _around_pid(path)
+    partial = path.with_name(f"{first}{os.getpid()}{last}")
     try:
         yield partial
         with partial.open("rb") as written:
@@ -22,3 +27,32 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Removes what those who were killed while they wrote `paths` have left behind."""
+    wanted: dict[Path, set[tuple[str, str]]] = {}
+    for path in paths:
+        wanted.setdefault(path.parent, set()).add(_around_pid(path))
+    for folder, names in wanted.items():
+        with suppress(OSError):
+            for name in os.listdir(folder):  # noqa: PTH208 - names are all that is needed
+                parts = re.fullmatch(r"(\..*\.)(\d+)(\.[^.]+|)", name, re.DOTALL)
+                if parts and (parts[1], parts[3]) in names and not _runs(int(parts[2])):
+                    (folder / name).unlink(missing_ok=True)
+
+
+def _around_pid(path: Path) -> tuple[str, str]:
+    """What stands before and behind the process's number in the name of its half-written file."""
+    room = LONGEST - len(os.fsencode(path.suffix)) - PID_DIGITS - 2
+    return f".{os.fsdecode(os.fsencode(path.stem)[:room])}.", path.suffix
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

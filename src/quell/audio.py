@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,22 +15,30 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from quell import mpeg
 from quell.atomic import replacing
-from quell.containers import missing_bytes
+from quell.containers import flaw
 from quell.errors import AudioError
 
 FloatArray = NDArray[np.float32]
 
 # What libsndfile reads, by suffix. A file with another suffix is not taken for a recording (README, CSV, ...).
-SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".opus", ".oga"}) - {
-    ".raw"
-}
+OTHER_SUFFIXES = {".aif", ".aifc", ".bwf", ".iff", ".mp2", ".oga", ".opus", ".snd", ".sph"}
+SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats()} | OTHER_SUFFIXES) - {".raw"}
 
 WRITE_BLOCK = READ_BLOCK = 65_536  # samples of each channel
+LEAST_BLOCK = 8_192  # the same, of a recording with many channels
 # Nobody records outside of these; headers that were damaged say so.
 RATES = (1_000, 1_000_000)  # Hz
 MOST_CHANNELS = 256
-MP3_SLACK = 4_608  # samples that the header of an MP3 file may be wrong by
+MARGIN = 4_096  # bytes
+LARGEST = 1e10  # times full scale: 32-bit integers stored as floats, and some headroom
+UNKNOWN_LENGTH = 2**62  # and above: libsndfile's word for a file that does not say
+# Sub-formats that hold more than full scale; some of their encoders end the process at 120 dB above it.
+FLOATS = ("FLOAT", "DOUBLE")
+LOSSY = ("VORBIS", "OPUS", "MPEG")
+DEEP = ("20", "24", "32")  # ends of the names of those with more than 16 bits
+LOUDEST = 16.0  # 24 dB above full scale
 
 
 @dataclass(frozen=True)
@@ -42,19 +52,39 @@ class Format:
     tags: tuple[tuple[str, str], ...] = ()  # title, artist, ...
 
     @property
-    def whole_numbers(self) -> bool:
-        """Whether samples are stored as integers, which end at full scale."""
-        return self.subtype.startswith(("PCM", "ALAC", "DPCM"))
+    def limit(self) -> float:
+        """The largest sample that can be stored."""
+        if self.subtype in FLOATS:
+            return math.inf
+        return LOUDEST if self.subtype.startswith(LOSSY) else 1.0
 
 
 def find(folder: Path) -> list[Path]:
-    """Recordings under `folder` at any depth, sorted by path. Hidden files and folders are left out."""
-    found = []
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            found.append(path)
+    """Recordings under `folder` at any depth, sorted by path; links to folders are followed, hidden files and folders
+    left out.
+
+    Raises:
+        AudioError: a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise AudioError(f"{error.filename}: {error.strerror}, expected a folder that can be read; check its rights")
+
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        place = Path(where)
+        if (real := os.path.realpath(where)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = (place / name for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())]
     return sorted(found)
+
+
+# Of raw samples: what others call them, and libsndfile.
+ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +96,23 @@ class Raw:
     subtype: str  # "PCM_16", "PCM_24", "PCM_32" or "FLOAT"
 
 
+class _File(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that is read from its first sample to its last."""
+
+    def seekable(self) -> bool:
+        """soundfile seeks after every read of a file that it holds for seekable, if only to where it is: from there on
+        MP3 is noise for a quarter of a second, and other decoders fail."""
+        return False
+
+
 class Recording:
     """A sound file that is read piece by piece, as often as one likes; full scale is 1.
 
     Args:
         raw: of a file that is nothing but samples.
+
+    Attributes:
+        frames: samples of each channel.
 
     Raises:
         AudioError: not a sound file, damaged, cut off, without samples, or nothing that anybody records.
@@ -82,51 +124,86 @@ class Recording:
         if raw is not None:
             self._as = {"samplerate": raw.sample_rate, "channels": raw.channels, "subtype": raw.subtype}
             self._as |= {"format": "RAW", "endian": "LITTLE"}
+        elif path.suffix.lower() == ".raw":
+            raise AudioError(f"{path}: samples without a header, expected a sound file; pipe them in, as -")
         with self._open() as file:
             tags = tuple((key, value) for key, value in file.copy_metadata().items() if value)
             self.stored = Format(file.samplerate, file.format, file.subtype, file.endian, tags)
             self.channels: int = file.channels
-            self.frames: int = file.frames
-        low, high = RATES
-        if not low <= self.stored.sample_rate <= high or self.channels > MOST_CHANNELS:
-            found = f"{self.channels} channels at {self.stored.sample_rate} Hz"
-            needed = f"up to {MOST_CHANNELS} channels at {low} to {high} Hz"
-            raise AudioError(f"{path}: {found}, expected {needed}; repair or remove it")
-        if self.frames == 0:
-            raise AudioError(f"{path}: 0 samples, expected at least 1; remove it")
-        missing = missing_bytes(path)
-        if missing:
-            raise AudioError(f"{path}: cut off, {missing} bytes or more are missing, expected it whole; copy it again")
+            self._header: int = file.frames
+            low, high = RATES
+            if not low <= self.stored.sample_rate <= high or not 1 <= self.channels <= MOST_CHANNELS:
+                found = f"{self.channels} channels at {self.stored.sample_rate} Hz"
+                needed = f"1 to {MOST_CHANNELS} channels at {low} to {high} Hz"
+                raise AudioError(f"{path}: {found}, expected {needed}; repair it or leave it out")
+            self.frames: int = self._header
+            if raw is None:
+                self._check(file)
 
-    def blocks(self, frames: int = READ_BLOCK) -> Iterator[FloatArray]:
+    def _check(self, file: _File) -> None:
+        found = flaw(self.path)
+        if found:
+            raise AudioError(f"{self.path}: {found}, expected one whole recording; copy or convert it again")
+        if self.stored.container == "MP3" and (counted := mpeg.samples(self.path)) is not None:
+            if self._header < counted:
+                found = f"no count in its header, by which {self._header} of {counted} samples can be read"
+                raise AudioError(f"{self.path}: {found}, expected all; convert it to WAV")
+            self.frames = counted
+        if self._header >= UNKNOWN_LENGTH:
+            self.frames = 0
+            while read := len(file.read(LEAST_BLOCK, dtype="int16")):
+                self.frames += read
+        if self.frames == 0:
+            raise AudioError(f"{self.path}: 0 samples, expected at least 1; repair its header or leave it out")
+
+    def blocks(self, frames: int | None = None) -> Iterator[FloatArray]:
         """The samples from the first on, (n, C) each.
 
+        Args:
+            frames: n, of all but the last.
+
         Raises:
-            AudioError: damaged, or with samples that are not numbers.
+            AudioError: damaged, with samples that are not numbers, or changed since it was opened.
         """
-        read = 0
+        read, frames = 0, frames or max(LEAST_BLOCK, READ_BLOCK // self.channels)
         with self._open() as file:
+            now, before = (file.samplerate, file.channels, file.frames), self.stored.sample_rate
+            if now != (before, self.channels, self._header):
+                raise AudioError(f"{self.path}: changes while it is read, expected it finished; wait, then try again")
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    bad = int((~np.isfinite(block)).sum())
-                    raise AudioError(
-                        f"{self.path}: {bad} samples are NaN or infinite, expected numbers; repair or remove it"
-                    )
+                if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
+                    raise AudioError(f"{self.path}: {_of_no_use(block)}, expected numbers; repair it or leave it out")
                 read += len(block)
                 yield block
-        if read < self.frames - (MP3_SLACK if self.stored.container == "MP3" else 0):
-            raise AudioError(
-                f"{self.path}: {read} of {self.frames} samples can be read, expected all; copy or repair it"
-            )
+        if read != self.frames:
+            found = f"{read} of {self.frames} samples can be read"
+            raise AudioError(f"{self.path}: {found}, expected all; copy or repair it")
 
     @contextmanager
-    def _open(self) -> Iterator[soundfile.SoundFile]:
+    def _open(self) -> Iterator[_File]:
         try:
-            with soundfile.SoundFile(self.path, **self._as) as file:
+            if not self.path.is_file():  # a pipe would be waited for
+                raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
+            with self.path.open("rb"):  # libsndfile does not say what the system objected to
+                pass
+            with _File(os.fsencode(self.path), **self._as) as file:
                 yield file
-        except (soundfile.LibsndfileError, OSError) as error:
-            reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-            raise AudioError(f"{self.path}: {reason}, expected a sound file; repair or remove it") from error
+        except (soundfile.SoundFileError, OSError) as error:
+            raise AudioError(
+                f"{self.path}: {_reason(error)}, expected a sound file; repair it or leave it out"
+            ) from error
+
+
+def _of_no_use(block: FloatArray) -> str:
+    bad = int((~np.isfinite(block)).sum())
+    return (
+        f"{bad} samples are NaN or infinite" if bad else f"samples of up to {np.abs(block).max():.0e} times full scale"
+    )
+
+
+def _reason(error: Exception) -> str:
+    found = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+    return " ".join(str(found).split()).rstrip(".")
 
 
 def read(path: Path) -> tuple[FloatArray, Format]:
@@ -169,37 +246,69 @@ def resample(samples: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
 def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[FloatArray], None]]:
     """A function that appends (n, C) samples to a new file; the final name appears only when the block ends well.
 
-    Integer formats are limited at full scale by libsndfile.
+    Samples beyond what the format holds (`Format.limit`) are limited.
 
     Raises:
         AudioError: the format cannot hold this, or the disk refuses.
     """
+    kind = f"{stored.container}/{stored.subtype} at {stored.sample_rate} Hz"
+    # The first step below 1 that 16 and 24 bits have: some formats take 1 for -1.
+    top = stored.limit if stored.limit > 1 else 1 - 2.0 ** -(23 if stored.subtype.endswith(DEEP) else 15)
+    count = 0
+
+    def append(samples: FloatArray) -> None:
+        nonlocal count
+        # libsndfile limits plain PCM only: µ-law and A-law are looked up behind the end of a table, ADPCM wraps.
+        limited = samples if top == math.inf else np.clip(samples, -stored.limit, top)
+        # Its Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
+        for start in range(0, len(limited), WRITE_BLOCK):
+            try:
+                file.write(limited[start : start + WRITE_BLOCK])
+            except AssertionError as error:  # soundfile's, when less was taken than given
+                raise OSError("less was written than there is; the disk may be full") from error
+        count += len(limited)
+
     try:
-        with (
-            replacing(path) as partial,
-            soundfile.SoundFile(
-                partial,
-                "w",
-                stored.sample_rate,
-                channels,
-                stored.subtype,
-                endian=stored.endian,
-                format=stored.container,
-            ) as file,
-        ):
-            for tag, text in stored.tags:
-                with suppress(soundfile.LibsndfileError):  # not every container has every tag
-                    setattr(file, tag, text)
+        with replacing(path) as partial:
+            partial.touch()  # libsndfile does not say what the system objected to
+            try:
+                with _new(partial, stored, channels) as file:
+                    yield append
+            except soundfile.SoundFileError:
+                _more(partial)
+                raise
+            _more(partial)  # nor always that it did
+            needed = (stored.sample_rate, channels, count, stored.container, stored.subtype)
+            found = needed if stored.container == "RAW" else _of(partial)
+            if found != needed:
+                raise OSError(f"comes back as {found}, written as {needed}")
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: {_reason(error)}, expected to write {kind}; choose another output") from error
 
-            def append(samples: FloatArray) -> None:
-                # libsndfile's Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
-                for start in range(0, len(samples), WRITE_BLOCK):
-                    file.write(samples[start : start + WRITE_BLOCK])
 
-            yield append
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        kind = f"{stored.container}/{stored.subtype} at {stored.sample_rate} Hz"
-        raise AudioError(f"{path}: {error}, expected to write {kind}; choose another output") from error
+def _new(path: Path, stored: Format, channels: int) -> _File:
+    kind = {"subtype": stored.subtype, "endian": stored.endian, "format": stored.container}
+    try:
+        file = _File(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
+    except (TypeError, ValueError) as error:  # soundfile's, of formats that it does not know
+        raise OSError(str(error)) from error
+    for tag, text in stored.tags:
+        with suppress(soundfile.SoundFileError):  # not every container has every tag
+            setattr(file, tag, text)
+    return file
+
+
+def _more(path: Path) -> None:
+    """Raises OSError where a file cannot grow."""
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(bytes(MARGIN))
+    os.truncate(path, size)
+
+
+def _of(path: Path) -> tuple[int, int, int, str, str]:
+    with _File(os.fsencode(path)) as file:
+        return file.samplerate, file.channels, file.frames, file.format, file.subtype
 
 
 def write(path: Path, samples: FloatArray, stored: Format) -> None:

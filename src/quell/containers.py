@@ -1,4 +1,4 @@
-"""Whether a sound file was cut off: libsndfile reads what is left of one without a word."""
+"""Whether a sound file is whole: libsndfile reads what is left of one without a word."""
 
 from __future__ import annotations
 
@@ -7,47 +7,100 @@ from pathlib import Path
 from typing import BinaryIO
 
 UNKNOWN = 0xFFFF_FFF0  # and above, or 0: whoever wrote the header did not know how long it would get
-OGG_PAGE = 65_307  # bytes at most
+MOST_CHUNKS = 10_000  # a file of zeros is chunks of no length
+NIST_HEADER = 1024  # bytes
 
 
-def missing_bytes(path: Path) -> int:
-    """How many bytes a file lacks of what its header promises; 1 for an Ogg stream without an end; 0 when it is whole
-    or makes no promises."""
+def flaw(path: Path) -> str | None:
+    """What libsndfile passes over in silence: a file that is shorter than its header says, several Ogg streams one
+    after the other. None when it is whole or makes no promises."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(40)
-        kind = head[:4]
-        if kind in (b"RIFF", b"RF64", b"BW64"):
-            return max(0, _end_of_chunk(file, size, b"data", "<") - size)
-        if kind == b"RIFX":
-            return max(0, _end_of_chunk(file, size, b"data", ">") - size)
-        if kind == b"FORM":
-            return max(0, _end_of_chunk(file, size, b"SSND", ">") - size)
-        if kind == b"riff" and len(head) >= 24:  # Sony's Wave64: 16 bytes of name, 8 of size
-            return max(0, int.from_bytes(head[16:24], "little") - size)
-        if kind == b".snd" and len(head) >= 12:
-            offset, length = struct.unpack(">II", head[4:12])
-            return 0 if length >= UNKNOWN else max(0, offset + length - size)
-        if kind == b"OggS":
-            file.seek(max(0, size - OGG_PAGE))
-            tail = file.read()
-            last = tail.rfind(b"OggS")
-            ended = 0 <= last < len(tail) - 5 and tail[last + 5] & 4
-            return 0 if ended else 1
+        if head[:4] == b"OggS":
+            return _flaw_of_ogg(file, size)
+        missing = _end(file, head, size) - size
+    return f"cut off, {missing} bytes or more are missing" if missing > 0 else None
+
+
+def _end(file: BinaryIO, head: bytes, size: int) -> int:
+    """Where a file should end by its header; 0 when it does not say."""
+    kind = head[:4]
+    if kind in (b"RIFF", b"RF64", b"BW64"):
+        return _end_of_chunk(file, size, (b"data",), "<")
+    if kind == b"RIFX":
+        return _end_of_chunk(file, size, (b"data",), ">")
+    if kind == b"FORM":
+        return _end_of_chunk(file, size, (b"SSND", b"BODY"), ">")
+    if kind == b"caff":
+        return _end_of_caf(file, size)
+    if kind == b"riff" and len(head) >= 24:  # Sony's Wave64: 16 bytes of name, 8 of size
+        return int.from_bytes(head[16:24], "little")
+    if kind == b".snd" and len(head) >= 12:
+        offset, length = struct.unpack(">II", head[4:12])
+        return 0 if length >= UNKNOWN else int(offset + length)
+    if kind == b"NIST":
+        return _end_of_nist(file)
     return 0
 
 
-def _end_of_chunk(file: BinaryIO, size: int, name: bytes, order: str) -> int:
-    """Where the data of a RIFF or IFF file end by its header; 0 when there are none or their length is unknown."""
+def _end_of_chunk(file: BinaryIO, size: int, names: tuple[bytes, ...], order: str) -> int:
+    """Where the data of a RIFF or IFF file end; 0 when there are none or their length is unknown."""
     place, long_length = 12, 0
-    while place + 8 <= size:
+    for _ in range(MOST_CHUNKS):
+        if place + 8 > size:
+            break
         file.seek(place)
         chunk, length = struct.unpack(f"{order}4sI", file.read(8))
         if chunk == b"ds64":  # of RF64, whose lengths have 64 bits
             long_length = int.from_bytes(file.read(16)[8:], "little")
-        if chunk == name:
+        if chunk in names:
             if length == 0xFFFF_FFFF and long_length:
                 length = long_length
             return 0 if length == 0 or UNKNOWN <= length <= 0xFFFF_FFFF else place + 8 + length
         place += 8 + length + length % 2
     return 0
+
+
+def _end_of_caf(file: BinaryIO, size: int) -> int:
+    place = 8
+    for _ in range(MOST_CHUNKS):
+        if place + 12 > size:
+            break
+        file.seek(place)
+        chunk, length = struct.unpack(">4sq", file.read(12))
+        if length < 0:  # of data only: up to the end of the file
+            return 0
+        if chunk == b"data":
+            return int(place + 12 + length)
+        place += 12 + length
+    return 0
+
+
+def _end_of_nist(file: BinaryIO) -> int:
+    file.seek(0)
+    lines = [line.split() for line in file.read(NIST_HEADER).splitlines()]
+    fields = {words[0]: words[2] for words in lines if len(words) == 3}
+    try:
+        header = int(lines[1][0])
+        counts = [int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count")]
+    except (IndexError, KeyError, ValueError):
+        return 0
+    return header + counts[0] * counts[1] * counts[2]
+
+
+def _flaw_of_ogg(file: BinaryIO, size: int) -> str | None:
+    """Ogg (RFC 3533) is pages: a header, a table of the segments' lengths, the segments. Bit 1 of the flags marks the
+    first page of a stream, bit 2 its last."""
+    place, ended = 0, False
+    while place < size:
+        file.seek(place)
+        head = file.read(27)
+        if len(head) < 27 or head[:4] != b"OggS":
+            break  # cut off, damaged, or something that others appended
+        if ended and head[5] & 2:
+            return "several Ogg streams one after the other, of which only the first is heard"
+        table = file.read(head[26])
+        place += 27 + len(table) + sum(table)
+        ended = ended or (bool(head[5] & 4) and len(table) == head[26] and place <= size)
+    return None if ended else "cut off or damaged, its stream does not end"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,9 @@ from quell import audio
 from quell.audio import FloatArray
 from quell.errors import AudioError
 from quell.model import Model, Stream
+from quell.settings import Mix, Report
+
+__all__ = ["Mix", "Report", "denoise", "denoised", "enhance_file", "transfer"]
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
 # OFFSET_S it may as well be sound.
@@ -25,43 +27,6 @@ OFFSET_S = 0.1
 
 # The pieces of a signal, (n, C) each, from its first sample on; called anew for every pass over it.
 Pieces = Callable[[], Iterator[FloatArray]]
-
-
-@dataclass(frozen=True)
-class Mix:
-    """How much of the input stays in the output.
-
-    Args:
-        wet: share of the denoised signal, 0 to 1.
-        attenuation_limit_db: noise is lowered by so many dB at most; None sets no limit.
-
-    Raises:
-        ValueError: out of range.
-    """
-
-    wet: float = 1.0
-    attenuation_limit_db: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.wet <= 1:
-            raise ValueError(f"wet: {self.wet}, expected 0 to 1")
-        if self.attenuation_limit_db is not None and not self.attenuation_limit_db >= 0:
-            raise ValueError(f"attenuation limit: {self.attenuation_limit_db} dB, expected at least 0")
-
-    @property
-    def denoised(self) -> float:
-        """Share of the denoised signal after both."""
-        limit = self.attenuation_limit_db
-        return self.wet * (1 - (0.0 if limit is None else 10 ** (-limit / 20)))
-
-
-@dataclass(frozen=True)
-class Report:
-    """What came out of one recording."""
-
-    seconds: float
-    peak: float  # full scale is 1
-    limited: int  # samples beyond full scale that a format of whole numbers could not hold
 
 
 def denoise(waveform: FloatArray, sample_rate: int, model: Model, mix: Mix | None = None) -> FloatArray:
@@ -107,7 +72,8 @@ def enhance_file(
     Memory is bounded whatever its length: a block of 8 s and its context at the model's rate, per channel.
 
     Args:
-        progress: called with the seconds that were done since it was called before; what it raises comes through.
+        progress: called with the seconds that were done since it was called before, 0 at times; what it raises comes
+            through.
 
     Raises:
         AudioError: the file cannot be read, or the result not written.
@@ -118,7 +84,8 @@ def enhance_file(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AudioError(f"{target}: {error}, expected a folder that can be made; give another -o") from error
+        found = f"{error.strerror}: {error.filename}"
+        raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
     with audio.writing(target, recording.stored, recording.channels) as append:
         return transfer(recording, model, append, mix, progress)
 
@@ -131,16 +98,27 @@ def transfer(
     progress: Callable[[float], None] | None = None,
 ) -> Report:
     """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
-    peak, limited = 0.0, 0
-    rate = recording.stored.sample_rate
-    for piece in denoised(recording.blocks, rate, model, mix):
+    peak, limited, frames = 0.0, 0, 0
+    rate, limit = recording.stored.sample_rate, recording.stored.limit
+
+    def pieces() -> Iterator[FloatArray]:
+        for piece in recording.blocks():
+            if progress is not None:
+                progress(0.0)  # whoever wants to stop can, also while the level of a long recording is found
+            yield piece
+
+    for piece in denoised(pieces, rate, model, mix):
+        if not np.isfinite(piece).all():
+            found = "the answer to it is not finite"
+            raise AudioError(f"{recording.path}: {found}, expected numbers; lower its level or leave it out")
         loud = np.abs(piece)
         peak = max(peak, float(loud.max(initial=0.0)))
-        limited += int((loud > 1).sum()) if recording.stored.whole_numbers else 0
+        limited += int((loud > limit).sum())
+        frames += len(piece)
         append(piece)
         if progress is not None:
             progress(len(piece) / rate)
-    return Report(recording.frames / rate, peak, limited)
+    return Report(frames / rate, peak, limited)
 
 
 def denoised(pieces: Pieces, sample_rate: int, model: Model, mix: Mix | None = None) -> Iterator[FloatArray]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from quell.atomic import replacing
+from quell.atomic import replacing, sweep
 
 
 def test_the_final_name_appears_when_the_block_ends(tmp_path):
@@ -31,3 +35,34 @@ def test_a_block_that_writes_nothing_fails_and_leaves_what_was_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"\.a\.\d+\.wav"), replacing(tmp_path / "a.wav"):
         pass
     assert (tmp_path / "a.wav").read_text() == "old"
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    for stem in ("n" * 251, "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 125):
+        with replacing(tmp_path / f"{stem}.wav") as partial:
+            partial.write_text("new")
+        assert (tmp_path / f"{stem}.wav").read_text() == "new"
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from quell.atomic import replacing\n"
+        "with replacing(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    names = ["a.wav", "new\nline.wav", "n" * 251 + ".wav", "bare"]
+    for name in names:
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+    left = set(tmp_path.iterdir())
+    others = {
+        tmp_path / f".a.{os.getpid()}.wav",
+        tmp_path / ".b.999999999.wav",
+        tmp_path / ".a.wav",
+        tmp_path / "a.wav",
+    }
+    for path in others:
+        path.touch()
+    assert len(left) == 4
+    sweep(tmp_path / name for name in names)
+    sweep([tmp_path / "nowhere" / "a.wav"])
+    assert set(tmp_path.iterdir()) == others

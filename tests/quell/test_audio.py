@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -109,6 +110,70 @@ def test_find_looks_into_a_folder_that_lies_in_a_hidden_one(tmp_path):
     (tmp_path / ".cache" / "speech").mkdir(parents=True)
     (tmp_path / ".cache" / "speech" / "a.wav").touch()
     assert [path.name for path in audio.find(tmp_path / ".cache" / "speech")] == ["a.wav"]
+
+
+def test_find_follows_links_once_and_shows_those_that_lead_nowhere(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("in/a/1.wav", "elsewhere/2.wav"):
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "a" / "above").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.wav").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "in" / "pipe.wav")
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in audio.find(tmp_path / "in")]
+    assert found == ["a/1.wav", "gone.wav", "linked/2.wav"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):  # root may list any
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'locked'}: Permission denied, expected a folder")):
+        audio.find(tmp_path)
+
+
+def test_names_that_are_no_text_are_read_and_written(tmp_path):
+    path = tmp_path / os.fsdecode(b"not\xff\xfetext\n.wav")
+    audio.write(path, tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
+    np.testing.assert_array_equal(audio.read(path)[0], tone(440, 8_000, 100)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("pipe.wav", "not a file"), ("folder.wav", "not a file"), ("a.raw", "samp")]
+)
+def test_what_is_no_file_with_a_header_is_named_at_once(tmp_path, name, found):
+    os.mkfifo(tmp_path / "pipe.wav")  # reading it would wait for somebody who writes
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / name}: {found}") + ".*, expected a sound file"):
+        audio.Recording(tmp_path / name)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(257, 8_000), (1, 999), (1, 1_000_001)])
+def test_what_nobody_records_is_refused(tmp_path, channels, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros((9, channels)), rate)
+    with pytest.raises(AudioError, match=re.escape(f"a.wav: {channels} channels at {rate} Hz, expected 1 to 256")):
+        audio.Recording(tmp_path / "a.wav")
+
+
+def test_a_format_that_comes_back_another_length_is_refused(tmp_path):
+    # ADPCM fills up its last block: 500 samples of a file by others, whose blocks were shorter.
+    with pytest.raises(AudioError, match=r"a\.wav: comes back as .* 1012, .* 500, .*, expected to write WAV/MS_ADPCM"):
+        audio.write(tmp_path / "a.wav", np.zeros(500, np.float32), Format(22_050, "WAV", "MS_ADPCM"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_whoever_writes_is_not_taken_for_one_of_the_file(tmp_path):
+    with pytest.raises(ValueError, match="mine"), audio.writing(tmp_path / "a.wav", Format(8_000, "WAV", "FLOAT"), 1):
+        raise ValueError("mine")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_sound_is_named(tmp_path):

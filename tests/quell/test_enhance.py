@@ -12,9 +12,10 @@ import torch
 
 from quell import audio, export
 from quell.blocks import Blocks
-from quell.enhance import Mix, denoise, denoised, enhance_file
+from quell.enhance import denoise, denoised, enhance_file
 from quell.errors import AudioError
 from quell.model import Model, load
+from quell.settings import Mix
 
 
 class Identity(Model):
