@@ -54,20 +54,12 @@ class TorchModel(Model):
     module: torch.jit.ScriptModule
 
     def __call__(self, noisy: Tensor) -> Tensor:
-        with _inference():
+        with torch.inference_mode():
             return self.module(noisy)  # type: ignore[no-any-return]
 
     def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
-        with _inference():
+        with torch.inference_mode():
             return self.module.carry_on(noisy, level, state, lead, mark)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _inference() -> Iterator[None]:
-    """Runs the graph as it was written. What TorchScript's profiling executor makes of it anew is not faster on CPUs,
-    and took a second over the first eight lengths (recurrent-unet, torch 2.13)."""
-    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-        yield
 
 
 @dataclass(frozen=True)
