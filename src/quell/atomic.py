@@ -51,8 +51,9 @@ def _around_pid(path: Path) -> tuple[str, str]:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass
-    return True
+    except (OSError, IndexError):  # another user's, or no Linux
+        return True
+    return state != b"Z"  # it has ended, and its parent takes no notice

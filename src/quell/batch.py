@@ -1,28 +1,22 @@
-"""Many recordings: what goes where, several at once, and going on where an interrupted run stopped."""
+"""Many recordings: what goes where, and each of them done, whatever the others are."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from quell import audio
+from quell.atomic import sweep
 from quell.errors import AudioError, DenoiserError
-from quell.processes import pool
+from quell.settings import Mix, Report
 
 if TYPE_CHECKING:
-    from quell.enhance import Mix, Report
+    from quell.journal import Journal
     from quell.model import Model
-
-JOURNAL = ".quell-denoise.jsonl"
-POLL_S = 0.2
 
 Progress = Callable[[float, float], None]  # seconds of sound done, seconds in all
 
@@ -43,80 +37,52 @@ class Done(NamedTuple):
     error: AudioError | None
 
 
-class Journal:
-    """What an interrupted run finished, in a hidden file of the output folder, so that it is not done again.
+class Plan(NamedTuple):
+    """What is to be done."""
 
-    A finished file counts while its source, the model and the settings are the same.
-
-    Args:
-        how: the model and the settings, in words.
-    """
-
-    def __init__(self, output: Path, how: str) -> None:
-        folder = output if output.suffix.lower() not in audio.SUFFIXES or output.is_dir() else output.parent
-        self.path = folder / JOURNAL
-        self.how = how
-        self._known: set[str] = set()
-        with suppress(OSError, UnicodeDecodeError):
-            self._known = set(self.path.read_text().splitlines())
-
-    def finished(self, job: Job) -> bool:
-        return job.target.exists() and self._line(job) in self._known
-
-    def note(self, job: Job) -> None:
-        line = self._line(job)
-        if line is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(line + "\n")
-
-    def close(self) -> None:
-        """All is done: a run that comes later is another one."""
-        self.path.unlink(missing_ok=True)
-
-    def _line(self, job: Job) -> str | None:
-        try:
-            found = job.source.stat()
-        except OSError:
-            return None
-        where = [str(job.source.resolve()), str(job.target.resolve())]
-        return json.dumps([*where, found.st_size, found.st_mtime_ns, self.how])
+    jobs: list[Job]
+    done: list[Job]  # by a run that was interrupted
+    journal: Journal | None  # where they are noted; None for a single file
 
 
-def how(model: Path, mix: Mix) -> str:
-    """What decides, besides the recording, what comes out."""
-    return json.dumps([hashlib.sha256(model.read_bytes()).hexdigest()[:16], asdict(mix)])
-
-
-def plan(
-    inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journal: Journal | None = None
-) -> tuple[list[Job], int]:
-    """What is to be done: one file to a file or into a folder, folders into a folder with their trees kept. And how
-    many files an interrupted run has done before.
+def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journal: Journal | None = None) -> Plan:
+    """What is to be done: one file to a file or into a folder, folders into a folder with their trees kept.
 
     Raises:
         AudioError: an input that is missing or holds no recording, an output that exists or is an input.
     """
-    inputs = [path for given in inputs for path in _matches(given)]
-    single = (
-        len(inputs) == 1 and inputs[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
-    )
-    jobs: list[Job] = []
-    for given in inputs:
-        if given.is_dir():
-            found = audio.find(given)
-            if not found:
-                raise AudioError(
-                    f"{given}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder"
-                )
-            jobs += [Job(path, output / path.relative_to(given)) for path in found]
-        elif given.is_file():
-            jobs.append(Job(given, output if single else output / given.name))
+    try:
+        found = [path for given in inputs for path in _matches(given)]
+        single = (
+            len(found) == 1 and found[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
+        )
+        if not single and output.exists() and not output.is_dir():
+            raise AudioError(f"{output}: is a file, expected a folder; give another -o")
+        if single:
+            jobs, journal = [Job(found[0], output)], None
         else:
-            raise AudioError(f"{given}: no such file or folder, expected recordings; check the path")
-    left = [job for job in jobs if journal is None or not journal.finished(job)]
-    _check(jobs, left, overwrite)
-    return left, len(jobs) - len(left)
+            jobs = list(dict.fromkeys(job for given in found for job in _jobs(given, output, journal)))
+        done = [job for job in jobs if journal is not None and journal.finished(job)]
+        before = set(done)
+        left = [job for job in jobs if job not in before]
+        _check(jobs, left, overwrite)
+    except OSError as error:  # no right to look, or a name that is too long
+        where = error.filename or output
+        raise AudioError(f"{where}: {error.strerror}, expected a path that can be read; check it") from error
+    return Plan(left, done, journal)
+
+
+def _jobs(given: Path, output: Path, journal: Journal | None) -> list[Job]:
+    if given.is_dir():
+        # An output folder inside of the input is no input when an interrupted run goes on.
+        found = [path for path in audio.find(given) if journal is None or not journal.made(path)]
+        if not found:
+            raise AudioError(f"{given}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder")
+        return [Job(path, output / path.relative_to(given)) for path in found]
+    if given.is_file():
+        return [Job(given, output / given.name)]
+    found_there = "neither a file nor a folder" if given.exists() else "no such file or folder"
+    raise AudioError(f"{given}: {found_there}, expected recordings; check the path")
 
 
 def _matches(given: Path) -> list[Path]:
@@ -130,12 +96,12 @@ def _matches(given: Path) -> list[Path]:
 
 
 def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
-    sources = {job.source.resolve() for job in jobs}
+    sources = {os.path.realpath(job.source) for job in jobs}
     seen: dict[Path, Path] = {}
     for job in jobs:
-        if job.target.exists() and job.target.samefile(job.source):
+        if job.target.exists() and job.source.exists() and job.target.samefile(job.source):
             raise AudioError(f"{job.target}: is the input itself, expected another place; give another -o")
-        if job.target.resolve() in sources:
+        if os.path.realpath(job.target) in sources:
             raise AudioError(f"{job.target}: is an input, too, expected another place; give another -o")
         if job.target in seen:
             raise AudioError(f"{job.target}: wanted by {seen[job.target]} and {job.source}, expected one input each")
@@ -146,119 +112,64 @@ def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
 
 
 def run(
-    jobs: Sequence[Job], model: Path, mix: Mix, processes: int = 1, progress: Progress | None = None
-) -> Iterator[Done]:
+    jobs: Sequence[Job], model: Path, mix: Mix, processes: int = 0, progress: Progress | None = None
+) -> Generator[Done]:
     """Denoises the files, several at once, and yields each as it ends; one that fails keeps no other from being done.
+
+    Close it when you leave before its end: files that are half written go.
 
     Args:
         model: an exported file.
-        processes: how many files at once; with 1 in this process, with all of its threads.
+        processes: how many files at once, each in a process of its own, which a damaged file may end; a single one has
+            all threads. With 0 in this process.
 
     Raises:
         ExportError: the model cannot be loaded.
     """
+    sweep(job.target for job in jobs)
+    if not jobs:
+        return
+    if processes:
+        from quell.workers import denoise
+
+        yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress)
+        return
     from quell.model import load
 
-    total = sum(map(_seconds, jobs))
-    processes = min(processes, len(jobs))
-    if processes > 1:
-        yield from _beside(jobs, model, mix, processes, total, progress)
-        return
-    loaded, passed = load(model), 0.0
+    loaded, total, passed = load(model), sum(seconds(job.source) for job in jobs), 0.0
 
-    def move(seconds: float) -> None:
+    def move(more: float) -> None:
         nonlocal passed
-        passed += seconds
+        passed += more
         if progress is not None:
             progress(min(passed, total), total)
 
     for job in jobs:
-        yield _do(job, loaded, mix, move)
+        yield do(job, loaded, mix, move)
 
 
-def _do(job: Job, model: Model, mix: Mix, move: Callable[[float], None]) -> Done:
+def do(job: Job, model: Model, mix: Mix, move: Callable[[float], None]) -> Done:
+    """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     from quell.enhance import enhance_file
 
     try:
         return Done(job, enhance_file(job.source, job.target, model, mix, move), None)
     except AudioError as error:
         return Done(job, None, error)
-
-
-def _seconds(job: Job) -> float:
-    """For the progress bar; what is wrong with a file is said when it is its turn."""
-    try:
-        recording = audio.Recording(job.source)
     except DenoiserError:
+        raise
+    except Exception as error:  # out of memory, or what nobody has thought of: it ends this file, not the run
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Done(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))
+
+
+def seconds(path: Path) -> float:
+    """Length of a recording; 0 where it does not say. What is wrong with it is said when it is its turn."""
+    try:
+        recording = audio.Recording(path)
+    except Exception:
         return 0.0
     return recording.frames / recording.stored.sample_rate
-
-
-# --- several at once: what a process of the pool has, and does ---
-
-
-class _Stopped(BaseException):
-    """The run was interrupted."""
-
-
-class _Beside(NamedTuple):
-    model: Model
-    mix: Mix
-    passed: Any  # multiprocessing.Value: seconds done by all
-    stop: Any  # multiprocessing.Event
-
-
-_own: list[_Beside] = []
-
-
-def _begin(model: Path, mix: Mix, passed: Any, stop: Any) -> None:
-    import torch
-
-    from quell.model import load
-
-    torch.set_num_threads(1)
-    _own.append(_Beside(load(model), mix, passed, stop))
-
-
-def _task(job: Job) -> Done | None:
-    (own,) = _own
-
-    def move(seconds: float) -> None:
-        with own.passed.get_lock():
-            own.passed.value += seconds
-        if own.stop.is_set():
-            raise _Stopped
-
-    try:
-        return _do(job, own.model, own.mix, move)
-    except _Stopped:  # its half-written file is gone
-        return None
-
-
-def _beside(
-    jobs: Sequence[Job], model: Path, mix: Mix, processes: int, total: float, progress: Progress | None
-) -> Iterator[Done]:
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    passed, stop = context.Value("d", 0.0), context.Event()
-    workers = pool(processes, _begin, model, mix, passed, stop)
-    try:
-        # The longest first: none of them is left alone at the end.
-        pending: set[Future[Done | None]] = {
-            workers.submit(_task, job) for job in sorted(jobs, key=_seconds, reverse=True)
-        }
-        while pending:
-            ended, pending = wait(pending, POLL_S, FIRST_COMPLETED)
-            if progress is not None:
-                progress(min(passed.value, total), total)
-            for future in ended:
-                done = future.result()
-                if done is not None:
-                    yield done
-    finally:
-        stop.set()
-        workers.shutdown(cancel_futures=True)
 
 
 def cores() -> int:

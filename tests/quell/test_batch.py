@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import batch, export
-from quell.batch import Job, Journal, how, run
-from quell.enhance import Mix
-from quell.errors import AudioError
+from quell import batch, enhance, export
+from quell.batch import Job, run
+from quell.errors import AudioError, ExportError
+from quell.journal import JOURNAL, Journal, how
+from quell.settings import Mix
 
 MIX = Mix()
 
@@ -26,7 +28,7 @@ def model(tiny_denoiser, tmp_path_factory):
 
 
 def plan(*args, **settings) -> list[Job]:
-    return batch.plan(*args, **settings)[0]
+    return batch.plan(*args, **settings).jobs
 
 
 def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
@@ -41,7 +43,7 @@ def stored(path):
     return info.samplerate, info.channels, info.frames, info.format, info.subtype
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [0, 2])
 def test_a_folder_keeps_its_tree(tmp_path, model, processes):
     for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/.hidden/d.wav", "x/notes.txt"):
         path = tmp_path / "in" / name
@@ -68,7 +70,7 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [0, 2])
 def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, processes):
     for name in "abc":
         write(tmp_path / "in" / f"{name}.wav")
@@ -112,6 +114,63 @@ def test_two_inputs_for_one_output_are_refused(tmp_path):
         plan([one, other], tmp_path / "out")
 
 
+def test_the_same_recording_named_twice_is_done_once(tmp_path):
+    write(tmp_path / "in" / "a.wav")
+    assert len(plan([tmp_path / "in", tmp_path / "in" / "a.wav", tmp_path / "in" / "*.wav"], tmp_path / "out")) == 1
+
+
+def test_a_file_where_a_folder_is_needed_is_refused(tmp_path):
+    write(tmp_path / "in" / "a.wav")
+    blocked = write(tmp_path / "b.wav")
+    with pytest.raises(AudioError, match=re.escape(f"{blocked}: is a file, expected a folder")):
+        plan([tmp_path / "in"], blocked, overwrite=True)
+
+
+def test_paths_that_the_system_refuses_are_named(tmp_path, monkeypatch):
+    for given, output in ((tmp_path / ("n" * 300), tmp_path), (write(tmp_path / "a.wav"), tmp_path / ("n" * 300))):
+        with pytest.raises(AudioError, match="nnn: File name too long, expected a path that can be read"):
+            plan([given], output)
+    monkeypatch.setattr(Path, "is_dir", lambda path: (_ for _ in ()).throw(PermissionError(13, "No", str(path))))
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'out'}: No, expected a path that can be read")):
+        plan([tmp_path / "a.wav"], tmp_path / "out")  # root may look into any
+
+
+def test_pipes_and_devices_are_refused_as_inputs(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", Path("/dev/null")):
+        with pytest.raises(AudioError, match=re.escape(f"{path}: neither a file nor a folder, expected recordings")):
+            plan([path], tmp_path / "out")
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, model):
+    write(tmp_path / "elsewhere" / "a.wav")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "above").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.wav").symlink_to("nowhere")
+    (tmp_path / "in" / "self.wav").symlink_to("self.wav")
+    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX))
+    assert [str(done.error) for done in ended if done.error] == [
+        f"{tmp_path / 'in' / name}: no such file, expected a sound file; repair it or leave it out"
+        for name in ("gone.wav", "self.wav")
+    ]
+    assert stored(tmp_path / "out" / "linked" / "a.wav") == stored(tmp_path / "elsewhere" / "a.wav")
+
+
+def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monkeypatch):
+    def fail(source, *_):
+        if source.name == "a.wav":
+            raise MemoryError("9 GiB\nwanted")
+        return enhance.Report(0.0, 0.0, 0)
+
+    monkeypatch.setattr(enhance, "enhance_file", fail)
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.wav")
+    one, other = run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX)
+    expected = f"{tmp_path / 'in' / 'a.wav'}: MemoryError: 9 GiB wanted, expected to be denoised; leave it out"
+    assert (str(one.error), other.error) == (expected, None)
+
+
 def test_missing_and_empty_inputs_are_named(tmp_path):
     with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'none.wav'}: no such file or folder")):
         plan([tmp_path / "none.wav"], tmp_path / "out")
@@ -148,28 +207,31 @@ def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model):
 
     def begin(mix=MIX, overwrite=False):
         journal = Journal(out, how(model, mix))
-        return journal, *batch.plan([tmp_path / "in"], out, overwrite=overwrite, journal=journal)
+        plan = batch.plan([tmp_path / "in"], out, overwrite=overwrite, journal=journal)
+        return journal, plan.jobs, plan.done
 
     journal, jobs, before = begin()
-    assert (len(jobs), before) == (4, 0)
+    assert (len(jobs), before) == (4, [])
     ended = run(jobs, model, MIX)
     for _ in range(2):
         journal.note(next(ended).job)
     ended.close()  # interrupted
     finished = (out / "a.wav").stat().st_mtime_ns
     journal, jobs, before = begin()
-    assert ([job.source.name for job in jobs], before) == (["c.wav", "d.wav"], 2)
+    assert [job.source.name for job in jobs] == ["c.wav", "d.wav"]
+    assert [job.source.name for job in before] == ["a.wav", "b.wav"]
     with pytest.raises(AudioError, match="exists already"):  # they were made with other settings
         begin(Mix(wet=0.5))
     write(tmp_path / "in" / "b.wav", np.zeros(40))  # another recording since
     with pytest.raises(AudioError, match=r"b\.wav: exists already"):
         begin()
     journal, jobs, before = begin(overwrite=True)
-    assert ([job.source.name for job in jobs], before) == (["b.wav", "c.wav", "d.wav"], 1)
+    assert [job.source.name for job in jobs] == ["b.wav", "c.wav", "d.wav"]
+    assert [job.source.name for job in before] == ["a.wav"]
     for done in run(jobs, model, MIX):
         journal.note(done.job)
     assert (out / "a.wav").stat().st_mtime_ns == finished
-    journal.close()
+    journal.close([*jobs, *before])
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav"]
 
 
@@ -184,8 +246,71 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
     assert 1 <= len(left) < 6 and all(soundfile.info(path).frames == 400_000 for path in left)
 
 
+def test_an_output_folder_inside_of_the_input_is_no_input_when_a_run_goes_on(tmp_path, model):
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.wav")
+    out = tmp_path / "in" / "out"
+    journal = Journal(out, how(model, MIX))
+    ended = run(batch.plan([tmp_path / "in"], out, journal=journal).jobs, model, MIX)
+    journal.note(next(ended).job)
+    ended.close()
+    left = batch.plan([tmp_path / "in"], out, journal=Journal(out, how(model, MIX)))
+    assert [job.source.name for job in left.jobs] == ["b.wav"]
+    assert [job.source.name for job in left.done] == ["a.wav"]
+
+
+def test_a_run_into_the_same_folder_leaves_what_another_has_noted(tmp_path, model):
+    out = tmp_path / "out"
+    one, other = (plan([write(tmp_path / name / f"{name}.wav").parent], out) for name in "ab")
+    journal = Journal(out, how(model, MIX))
+    for done in run([*one, *other], model, MIX):
+        journal.note(done.job)
+    Journal(out, how(model, MIX)).close(other)
+    assert batch.plan([tmp_path / "a"], out, journal=Journal(out, how(model, MIX))).done == one
+    Journal(out, how(model, MIX)).close(one)
+    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav"]
+
+
+def test_a_single_file_is_noted_nowhere(tmp_path, model):
+    source, journal = write(tmp_path / "a.wav"), Journal(tmp_path, how(model, MIX))
+    assert batch.plan([source], tmp_path / "b.wav", journal=journal).journal is None
+    assert batch.plan([source], tmp_path / "folder", journal=journal).journal is journal
+
+
+def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path, model):
+    job = Job(write(tmp_path / "a.wav"), tmp_path / "blocked" / "a.wav")
+    (tmp_path / "blocked").write_text("a file where the folder should be")
+    journal = Journal(tmp_path / "blocked", how(model, MIX))
+    journal.note(job)
+    journal.close([job])
+    assert not Journal(tmp_path / "blocked", how(model, MIX)).finished(job)
+
+
+def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path, model):
+    jobs = [Job(write(tmp_path / "in" / f"{name}.wav"), write(tmp_path / f"{name}.wav")) for name in "ab"]
+    for job in jobs:
+        Journal(tmp_path, how(model, MIX)).note(job)
+    path = tmp_path / JOURNAL
+    path.write_bytes(path.read_bytes()[:-20])
+    journal = Journal(tmp_path, how(model, MIX))
+    assert [journal.finished(job) for job in jobs] == [True, False]
+
+
+def test_a_model_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ExportError, match=re.escape(f"{tmp_path}: Is a directory, expected a file made by")):
+        how(tmp_path, MIX)
+
+
+def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, model):
+    source = write(tmp_path / "in" / "a.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")
+    assert [done.error for done in run(plan([source], tmp_path / "out"), model, MIX)] == [None]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+
+
 def test_a_journal_that_is_no_text_is_no_journal(tmp_path, model):
-    (tmp_path / batch.JOURNAL).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / JOURNAL).write_bytes(b"\xff\xfe\x00")
     write(tmp_path / "in" / "a.wav")
     shutil.copy(write(tmp_path / "in" / "a.wav"), tmp_path / "a.wav")
     with pytest.raises(AudioError, match="exists already"):

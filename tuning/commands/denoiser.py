@@ -71,13 +71,17 @@ def denoise(
     encoding: Annotated[str, typer.Option("--encoding", help="Of raw samples: s16le, s24le, s32le, f32le.")] = "s16le",
 ) -> int:
     """Clean recordings; rate, channels, length and format are kept."""
-    from quell.audio import Raw
-    from quell.enhance import Mix
-    from quell.pipe import ENCODINGS
+    from quell.audio import ENCODINGS, Raw
+    from quell.settings import Mix
     from tuning.denoising import files, stream
 
-    mix = Mix(wet, attenuation_limit)
+    try:
+        mix = Mix(wet, attenuation_limit)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     if Path("-") not in inputs:
+        if output == Path("-"):
+            raise typer.BadParameter("- for recordings, expected a file or a folder", param_hint="--output")
         return files(model, inputs, output, mix, overwrite=overwrite, processes=jobs, console=stderr())
     if len(inputs) > 1:
         raise typer.BadParameter("- among others, expected it alone", param_hint="INPUT")

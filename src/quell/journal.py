@@ -1,0 +1,90 @@
+"""What an interrupted run has done, so that the next one need not do it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quell.atomic import replacing
+from quell.errors import ExportError
+from quell.settings import Mix
+
+if TYPE_CHECKING:
+    from quell.batch import Job
+
+JOURNAL = ".quell-denoise.jsonl"
+
+
+class Journal:
+    """The recordings that are finished, in a hidden file of the output folder.
+
+    One counts while its source, the model and the settings are the same. A journal that cannot be read or written is
+    none: recordings are done again.
+
+    Args:
+        how: the model and the settings, in words.
+    """
+
+    def __init__(self, output: Path, how: str) -> None:
+        self.path = output / JOURNAL
+        self.how = how
+        self._known: dict[str, str] = {}  # what was finished, by target
+        with suppress(OSError, UnicodeDecodeError):
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, LookupError, TypeError):  # cut off by a power failure
+                    self._known[str(json.loads(line)[1])] = line
+
+    def finished(self, job: Job) -> bool:
+        return job.target.exists() and self._known.get(_where(job.target)) == self._line(job)
+
+    def made(self, path: Path) -> bool:
+        """Whether a file is what an interrupted run has written."""
+        return bool(self._known) and _where(path) in self._known
+
+    def note(self, job: Job) -> None:
+        line = self._line(job)
+        if line is None:
+            return
+        self._known[_where(job.target)] = line
+        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def close(self, jobs: Iterable[Job]) -> None:
+        """All of them are done: a run that comes later is another one. What was noted of others stays."""
+        for job in jobs:
+            self._known.pop(_where(job.target), None)
+        with suppress(OSError):
+            if not self._known:
+                self.path.unlink(missing_ok=True)
+                return
+            with replacing(self.path) as partial:
+                partial.write_text("".join(f"{line}\n" for line in self._known.values()), encoding="utf-8")
+
+    def _line(self, job: Job) -> str | None:
+        try:
+            found = job.source.stat()
+        except OSError:
+            return None
+        return json.dumps([_where(job.source), _where(job.target), found.st_size, found.st_mtime_ns, self.how])
+
+
+def _where(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+def how(model: Path, mix: Mix) -> str:
+    """What decides, besides the recording, what comes out.
+
+    Raises:
+        ExportError: the model cannot be read.
+    """
+    try:
+        return json.dumps([hashlib.sha256(model.read_bytes()).hexdigest()[:16], asdict(mix)])
+    except OSError as error:
+        raise ExportError(f"{model}: {error.strerror}, expected a file made by `quell export`; name another") from error

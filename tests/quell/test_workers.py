@@ -1,0 +1,107 @@
+"""A process that dies takes no recording with it: it is tried again, then reported, and the others are done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from quell import export
+from quell.batch import Job, run
+from quell.errors import AudioError, ExportError
+from quell.settings import Mix
+
+# A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
+# written; as often as its last suffix but one says. Spawned processes import it.
+DEADLY = """
+import os, signal
+from pathlib import Path
+
+class Deadly(type(Path())):
+    def is_file(self):
+        when, number, times, _ = self.name.split(".")
+        half_written = any(path.name.startswith(".") for path in self.parent.parent.glob("out/*"))
+        deaths = self.with_suffix(".deaths")
+        so_far = len(deaths.read_text()) if deaths.exists() else 0
+        if half_written == (when == "late") and so_far < int(times):
+            deaths.write_text("x" * (so_far + 1))
+            os.kill(os.getpid(), getattr(signal, number))
+        return super().is_file()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_denoiser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    export.export(tiny_denoiser(), path, {})
+    return path
+
+
+@pytest.fixture
+def deadly(tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "deadly", raising=False)
+    import deadly
+
+    return deadly.Deadly
+
+
+def write(path: Path, length=500, **settings) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(length), 8_000, **settings)
+    return path
+
+
+def jobs(folder: Path, names, kind=Path) -> list[Job]:
+    return [Job(kind(write(folder / "in" / name)), folder / "out" / name) for name in names]
+
+
+def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_path, model, deadly):
+    # The early one dies while lengths are asked for. SIGTERM is no death: the process leaves the file alone.
+    names = ["early.SIGKILL.1.wav", "late.SIGSEGV.1.wav", "late.SIGTERM.1.wav"]
+    killer = "late.SIGABRT.9.wav"
+    todo = [*jobs(tmp_path, [killer, *names], deadly), *jobs(tmp_path, ["a.wav", "b.wav"])]
+    ended = {done.job.target.name: done.error for done in run(todo, model, Mix(), processes=1)}
+    error = ended.pop(killer)
+    assert isinstance(error, AudioError)
+    assert str(error).startswith(f"{tmp_path / 'in' / killer}: the process that denoised it was killed 2 times, expec")
+    assert ended == dict.fromkeys([*names, "a.wav", "b.wav"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(ended)
+    deaths = {path.name: len(path.read_text()) for path in (tmp_path / "in").glob("*.deaths")}
+    assert deaths == {Path(name).with_suffix(".deaths").name: 1 for name in names} | {"late.SIGABRT.9.deaths": 2}
+
+
+def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
+    todo = [Job(write(tmp_path / "in" / name, 9_000), tmp_path / "out" / name) for name in ("a.mp3", "b.sds")]
+    for job in todo:
+        content = bytearray(job.source.read_bytes())
+        content[1_000:1_050] = bytes(50)
+        job.source.write_bytes(content)
+    (done,) = run(todo[:1], model, Mix())
+    assert done.error and "resync" in capfd.readouterr().err  # else there were nothing to hide
+    assert len(list(run(todo, model, Mix(), processes=1))) == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once(tmp_path):
+    (tmp_path / "model.pt").write_text("no model")
+    with pytest.raises(ExportError, match=r"model\.pt: not an exported denoiser"):
+        list(run(jobs(tmp_path, ["a.wav", "b.wav"]), tmp_path / "model.pt", Mix(), processes=1))
+    assert not multiprocessing.active_children()
+
+
+def test_an_idle_process_that_is_killed_is_replaced(tmp_path, model):
+    todo = jobs(tmp_path, ["a.wav", "b.wav"])
+    ended = run(todo, model, Mix(), processes=1)
+    assert next(ended).error is None
+    (child,) = multiprocessing.active_children()
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert [done.error for done in ended] == [None]

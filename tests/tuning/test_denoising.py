@@ -1,0 +1,264 @@
+"""`quell denoise` as a user has it: interrupted, killed, piped, on a terminal, with names that are no text."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from quell import export
+from quell.audio import Raw
+from quell.errors import AudioError, ExportError
+from quell.settings import Mix
+from tuning import denoising
+
+LONG_S = 400  # of sound; a second of work
+
+
+@pytest.fixture(scope="module")
+def model(tiny_denoiser: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    export.export(tiny_denoiser(), path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_ones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    samples = 0.1 * np.random.default_rng(0).standard_normal(LONG_S * 8_000)
+    for name in "abc":
+        soundfile.write(folder / f"{name}.wav", samples, 8_000)
+    return folder
+
+
+def write(path: Path, length: int = 500) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(os.fsencode(path), 0.1 * np.random.default_rng(0).standard_normal(length), 8_000, format="WAV")
+    return path
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "tuning.cli", "denoise", *(str(argument) for argument in arguments)]
+
+
+def started(*arguments: str | Path, **settings: Any) -> subprocess.Popen[str]:
+    """In a process group of its own, as a shell would."""
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command(*arguments), start_new_session=True, **(usual | settings))
+
+
+def in_group(group: int) -> list[int]:
+    """Processes of a group that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_folder_goes_on_where_it_was(
+    model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any], number: int, code: int
+) -> None:
+    out = tmp_path / "out"
+    running = started(model, long_ones, "-o", out, "--jobs", "1")
+    # One is finished, and another half written.
+    wait_for(lambda: any(out.glob("?.wav")) and any(out.glob(".?.*.wav")), 60, 0.01)
+    os.killpg(running.pid, number)
+    stdout, stderr = running.communicate(timeout=30)
+    assert (running.returncode, stdout) == (code, "")
+    assert stderr in ("", "quell: interrupted\n")
+    wait_for(lambda: not in_group(running.pid))
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("?.wav")}
+    assert names(out) == [".quell-denoise.jsonl", *sorted(finished)] and 1 <= len(finished) < 3
+    again = subprocess.run(command(model, long_ones, "-o", out), capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert again.stdout == f"{3 - len(finished)} of {3 - len(finished)} recordings denoised to {out}\n"
+    assert again.stderr == f"{len(finished)} recordings were done before, by the same model\n"
+    assert names(out) == ["a.wav", "b.wav", "c.wav"]
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
+
+
+def test_a_killed_run_leaves_no_process_and_the_next_one_clears_up(
+    model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
+    out = tmp_path / "out"
+    running = started(model, long_ones, "-o", out, "--jobs", "2", stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(out.glob(".?.*.wav")), 60, 0.01)
+    running.kill()
+    running.communicate(timeout=30)
+    wait_for(lambda: not in_group(running.pid))
+    assert any(name.startswith(".") for name in names(out))
+    again = subprocess.run(command(model, long_ones, "-o", out, "--jobs", "2"), capture_output=True, timeout=60)
+    assert again.returncode == 0
+    assert names(out) == ["a.wav", "b.wav", "c.wav"]
+
+
+@pytest.mark.parametrize("wait_s", [0.8])
+def test_a_run_that_is_interrupted_while_it_starts_shows_no_traceback(
+    model: Path, long_ones: Path, tmp_path: Path, wait_s: float
+) -> None:
+    running = started(model, long_ones, "-o", tmp_path / "out", "--jobs", "1")
+    time.sleep(wait_s)
+    os.killpg(running.pid, signal.SIGINT)
+    _, stderr = running.communicate(timeout=30)
+    assert running.returncode == 130 and stderr in ("", "quell: interrupted\n")
+    assert not names(tmp_path / "out")
+
+
+def test_names_that_are_no_text_or_look_like_markup_are_shown_as_they_are(model: Path, tmp_path: Path) -> None:
+    odd = ["a b.wav", "quo'te\".wav", "[red].wav", ":smile:.wav", "-o.wav", "new\nline.wav", os.fsdecode(b"\xff.wav")]
+    for name in [*odd, "[/bold]/1.wav", "x.wav/2.wav"]:
+        write(tmp_path / "in" / name)
+    (tmp_path / "in" / os.fsdecode(b"[/bold]/\xff\n\x1b[1m:smile:[x].wav")).write_text("no sound")
+    os.mkfifo(tmp_path / "in" / "pipe.wav")
+    out = os.fsdecode(b"out\xff[/x]")
+    arguments = ["--", model, tmp_path / "in"]
+    done = subprocess.run(command("--jobs", "1", "-o", out, *arguments), capture_output=True, text=True, cwd=tmp_path)
+    where = f"{tmp_path}/in/[/bold]/\\udcff\\n\\x1b[1m:smile:[x].wav"
+    assert done.stderr == f"quell: {where}: Format not recognised, expected a sound file; repair it or leave it out\n"
+    assert (done.returncode, done.stdout) == (1, "9 of 10 recordings denoised to out\\udcff[/x]\n")
+    made = tmp_path / out
+    assert {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()} == {
+        *odd,
+        "[/bold]/1.wav",
+        "x.wav/2.wav",
+        ".quell-denoise.jsonl",
+    }
+
+
+def test_a_reader_that_has_enough_ends_the_pipe_quietly(model: Path) -> None:
+    running = started(model, "-", "-o", "-", "--rate", "8000", text=False, stdin=subprocess.PIPE)
+    assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+    running.stdin.write(bytes(400_000))
+    running.stdin.close()
+    assert running.stdout.read(100) == bytes(100)
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    assert running.wait(30) == 128 + signal.SIGPIPE
+    running.stderr.close()
+
+
+def test_a_terminal_shows_a_bar_that_moves_within_a_file_and_the_time_left(
+    model: Path, long_ones: Path, tmp_path: Path
+) -> None:
+    controller, terminal = pty.openpty()
+    seconds = 3 * LONG_S
+    soundfile.write(tmp_path / "in.wav", np.tile(soundfile.read(long_ones / "a.wav")[0], 3), 8_000)
+    arguments = [model, tmp_path / "in.wav", "-o", tmp_path / "a.wav"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=terminal, env=environment) as running:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                part = os.read(controller, 65_536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        assert running.stdout is not None
+        assert running.stdout.read() == f"1 of 1 recordings denoised to {tmp_path / 'a.wav'}\n".encode()
+    os.close(controller)
+    moved = [int(done) for done in re.findall(rf"(\d+)/{seconds}\b", shown.decode())]
+    assert len({done for done in moved if 0 < done < seconds}) >= 2
+    assert re.search(r"left.*\d:\d\d:\d\d", shown.decode())
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_an_output_that_cannot_take_raw_samples_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(output: Path, overwrite: bool = False) -> int:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(2_000))))
+        return denoising.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), overwrite=overwrite, console=quiet())
+
+    target = tmp_path / "a.raw"
+    assert run(target) == 0 and target.read_bytes() == bytes(2_000)
+    for output, found in [
+        (target, "exists already, expected a new file"),
+        (tmp_path / "a.wav", r"ends in \.wav, expected a name like out\.raw"),
+        (tmp_path / "none" / "a.raw", "No such file or directory, expected a file that can be written"),
+    ]:
+        with pytest.raises(AudioError, match=f"^{re.escape(str(output))}: {found}"):
+            run(output)
+    assert run(target, overwrite=True) == 0
+    assert names(tmp_path) == ["a.raw"]
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout"])
+def test_closed_streams_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    monkeypatch.setattr(sys, closed, None)
+    with pytest.raises(AudioError, match=rf"^standard {closed[3:]}put: closed, expected"):
+        denoising.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), Mix(), overwrite=False, console=quiet())
+
+
+def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    with Path("/dev/full").open("w") as full:
+        for arguments in ([tmp_path / "a.wav", "-o", tmp_path / "b.wav"], ["-", "-o", "-"]):
+            done = subprocess.run(
+                command(model, *arguments), input="ab" * 9, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            )
+            said = "quell: standard output: No space left on device, expected to write to it; redirect it\n"
+            assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.wav", "-o", "-"], "- for recordings, expected a file or a folder"),
+        (["a.wav", "-o", "out", "--wet", "nan"], "wet"),
+        (["a.wav", "-o", "out", "--attenuation-limit", "nan"], "attenuation-limit"),
+        (["a.wav", "-", "-o", "out"], "- among others, expected it alone"),
+        (["-", "-o", "-", "--encoding", "u8"], "'u8', expected one of s16le, s24le, s32le, f32le"),
+    ],
+)
+def test_what_makes_no_sense_is_wrong_usage(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    from tuning import cli
+
+    monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(model), *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("quell: ") and said in line
+
+
+def test_a_model_that_is_missing_is_said_before_the_recordings_are_looked_at(tmp_path: Path) -> None:
+    missing = tmp_path / "model.pt"
+    with pytest.raises(ExportError, match=f"^{re.escape(str(missing))}: no such file, expected an exported denoiser"):
+        denoising.files(missing, [tmp_path], tmp_path, Mix(), overwrite=False, processes=1, console=quiet())
