@@ -25,7 +25,8 @@ class Espeak:
             import espeakng_loader
         except ImportError as error:
             raise CorpusError(
-                "demo corpus: espeakng-loader is not installed, expected the extra 'demo'; pip install 'quell-denoiser[demo]'"
+                "demo corpus: espeakng-loader is not installed, expected the extra 'demo'; "
+                "pip install 'quell-denoiser[demo]'"
             ) from error
         # Windows keeps a loaded library from being deleted, other systems do not mind.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
