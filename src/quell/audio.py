@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,9 @@ from quell import mpeg
 from quell.atomic import replacing
 from quell.containers import flaw
 from quell.errors import AudioError
+from quell.formats import ENCODINGS, Format, Raw
+
+__all__ = ["ENCODINGS", "Format", "Raw", "Recording", "find", "read", "read_mono", "resample", "write", "writing"]
 
 FloatArray = NDArray[np.float32]
 
@@ -34,29 +35,6 @@ MOST_CHANNELS = 256
 MARGIN = 4_096  # bytes
 LARGEST = 1e10  # times full scale: 32-bit integers stored as floats, and some headroom
 UNKNOWN_LENGTH = 2**62  # and above: libsndfile's word for a file that does not say
-# Sub-formats that hold more than full scale; some of their encoders end the process at 120 dB above it.
-FLOATS = ("FLOAT", "DOUBLE")
-LOSSY = ("VORBIS", "OPUS", "MPEG")
-DEEP = ("20", "24", "32")  # ends of the names of those with more than 16 bits
-LOUDEST = 16.0  # 24 dB above full scale
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a sound file is stored: what is needed to write another one like it."""
-
-    sample_rate: int  # Hz
-    container: str  # libsndfile's word: "WAV", "FLAC", "OGG"
-    subtype: str  # "PCM_16", "FLOAT", "VORBIS"
-    endian: str = "FILE"
-    tags: tuple[tuple[str, str], ...] = ()  # title, artist, ...
-
-    @property
-    def limit(self) -> float:
-        """The largest sample that can be stored."""
-        if self.subtype in FLOATS:
-            return math.inf
-        return LOUDEST if self.subtype.startswith(LOSSY) else 1.0
 
 
 def find(folder: Path) -> list[Path]:
@@ -70,30 +48,18 @@ def find(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise AudioError(f"{error.filename}: {error.strerror}, expected a folder that can be read; check its rights")
 
-    found, seen = [], set()
+    found: list[Path] = []
+    above: dict[str, frozenset[str]] = {}  # where a folder's folders really are
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        place = Path(where)
-        if (real := os.path.realpath(where)) in seen:  # a link to a folder above
-            folders.clear()
+        place, real, higher = Path(where), os.path.realpath(where), above.pop(where, frozenset())
+        circle = real in higher  # a link to a folder above
+        folders[:] = [name for name in folders if not name.startswith(".") and not circle]
+        if circle:
             continue
-        seen.add(real)
+        above |= {os.path.join(where, name): higher | {real} for name in folders}  # noqa: PTH118 - as os.walk says it
         paths = (place / name for name in names if not name.startswith("."))
         found += [path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())]
     return sorted(found)
-
-
-# Of raw samples: what others call them, and libsndfile.
-ENCODINGS = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What samples without a header are: interleaved, little-endian."""
-
-    sample_rate: int  # Hz
-    channels: int
-    subtype: str  # "PCM_16", "PCM_24", "PCM_32" or "FLOAT"
 
 
 class _File(soundfile.SoundFile):  # type: ignore[misc]
@@ -251,15 +217,12 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
     Raises:
         AudioError: the format cannot hold this, or the disk refuses.
     """
-    kind = f"{stored.container}/{stored.subtype} at {stored.sample_rate} Hz"
-    # The first step below 1 that 16 and 24 bits have: some formats take 1 for -1.
-    top = stored.limit if stored.limit > 1 else 1 - 2.0 ** -(23 if stored.subtype.endswith(DEEP) else 15)
     count = 0
 
     def append(samples: FloatArray) -> None:
         nonlocal count
         # libsndfile limits plain PCM only: µ-law and A-law are looked up behind the end of a table, ADPCM wraps.
-        limited = samples if top == math.inf else np.clip(samples, -stored.limit, top)
+        limited = np.clip(samples, -stored.limit, stored.highest)
         # Its Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
         for start in range(0, len(limited), WRITE_BLOCK):
             try:
@@ -283,7 +246,7 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
             if found != needed:
                 raise OSError(f"comes back as {found}, written as {needed}")
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: {_reason(error)}, expected to write {kind}; choose another output") from error
+        raise AudioError(f"{path}: {_reason(error)}, expected to write {stored}; choose another output") from error
 
 
 def _new(path: Path, stored: Format, channels: int) -> _File:

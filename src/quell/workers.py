@@ -1,15 +1,21 @@
-"""Several recordings at once: processes that denoise, and what happens when one of them dies."""
+"""Several recordings at once: processes that denoise, and what happens when one of them dies or stands still.
+
+They share no lock: one that died while it held it would stop them all.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,69 +29,92 @@ from quell.settings import Mix
 POLL_S = 0.2
 ATTEMPTS = 2  # a process that was killed by chance, for want of memory say, is not killed by the same file again
 PROBED = 50  # recordings whose length is asked for at once
+GRACE_S = 30.0  # for a process to notice that the run was interrupted, which it does between two steps
+STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over them are one
 
 
 def denoise(
     jobs: Sequence[Job], model: Path, mix: Mix, processes: int, progress: batch.Progress | None
 ) -> Iterator[Done]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
-    context = multiprocessing.get_context("spawn")
-    passed, stop = context.Value("d", 0.0), context.Event()
-    slots = [_Slot(_Begun(model, mix, processes, passed, stop)) for _ in range(processes)]
+    stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
+    slots = [_Slot(model, mix, processes, stop) for _ in range(processes)]
     try:
-        slots[0].load(model)
+        slots[0].load()
         seconds = _lengths(slots, [job.source for job in jobs])
         total = sum(seconds.values())
+
+        def look() -> None:
+            if progress is not None:
+                progress(min(sum(slot.signs.seconds for slot in slots), total), total)
+
         # The longest first: none of them is left alone at the end.
         waiting = deque(sorted(jobs, key=lambda job: seconds[job.source], reverse=True))
         attempts: Counter[Job] = Counter()
-        running: dict[Future[Any], tuple[_Slot, Job]] = {}
-        idle = list(slots)
-        while waiting or running:
-            while waiting and idle:
-                slot, job = idle.pop(), waiting.popleft()
-                running[slot.submit(_task, job)] = slot, job
-            ended, _ = wait(running, POLL_S, FIRST_COMPLETED)
-            if progress is not None:
-                progress(min(passed.value, total), total)
-            for future in ended:
-                slot, job = running.pop(future)
-                idle.append(slot)
-                done = slot.result(future)
-                if done is None:
-                    sweep([job.target])
-                    attempts[job] += 1
-                    if attempts[job] < ATTEMPTS:
-                        waiting.append(job)
-                        continue
-                    done = Done(job, None, _killed(job))
+        for job, done, stalled in _spread(slots, _task, waiting, look):
+            if done is not None:
                 yield done
+                continue
+            sweep([job.target])
+            attempts[job] += 1
+            if stalled or attempts[job] == ATTEMPTS:
+                yield Done(job, None, _lost(job, stalled))
+            else:
+                waiting.append(job)
     finally:
-        stop.set()
+        stop.value = True
+        deadline = time.monotonic() + GRACE_S
         for slot in slots:
-            slot.close()
+            slot.close(deadline)
+        sweep(job.target for job in jobs)
 
 
-def _killed(job: Job) -> AudioError:
+def _lost(job: Job, stalled: bool) -> AudioError:
     found = f"the process that denoised it was killed {ATTEMPTS} times"
-    return AudioError(f"{job.source}: {found}, expected it to end by itself; try --jobs 1, or leave it out")
+    if stalled:
+        found = f"nothing came of it for {STALLED_S:.0f} s"
+    return AudioError(f"{job.source}: {found}, expected it to be denoised; try --jobs 1, or leave it out")
 
 
 def _lengths(slots: Sequence[_Slot], paths: Sequence[Path]) -> dict[Path, float]:
     """Seconds of sound in each, 0 where they are not known; for the progress bar."""
     seconds = dict.fromkeys(paths, 0.0)
     parts = deque(paths[start : start + PROBED] for start in range(0, len(paths), PROBED))
-    running: dict[Future[Any], tuple[_Slot, Sequence[Path]]] = {}
-    idle = list(slots)
-    while parts or running:
-        while parts and idle:
-            slot, part = idle.pop(), parts.popleft()
-            running[slot.submit(_probe, part)] = slot, part
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            slot, part = running.pop(future)
-            idle.append(slot)
-            seconds |= zip(part, slot.result(future) or [], strict=False)
+    for part, found, _ in _spread(slots, _probe, parts):
+        seconds |= zip(part, found or [], strict=False)
     return seconds
+
+
+def _spread(
+    slots: Sequence[_Slot], call: Callable[[Any], Any], waiting: deque[Any], look: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Any, Any, bool]]:
+    """Calls for all that waits, also what is appended meanwhile; yields each with what was made of it, or None when
+    its process died, and whether it had stood still. Looks at times."""
+    running: dict[Future[Any], tuple[_Slot, Any]] = {}
+    idle = list(slots)
+    while waiting or running:
+        while waiting and idle:
+            slot, given = idle.pop(), waiting.popleft()
+            running[slot.submit(call, given)] = slot, given
+        ended = wait(running, POLL_S, FIRST_COMPLETED).done
+        look()
+        for future in ended:
+            slot, given = running.pop(future)
+            idle.append(slot)
+            yield given, *slot.result(future)
+        for slot, _ in running.values():
+            slot.kill_if_stalled()
+
+
+class _Signs(ctypes.Structure):
+    """What a process shows of itself, in memory that it shares; nobody else writes there."""
+
+    _fields_ = (
+        ("seconds", ctypes.c_double),  # of sound that it has done
+        ("busy", ctypes.c_bool),
+        ("steps", ctypes.c_uint64),  # it goes up while it gets anywhere
+        ("pid", ctypes.c_int),
+    )
 
 
 class _Begun(NamedTuple):
@@ -94,16 +123,22 @@ class _Begun(NamedTuple):
     model: Path
     mix: Mix
     processes: int
-    passed: Any  # multiprocessing.Value: seconds done by all
-    stop: Any  # multiprocessing.Event
+    stop: Any  # a shared c_bool
+    signs: Any  # a shared _Signs
 
 
 class _Slot:
     """One process, and another when it died: in a pool of several nobody knows which job killed it."""
 
-    def __init__(self, begun: _Begun) -> None:
-        self._begun = begun
+    def __init__(self, model: Path, mix: Mix, processes: int, stop: Any) -> None:
+        self.signs: Any = multiprocessing.get_context("spawn").RawValue(_Signs)
+        self._begun = _Begun(model, mix, processes, stop, self.signs)
+        self._fresh()
         self._pool = self._new()
+
+    def _fresh(self) -> None:
+        self.signs.busy, self._stalled = False, False
+        self._steps, self._still_s, self._looked = 0, 0.0, time.monotonic()
 
     def _new(self) -> ProcessPoolExecutor:
         return pool(1, _begin, self._begun)
@@ -120,26 +155,51 @@ class _Slot:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def result(self, future: Future[Any]) -> Any:
-        """What was made; None when the process died."""
+    def result(self, future: Future[Any]) -> tuple[Any, bool]:
+        """What was made, or None when the process died; and whether it was killed because it stood still."""
         try:
-            return future.result()
+            return future.result(), False
         except BrokenProcessPool:
+            stalled = self._stalled
             self._renew()
-            return None
+            return None, stalled
 
-    def load(self, model: Path) -> None:
+    def load(self) -> None:
         """Raises what is wrong with the model."""
-        if self.result(self.submit(_ready)) is None:
+        if self.result(self.submit(_ready))[0] is None:
             found = "the process that loads it is killed"
-            raise ExportError(f"{model}: {found}, expected a file made by `quell export`; look for free memory")
+            needed = "expected a file made by `quell export`; look for free memory"
+            raise ExportError(f"{self._begun.model}: {found}, {needed}")
+
+    def kill_if_stalled(self) -> None:
+        """To be called every now and then. Time in which nobody called does not count: this process was stopped, too,
+        by Ctrl-Z or with the whole machine."""
+        now, steps = time.monotonic(), self.signs.steps
+        moved = steps != self._steps or not self.signs.busy
+        self._still_s = 0.0 if moved else self._still_s + min(now - self._looked, 2 * POLL_S)
+        self._steps, self._looked = steps, now
+        if self._still_s > STALLED_S and not self._stalled:
+            self._stalled = True
+            self._kill()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.signs.pid, signal.SIGKILL)
 
     def _renew(self) -> None:
-        self.close()
+        self._pool.shutdown()
+        self._fresh()
         self._pool = self._new()
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def close(self, deadline: float) -> None:
+        """Waits for the process until `deadline` (time.monotonic()), then ends it."""
+        try:
+            while self.signs.busy and time.monotonic() < deadline:
+                time.sleep(POLL_S / 10)
+        finally:
+            if self.signs.busy:
+                self._kill()
+        self._pool.shutdown()
 
 
 # --- what such a process has, and does ---
@@ -151,11 +211,11 @@ class _Stopped(BaseException):
 
 _own: list[_Begun] = []
 _model: list[Any] = []
-_busy: list[Job] = []
 
 
 def _begin(begun: _Begun) -> None:
     _own.append(begun)
+    begun.signs.pid = os.getpid()
     signal.signal(signal.SIGTERM, _leave)
     # Decoders print what they find strange, some of them to the standard output; Python's standard error goes on.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
@@ -166,7 +226,7 @@ def _begin(begun: _Begun) -> None:
 
 
 def _leave(*_: object) -> None:
-    if not _busy:
+    if not _own[0].signs.busy:
         os._exit(143)
     raise _Stopped
 
@@ -186,24 +246,40 @@ def _ready() -> bool:
 
 
 def _probe(paths: Sequence[Path]) -> list[float]:
-    return [0.0 if own.stop.is_set() else batch.seconds(path) for own in _own for path in paths]
+    (own,) = _own
+    found = []
+    with _busy(own.signs):
+        for path in paths:
+            own.signs.steps += 1
+            found.append(0.0 if own.stop.value else batch.seconds(path))
+    return found
 
 
 def _task(job: Job) -> Done | None:
     (own,) = _own
 
     def move(seconds: float) -> None:
-        if seconds:
-            with own.passed.get_lock():
-                own.passed.value += seconds
-        if own.stop.is_set():
+        own.signs.seconds += seconds
+        own.signs.steps += 1
+        if own.stop.value:
             raise _Stopped
 
-    _busy.append(job)
-    try:
-        _ready()
-        return batch.do(job, _model[0], own.mix, move)
-    except _Stopped:  # its half-written file is gone
+    _ready()
+    if own.stop.value:
         return None
+    with _busy(own.signs):
+        return batch.do(job, _model[0], own.mix, move)
+    return None
+
+
+@contextmanager
+def _busy(signs: Any) -> Iterator[None]:
+    """Leaves the block quietly when this process is to stop: what was half written is gone then."""
+    try:
+        signs.steps += 1
+        signs.busy = True
+        yield
+    except _Stopped:
+        pass
     finally:
-        _busy.clear()
+        signs.busy = False

@@ -112,17 +112,28 @@ def test_find_looks_into_a_folder_that_lies_in_a_hidden_one(tmp_path):
     assert [path.name for path in audio.find(tmp_path / ".cache" / "speech")] == ["a.wav"]
 
 
-def test_find_follows_links_once_and_shows_those_that_lead_nowhere(tmp_path):
+def test_find_follows_links_but_not_in_circles_and_shows_those_that_lead_nowhere(tmp_path):
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     for name in ("in/a/1.wav", "elsewhere/2.wav"):
         (tmp_path / name).touch()
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "twice").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "a" / "above").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "a" / "forth").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "gone.wav").symlink_to("nowhere")
     os.mkfifo(tmp_path / "in" / "pipe.wav")
     found = [path.relative_to(tmp_path / "in").as_posix() for path in audio.find(tmp_path / "in")]
-    assert found == ["a/1.wav", "gone.wav", "linked/2.wav"]
+    assert found == [
+        "a/1.wav",
+        "a/forth/2.wav",
+        "gone.wav",
+        "linked/2.wav",
+        "linked/back/1.wav",
+        "twice/2.wav",
+        "twice/back/1.wav",
+    ]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

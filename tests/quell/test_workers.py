@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import export
+from quell import export, workers
 from quell.batch import Job, run
 from quell.errors import AudioError, ExportError
 from quell.settings import Mix
@@ -76,6 +76,29 @@ def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_pa
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(ended)
     deaths = {path.name: len(path.read_text()) for path in (tmp_path / "in").glob("*.deaths")}
     assert deaths == {Path(name).with_suffix(".deaths").name: 1 for name in names} | {"late.SIGABRT.9.deaths": 2}
+
+
+def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
+    monkeypatch.setattr(workers, "STALLED_S", 1.5)
+    todo = [*jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), *jobs(tmp_path, ["a.wav"])]
+    ended = {done.job.target.name: done.error for done in run(todo, model, Mix(), processes=1)}
+    assert ended.pop("a.wav") is None
+    assert str(ended["late.SIGSTOP.1.wav"]).startswith(f"{todo[0].source}: nothing came of it for 2 s, expected it to")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+
+
+def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, deadly, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE_S", 0.5)
+    before = set(multiprocessing.active_children())
+
+    def leave(*_):
+        if any((tmp_path / "out").glob(".late*")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run(jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), model, Mix(), processes=1, progress=leave))
+    assert set(multiprocessing.active_children()) == before
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
