@@ -34,6 +34,9 @@ class Running:
     def step(self, audio_hours: float) -> None:
         pass
 
+    def look_up(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Runs:
