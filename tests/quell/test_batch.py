@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,7 @@ import soundfile
 
 from quell import batch, enhance, export
 from quell.batch import Job, run
-from quell.errors import AudioError, ExportError
-from quell.journal import JOURNAL, Journal, how
+from quell.errors import AudioError
 from quell.settings import Mix
 
 MIX = Mix()
@@ -200,41 +198,6 @@ def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch):
     assert [job.source.name for job in plan([Path("odd[1].wav")], Path("out"))] == ["odd[1].wav"]
 
 
-def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model):
-    for name in "abcd":
-        write(tmp_path / "in" / f"{name}.wav")
-    out = tmp_path / "out"
-
-    def begin(mix=MIX, overwrite=False):
-        journal = Journal(out, how(model, mix))
-        plan = batch.plan([tmp_path / "in"], out, overwrite=overwrite, journal=journal)
-        return journal, plan.jobs, plan.done
-
-    journal, jobs, before = begin()
-    assert (len(jobs), before) == (4, [])
-    ended = run(jobs, model, MIX)
-    for _ in range(2):
-        journal.note(next(ended).job)
-    ended.close()  # interrupted
-    finished = (out / "a.wav").stat().st_mtime_ns
-    journal, jobs, before = begin()
-    assert [job.source.name for job in jobs] == ["c.wav", "d.wav"]
-    assert [job.source.name for job in before] == ["a.wav", "b.wav"]
-    with pytest.raises(AudioError, match="exists already"):  # they were made with other settings
-        begin(Mix(wet=0.5))
-    write(tmp_path / "in" / "b.wav", np.zeros(40))  # another recording since
-    with pytest.raises(AudioError, match=r"b\.wav: exists already"):
-        begin()
-    journal, jobs, before = begin(overwrite=True)
-    assert [job.source.name for job in jobs] == ["b.wav", "c.wav", "d.wav"]
-    assert [job.source.name for job in before] == ["a.wav"]
-    for done in run(jobs, model, MIX):
-        journal.note(done.job)
-    assert (out / "a.wav").stat().st_mtime_ns == finished
-    journal.close([*jobs, *before])
-    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav"]
-
-
 def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
     for number in range(6):
         write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
@@ -246,72 +209,9 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
     assert 1 <= len(left) < 6 and all(soundfile.info(path).frames == 400_000 for path in left)
 
 
-def test_an_output_folder_inside_of_the_input_is_no_input_when_a_run_goes_on(tmp_path, model):
-    for name in "ab":
-        write(tmp_path / "in" / f"{name}.wav")
-    out = tmp_path / "in" / "out"
-    journal = Journal(out, how(model, MIX))
-    ended = run(batch.plan([tmp_path / "in"], out, journal=journal).jobs, model, MIX)
-    journal.note(next(ended).job)
-    ended.close()
-    left = batch.plan([tmp_path / "in"], out, journal=Journal(out, how(model, MIX)))
-    assert [job.source.name for job in left.jobs] == ["b.wav"]
-    assert [job.source.name for job in left.done] == ["a.wav"]
-
-
-def test_a_run_into_the_same_folder_leaves_what_another_has_noted(tmp_path, model):
-    out = tmp_path / "out"
-    one, other = (plan([write(tmp_path / name / f"{name}.wav").parent], out) for name in "ab")
-    journal = Journal(out, how(model, MIX))
-    for done in run([*one, *other], model, MIX):
-        journal.note(done.job)
-    Journal(out, how(model, MIX)).close(other)
-    assert batch.plan([tmp_path / "a"], out, journal=Journal(out, how(model, MIX))).done == one
-    Journal(out, how(model, MIX)).close(one)
-    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav"]
-
-
-def test_a_single_file_is_noted_nowhere(tmp_path, model):
-    source, journal = write(tmp_path / "a.wav"), Journal(tmp_path, how(model, MIX))
-    assert batch.plan([source], tmp_path / "b.wav", journal=journal).journal is None
-    assert batch.plan([source], tmp_path / "folder", journal=journal).journal is journal
-
-
-def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path, model):
-    job = Job(write(tmp_path / "a.wav"), tmp_path / "blocked" / "a.wav")
-    (tmp_path / "blocked").write_text("a file where the folder should be")
-    journal = Journal(tmp_path / "blocked", how(model, MIX))
-    journal.note(job)
-    journal.close([job])
-    assert not Journal(tmp_path / "blocked", how(model, MIX)).finished(job)
-
-
-def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path, model):
-    jobs = [Job(write(tmp_path / "in" / f"{name}.wav"), write(tmp_path / f"{name}.wav")) for name in "ab"]
-    for job in jobs:
-        Journal(tmp_path, how(model, MIX)).note(job)
-    path = tmp_path / JOURNAL
-    path.write_bytes(path.read_bytes()[:-20])
-    journal = Journal(tmp_path, how(model, MIX))
-    assert [journal.finished(job) for job in jobs] == [True, False]
-
-
-def test_a_model_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ExportError, match=re.escape(f"{tmp_path}: Is a directory, expected a file made by")):
-        how(tmp_path, MIX)
-
-
 def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, model):
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")
     assert [done.error for done in run(plan([source], tmp_path / "out"), model, MIX)] == [None]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
-
-
-def test_a_journal_that_is_no_text_is_no_journal(tmp_path, model):
-    (tmp_path / JOURNAL).write_bytes(b"\xff\xfe\x00")
-    write(tmp_path / "in" / "a.wav")
-    shutil.copy(write(tmp_path / "in" / "a.wav"), tmp_path / "a.wav")
-    with pytest.raises(AudioError, match="exists already"):
-        batch.plan([tmp_path / "in"], tmp_path, journal=Journal(tmp_path, how(model, MIX)))
