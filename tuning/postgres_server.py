@@ -72,8 +72,7 @@ class Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.data / "PG_VERSION").exists():
             return
-        for left in self.folder.glob("data.*"):
-            shutil.rmtree(left, ignore_errors=True)  # its initdb may still write: hence a new name each time
+        self._sweep()
         made = Path(tempfile.mkdtemp(prefix="data.", dir=self.folder))
         _hand_over(made)
         # No locale: the environment's need not be installed.
@@ -88,6 +87,13 @@ class Cluster:
                 arguments += ["--auth=scram-sha-256", f"--pwfile={secret.name}"]
             self._run("initdb", *arguments)
         made.rename(self.data)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes what was left half made. Its initdb may outlive who was killed, and still write: hence a new name for
+        each, and a second sweep, after an initdb of our own has had its time."""
+        for left in self.folder.glob("data.*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def start(self) -> None:
         """Starts the server unless it runs, and waits until it takes connections.

@@ -69,7 +69,7 @@ def enhance_file(
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
 
-    Memory is bounded whatever its length: a block of 8 s and its context at the model's rate, per channel.
+    Memory is bounded whatever its length: a block and its context (`quell.blocks`).
 
     Args:
         progress: called with the seconds that were done since it was called before, 0 at times; what it raises comes

@@ -56,7 +56,9 @@ def test_a_search_starts_a_server_and_leaves_its_data_but_no_process(
     assert not (folder / "runs" / "quell.db").exists()
     status = quell("status", "--json", cwd=folder)
     assert status.returncode == 0, status.stderr
-    assert sum(json.loads(status.stdout)["states"].values()) == 2
+    states = json.loads(status.stdout)["states"]
+    # Trained to the end, both: of depth 2 a network may lose STOI.
+    assert states.get("complete", 0) + states.get("infeasible", 0) == sum(states.values()) == 2
     wait_for(lambda: not at_work(folder), 10)
 
 
