@@ -17,6 +17,7 @@ from quell.blocks import blocks_of, span
 from quell.denoiser import Denoiser, rms
 from quell.errors import ExportError
 from quell.model import METADATA, quiet
+from quell.phases import with_phases
 
 TOLERANCE = 1e-5
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
@@ -89,9 +90,11 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str =
 def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
     """The frozen TorchScript of a denoiser, as it is exported; the denoiser itself stays as it is.
 
-    Weights are laid out channels last, which takes less time on CPUs.
+    For CPUs: weights are laid out channels last, and transposed convolutions become plain ones.
     """
-    module = BlockDenoiser(_on_cpu(denoiser)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = _on_cpu(denoiser)
+    with_phases(copied.network)
+    module = BlockDenoiser(copied).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with quiet():
         scripted = torch.jit.script(module.eval())
         frozen: torch.jit.ScriptModule = torch.jit.freeze(scripted, ["sample_rate", "carry_on"])
