@@ -17,7 +17,7 @@ from quell.blocks import blocks_of, span
 from quell.denoiser import Denoiser, rms
 from quell.errors import ExportError
 from quell.model import METADATA, quiet
-from quell.phases import with_phases
+from quell.phases import pays_in_torchscript, with_phases
 
 TOLERANCE = 1e-5
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
@@ -93,7 +93,7 @@ def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
     For CPUs: weights are laid out channels last, and transposed convolutions become plain ones.
     """
     copied = _on_cpu(denoiser)
-    with_phases(copied.network)
+    with_phases(copied.network, pays_in_torchscript)
     module = BlockDenoiser(copied).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with quiet():
         scripted = torch.jit.script(module.eval())

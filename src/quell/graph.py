@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from quell.denoiser import Denoiser, rms
 from quell.errors import ExportError
 from quell.layers import Recurrence
+from quell.phases import pays_in_onnxruntime, with_phases
 from quell.spectrogram import Spectrogram
 
 # Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
@@ -38,6 +39,7 @@ class Graph(nn.Module):
         copied = copy.deepcopy(denoiser).cpu().eval()
         self.transforms = Transforms(copied.spectrogram)
         self.network, self.target = copied.network, copied.target
+        with_phases(self.network, pays_in_onnxruntime)
         self.silence, self.floor = copied.silence, copied.floor
         for pool in self.network.pools:
             if isinstance(pool, nn.Sequential):

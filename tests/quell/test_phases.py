@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.phases import Phases, with_phases
+from quell.phases import Phases, pays_in_onnxruntime, pays_in_torchscript, with_phases
 
 KERNELS = [1, 3, 5, 7]
 
@@ -29,8 +29,12 @@ def test_phases_give_the_first_rows_of_a_transposed_convolution(
             torch.testing.assert_close(Phases(up)(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_kernel_of_3_with_steps_of_2_both_ways_stays_as_it_is() -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2, 1, 1), nn.Sequential(nn.ConvTranspose2d(2, 2, 5, 2, 2, 1)))
-    with_phases(module)
+def test_transposed_convolutions_stay_where_plain_ones_would_not_pay() -> None:
+    wide = nn.ConvTranspose2d(2, 2, 5, 2, 2, 1)
+    module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2, 1, 1), nn.Sequential(wide))
+    with_phases(module, pays_in_torchscript)
     assert isinstance(module[0], nn.ConvTranspose2d)
     assert isinstance(module[1][0], Phases)
+    module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, groups=2), nn.ConvTranspose2d(2, 1, 3), wide)
+    with_phases(module, pays_in_onnxruntime)
+    assert [isinstance(up, Phases) for up in module] == [False, False, True]
