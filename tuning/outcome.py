@@ -65,9 +65,11 @@ def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
 
 def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:
     """Removes the weights of all but the best trials."""
+    # Before the best are looked for: one that another worker completes in between is not among them.
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = best_trainings(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in complete:
         if trial.number not in kept:
             runs.weights(study.study_name, trial.number).unlink(missing_ok=True)
 

@@ -129,6 +129,26 @@ def test_weights_that_a_running_trial_has_just_written_are_kept(study: optuna.St
     assert kept(study, keep=1) == [1, mine]
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_weights_of_a_trial_that_completes_meanwhile_are_kept(study: optuna.Study, kept, monkeypatch, after) -> None:
+    """Whichever of its three looks at the study's trials the one that forgets has just taken."""
+    add(study, 1.0)
+    mine = running(study, add(study, state=TrialState.RUNNING))
+    look = study.get_trials
+    looks: list[bool] = []
+
+    def look_then_complete(**arguments: Any) -> list[FrozenTrial]:
+        seen = look(**arguments)
+        if not arguments.get("deepcopy", True):  # the look of `forget_weights`, not of this test
+            looks.append(True)
+            if len(looks) == after:
+                study.tell(mine, 2.0)
+        return seen
+
+    monkeypatch.setattr(study, "get_trials", look_then_complete)
+    assert mine.number in kept(study, keep=1)
+
+
 def test_the_weights_of_the_whole_front_are_kept(front: optuna.Study, kept) -> None:
     for cost in range(outcome.KEPT_WEIGHTS + 2):
         add(front, float(cost), float(cost))
