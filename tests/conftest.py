@@ -18,7 +18,9 @@ from quell import config, layers
 from quell.config import DenoiserConfig
 from quell.corpus import Corpus, CorpusConfig, prepare
 from quell.denoiser import Denoiser
+from quell.export import export
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.model import Model, load
 from quell.scoring import Scorer
 from quell.unet import UNet
 
@@ -155,6 +157,19 @@ def noise() -> Callable[..., Signal]:
 @pytest.fixture(scope="session")
 def tiny_denoiser() -> Callable[..., Denoiser]:
     return make_denoiser
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny denoiser as `quell export` writes it."""
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    export(make_denoiser(), path, {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def loaded(model: Path) -> Model:
+    return load(model)
 
 
 @pytest.fixture(scope="session")

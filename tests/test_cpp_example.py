@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from quell.export import export
 from quell.model import load
 
 SOURCE = Path(__file__).parents[1] / "examples" / "cpp"
@@ -50,13 +49,6 @@ def run(*command: str | Path) -> None:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     return build(tmp_path_factory.mktemp("build"))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("export") / "model.pt"
-    export(tiny_denoiser(), path, {})
-    return path
 
 
 def denoise(program, *arguments):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tuning import cli, space
+from tuning import commands, space
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -15,7 +15,7 @@ def test_every_searched_parameter_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_command_it_shows_exists() -> None:
-    known = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    known = {command.callback.__name__ for command in commands.app.registered_commands if command.callback}
     shown = set(re.findall(r"^\.venv/bin/quell (\w+)", README, flags=re.MULTILINE))
     assert shown <= known
     assert {"tune", "status", "export", "denoise", "evaluate"} <= shown

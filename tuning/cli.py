@@ -1,61 +1,76 @@
-"""The command `quell`. Results go to stdout, logs and progress to stderr; exit 0 done, 1 failed, 2 wrong usage."""
+"""The program `quell`. Results go to stdout, logs and progress to stderr.
+
+Exit 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
+"""
 
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
-import typer
+from tuning.errors import Interrupted, TuningError, UsageError
 
-from tuning.commands import denoiser, evaluation, search
-
-app = typer.Typer(
-    help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
-app.add_typer(storage_app, name="storage")
-
-
-for command in (
-    search.demo,
-    search.tune,
-    search.worker,
-    search.status,
-    search.reproduce,
-    denoiser.export,
-    denoiser.denoise,
-    evaluation.evaluate,
-):
-    app.command()(command)
-storage_app.command()(search.serve)
+AGAIN_S = 0.01  # until one who interrupts an import is listened to again
 
 
 def main() -> None:
-    """Runs the command line; every expected error is one line on stderr."""
+    """Runs the command line; an expected error is one line on stderr, and so is an interruption."""
+    _at_interruption(_leave)  # workers and their pool have their own way while they are at work
+    try:
+        code = _run(sys.argv[1:] or ["--help"])
+    except Interrupted as left:
+        _say("; ".join(filter(None, ("interrupted", left.advice))))
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _at_interruption(signal.SIG_DFL)  # all is cleaned up; an exception would be shown while Python ends
+    sys.exit(code)
+
+
+def _at_interruption(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell asks for what runs in the background
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if _imports(frame):  # an exception in the middle of torch's makes it abort, with a page of C++ frames
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        raise Interrupted(128 + number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command line. Imports happen here, where they can be interrupted."""
+    import typer
+
     from quell.errors import DenoiserError
-    from tuning.errors import TuningError, UsageError
+    from tuning.commands import app
 
     # typer keeps its copy of click to itself; its public BadParameter derives from click's base of usage errors.
     usage_errors: type[Exception] = typer.BadParameter.__mro__[2]
-    arguments = sys.argv[1:] or ["--help"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves as it does at its end; workers have their own way
     try:
         code = app(arguments, standalone_mode=False)
     except usage_errors as error:
-        print(f"quell: {_one_line(error.format_message())}; see `quell --help`", file=sys.stderr)  # type: ignore[attr-defined]
-        sys.exit(2)
+        _say(f"{error.format_message()}; see `quell --help`")  # type: ignore[attr-defined]
+        return 2
     except (DenoiserError, TuningError) as error:
-        print(f"quell: {_one_line(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except (KeyboardInterrupt, typer.Abort):
-        print("quell: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        _say(str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    return code if isinstance(code, int) else 0
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _say(text: str) -> None:
+    print(f"quell: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from quell.errors import AudioError
 from quell.journal import Journal, how
 from quell.settings import Mix, Report
 from tuning import progress
+from tuning.errors import Interrupted
 
 
 def files(
@@ -37,12 +38,12 @@ def files(
     if plan.done:
         _say(f"{len(plan.done)} recordings were done before, by the same model", console)
     failed = 0
-    with progress.bar("denoising, seconds", console) as move:
+    with _going_on(plan), progress.bar("denoising, seconds", console) as move:
 
         def moved(done: float, total: float) -> None:
             move(round(done), round(total))
 
-        with closing(batch.run(plan.jobs, model, mix, processes or batch.cores(), moved)) as ended:
+        with closing(batch.run(plan.jobs, model, mix, processes or batch.cores(), moved, plan.journal)) as ended:
             for done in ended:
                 if done.error is not None:
                     failed += 1
@@ -74,8 +75,9 @@ def stream(model: Path, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bo
     if output == Path("-"):
         if sys.stdout is None:
             raise AudioError("standard output: closed, expected to write samples to it; give -o a file")
-        with _to_stdout():
-            _warn("standard output", pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, mix), console)
+        with _to_stdout(), progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, mix, move)
+        _warn("standard output", report, console)
         return 0
     if output.suffix.lower() in audio.SUFFIXES:
         needed = "expected a name like out.raw, since raw samples have no header"
@@ -83,12 +85,26 @@ def stream(model: Path, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bo
     try:
         if output.exists() and not overwrite:
             raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
-        with replacing(output) as partial, partial.open("wb") as file:
-            report = pipe(sys.stdin.buffer, file, loaded, raw, mix)
+        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, file, loaded, raw, mix, move)
     except OSError as error:
         raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
     _warn(str(output), report, console)
     return 0
+
+
+@contextmanager
+def _going_on(plan: batch.Plan) -> Iterator[None]:
+    """Leaves the notes that the same command goes on with, and says so to whoever interrupts this one."""
+    try:
+        yield
+    except Interrupted as left:
+        if plan.journal is not None:
+            left.advice = "the same command goes on with what is left"
+        raise
+    finally:
+        if plan.journal is not None:
+            plan.journal.close(job for job in plan.jobs if not job.target.exists())
 
 
 @contextmanager

@@ -41,3 +41,14 @@ class TrialsFailed(TuningError):
 
 class UsageError(TuningError):
     """An option of the command line asks for what is not there; exit code 2."""
+
+
+class Interrupted(SystemExit):
+    """Ctrl-C or SIGTERM ends the program, with exit code 130 or 143.
+
+    Whoever knows how to go on later sets `advice`. It is no KeyboardInterrupt, which typer would swallow.
+    """
+
+    def __init__(self, code: int, advice: str = "") -> None:
+        super().__init__(code)
+        self.advice = advice

@@ -19,6 +19,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (
 StudyName = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study file, or a study's name; the latest study without it.")
 ]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")]
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="QUELL_RUNS", help="Folder for database, weights and logs.")]
 StorageOption = Annotated[
     str | None,
@@ -38,6 +39,7 @@ CorpusOption = Annotated[
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, help="Trials in all, instead of the study file's.")
 ]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 
 @contextmanager
@@ -20,6 +32,36 @@ def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
             shown.update(task, completed=done, total=total)
 
         yield move
+
+
+@contextmanager
+def stream(console: Console) -> Iterator[Callable[[float, float], None]]:
+    """How much sound has come through a pipe, then how much of it is denoised, and how fast. It is moved by calling it
+    with (seconds denoised, seconds that have come)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), _Sound(Column(no_wrap=True)))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        reading = shown.add_task("reading", total=None)
+        denoising = shown.add_task("denoising", total=None, visible=False)
+
+        def move(done: float, came: float) -> None:
+            if done == 0:
+                shown.update(reading, completed=came)
+            else:
+                shown.update(reading, visible=False)
+                shown.update(denoising, completed=done, total=came, visible=True)
+
+        yield move
+
+
+class _Sound(ProgressColumn):
+    """Seconds of sound as a clock shows them."""
+
+    def render(self, task: Task) -> Text:
+        clock = str(timedelta(seconds=int(task.completed)))
+        if task.total is not None:
+            clock += f" of {timedelta(seconds=int(task.total))}"
+        speed = task.finished_speed or task.speed
+        return Text(clock if speed is None else f"{clock}, {speed:.1f} times real time")
 
 
 class Trainings:

@@ -112,7 +112,12 @@ def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
 
 
 def run(
-    jobs: Sequence[Job], model: Path, mix: Mix, processes: int = 0, progress: Progress | None = None
+    jobs: Sequence[Job],
+    model: Path,
+    mix: Mix,
+    processes: int = 0,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Generator[Done]:
     """Denoises the files, several at once, and yields each as it ends; one that fails keeps no other from being done.
 
@@ -122,6 +127,7 @@ def run(
         model: an exported file.
         processes: how many files at once, each in a process of its own, which a damaged file may end; a single one has
             all threads. With 0 in this process.
+        journal: told of the jobs when the first of them begins.
 
     Raises:
         ExportError: the model cannot be loaded.
@@ -132,11 +138,13 @@ def run(
     if processes:
         from quell.workers import denoise
 
-        yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress)
+        yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
         return
     from quell.model import load
 
     loaded, total, passed = load(model), sum(seconds(job.source) for job in jobs), 0.0
+    if journal is not None:
+        journal.begin(jobs)
 
     def move(more: float) -> None:
         nonlocal passed

@@ -47,16 +47,28 @@ class Journal:
         """Whether a file is what an interrupted run has written."""
         return bool(self._known) and _where(path) in self._known
 
+    def begin(self, jobs: Iterable[Job]) -> None:
+        """Notes those whose target is not there yet. It appears whole, so that one which is there is finished, also
+        when the run ends before anybody can note that."""
+        self._add(job for job in jobs if not job.target.exists())
+
     def note(self, job: Job) -> None:
-        line = self._line(job)
-        if line is None:
+        """It is finished."""
+        self._add([job])
+
+    def _add(self, jobs: Iterable[Job]) -> None:
+        lines = {_where(job.target): line for job in jobs if (line := self._line(job)) is not None}
+        new = "".join(f"{line}\n" for target, line in lines.items() if self._known.get(target) != line)
+        self._known |= lines
+        if not new:
             return
-        self._known[_where(job.target)] = line
-        with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(new)
 
     def close(self, jobs: Iterable[Job]) -> None:
-        """All of them are done: a run that comes later is another one. What was noted of others stays."""
+        """They need no note: what comes later is another run. What was noted of others stays."""
         for job in jobs:
             self._known.pop(_where(job.target), None)
         with suppress(OSError):

@@ -18,6 +18,9 @@ from quell.settings import Mix, Report
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
 FORMS = {b"RIFF": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
 BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+PART = 2**16  # bytes that are read at once
+
+Progress = Callable[[float, float], None]  # seconds of sound denoised, seconds that have come
 
 
 def pipe(
@@ -26,15 +29,19 @@ def pipe(
     model: Model,
     raw: audio.Raw,
     mix: Mix | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Denoises interleaved samples. They are kept on disk until the last has come: their level decides the first.
+
+    Args:
+        progress: called while samples come, and while they are denoised; what it raises comes through.
 
     Raises:
         AudioError: no samples, half a sample at the end, a file with a header, samples that are not numbers, or no room
             for them on disk.
         OSError: of `target`, BrokenPipeError among them.
     """
+    move = progress or (lambda done, came: None)
     try:
         folder = tempfile.TemporaryDirectory(prefix="quell-")
     except OSError as error:
@@ -42,12 +49,9 @@ def pipe(
     with folder as name:
         came, made = Path(name, "standard input"), Path(name, "made.raw")
         try:
-            with came.open("wb") as file:
-                shutil.copyfileobj(source, file)
+            _take(source, came, raw, move)
             _check(came, raw)
-            recording = audio.Recording(came, raw)
-            with audio.writing(made, recording.stored, recording.channels) as append:
-                report = transfer(recording, model, append, mix, progress)
+            report = _denoise(audio.Recording(came, raw), made, model, mix, move)
         except AudioError as error:
             found = str(error).replace(str(came), "standard input").replace(str(made), "standard input")
             raise AudioError(found) from error
@@ -57,6 +61,26 @@ def pipe(
             shutil.copyfileobj(file, target)
         target.flush()
     return report
+
+
+def _take(source: BinaryIO, came: Path, raw: audio.Raw, move: Progress) -> None:
+    second = raw.sample_rate * raw.channels * BYTES[raw.subtype]
+    with came.open("wb") as file:
+        while part := source.read(PART):
+            file.write(part)
+            move(0.0, file.tell() / second)
+
+
+def _denoise(recording: audio.Recording, made: Path, model: Model, mix: Mix | None, move: Progress) -> Report:
+    done, came = 0.0, recording.frames / recording.stored.sample_rate
+
+    def moved(more: float) -> None:
+        nonlocal done
+        done += more
+        move(done, came)
+
+    with audio.writing(made, recording.stored, recording.channels) as append:
+        return transfer(recording, model, append, mix, moved)
 
 
 def _no_room(error: OSError) -> AudioError:

@@ -7,9 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def pool(processes: int, begin: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
@@ -19,7 +22,18 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *args: Any) -
         begin: called in each of them, with `args`, before its first task.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent, initargs=(begin, *args))
+    return _Pool(processes, mp_context=context, initializer=_follow_parent, initargs=(begin, *args))
+
+
+class _Pool(ProcessPoolExecutor):
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        # The process starts here. Until it has Python running, and says so itself, a Ctrl-C would end it with a
+        # traceback: it inherits that it waits.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow_parent(begin: Callable[..., None] | None, *args: Any) -> None:

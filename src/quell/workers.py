@@ -23,6 +23,7 @@ from quell import batch
 from quell.atomic import sweep
 from quell.batch import Done, Job
 from quell.errors import AudioError, ExportError
+from quell.journal import Journal
 from quell.processes import pool
 from quell.settings import Mix
 
@@ -34,7 +35,12 @@ STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over th
 
 
 def denoise(
-    jobs: Sequence[Job], model: Path, mix: Mix, processes: int, progress: batch.Progress | None
+    jobs: Sequence[Job],
+    model: Path,
+    mix: Mix,
+    processes: int,
+    progress: batch.Progress | None,
+    journal: Journal | None,
 ) -> Iterator[Done]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
     stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
@@ -43,6 +49,8 @@ def denoise(
         slots[0].load()
         seconds = _lengths(slots, [job.source for job in jobs])
         total = sum(seconds.values())
+        if journal is not None:
+            journal.begin(jobs)
 
         def look() -> None:
             if progress is not None:
@@ -144,16 +152,11 @@ class _Slot:
         return pool(1, _begin, self._begun)
 
     def submit(self, call: Callable[..., Any], *given: Any) -> Future[Any]:
-        # The process starts here. Until it has Python running, and says so itself, a Ctrl-C would end it with a
-        # traceback: it inherits that it waits.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._pool.submit(call, *given)
         except BrokenProcessPool:
             self._renew()
             return self._pool.submit(call, *given)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def result(self, future: Future[Any]) -> tuple[Any, bool]:
         """What was made, or None when the process died; and whether it was killed because it stood still."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import batch, enhance, export
+from quell import batch, enhance
 from quell.batch import Job, run
 from quell.errors import AudioError
 from quell.settings import Mix
@@ -18,31 +18,12 @@ from quell.settings import Mix
 MIX = Mix()
 
 
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return path
-
-
 def plan(*args, **settings) -> list[Job]:
     return batch.plan(*args, **settings).jobs
 
 
-def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = 0.1 * np.random.default_rng(0).standard_normal(500) if samples is None else samples
-    soundfile.write(path, samples, rate, subtype=subtype)
-    return path
-
-
-def stored(path):
-    info = soundfile.info(path)
-    return info.samplerate, info.channels, info.frames, info.format, info.subtype
-
-
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_folder_keeps_its_tree(tmp_path, model, processes):
+def test_a_folder_keeps_its_tree(tmp_path, model, processes, write):
     for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/.hidden/d.wav", "x/notes.txt"):
         path = tmp_path / "in" / name
         write(path) if path.suffix != ".txt" else path.write_text("notes")
@@ -56,7 +37,7 @@ def test_a_folder_keeps_its_tree(tmp_path, model, processes):
     assert passed == sorted(passed) and passed[-1] == pytest.approx((total, total))
 
 
-def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
+def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, write):
     source = write(tmp_path / "a.wav")
     (tmp_path / "there.wav").mkdir()
     for output, target in [("b.wav", "b.wav"), ("new", "new/a.wav"), ("there.wav", "there.wav/a.wav")]:
@@ -69,7 +50,7 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, processes):
+def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, processes, write):
     for name in "abc":
         write(tmp_path / "in" / f"{name}.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
@@ -80,7 +61,7 @@ def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, pro
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
 
 
-def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model):
+def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model, write, stored):
     source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
     with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
         plan([source], target)
@@ -90,7 +71,7 @@ def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path,
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_input_itself_is_refused(tmp_path, overwrite):
+def test_the_input_itself_is_refused(tmp_path, overwrite, write):
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for given, output in [(source, source), (source, tmp_path / "in"), (tmp_path / "in", tmp_path / "link")]:
@@ -98,33 +79,33 @@ def test_the_input_itself_is_refused(tmp_path, overwrite):
             plan([given], output, overwrite=overwrite)
 
 
-def test_an_output_that_is_another_input_is_refused(tmp_path):
+def test_an_output_that_is_another_input_is_refused(tmp_path, write):
     write(tmp_path / "in" / "a.wav")
     lost = write(tmp_path / "in" / "x" / "a.wav")  # would be overwritten before it is read
     with pytest.raises(AudioError, match=re.escape(f"{lost}: is an input, too")):
         plan([tmp_path / "in"], tmp_path / "in" / "x", overwrite=True)
 
 
-def test_two_inputs_for_one_output_are_refused(tmp_path):
+def test_two_inputs_for_one_output_are_refused(tmp_path, write):
     one, other = write(tmp_path / "1" / "a.wav"), write(tmp_path / "2" / "a.wav")
     target = tmp_path / "out" / "a.wav"
     with pytest.raises(AudioError, match=re.escape(f"{target}: wanted by {one} and {other}")):
         plan([one, other], tmp_path / "out")
 
 
-def test_the_same_recording_named_twice_is_done_once(tmp_path):
+def test_the_same_recording_named_twice_is_done_once(tmp_path, write):
     write(tmp_path / "in" / "a.wav")
     assert len(plan([tmp_path / "in", tmp_path / "in" / "a.wav", tmp_path / "in" / "*.wav"], tmp_path / "out")) == 1
 
 
-def test_a_file_where_a_folder_is_needed_is_refused(tmp_path):
+def test_a_file_where_a_folder_is_needed_is_refused(tmp_path, write):
     write(tmp_path / "in" / "a.wav")
     blocked = write(tmp_path / "b.wav")
     with pytest.raises(AudioError, match=re.escape(f"{blocked}: is a file, expected a folder")):
         plan([tmp_path / "in"], blocked, overwrite=True)
 
 
-def test_paths_that_the_system_refuses_are_named(tmp_path, monkeypatch):
+def test_paths_that_the_system_refuses_are_named(tmp_path, monkeypatch, write):
     for given, output in ((tmp_path / ("n" * 300), tmp_path), (write(tmp_path / "a.wav"), tmp_path / ("n" * 300))):
         with pytest.raises(AudioError, match="nnn: File name too long, expected a path that can be read"):
             plan([given], output)
@@ -140,7 +121,7 @@ def test_pipes_and_devices_are_refused_as_inputs(tmp_path):
             plan([path], tmp_path / "out")
 
 
-def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, model):
+def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, model, write, stored):
     write(tmp_path / "elsewhere" / "a.wav")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
@@ -155,7 +136,7 @@ def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, m
     assert stored(tmp_path / "out" / "linked" / "a.wav") == stored(tmp_path / "elsewhere" / "a.wav")
 
 
-def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monkeypatch):
+def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monkeypatch, write):
     def fail(source, *_):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
@@ -177,7 +158,7 @@ def test_missing_and_empty_inputs_are_named(tmp_path):
         plan([tmp_path / "empty"], tmp_path / "out")
 
 
-def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model):
+def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model, write):
     source, blocked = write(tmp_path / "a.wav"), tmp_path / "out"
     jobs = plan([source], blocked)
     blocked.write_text("a file where the folder should be")
@@ -185,7 +166,7 @@ def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model):
     assert isinstance(done.error, AudioError) and str(done.error).startswith(f"{blocked / 'a.wav'}: ")
 
 
-def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch):
+def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch, write):
     for name in ("a1.wav", "a2.wav", "b.wav", "x/a3.wav"):
         write(tmp_path / name)
     found = plan([tmp_path / "a*.wav"], tmp_path / "out")
@@ -198,7 +179,7 @@ def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch):
     assert [job.source.name for job in plan([Path("odd[1].wav")], Path("out"))] == ["odd[1].wav"]
 
 
-def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
+def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model, write):
     for number in range(6):
         write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
     jobs = plan([tmp_path / "in"], tmp_path / "out")
@@ -209,7 +190,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model):
     assert 1 <= len(left) < 6 and all(soundfile.info(path).frames == 400_000 for path in left)
 
 
-def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, model):
+def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, model, write):
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")

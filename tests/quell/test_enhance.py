@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,53 +27,34 @@ class Identity(Model):
 IDENTITY = Identity(8_000, {}, Blocks(grid=8, margin=0, context=0, block=800, state_units=0))
 
 
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return load(path)
-
-
-def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = 0.1 * np.random.default_rng(0).standard_normal(500) if samples is None else samples
-    soundfile.write(path, samples, rate, subtype=subtype)
-    return path
-
-
-def stored(path):
-    info = soundfile.info(path)
-    return info.samplerate, info.channels, info.frames, info.format, info.subtype
-
-
 FORMATS = [("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("flac", "PCM_24")]
 
 
 @pytest.mark.parametrize(("suffix", "subtype"), [*FORMATS, ("ogg", "VORBIS")])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
-def test_rate_channels_length_and_format_are_kept(tmp_path, model, suffix, subtype, rate):
+def test_rate_channels_length_and_format_are_kept(tmp_path, loaded, suffix, subtype, rate, write, stored):
     for channels in (1, 2, 6):
         for length in (1, rate // 10 + 1):
             samples = 0.1 * np.random.default_rng(1).standard_normal((length, channels))
             source = write(tmp_path / f"in.{suffix}", samples, rate, subtype)
             target = tmp_path / "new" / f"{channels}-{length}.{suffix}"
-            enhance_file(source, target, model)
+            enhance_file(source, target, loaded)
             assert stored(target) == stored(source)
             assert stored(target)[:3] == (rate, channels, length)
 
 
-def test_a_file_at_the_models_rate_becomes_what_the_model_answers(tmp_path, model):
+def test_a_file_at_the_models_rate_becomes_what_the_model_answers(tmp_path, loaded, write):
     samples = np.random.default_rng(2).standard_normal((1_501, 2)).astype(np.float32)
-    enhance_file(write(tmp_path / "a.wav", samples, subtype="FLOAT"), tmp_path / "b.wav", model)
-    answers = np.stack([model(torch.from_numpy(samples[:, i].copy())).numpy() for i in (0, 1)], axis=1)
+    enhance_file(write(tmp_path / "a.wav", samples, subtype="FLOAT"), tmp_path / "b.wav", loaded)
+    answers = np.stack([loaded(torch.from_numpy(samples[:, i].copy())).numpy() for i in (0, 1)], axis=1)
     np.testing.assert_allclose(audio.read(tmp_path / "b.wav")[0], answers, atol=1e-5)  # float32, another batch
 
 
-def test_channels_do_not_hear_each_other(model):
+def test_channels_do_not_hear_each_other(loaded):
     samples = np.random.default_rng(3).standard_normal((1_501, 6)).astype(np.float32)
-    together = denoise(samples, 16_000, model)
+    together = denoise(samples, 16_000, loaded)
     for i in range(6):
-        np.testing.assert_allclose(denoise(samples[:, [i]], 16_000, model), together[:, [i]], atol=1e-5)  # as above
+        np.testing.assert_allclose(denoise(samples[:, [i]], 16_000, loaded), together[:, [i]], atol=1e-5)  # as above
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
@@ -95,12 +75,12 @@ def test_every_short_length_is_kept(rate):
         assert denoise(np.ones((length, 2), np.float32), rate, IDENTITY).shape == (length, 2)
 
 
-def test_silence_stays_silence(tmp_path, model):
-    enhance_file(write(tmp_path / "a.wav", np.zeros(900), 44_100), tmp_path / "b.wav", model)
+def test_silence_stays_silence(tmp_path, loaded, write):
+    enhance_file(write(tmp_path / "a.wav", np.zeros(900), 44_100), tmp_path / "b.wav", loaded)
     assert not audio.read(tmp_path / "b.wav")[0].any()
 
 
-def test_another_format_is_refused_by_both_names(tmp_path):
+def test_another_format_is_refused_by_both_names(tmp_path, write):
     source, target = write(tmp_path / "a.wav"), tmp_path / "b.flac"
     with pytest.raises(AudioError, match=re.escape(f"{target}: another format than a.wav, expected .wav")):
         enhance_file(source, target, IDENTITY)
@@ -140,34 +120,34 @@ def test_pieces_are_resampled_as_the_whole_is(rate):
 
 @pytest.mark.parametrize("gain_db", [-40, -12, 12])
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_the_answer_follows_the_gain_of_a_recording(model, gain_db, rate):
+def test_the_answer_follows_the_gain_of_a_recording(loaded, gain_db, rate):
     samples = 0.1 * np.random.default_rng(6).standard_normal((rate // 2, 1)).astype(np.float32)
     gain = np.float32(10 ** (gain_db / 20))
-    answer = denoise(samples, rate, model)
+    answer = denoise(samples, rate, loaded)
     # The level is divided by: float32 rounds in the last of 24 bits, and the network carries that on
-    assert np.abs(denoise(gain * samples, rate, model) - gain * answer).max() <= 1e-5 * gain * np.abs(answer).max()
+    assert np.abs(denoise(gain * samples, rate, loaded) - gain * answer).max() <= 1e-5 * gain * np.abs(answer).max()
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_an_offset_of_the_recorder_changes_nothing_but_is_gone(model, rate):
+def test_an_offset_of_the_recorder_changes_nothing_but_is_gone(loaded, rate):
     samples = 0.1 * np.random.default_rng(7).standard_normal((rate, 1)).astype(np.float32)
     samples -= samples.mean()
-    answer = denoise(samples, rate, model)
-    assert np.abs(denoise(samples + np.float32(0.5), rate, model) - answer).max() < 1e-4  # -80 dB
+    answer = denoise(samples, rate, loaded)
+    assert np.abs(denoise(samples + np.float32(0.5), rate, loaded) - answer).max() < 1e-4  # -80 dB
 
 
-def test_full_scale_square_waves_are_answered_with_numbers(model):
+def test_full_scale_square_waves_are_answered_with_numbers(loaded):
     samples = np.sign(np.sin(np.arange(8_000) / 20)).astype(np.float32)
-    assert np.isfinite(denoise(samples, 8_000, model)).all()
+    assert np.isfinite(denoise(samples, 8_000, loaded)).all()
 
 
 @pytest.mark.parametrize("rate", [8_000, 48_000])
-def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(model, rate):
+def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(loaded, rate):
     samples = 0.1 * np.random.default_rng(8).standard_normal((rate + 3, 2)).astype(np.float32)
-    clean = denoise(samples, rate, model)
+    clean = denoise(samples, rate, loaded)
     for mix, share in ((Mix(wet=0.8), 0.8), (Mix(wet=0), 0), (Mix(attenuation_limit_db=20), 0.9), (Mix(0.5, 20), 0.45)):
         assert mix.denoised == pytest.approx(share)
-        found = denoise(samples, rate, model, mix)
+        found = denoise(samples, rate, loaded, mix)
         np.testing.assert_allclose(found, share * clean + (1 - share) * samples, atol=1e-6)  # float32
 
 
@@ -191,7 +171,7 @@ def test_a_mix_out_of_range_is_refused(settings):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_what_passes_full_scale_is_reported_and_limited_only_where_it_must_be(tmp_path, subtype):
+def test_what_passes_full_scale_is_reported_and_limited_only_where_it_must_be(tmp_path, subtype, write):
     class Louder(Identity):
         def carry_on(self, noisy, level, state, lead, mark):
             return 2 * noisy, state
@@ -218,10 +198,10 @@ def test_a_waveform_with_nan_is_refused():
         denoise(np.array([0.0, np.nan]), 8_000, IDENTITY)
 
 
-def test_tags_and_byte_order_are_kept(tmp_path, model):
+def test_tags_and_byte_order_are_kept(tmp_path, loaded):
     with soundfile.SoundFile(tmp_path / "a.aiff", "w", 8_000, 1, "PCM_16", "LITTLE") as file:
         file.title = "Interview"
         file.write(np.zeros(100))
-    enhance_file(tmp_path / "a.aiff", tmp_path / "b.aiff", model)
+    enhance_file(tmp_path / "a.aiff", tmp_path / "b.aiff", loaded)
     with soundfile.SoundFile(tmp_path / "b.aiff") as file:
         assert (file.title, file.subtype) == ("Interview", "PCM_16")

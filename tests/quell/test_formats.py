@@ -17,7 +17,7 @@ from quell.audio import Format
 from quell.blocks import Blocks
 from quell.enhance import enhance_file
 from quell.errors import AudioError
-from quell.model import Model, load
+from quell.model import Model
 
 COMMON = [
     ("wav", "WAV", "PCM_16"),
@@ -64,13 +64,6 @@ class Louder(Model):
 LOUDER = Louder(8_000, {}, Blocks(grid=8, margin=0, context=0, block=800, state_units=0))
 
 
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return load(path)
-
-
 def write(path, container, subtype, samples, rate) -> Path:
     soundfile.write(path, samples, rate, format=container, subtype=subtype)
     return path
@@ -80,45 +73,42 @@ def noise(length, channels=1):
     return 0.1 * np.random.default_rng(0).standard_normal((length, channels))
 
 
-def stored(path):
-    info = soundfile.info(path)
-    return info.samplerate, info.channels, info.frames, info.format, info.subtype, info.endian
-
-
 def names(kinds):
     return [f"{container}-{subtype}" for _, container, subtype in kinds]
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), COMMON, ids=names(COMMON))
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
-def test_common_formats_keep_rate_channels_length_and_sub_format(tmp_path, model, suffix, container, subtype, rate):
+def test_common_formats_keep_rate_channels_length_and_sub_format(
+    tmp_path, loaded, suffix, container, subtype, rate, stored
+):
     for channels in (1, 2, 6):
         for length in (1, rate // 100, 2 * rate + 1 if channels == 2 else rate // 10):
             source = write(tmp_path / f"in.{suffix}", container, subtype, noise(length, channels), rate)
-            enhance_file(source, tmp_path / f"out.{suffix}", model)
+            enhance_file(source, tmp_path / f"out.{suffix}", loaded)
             assert stored(tmp_path / f"out.{suffix}") == stored(source)
             assert stored(source)[:3] == (rate, channels, length)
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), OTHERS, ids=names(OTHERS))
-def test_other_formats_keep_rate_channels_length_and_sub_format(tmp_path, model, suffix, container, subtype):
+def test_other_formats_keep_rate_channels_length_and_sub_format(tmp_path, loaded, suffix, container, subtype, stored):
     for channels in (1, 2):
         if (subtype, channels) == ("GSM610", 2):
             continue
         for length in (1, 80, 12_345):
             source = write(tmp_path / f"in.{suffix}", container, subtype, noise(length, channels), 8_000)
-            enhance_file(source, tmp_path / f"out.{suffix}", model)
+            enhance_file(source, tmp_path / f"out.{suffix}", loaded)
             assert stored(tmp_path / f"out.{suffix}") == stored(source)
             assert stored(source)[3:5] == (container, subtype)
 
 
 @pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
-def test_byte_order_is_kept(tmp_path, model, endian):
+def test_byte_order_is_kept(tmp_path, loaded, endian, stored):
     for suffix, container in (("wav", "WAV"), ("aiff", "AIFF"), ("au", "AU"), ("caf", "CAF")):
         source, target = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
         with soundfile.SoundFile(source, "w", 8_000, 1, "PCM_16", endian, container) as file:
             file.write(noise(100))
-        enhance_file(source, target, model)
+        enhance_file(source, target, loaded)
         assert target.read_bytes()[:4] == source.read_bytes()[:4]
         assert stored(target) == stored(source)
 
@@ -141,7 +131,7 @@ def test_what_is_louder_than_a_format_holds_is_limited_and_never_wraps(tmp_path,
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), COMMON[-1:] + OTHERS[-2:])
-def test_lossy_formats_survive_levels_that_end_their_encoders(tmp_path, suffix, container, subtype):
+def test_lossy_formats_survive_levels_that_end_their_encoders(tmp_path, suffix, container, subtype, stored):
     samples = np.full((9_000, 1), 1e6, np.float32)
     audio.write(tmp_path / f"a.{suffix}", samples, Format(8_000, container, subtype))
     assert stored(tmp_path / f"a.{suffix}")[:3] == (8_000, 1, 9_000)
@@ -159,21 +149,21 @@ def test_an_answer_that_is_no_number_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("level", [1e-44, 1e-30, 1e-6, 1e6, 1e9])
-def test_any_level_that_is_a_level_is_answered(tmp_path, model, level):
+def test_any_level_that_is_a_level_is_answered(tmp_path, loaded, level):
     source = write(tmp_path / "a.wav", "WAV", "FLOAT", (level * noise(20_000)).astype(np.float32), 44_100)
-    enhance_file(source, tmp_path / "b.wav", model)
+    enhance_file(source, tmp_path / "b.wav", loaded)
     assert np.isfinite(soundfile.read(tmp_path / "b.wav")[0]).all()
 
 
 @pytest.mark.parametrize(
     ("worst", "found"), [(np.nan, "1 samples are NaN"), (-np.inf, "1 samples are"), (3e38, "3e.38")]
 )
-def test_samples_that_are_no_levels_are_refused(tmp_path, model, worst, found):
+def test_samples_that_are_no_levels_are_refused(tmp_path, loaded, worst, found):
     samples = noise(200_000).astype(np.float32)
     samples[170_000] = worst
     source = write(tmp_path / "a.wav", "WAV", "FLOAT", samples, 8_000)
     with pytest.raises(AudioError, match=rf"a\.wav: .*{found}.*, expected numbers"):
-        enhance_file(source, tmp_path / "b.wav", model)
+        enhance_file(source, tmp_path / "b.wav", loaded)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
@@ -200,7 +190,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, container, sub
         assert not list(tmp_path.iterdir())
 
 
-def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser):
+def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
     export.export(tiny_denoiser(), tmp_path / "model.pt", {})
     for minutes in (1, 4):
         soundfile.write(tmp_path / f"{minutes}.wav", noise(minutes * 60 * 8_000), 8_000)

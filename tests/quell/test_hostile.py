@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, batch, export
+from quell import audio, batch
 from quell.settings import Mix
 
 KINDS = [
@@ -98,13 +98,6 @@ DAMAGES = [
     lie_about_channels_and_rate,
     append_garbage,
 ]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
-from quell import batch, export
+from quell import batch
 from quell.batch import Job, run
 from quell.errors import AudioError, ExportError
 from quell.journal import JOURNAL, Journal, how
@@ -19,25 +17,7 @@ from quell.settings import Mix
 MIX = Mix()
 
 
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return path
-
-
-def plan(*args, **settings) -> list[Job]:
-    return batch.plan(*args, **settings).jobs
-
-
-def write(path: Path, samples=None, rate=8_000, subtype="PCM_16") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = 0.1 * np.random.default_rng(0).standard_normal(500) if samples is None else samples
-    soundfile.write(path, samples, rate, subtype=subtype)
-    return path
-
-
-def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model):
+def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model, write):
     for name in "abcd":
         write(tmp_path / "in" / f"{name}.wav")
     out = tmp_path / "out"
@@ -72,7 +52,34 @@ def test_what_an_interrupted_run_finished_is_not_done_again(tmp_path, model):
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav"]
 
 
-def test_an_output_folder_inside_of_the_input_is_no_input_when_a_run_goes_on(tmp_path, model):
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_was_finished_when_a_run_was_killed_is_not_done_again(tmp_path, model, write, processes):
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.wav")
+    out = tmp_path / "out"
+
+    def begin():
+        journal = Journal(out, how(model, MIX))
+        return batch.plan([tmp_path / "in"], out, journal=journal), journal
+
+    plan, journal = begin()
+    ended = run(plan.jobs, model, MIX, processes, journal=journal)
+    next(ended)
+    ended.close()  # before anybody could note the first
+    left, _ = begin()
+    assert plan.jobs[0] in left.done and {*left.done, *left.jobs} == set(plan.jobs)
+
+
+def test_an_output_that_is_to_be_replaced_is_finished_when_it_was(tmp_path, model, write):
+    job = Job(write(tmp_path / "in" / "a.wav"), write(tmp_path / "out" / "a.wav"))
+    journal = Journal(tmp_path / "out", how(model, MIX))
+    journal.begin([job])
+    assert not Journal(tmp_path / "out", how(model, MIX)).finished(job)
+    journal.note(job)
+    assert Journal(tmp_path / "out", how(model, MIX)).finished(job)
+
+
+def test_an_output_folder_inside_of_the_input_is_no_input_when_a_run_goes_on(tmp_path, model, write):
     for name in "ab":
         write(tmp_path / "in" / f"{name}.wav")
     out = tmp_path / "in" / "out"
@@ -85,9 +92,9 @@ def test_an_output_folder_inside_of_the_input_is_no_input_when_a_run_goes_on(tmp
     assert [job.source.name for job in left.done] == ["a.wav"]
 
 
-def test_a_run_into_the_same_folder_leaves_what_another_has_noted(tmp_path, model):
+def test_a_run_into_the_same_folder_leaves_what_another_has_noted(tmp_path, model, write):
     out = tmp_path / "out"
-    one, other = (plan([write(tmp_path / name / f"{name}.wav").parent], out) for name in "ab")
+    one, other = (batch.plan([write(tmp_path / name / f"{name}.wav").parent], out).jobs for name in "ab")
     journal = Journal(out, how(model, MIX))
     for done in run([*one, *other], model, MIX):
         journal.note(done.job)
@@ -97,13 +104,13 @@ def test_a_run_into_the_same_folder_leaves_what_another_has_noted(tmp_path, mode
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav"]
 
 
-def test_a_single_file_is_noted_nowhere(tmp_path, model):
+def test_a_single_file_is_noted_nowhere(tmp_path, model, write):
     source, journal = write(tmp_path / "a.wav"), Journal(tmp_path, how(model, MIX))
     assert batch.plan([source], tmp_path / "b.wav", journal=journal).journal is None
     assert batch.plan([source], tmp_path / "folder", journal=journal).journal is journal
 
 
-def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path, model):
+def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path, model, write):
     job = Job(write(tmp_path / "a.wav"), tmp_path / "blocked" / "a.wav")
     (tmp_path / "blocked").write_text("a file where the folder should be")
     journal = Journal(tmp_path / "blocked", how(model, MIX))
@@ -112,7 +119,7 @@ def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path
     assert not Journal(tmp_path / "blocked", how(model, MIX)).finished(job)
 
 
-def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path, model):
+def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path, model, write):
     jobs = [Job(write(tmp_path / "in" / f"{name}.wav"), write(tmp_path / f"{name}.wav")) for name in "ab"]
     for job in jobs:
         Journal(tmp_path, how(model, MIX)).note(job)
@@ -127,7 +134,7 @@ def test_a_model_that_cannot_be_read_is_named(tmp_path):
         how(tmp_path, MIX)
 
 
-def test_a_journal_that_is_no_text_is_no_journal(tmp_path, model):
+def test_a_journal_that_is_no_text_is_no_journal(tmp_path, model, write):
     (tmp_path / JOURNAL).write_bytes(b"\xff\xfe\x00")
     write(tmp_path / "in" / "a.wav")
     shutil.copy(write(tmp_path / "in" / "a.wav"), tmp_path / "a.wav")

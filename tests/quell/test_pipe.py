@@ -10,20 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, export
+from quell import audio
 from quell.audio import ENCODINGS, Raw
 from quell.enhance import denoise
 from quell.errors import AudioError
-from quell.model import load
 from quell.pipe import pipe
 from quell.settings import Mix
-
-
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return load(path)
 
 
 @pytest.fixture(autouse=True)
@@ -38,21 +30,31 @@ def noise(length, channels=1):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2)])
-def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, model, encoding, rate, channels):
+def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, loaded, encoding, rate, channels):
     raw = Raw(rate, channels, ENCODINGS[encoding])
     stored = audio.Format(rate, "RAW", raw.subtype, "LITTLE")
     audio.write(tmp_path / "a.bin", noise(70_001, channels), stored)
     content = (tmp_path / "a.bin").read_bytes()
     (tmp_path / "a.bin").unlink()
     out = io.BytesIO()
-    report = pipe(io.BytesIO(content), out, model, raw, Mix(wet=0.9))
+    report = pipe(io.BytesIO(content), out, loaded, raw, Mix(wet=0.9))
     assert len(out.getvalue()) == len(content) and report.seconds == pytest.approx(70_001 / rate)
     settings = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": raw.subtype, "always_2d": True}
     before, after = (
         soundfile.read(io.BytesIO(part), dtype="float32", **settings)[0] for part in (content, out.getvalue())
     )
-    np.testing.assert_allclose(after, denoise(before, rate, model, Mix(wet=0.9)), atol=2**-14)  # 16 bits
+    np.testing.assert_allclose(after, denoise(before, rate, loaded, Mix(wet=0.9)), atol=2**-14)  # 16 bits
     assert not list(scratch.iterdir())
+
+
+def test_progress_counts_what_comes_and_then_what_is_denoised(loaded):
+    passed = []
+    content = noise(160_000).tobytes()
+    pipe(io.BytesIO(content), io.BytesIO(), loaded, Raw(8_000, 1, "FLOAT"), progress=lambda *at: passed.append(at))
+    coming, denoised = ([at[i] for at in passed if (at[0] == 0) == (i == 1)] for i in (1, 0))
+    assert passed == sorted(passed) and passed[-1] == pytest.approx((20, 20))
+    assert len(set(coming)) > 2 and len(set(denoised)) > 1
+    assert {came for done, came in passed if done > 0} == {20}
 
 
 @pytest.mark.parametrize(
@@ -66,43 +68,43 @@ def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, mo
         (b"fLaC\0\0\0\0", 1, "a file that begins with fLaC"),
     ],
 )
-def test_what_is_no_whole_number_of_samples_is_refused(scratch, model, content, channels, found):
+def test_what_is_no_whole_number_of_samples_is_refused(scratch, loaded, content, channels, found):
     out = io.BytesIO()
     with pytest.raises(AudioError, match=re.escape(f"standard input: {found}")):
-        pipe(io.BytesIO(content), out, model, Raw(8_000, channels, "PCM_16"))
+        pipe(io.BytesIO(content), out, loaded, Raw(8_000, channels, "PCM_16"))
     assert not out.getvalue() and not list(scratch.iterdir())
 
 
-def test_samples_that_look_like_the_name_of_a_container_are_samples(model):
+def test_samples_that_look_like_the_name_of_a_container_are_samples(loaded):
     content = b"RIFF" + noise(100).tobytes()  # 4 bytes are chance
     out = io.BytesIO()
-    pipe(io.BytesIO(content), out, model, Raw(8_000, 1, "PCM_16"))
+    pipe(io.BytesIO(content), out, loaded, Raw(8_000, 1, "PCM_16"))
     assert len(out.getvalue()) == len(content)
 
 
-def test_samples_that_are_no_numbers_are_refused(scratch, model):
+def test_samples_that_are_no_numbers_are_refused(scratch, loaded):
     content = np.float32([0, np.nan]).tobytes()
     with pytest.raises(AudioError, match=r"^standard input: 1 samples are NaN or infinite"):
-        pipe(io.BytesIO(content), io.BytesIO(), model, Raw(8_000, 1, "FLOAT"))
+        pipe(io.BytesIO(content), io.BytesIO(), loaded, Raw(8_000, 1, "FLOAT"))
 
 
-def test_a_folder_for_temporary_files_without_room_is_said(model, monkeypatch):
+def test_a_folder_for_temporary_files_without_room_is_said(loaded, monkeypatch):
     class Full(io.BytesIO):
         def read(self, *_):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(AudioError, match=r"^standard input: No space left on device, expected room for it twice"):
-        pipe(Full(), io.BytesIO(), model, Raw(8_000, 1, "PCM_16"))
+        pipe(Full(), io.BytesIO(), loaded, Raw(8_000, 1, "PCM_16"))
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(AudioError, match=r"^standard input: No such file or directory, expected room for it twice"):
-        pipe(io.BytesIO(bytes(2)), io.BytesIO(), model, Raw(8_000, 1, "PCM_16"))
+        pipe(io.BytesIO(bytes(2)), io.BytesIO(), loaded, Raw(8_000, 1, "PCM_16"))
 
 
-def test_an_output_that_nobody_reads_is_the_callers(scratch, model):
+def test_an_output_that_nobody_reads_is_the_callers(scratch, loaded):
     class Closed(io.BytesIO):
         def write(self, _):
             raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        pipe(io.BytesIO(noise(100).tobytes()), Closed(), model, Raw(8_000, 1, "FLOAT"))
+        pipe(io.BytesIO(noise(100).tobytes()), Closed(), loaded, Raw(8_000, 1, "FLOAT"))
     assert not list(scratch.iterdir())

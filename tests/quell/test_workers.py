@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import export, workers
+from quell import workers
 from quell.batch import Job, run
 from quell.errors import AudioError, ExportError
 from quell.settings import Mix
@@ -34,13 +34,6 @@ class Deadly(type(Path())):
             os.kill(os.getpid(), getattr(signal, number))
         return super().is_file()
 """
-
-
-@pytest.fixture(scope="module")
-def model(tiny_denoiser, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return path
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -119,6 +120,15 @@ def wait_for() -> Callable[..., Any]:
         raise AssertionError(f"nothing after {seconds} s")
 
     return wait
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """For tests that take the process's signals: it has them back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,20 +19,27 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from quell import export
 from quell.audio import Raw
 from quell.errors import AudioError, ExportError
 from quell.settings import Mix
 from tuning import denoising
 
 LONG_S = 400  # of sound; a second of work
+INTERRUPTED = "quell: interrupted\n"
+GOES_ON = "quell: interrupted; the same command goes on with what is left\n"
+# Stands in for a module that denoise imports: Ctrl-C comes in the middle of it.
+CTRL_C = """
+import os, signal, sys
+from pathlib import Path
 
+here = Path(__file__).parent
+sys.path.remove(str(here))
+del sys.modules["soundfile"]
+os.kill(os.getpid(), signal.SIGINT)
+import soundfile
 
-@pytest.fixture(scope="module")
-def model(tiny_denoiser: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    export.export(tiny_denoiser(), path, {})
-    return path
+(here / "imported").touch()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +94,7 @@ def test_an_interrupted_folder_goes_on_where_it_was(
     wait_for(lambda: any(out.glob("?.wav")) and any(out.glob(".?.*.wav")), 60, 0.01)
     os.killpg(running.pid, number)
     stdout, stderr = running.communicate(timeout=30)
-    assert (running.returncode, stdout) == (code, "")
-    assert stderr in ("", "quell: interrupted\n")
+    assert (running.returncode, stdout, stderr) == (code, "", GOES_ON)
     wait_for(lambda: not in_group(running.pid))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("?.wav")}
     assert names(out) == [".quell-denoise.jsonl", *sorted(finished)] and 1 <= len(finished) < 3
@@ -123,8 +129,37 @@ def test_a_run_that_is_interrupted_while_it_starts_shows_no_traceback(
     time.sleep(wait_s)
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=30)
-    assert running.returncode == 130 and stderr in ("", "quell: interrupted\n")
+    assert running.returncode == 130 and stderr in (INTERRUPTED, GOES_ON)
     assert not names(tmp_path / "out")
+
+
+def test_an_import_that_is_interrupted_comes_to_its_end_before_the_command_does(
+    model: Path, long_ones: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "soundfile.py").write_text(CTRL_C)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command(model, long_ones, "-o", tmp_path / "out"), capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert (done.returncode, done.stdout) == (130, "") and done.stderr in (INTERRUPTED, GOES_ON)
+    assert (tmp_path / "imported").exists()  # torch aborts with a page of C++ frames if it does not
+    assert not any((tmp_path / "out").glob("*.wav"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_single_output_that_is_interrupted_leaves_a_line_and_no_file(
+    model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any], number: int, code: int, raw: bool
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["-", "-o", out / "a.raw"] if raw else [long_ones / "a.wav", "-o", out / "a.wav"]
+    running = started(model, *arguments, stdin=subprocess.PIPE)
+    wait_for(lambda: any(out.glob(".a.*")), 60, 0.01)
+    os.killpg(running.pid, number)
+    assert running.communicate(timeout=30) == ("", INTERRUPTED)
+    assert running.returncode == code
+    assert not names(out)
 
 
 def test_names_that_are_no_text_or_look_like_markup_are_shown_as_they_are(model: Path, tmp_path: Path) -> None:
@@ -191,12 +226,17 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
+def piped(model: Path, output: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    usual = {"overwrite": False, "console": quiet()}
+    return denoising.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), **(usual | settings))
+
+
 def test_an_output_that_cannot_take_raw_samples_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(output: Path, overwrite: bool = False) -> int:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(2_000))))
-        return denoising.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), overwrite=overwrite, console=quiet())
+        return piped(model, output, bytes(2_000), monkeypatch, overwrite=overwrite)
 
     target = tmp_path / "a.raw"
     assert run(target) == 0 and target.read_bytes() == bytes(2_000)
@@ -209,6 +249,19 @@ def test_an_output_that_cannot_take_raw_samples_is_refused(
             run(output)
     assert run(target, overwrite=True) == 0
     assert names(tmp_path) == ["a.raw"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_a_terminal_shows_how_much_sound_has_passed_through_a_pipe_and_how_fast(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=80)
+    assert piped(model, tmp_path / "a.raw", bytes(75 * 2 * 8_000), monkeypatch, console=console) == 0
+    shown = console.file.getvalue()
+    assert bool(shown) == terminal
+    if terminal:
+        assert re.search(r"reading +━+ 0:0[01]:\d\d", shown)
+        assert re.search(r"denoising +━+ 0:01:15 of 0:01:15, \d+\.\d times real time", shown)
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout"])
@@ -242,6 +295,7 @@ def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> 
 def test_what_makes_no_sense_is_wrong_usage(
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
+    handlers: None,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     said: str,
@@ -249,10 +303,8 @@ def test_what_makes_no_sense_is_wrong_usage(
     from tuning import cli
 
     monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(model), *arguments])
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         cli.main()
-    signal.signal(signal.SIGTERM, before)
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("quell: ") and said in line

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,14 +19,7 @@ from tuning.patience import PatientStorage
 from tuning.study_file import StudySpec
 from tuning.worker import POOL, Leave, Notice
 
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """A notice takes the process's signals."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def place(*answers: Any) -> Any:

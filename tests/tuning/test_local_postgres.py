@@ -66,15 +66,6 @@ class User:
         self.process.wait(10)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"nothing after {seconds} s")
-
-
 def keepers(folder: Path) -> list[int]:
     """Of the folder, and of those in it."""
     commands = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
@@ -112,7 +103,7 @@ def try_ask(url: str, statement: str) -> Any:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(wait_for: Callable[..., Any]) -> Iterator[Path]:
     """Not tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it."""
     root = Path(tempfile.mkdtemp(prefix="local-postgres-")).resolve()
     yield root / "runs" / "postgres"
@@ -153,7 +144,7 @@ def test_two_processes_that_make_a_folder_at_once_share_one_server(
 
 @pytest.mark.parametrize("end", [User.leave, User.kill])
 def test_the_server_stays_until_the_last_user_is_gone_and_keeps_the_data(
-    folder: Path, user: Callable[..., User], end: Callable[[User], None]
+    folder: Path, user: Callable[..., User], end: Callable[[User], None], wait_for: Callable[..., Any]
 ) -> None:
     first, second = user(), user()
     ask(first.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
@@ -181,7 +172,9 @@ def test_nobody_else_can_open_the_socket_and_ctrl_c_for_the_first_user_leaves_th
     assert len(keepers(folder)) == 1
 
 
-def test_a_forked_child_does_not_keep_the_server(folder: Path, user: Callable[..., User]) -> None:
+def test_a_forked_child_does_not_keep_the_server(
+    folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
+) -> None:
     parent = user(folder, "fork")
     assert ask(parent.url, "SELECT 1") == 1
     child = psutil.Process(parent.process.pid).children()[0]
@@ -191,7 +184,9 @@ def test_a_forked_child_does_not_keep_the_server(folder: Path, user: Callable[..
     child.kill()
 
 
-def test_the_next_join_replaces_a_killed_keeper(folder: Path, user: Callable[..., User]) -> None:
+def test_the_next_join_replaces_a_killed_keeper(
+    folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
+) -> None:
     first = user()
     assert ask(first.url, "SELECT 1") == 1
     (keeper,) = keepers(folder)
@@ -206,7 +201,7 @@ def test_the_next_join_replaces_a_killed_keeper(folder: Path, user: Callable[...
 
 @pytest.mark.parametrize("path", ["x" * 120, "with a comma, \"$HOME\", 'quotes' and ü:1"])
 def test_the_keeper_starts_a_killed_server_again_under_the_same_url_whatever_the_path(
-    folder: Path, user: Callable[..., User], path: str
+    folder: Path, user: Callable[..., User], path: str, wait_for: Callable[..., Any]
 ) -> None:
     folder = folder.parent / path
     one = user(folder)
@@ -224,7 +219,9 @@ def test_the_keeper_starts_a_killed_server_again_under_the_same_url_whatever_the
     assert not link.is_symlink()
 
 
-def test_the_next_join_recovers_from_a_power_cut(folder: Path, user: Callable[..., User]) -> None:
+def test_the_next_join_recovers_from_a_power_cut(
+    folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
+) -> None:
     first = user()
     ask(first.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
     owner = (folder / "data").stat().st_uid
@@ -247,7 +244,7 @@ def test_the_next_join_recovers_from_a_power_cut(folder: Path, user: Callable[..
 
 
 def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
-    folder: Path, user: Callable[..., User]
+    folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
 ) -> None:
     folder.mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-m", "tuning.local_postgres", str(folder)]) as keeper:
@@ -257,7 +254,7 @@ def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
     assert half.parent not in folder.iterdir()
 
 
-def test_a_keeper_that_nobody_waits_for_stops_its_server(folder: Path) -> None:
+def test_a_keeper_that_nobody_waits_for_stops_its_server(folder: Path, wait_for: Callable[..., Any]) -> None:
     folder.mkdir(parents=True)
     subprocess.run([sys.executable, "-m", "tuning.local_postgres", str(folder)], check=True, timeout=60)
     wait_for(lambda: nobody(folder))

@@ -22,12 +22,9 @@ Stub = Callable[[Running], None]
 
 
 @pytest.fixture
-def notice(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notice]:
+def notice(handlers: None, monkeypatch: pytest.MonkeyPatch) -> Notice:
     monkeypatch.delenv(worker.POOL, raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield Notice()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return Notice()
 
 
 @pytest.fixture

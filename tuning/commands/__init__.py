@@ -1,1 +1,28 @@
 """The commands of `quell`, by what they are about. Heavy imports happen inside the command that needs them."""
+
+import typer
+
+from tuning.commands import denoiser, evaluation, search
+
+app = typer.Typer(
+    help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(storage_app, name="storage")
+
+
+for command in (
+    search.demo,
+    search.tune,
+    search.worker,
+    search.status,
+    search.reproduce,
+    denoiser.export,
+    denoiser.denoise,
+    evaluation.evaluate,
+):
+    app.command()(command)
+storage_app.command()(search.serve)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tuning.options import (
+    ModelFile,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -53,7 +54,7 @@ def export(
 
 
 def denoise(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
+    model: ModelFile,
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Recordings, folders, patterns; - for raw samples.")
     ],

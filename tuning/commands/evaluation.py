@@ -12,6 +12,7 @@ import typer
 from tuning.options import (
     CorpusOption,
     JsonOption,
+    ModelFile,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -34,7 +35,7 @@ OTHER_CORPUS = "trained on another corpus, whose training recordings may be in t
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")],
+    model: ModelFile,
     study: Annotated[Path | None, typer.Option("--study", help="A study file, whose test split is used.")] = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
     clean: Annotated[

@@ -1,14 +1,15 @@
 """Commands that search: demo, tune, worker, status, reproduce, storage serve."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tuning.errors import Interrupted
 from tuning.options import (
     CorpusOption,
+    DeviceOption,
     JsonOption,
     RunsOption,
     StorageFileOption,
@@ -31,7 +32,7 @@ def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.
     from tuning.place import Place
     from tuning.runs import Runs
 
-    return run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr())
+    return _ended(run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr()))
 
 
 def tune(
@@ -81,17 +82,15 @@ def tune(
         first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
     code, studies = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
-    if code:
-        print("quell: interrupted, trials handed back; the same command goes on with them", file=sys.stderr)
     for stored in studies:
         state.show(state.summary(stored), stdout())
-    return code
+    return _ended(code)
 
 
 def worker(
     study: StudyFile,
     corpus: CorpusOption = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
+    device: DeviceOption = "cpu",
     part: Annotated[
         str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
     ] = "search",
@@ -109,7 +108,7 @@ def worker(
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)
     used = check_devices([device])[0]
-    return join(spec, part, open_place(runs, storage, storage_file, corpus), used, stderr())
+    return _ended(join(spec, part, open_place(runs, storage, storage_file, corpus), used, stderr()))
 
 
 def status(
@@ -133,7 +132,7 @@ def status(
 def reproduce(
     study: StudyName,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")] = "cpu",
+    device: DeviceOption = "cpu",
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
@@ -161,3 +160,10 @@ def serve(
 
     log_notes()
     return run_server(open_place(runs, storage, storage_file), host, port, stderr())
+
+
+def _ended(code: int) -> int:
+    """Says how a search goes on that was asked to stop: all but 0 is 130 or 143."""
+    if code:
+        raise Interrupted(code, "trials are handed back, and the same command goes on with them")
+    return code
