@@ -69,7 +69,7 @@ def export_best(
         ExportError: the file cannot be written, or would not run as the trial did.
     """
     chosen = choose(study, runs, number)
-    denoiser = load_weights(runs.weights(chosen.study, _owner(chosen.trial)))
+    denoiser = load_weights(runs.fetch_weights(chosen.study, _owner(chosen.trial)))
     card.check(path.with_suffix(".md"))
     costs = cost(denoiser.config)
     metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record()}
@@ -107,7 +107,8 @@ def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen
         StudyNotFound: none is complete and feasible, its weights were not kept, or there are several best ones.
     """
     ranked = best_trials(study)
-    kept = [trial for trial in ranked if runs.weights(study.study_name, _owner(trial)).exists()]
+    there = runs.kept_weights(study.study_name)
+    kept = [trial for trial in ranked if _owner(trial) in there]
     names = ", ".join(str(trial.number) for trial in kept) or "none yet"
     if not ranked:
         raise StudyNotFound(
@@ -136,7 +137,7 @@ def _confirmed(study: optuna.Study, runs: Runs, ranked: list[FrozenTrial]) -> Ch
         return None
     name, number = confirmed["study"], confirmed["trial"]
     trials = optuna.load_study(study_name=name, storage=study._storage).get_trials(deepcopy=False)
-    if not runs.weights(name, number).exists():
+    if number not in runs.kept_weights(name):
         return None
     of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed"
     return Chosen(name, trials[number], f"trial {number} of {name}{of}, the best seed of the confirmed winner")

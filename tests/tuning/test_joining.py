@@ -32,7 +32,8 @@ def place(*answers: Any) -> Any:
             raise answer
         return answer
 
-    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console: None)
+    runs = SimpleNamespace(check=lambda write: None)
+    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console: None, runs=runs)
 
 
 AWAY = StorageError("postgresql://host/db: Connection refused")

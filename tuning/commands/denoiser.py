@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tuning.options import (
+    ArtifactsOption,
     ModelFile,
     RunsOption,
     StorageFileOption,
@@ -27,6 +28,7 @@ def export(
         typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="For the card and the file's metadata.")] = "",
+    artifacts: ArtifactsOption = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
@@ -41,7 +43,8 @@ def export(
     if output.suffix not in needed:
         found = f"{output}: ends in {output.suffix!r}"
         raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")
-    place = open_place(runs, storage, storage_file)
+    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    place.runs.check(write=False)
     stored = open_study(study, place)
     made = export_best(stored, place.runs, output, trial, licence=licence, console=stderr())
     print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
