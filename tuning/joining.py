@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,14 +19,19 @@ from tuning.study import check_same, load_study
 from tuning.worker import POOL, Leave, Notice, Objective, Running, work
 
 if TYPE_CHECKING:
+    import optuna
+
     from quell.corpus import Corpus
     from tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")
 
 
-def join(spec: StudySpec, part: str, place: Place, device: str, console: Console) -> int:
+def join(spec: StudySpec, part: str, place: Place, device: str, console: Console, track: str | None = None) -> int:
     """Works on a part of a study until its budget is used up; returns the exit code.
+
+    Args:
+        track: where else trials are logged, one of `tuning.tracking.TRACKERS`.
 
     Raises:
         StudyNotFound: nobody has made the study.
@@ -35,6 +40,8 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     from tuning import parts
 
     spec = parts.part(spec, part)
+    if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
+        place.runs.check(write=True)
     corpus = place.open_corpus(spec, console)
     notice = Notice()
     try:
@@ -49,12 +56,13 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
 
     with ExitStack() as stack:
+        stack.callback(place.runs.close)
 
         def begin() -> Objective:
-            return _objective(spec, corpus, place, device, notice, console, stack)
+            return _objective(study, spec, corpus, place, device, notice, console, track, stack)
 
         def drop(number: int) -> None:
-            place.runs.weights(spec.study.name, number).unlink(missing_ok=True)
+            place.runs.forget_weights(spec.study.name, [number])
 
         return work(Budget(study, trials), notice, begin, drop)
 
@@ -75,18 +83,31 @@ def open_patiently(place: Place, notice: Notice) -> PatientStorage:
 
 
 def _objective(
-    spec: StudySpec, corpus: Corpus, place: Place, device: str, notice: Notice, console: Console, stack: ExitStack
+    study: optuna.Study,
+    spec: StudySpec,
+    corpus: Corpus,
+    place: Place,
+    device: str,
+    notice: Notice,
+    console: Console,
+    track: str | None,
+    stack: ExitStack,
 ) -> Objective:
     import torch
 
     from quell.scoring import Scorer
     from tuning import objective, progress
+    from tuning.tracking import Tracker
 
     log.info("on %s with %d threads", device, torch.get_num_threads())
+    store = place.open_artifacts()
     scorer = stack.enter_context(Scorer(torch.get_num_threads()))
     bars = stack.enter_context(progress.Trainings(console))
+    tracker = None
+    if track is not None:
+        tracker = stack.enter_context(closing(Tracker(study, place.runs.study(spec.study.name), store)))
     mixtures = objective.validation_set(spec, corpus, scorer, lambda *_: notice.check())
-    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, bars)
+    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, store, bars, tracker)
 
     def run(running: Running) -> None:
         objective.run_trial(running, task)

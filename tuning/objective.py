@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
 import torch
 from numpy.typing import NDArray
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 import quell
 from quell.config import DenoiserConfig
@@ -22,11 +23,16 @@ from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer
 from quell.training import Trained, train
-from tuning import outcome, progress, space
+from tuning import gallery, outcome, progress, space
 from tuning.confirm import hopeless
 from tuning.runs import Runs
 from tuning.study_file import LimitsSection, StudySpec
 from tuning.worker import Running, Superseded
+
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+
+    from tuning.tracking import Tracker
 
 log = logging.getLogger("quell")
 
@@ -47,7 +53,9 @@ class Task:
     scorer: Scorer
     device: torch.device
     runs: Runs
+    artifacts: ArtifactStore | None = None  # where trials are heard and seen; nowhere without one
     bars: progress.Trainings | None = None
+    tracker: Tracker | None = None
 
 
 def validation_set(
@@ -86,6 +94,8 @@ def run_trial(running: Running, task: Task) -> None:
         if task.bars is not None:
             task.bars.end(attempt.name)
     attempt.checkpoints.drop(attempt.slot)
+    if task.tracker is not None:
+        task.tracker.ended(attempt.stored())
 
 
 class _Attempt:
@@ -101,7 +111,7 @@ class _Attempt:
         self.checkpoints = task.runs.checkpoints(self.spec.study.name)
         self.started = time.monotonic()
         # A trial that was handed back has a past.
-        self.before = self.trial.study._storage.get_trial(self.trial._trial_id)
+        self.before = self.stored()
         self.clips: dict[str, list[float]] = {}  # at each rung: audio seconds -> the clips' scores
         point = space.suggest(self.trial, self.spec.search)
         repeat = self.trial.user_attrs.get("repeat", 0)
@@ -109,6 +119,9 @@ class _Attempt:
         self.config = space.training_config(
             point, self.spec.training_config(), self.spec.study.seed, self.model, repeat
         )
+
+    def stored(self) -> FrozenTrial:
+        return self.trial.study._storage.get_trial(self.trial._trial_id)
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.started, 1)
@@ -120,6 +133,7 @@ class _Attempt:
         trial.set_user_attr("training", asdict(self.config))
         same = outcome.twin(trial, self.config.seed)
         if same is not None and same.state.is_finished():
+            gallery.hang_again(trial, same)
             outcome.take_over(trial, same)
             return True
         if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
@@ -142,23 +156,26 @@ class _Attempt:
         """Trains from the checkpoint on; from the start when it cannot be used."""
         checkpoint = self.checkpoints.take_up(self.slot, self.trial.user_attrs.get("attempt", 1))
         self.trial.set_user_attr("machine", machine(self.task.device))
+        if self.task.tracker is not None:
+            self.task.tracker.started(self.stored())
         for _ in range(2):
             if checkpoint.exists():
                 log.info("%s goes on from its checkpoint", self.name)
             try:
-                return train(
-                    self.model,
-                    self.config,
-                    self.task.corpus,
-                    self.task.validation,
-                    self.task.scorer,
-                    metric=self.spec.study.metric,
-                    device=self.task.device,
-                    on_rung=self._rung,
-                    on_step=self._step,
-                    on_score=self._scored,
-                    checkpoint=checkpoint,
-                )
+                with self.checkpoints.shared(checkpoint):
+                    return train(
+                        self.model,
+                        self.config,
+                        self.task.corpus,
+                        self.task.validation,
+                        self.task.scorer,
+                        metric=self.spec.study.metric,
+                        device=self.task.device,
+                        on_rung=self._rung,
+                        on_step=self._step,
+                        on_score=self._scored,
+                        checkpoint=checkpoint,
+                    )
             except CheckpointError as error:
                 log.warning("%s", error)
                 checkpoint.unlink()
@@ -166,6 +183,8 @@ class _Attempt:
 
     def _step(self, audio_hours: float, loss: float) -> None:
         self.running.step(audio_hours)
+        if self.task.tracker is not None:
+            self.task.tracker.step(audio_hours, loss)
         if self.task.bars is not None:
             self.task.bars.step(self.name, audio_hours, self.spec.training.audio_hours, loss)
 
@@ -178,6 +197,8 @@ class _Attempt:
         trial, score = self.trial, float(clips.mean())
         step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
         self.clips[str(step)] = [round(float(clip), 4) for clip in clips]
+        if self.task.tracker is not None:
+            self.task.tracker.rung(hours, self.spec.study.metric, score)
         if self.task.bars is not None:
             self.task.bars.rung(self.name, self.spec.study.metric, score)
         if len(self.spec.study.scores) > 1:  # Optuna prunes by a single score only
@@ -202,6 +223,7 @@ class _Attempt:
             "by_snr": {f"{snr_db:g}": means for snr_db, means in scores.by_snr().items()},
             "failures": scores.failures,
             "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
+            "worst": outcome.worst(scores, task.validation, self.spec.study.metric),
             "clips": self.clips,
         }
         if trained.iou is not None:
@@ -209,9 +231,13 @@ class _Attempt:
         for key, value in found.items():
             trial.set_user_attr(key, value)
         outcome.forbid_losses(trial, scores, noisy)
+        if task.artifacts is not None:
+            shown = gallery.hang_study(trial.study, task.validation, task.artifacts)
+            gallery.hang_trial(trial, shown, task.validation, trained.denoiser, scores, task.artifacts)
         path = task.runs.weights(self.spec.study.name, trial.number)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(trained.denoiser, path)
+        task.runs.share_weights(self.spec.study.name, trial.number)
         trial.study.tell(trial, outcome.values(self.spec, scores, costs))
         if "of" not in trial.user_attrs:  # of repetitions the winner is known at the end only
             outcome.forget_weights(trial.study, task.runs, max(outcome.KEPT_WEIGHTS, self.spec.study.confirm))

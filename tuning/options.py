@@ -32,6 +32,18 @@ StorageOption = Annotated[
 StorageFileOption = Annotated[
     Path | None, typer.Option("--storage-file", help="A file that holds the storage URL, for one with a password.")
 ]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        envvar="QUELL_ARTIFACTS",
+        help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also has weights and checkpoints, for "
+        "workers on other machines. RUNS/artifacts without.",
+    ),
+]
+TrackOption = Annotated[
+    str | None, typer.Option("--track", help="wandb: every trial as a run of Weights & Biases too.")
+]
 CorpusOption = Annotated[
     Path | None,
     typer.Option("--corpus", envvar="QUELL_CORPUS", help="Folder that the study's clean and noise folders are in."),
@@ -50,13 +62,20 @@ def load_spec(study: Path, trials: int | None = None, confirm: int | None = None
     return study_file.load(study, trials=trials, confirm=confirm)
 
 
-def open_place(runs: Path, storage: str | None, storage_file: Path | None, corpus: Path | None = None) -> Place:
-    """Where studies, runs and recordings are."""
+def open_place(
+    runs: Path,
+    storage: str | None,
+    storage_file: Path | None,
+    corpus: Path | None = None,
+    artifacts: str | None = None,
+) -> Place:
+    """Where studies, runs, recordings and artifacts are."""
+    from tuning.mirror import open_mirror
     from tuning.place import Place, storage_url
     from tuning.runs import Runs
 
-    folder = Runs(runs)
-    return Place(folder, storage_url(storage, storage_file, folder), corpus)
+    folder = Runs(runs, open_mirror(artifacts, runs))
+    return Place(folder, storage_url(storage, storage_file, folder), corpus, artifacts)
 
 
 def open_study(study: str | None, place: Place) -> optuna.Study:

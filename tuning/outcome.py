@@ -14,6 +14,7 @@ from tuning.study_file import COSTS, StudySpec
 
 if TYPE_CHECKING:
     from quell.cost import Cost
+    from quell.heldout import EvaluationSet
     from quell.scoring import Scores
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
@@ -28,6 +29,7 @@ TAKEN_OVER = (
     "by_snr",
     "failures",
     "worse",
+    "worst",
     "clips",
     "pruned",
     "machine",
@@ -38,6 +40,17 @@ def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
     """What the trial is told as: the study's scores in their order."""
     costs = {name: getattr(cost, field) for name, field in COSTS.items()}
     return [costs[name] if name in costs else scores.mean(name) for name in spec.study.scores]
+
+
+def worst(scores: Scores, mixtures: EvaluationSet, name: str) -> dict[str, Any]:
+    """The clip that lost most in a score against its noisy input, or gained least."""
+    noisy = mixtures.noisy_scores
+    clip = int((scores.values[name] - noisy.values[name]).argmin())
+    sides = {
+        side: {metric: round(float(values[clip]), 4) for metric, values in found.values.items()}
+        for side, found in (("noisy", noisy), ("denoised", scores))
+    }
+    return {"label": mixtures.labels[clip], "snr_db": float(mixtures.snr_db[clip]), **sides}
 
 
 def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
@@ -69,9 +82,7 @@ def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) ->
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = best_trainings(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
-    for trial in complete:
-        if trial.number not in kept:
-            runs.weights(study.study_name, trial.number).unlink(missing_ok=True)
+    runs.forget_weights(study.study_name, {trial.number for trial in complete} - kept)
 
 
 def twin(trial: optuna.Trial, seed: int) -> FrozenTrial | None:

@@ -20,6 +20,8 @@ from tuning.runs import Runs
 from tuning.storage import CONNECTIONS, check_scheme, open_storage
 
 if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+
     from tuning.study_file import StudySpec
 
 STORAGE = "QUELL_STORAGE"
@@ -59,6 +61,17 @@ class Place:
     runs: Runs
     storage_url: str = field(repr=False)  # may hold a password
     corpus: Path | None  # as given; None when nobody named one
+    artifacts_url: str | None = None  # a folder or a bucket; None for a folder among the runs
+
+    def open_artifacts(self) -> ArtifactStore:
+        """The store of sounds and pictures.
+
+        Raises:
+            StorageError: it cannot be used; of a bucket that `runs` has open, `runs.check` tells.
+        """
+        from tuning.artifacts import open_artifacts
+
+        return open_artifacts(self.artifacts_url, self.runs)
 
     def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
         """The storage; starts the server of `--storage postgres`, which this process then keeps alive.

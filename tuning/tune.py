@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 from rich.console import Console
 
-from quell.corpus import Corpus
-from quell.scoring import Scorer
-from tuning import confirm, parts, progress
+from quell.corpus import Corpus, Kind
+from quell.scoring import Scorer, Scores
+from tuning import confirm, pages, parts, progress
+from tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from tuning.budget import Budget
 from tuning.objective import validation_set
 from tuning.outcome import best_trainings
@@ -34,6 +35,7 @@ class Tune:
     Args:
         devices: one for each worker.
         first: what slots start from besides the presets, as `tuning.parts.plan` takes it.
+        track: where else trials are logged, as `quell worker --track` takes it.
     """
 
     spec: StudySpec
@@ -42,6 +44,7 @@ class Tune:
     devices: Sequence[str]
     console: Console
     first: Sequence[dict[str, Any]] = field(default=())
+    track: str | None = None
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
         """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
@@ -54,16 +57,18 @@ class Tune:
             TuningError: the study cannot be opened or its workers do not get anywhere.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.place.runs.check(write=True)  # before anything takes time
+        self.place.open_artifacts()
         corpus = self.place.open_corpus(self.spec, self.console)
-        for split in corpus.splits:
-            speech, noise = corpus.minutes(split, "clean"), corpus.minutes(split, "noise")
-            self.console.print(f"{split}: {speech:.1f} min of speech, {noise:.1f} min of noise", highlight=False)
+        for split, minutes in _minutes(corpus).items():
+            found = f"{minutes['clean']:.1f} min of speech, {minutes['noise']:.1f} min of noise"
+            self.console.print(f"{split}: {found}", highlight=False)
         storage = self.place.open_storage(create=True)
         with (
             Scorer(len(os.sched_getaffinity(0))) as scorer,
             progress.bar("scoring the noisy mixtures", self.console) as move,
         ):
-            noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores.means()
+            noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores
         study = self._study("search", corpus, storage, noisy)
         study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
         code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
@@ -73,13 +78,20 @@ class Tune:
             code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
         if code == 0 and self.spec.study.confirm and best_trainings(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy))
+        pages.refresh(study, storage)
         return code, studies
 
-    def _study(self, part: str, corpus: Corpus, storage: PatientStorage, noisy: dict[str, float]) -> optuna.Study:
+    def _study(self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores) -> optuna.Study:
         spec = parts.part(self.spec, part)
         study = create_study(spec, corpus, storage)
-        study.set_user_attr("noisy", noisy)
-        study.set_user_attr("trials", spec.study.trials)
+        known = {
+            "noisy": noisy.means(),
+            "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy.by_snr().items()},
+            "minutes": _minutes(corpus),
+            "trials": spec.study.trials,
+        }
+        for key, value in known.items():
+            study.set_user_attr(key, value)
         return study
 
     def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
@@ -110,7 +122,7 @@ class Tune:
         budget.forgive()
         pool = Pool(
             command=self._worker_command(part),
-            environment={STORAGE: self.place.storage_url},
+            environment=self._environment(),
             devices=self.devices,
             logs=self.place.runs.logs(spec.study.name),
             budget=budget,
@@ -118,8 +130,18 @@ class Tune:
         )
         return pool.run()
 
+    def _environment(self) -> dict[str, str]:
+        """Of a worker. URLs go this way, since that of a storage may hold a password."""
+        artifacts = self.place.artifacts_url
+        return {STORAGE: self.place.storage_url} | ({} if artifacts is None else {ARTIFACTS: artifacts})
+
     def _worker_command(self, part: str) -> list[str]:
-        """The command line of a worker; the storage URL goes through the environment, since it may hold a password."""
         command = [sys.executable, "-P", "-m", "tuning.cli", "worker", str(self.study_file), "--part", part]
         root = self.place.corpus_root(self.spec)
-        return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder)]
+        track = [] if self.track is None else ["--track", self.track]
+        return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
+
+
+def _minutes(corpus: Corpus) -> dict[str, dict[Kind, float]]:
+    """Of speech and noise in each split."""
+    return {split: {kind: round(corpus.minutes(split, kind), 2) for kind in get_args(Kind)} for split in corpus.splits}

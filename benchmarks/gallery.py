@@ -1,0 +1,113 @@
+"""What a trial's gallery costs its worker: seconds of CPU and of the clock for each part, and bytes.
+
+    python benchmarks/gallery.py
+
+Four clips of the longest mixtures, 8 s of noise at 16 kHz, which nothing packs; the preset compressed-unet, untrained,
+on one thread; a folder for the artifacts and an SQLite database, as `quell tune` has them. The first trial of a worker
+also loads matplotlib and draws the axes that the others reuse.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+import optuna
+import torch
+from header import header
+from optuna.artifacts import FileSystemArtifactStore
+
+from quell.denoiser import Denoiser
+from quell.heldout import LONGEST_S, EvaluationSet
+from quell.scoring import Scores
+from tuning import gallery, space
+from tuning.presets import DEFAULT, PRESETS
+from tuning.storage import open_storage
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RATE = 16_000
+TRIALS = 20
+PARTS = {"denoise": "_denoised", "WAV": "_wav", "picture": "picture", "store": "_stored"}  # functions of the gallery
+
+
+class Times:
+    """Seconds of this thread and of the clock that parts of a trial took."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, list[float]] = {}
+
+    def timed(self, name: str, function: Callable[P, T]) -> Callable[P, T]:
+        def measured(*args: P.args, **kwargs: P.kwargs) -> T:
+            cpu, clock = time.thread_time(), time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = self.of.setdefault(name, [0.0, 0.0])
+                spent[0] += time.thread_time() - cpu
+                spent[1] += time.perf_counter() - clock
+
+        return measured
+
+
+def mixtures() -> EvaluationSet:
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, gallery.CLIPS, round(LONGEST_S * RATE))).astype(np.float32)
+    noisy, clean = 0.5 * noise / np.abs(noise).max(axis=-1, keepdims=True)
+    labels = [f"speaker{clip}/1.flac + noise{clip}/1.ogg" for clip in range(gallery.CLIPS)]
+    snr_db = np.array([-5.0, 5.0, 10.0, 20.0])
+    scores = Scores({name: np.ones(gallery.CLIPS) for name in ("pesq", "stoi", "estoi", "si_sdr")}, snr_db, 0)
+    return EvaluationSet(RATE, list(noisy), list(clean), labels, snr_db, scores)
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    times = Times()
+    for name, function in PARTS.items():
+        setattr(gallery, function, times.timed(name, getattr(gallery, function)))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    shown = mixtures()
+    # As training leaves it.
+    denoiser = Denoiser(space.denoiser_config(PRESETS[DEFAULT], RATE)).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode():
+        denoiser(torch.from_numpy(shown.noisy[0])[None])  # as it has run over the whole validation set
+    print(header("python benchmarks/gallery.py"))
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        storage = open_storage(f"sqlite:///{place}/q.db", create=True)
+        folder = Path(place) / "artifacts"
+        folder.mkdir()
+        store = FileSystemArtifactStore(folder)
+        study = optuna.create_study(storage=storage, study_name="gallery")
+        showcase = gallery.hang_study(study, shown, store)
+        of_study = size(folder)
+        hang = times.timed("all", gallery.hang_trial)
+        for _ in range(1 + TRIALS):
+            times.of.clear()
+            trial = study.ask()
+            hang(trial, showcase, shown, denoiser, shown.noisy_scores, store)
+            assert "gallery" in trial.user_attrs
+            study.tell(trial, 1.0)
+            spent = np.array([times.of[name] for name in (*PARTS, "all")])
+            rest = spent[-1] - spent[:-1].sum(axis=0)
+            rows.append(np.vstack([spent[:-1], rest, spent[-1]]))
+        of_trial = (size(folder) - of_study) / len(rows)
+        storage.close()
+    median, highest = np.median(rows[1:], axis=0), np.max(rows[1:], axis=0)
+    print(f"| part | CPU, s | clock, s | highest of {TRIALS} | first trial: CPU, s | clock, s |")
+    print("|---|---|---|---|---|---|")
+    for place, name in enumerate((*PARTS, "database", "all")):
+        cells = [*median[place], highest[place, 1], *rows[0][place]]
+        print(f"| {name} | " + " | ".join(f"{seconds:.3f}" for seconds in cells) + " |")
+    print(f"\nBytes: {of_trial / 1e6:.2f} MB a trial, {of_study / 1e6:.2f} MB once for the study.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""A picture has one size and one scale whatever it shows, and shows what changed and nothing else."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import rc_context
+from PIL import Image
+
+from quell.audio import FloatArray
+from tuning import pictures
+from tuning.pictures import Clips, picture, spectrogram
+
+RATE = 16_000
+PANELS = [slice(left, left + pictures.PANEL) for left in pictures.COLUMNS]
+ROWS = slice(pictures.WAVES, pictures.IMAGES + pictures.IMAGE)
+
+
+def tone(hertz: float, seconds: float = 1.0, rate: int = RATE) -> FloatArray:
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+
+
+def white(seconds: float, rate: int = RATE, seed: int = 0) -> FloatArray:
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * rate)).astype(np.float32)
+    return 0.5 * noise / np.abs(noise).max()
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.mark.parametrize(("seconds", "rate"), [(0.03, 8_000), (1.0, 16_000), (8.0, 48_000)])
+def test_every_picture_is_a_png_of_the_same_size(seconds: float, rate: int) -> None:
+    clip = white(seconds, rate)
+    shown = Image.open(io.BytesIO(picture(Clips(clip, clip, clip), rate, "title")))
+    assert (shown.format, shown.size) == ("PNG", (pictures.WIDTH, pictures.HEIGHT))
+
+
+def test_the_same_clips_give_the_same_bytes() -> None:
+    clips = Clips(white(1.0), white(1.0, seed=1), white(1.0, seed=2))
+    first = picture(clips, RATE, "title")
+    picture(Clips(white(2.0), white(2.0), white(2.0)), 8_000, "another")  # nothing stays behind
+    assert picture(clips, RATE, "title") == first
+
+
+def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
+    clips = Clips(white(1.0), white(1.0), white(1.0))
+    first = picture(clips, RATE, "title")
+    pictures._sheet.cache_clear()
+    pictures._time_axis.cache_clear()
+    with rc_context({"font.size": 20, "axes.facecolor": "black", "text.color": "white"}):
+        assert picture(clips, RATE, "title") == first
+
+
+def test_another_answer_changes_its_own_column_only() -> None:
+    noisy, clean = white(1.0), tone(440)
+    one, other = (pixels(picture(Clips(noisy, answer, clean), RATE, "title")) for answer in (clean, noisy))
+    changed = np.flatnonzero((one != other).any(axis=(0, 2)))
+    assert PANELS[1].start <= changed[0] and changed[-1] < PANELS[1].stop
+
+
+def test_the_same_clip_looks_the_same_in_every_column() -> None:
+    clip = 0.2 * tone(440) + 0.1 * white(1.0)
+    shown = pixels(picture(Clips(clip, clip, clip), RATE, "title"))
+    noisy, denoised, clean = (shown[ROWS, across] for across in PANELS)
+    assert np.array_equal(noisy, denoised) and np.array_equal(denoised, clean)
+
+
+def test_a_clip_20_db_quieter_is_20_db_lower() -> None:
+    clip = white(2.0)
+    loud, quiet = (spectrogram(gain * clip, RATE, 100, 257) for gain in (1.0, 0.1))
+    # -120 dB are added to every level, which some bins of the quieter clip come within 60 dB of.
+    assert np.median(loud - quiet) == pytest.approx(20, abs=0.01)
+    assert np.abs(loud - quiet - 20)[quiet > -80].max() < 0.1
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+def test_a_sine_of_full_scale_has_0_db_at_its_frequency(rate: int) -> None:
+    levels = spectrogram(tone(rate / 8, rate=rate), rate, 101, 257)
+    middle = levels[:, 50]
+    assert middle.argmax() == pytest.approx(256 / 4, abs=1)
+    # Between two rows a Hann window loses up to 1.4 dB; at 48 kHz a row may be one bin and a half away.
+    assert -3.5 < middle.max() < 0.1
+    assert middle[:32].max() < -60 and middle[100:].max() < -60
+
+
+def test_a_click_is_seen_at_its_time() -> None:
+    clip = np.zeros(8 * RATE, np.float32)
+    for second in np.arange(0.5, 8):
+        clip[round(second * RATE)] = 0.5
+    levels = spectrogram(clip, RATE, 400, 257).mean(axis=0)
+    loud = np.flatnonzero(levels > -80)
+    assert {round(column * 8 / 400 - 0.5) for column in loud} == set(range(8))
+
+
+def test_what_is_too_loud_or_silent_is_shown_at_the_end_of_the_scale() -> None:
+    loud = pixels(picture(Clips(100 * white(1.0), np.zeros(RATE, np.float32), white(1.0)), RATE, "title"))
+    rows = slice(pictures.IMAGES + 2, pictures.IMAGES + pictures.IMAGE - 2)
+    bar = loud[rows, PANELS[2].stop + pictures.GAP + pictures.BAR // 2]
+    assert (loud[rows, PANELS[1]] == bar[-1]).all()  # silence
+    assert (loud[rows, PANELS[0]] == bar[0]).all(axis=-1).mean() > 0.5  # -20 dB and more
+    inked = (loud[pictures.WAVES + 2 : pictures.WAVES + pictures.WAVE - 2, PANELS[0]] < 255).any(axis=-1)
+    assert inked.all()
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_the_longest_clip_of_noise_stays_under_the_largest_size(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = Clips(*(white(8.0, rate, seed) for seed in range(3)))
+    assert len(picture(clips, rate, "title")) <= 1000 * pictures.LARGEST_KB
+
+    def any_level(_clip: FloatArray, _rate: int, columns: int, rows: int) -> FloatArray:
+        return np.random.default_rng(0).uniform(*pictures.LEVELS_DB, (rows, columns)).astype(np.float32)
+
+    monkeypatch.setattr(pictures, "spectrogram", any_level)  # no sound is as hard to pack
+    assert len(picture(clips, rate, "title")) <= 1000 * pictures.LARGEST_KB
+
+
+def test_a_title_may_hold_any_letters() -> None:
+    clip = white(0.5)
+    titles = ("plain", "$cost$ ^_ \\frac", "雨 ☔ \x07", "")
+    assert len({picture(Clips(clip, clip, clip), RATE, title) for title in titles}) == len(titles)
+
+
+def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:
+    code = (
+        "import sys, numpy as np; from tuning.pictures import Clips, picture\n"
+        "clip = np.zeros(8000, np.float32); picture(Clips(clip, clip, clip), 8000, 'title')\n"
+        "print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], env={"MPLBACKEND": "tkagg"}, capture_output=True, text=True)
+    assert (answer.stdout.strip(), answer.stderr) == ("[]", "")
