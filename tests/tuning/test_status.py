@@ -1,22 +1,35 @@
-"""What a study says of itself: every trial once, the best ones, and which study is meant when none is named."""
+"""What a study says of itself: every trial once, the best ones and what they gain, who works, hours spent and left, and
+which study is meant when none is named."""
 
 import io
+import json
+import os
+import re
+import socket
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
+from tuning import signs, watching
+from tuning.budget import worker_name
 from tuning.errors import StudyNotFound
 from tuning.patience import PatientStorage
 from tuning.place import Place
 from tuning.runs import Runs
-from tuning.status import show, summary
+from tuning.status import line, show, summary
 from tuning.study import load_study
 from tuning.study_file import StudySpec
 from tuning.tune import Tune
 
+KEYS = {
+    *("study", "score", "trials", "ended", "done", "states", "hours", "workers", "noisy", "best", "best_preset"),
+    *("failures", "leaderboard"),
+}
 METRICS = {"metrics": {"pesq": 2.5}, "cost": {"parameters": 1000, "macs_per_s": 1e6}}
 
 
@@ -27,10 +40,30 @@ def study() -> optuna.Study:
     return study
 
 
-def printed(study: optuna.Study) -> str:
+def printed(study: optuna.Study, width: int = 200) -> str:
     out = io.StringIO()
-    show(summary(study), Console(file=out, width=200))
+    show(summary(study), Console(file=out, width=width))
     return out.getvalue()
+
+
+def scored(value: float, **more: Any) -> FrozenTrial:
+    return create_trial(value=value, user_attrs={**METRICS, "metrics": {"pesq": value}, **more})
+
+
+def timed(clock_s: float, state: TrialState = TrialState.COMPLETE, **attributes: Any) -> FrozenTrial:
+    """One that ended so long after it began."""
+    value = 1.0 if state == TrialState.COMPLETE else None
+    made = create_trial(state=state, value=value, user_attrs=attributes)
+    made.datetime_start = datetime(2026, 11, 21)
+    made.datetime_complete = made.datetime_start + timedelta(seconds=clock_s)
+    return made
+
+
+def running(study: optuna.Study, **attributes: Any) -> optuna.Trial:
+    trial = study.ask()
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    return trial
 
 
 def test_every_trial_is_counted_once_and_lost_ones_are_not(study: optuna.Study) -> None:
@@ -60,6 +93,187 @@ def test_a_confirmed_winner_is_named_with_its_mean(study: optuna.Study) -> None:
     assert "won over" not in printed(study)
     study.set_user_attr("confirmed", {"of": [0, 1], "winner": 1, "means": {"0": 2.41, "1": 2.52}})
     assert "trial 1 won over several seeds: mean pesq 2.520" in printed(study)
+
+
+def test_the_best_trial_gains_over_noisy_input_and_best_preset(study: optuna.Study) -> None:
+    study.set_user_attr("noisy", {"pesq": 1.5})
+    study.add_trial(scored(2.0, preset="plain-cnn"))
+    assert summary(study)["best"]["gain_over_preset"] is None
+    assert "+0.50 over the noisy input, which is the preset plain-cnn" in printed(study)
+    beside = optuna.create_study(study_name="s-presets", direction="maximize", storage=study._storage)
+    beside.set_user_attr("spec", study.user_attrs["spec"])
+    beside.add_trial(scored(2.25, preset="mask-unet"))
+    study.add_trial(scored(2.75))
+    state = summary(study)
+    assert state["best"] == {
+        "trial": 1,
+        "value": 2.75,
+        "gain_over_noisy": {"pesq": 1.25},
+        "gain_over_preset": {"pesq": 0.5},
+    }
+    known = {"preset": "mask-unet", "study": "s-presets", "trial": 0, "metrics": {"pesq": 2.25}}
+    assert state["best_preset"] == known
+    said = "best: trial 1, PESQ (MOS-LQO) 2.75, +1.25 over the noisy input, +0.50 over the best preset, mask-unet"
+    assert said in printed(study)
+    assert said in line(state)
+
+
+def test_an_infeasible_trial_is_never_the_best(study: optuna.Study) -> None:
+    study.add_trial(create_trial(value=4.0, user_attrs=METRICS, constraints={"si_sdr": 0.1}))
+    assert summary(study)["best"] is None
+    study.add_trial(scored(2.0))
+    state = summary(study)
+    assert state["best"]["trial"] == 1
+    assert [row["trial"] for row in state["leaderboard"]] == [1]
+
+
+def test_worker_hours_add_up_and_those_left_cost_as_much(study: optuna.Study) -> None:
+    assert summary(study)["hours"] == {"spent": 0.0, "mean": None, "left": None}
+    study.set_user_attr("trials", 10)
+    lost = timed(3600, TrialState.FAIL, lost="its worker ended")
+    own_words = timed(9999, seconds=1800.0)  # handed back in between: the clock ran on
+    for trial in (own_words, timed(900, TrialState.PRUNED), timed(900, TrialState.FAIL, failure="nan"), lost):
+        study.add_trial(trial)
+    hours = summary(study)["hours"]
+    assert hours["spent"] == pytest.approx(0.5 + 0.25 + 0.25 + 1)
+    assert hours["mean"] == pytest.approx(1 / 3)
+    assert hours["left"] == pytest.approx(7 / 3)
+    assert "worker-hours: 2 spent by trials that ended, about 2.33 to come" in printed(study)
+
+
+def test_a_study_is_done_when_all_trials_have_ended(study: optuna.Study) -> None:
+    study.set_user_attr("trials", 2)
+    study.add_trial(scored(2.0))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"lost": "its worker ended"}))
+    assert not summary(study)["done"]
+    trial = study.ask()
+    assert not summary(study)["done"]
+    study.tell(trial, 1.0)
+    assert summary(study)["done"]
+
+
+def test_a_worker_of_this_machine_is_alive_while_its_process_is(study: optuna.Study) -> None:
+    ours = running(study, worker=worker_name(), lease=[3, 0.5])
+    ours.report(2.25, 1800)
+    running(study, worker=f"{socket.gethostname()}:{os.getpid()}:1")  # an earlier process of this number
+    running(study)
+    first, second, third = summary(study)["workers"]
+    assert first == {
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        "trial": 0,
+        "rung_hours": 0.5,
+        "score": 2.25,
+        "audio_hours": 0.5,
+        "alive": True,
+        "silent_s": None,
+    }
+    assert second["alive"] is False
+    assert (third["worker"], third["alive"], third["audio_hours"]) == ("", None, 0.0)
+    shown = printed(study)
+    assert re.search(rf"{os.getpid()} +0 +0.50 +0.5 +2.25 +alive", shown)
+    assert "unknown" in shown and "gone" in shown
+
+
+def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    trial = running(study, worker="elsewhere:7:1", lease=[1, 0.1])
+    ears = signs.Signs()
+
+    def look(seconds: float) -> tuple[bool | None, float | None]:
+        nonlocal now
+        now += seconds
+        (worker,) = summary(study, signs=ears)["workers"]
+        return worker["alive"], worker["silent_s"]
+
+    assert look(0) == (None, None)
+    assert look(4) == (None, 4.0)
+    trial.set_user_attr("lease", [2, 0.2])
+    assert look(2) == (True, 0.0)
+    assert look(signs.GRACE_S) == (True, signs.GRACE_S)
+    assert look(1) == (False, signs.GRACE_S + 1)
+    trial.set_user_attr("lease", [3, 0.2])
+    assert look(1) == (True, 0.0)
+
+
+def test_status_is_json_with_the_same_keys_for_every_study(study: optuna.Study) -> None:
+    front = optuna.create_study(study_name="front", directions=["maximize", "minimize"])
+    front.set_user_attr("spec", {"study": {"score": ["pesq", "macs"]}})
+    front.add_trial(create_trial(values=(2.5, 2e6), user_attrs=METRICS))
+    front.add_trial(create_trial(values=(2.0, 1e6), user_attrs=METRICS))
+    for of in (study, front):
+        state = json.loads(json.dumps(summary(of), allow_nan=False))
+        assert set(state) == KEYS
+        printed(of)
+    assert "no trial is complete and feasible yet" in printed(study)
+    assert summary(front)["best"]["trial"] == 0
+    assert [row["trial"] for row in summary(front)["leaderboard"]] == [0, 1]
+
+
+def test_failures_are_told_as_they_are_and_of_many_only_the_latest(study: optuna.Study) -> None:
+    for number in range(13):
+        reason = f"step {number}: loss nan [/bold]"
+        study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": reason}))
+    shown = printed(study)
+    assert "3 more failed before" in shown
+    assert "trial 12 failed: step 12: loss nan [/bold]" in shown
+    assert "trial 2 failed" not in shown
+    assert len(summary(study)["failures"]) == 13
+
+
+def test_a_narrow_terminal_shows_whole_numbers_without_the_configurations(study: optuna.Study) -> None:
+    study.set_user_attr("noisy", {"pesq": 1.5})
+    point = {f"parameter_{number}": number for number in range(9)}
+    distributions = {name: optuna.distributions.IntDistribution(0, 9) for name in point}
+    study.add_trial(create_trial(value=2.5, params=point, distributions=distributions, user_attrs=METRICS))
+    wide, narrow = printed(study, 200), printed(study, 80)
+    assert "parameter_8" in wide and "parameter_8" not in narrow
+    assert "…" not in wide + narrow
+    assert "2.50" in narrow and "1,000" in narrow
+
+
+class Steps:
+    """What happens to a study while somebody who watches it sleeps."""
+
+    def __init__(self, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        study.set_user_attr("trials", 3)
+        self.left = [lambda: None, *(lambda value=value: study.add_trial(scored(value)) for value in (2.0, 1.5, 2.5))]
+        monkeypatch.setattr("time.sleep", lambda seconds: self.left.pop(0)())
+
+
+def test_watching_tells_what_changed_and_ends_with_the_study(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Steps(study, monkeypatch)
+    watching.watch(study, Console(file=io.StringIO()))
+    lines = capsys.readouterr().out.splitlines()
+    assert [text.partition(" trials")[0] for text in lines] == ["0 of 3", "1 of 3", "2 of 3", "3 of 3"]
+    assert "best: trial 2, PESQ (MOS-LQO) 2.50" in lines[-1]
+
+
+def test_watching_as_json_is_a_summary_a_line(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Steps(study, monkeypatch)
+    watching.watch(study, Console(file=io.StringIO(), force_terminal=True), as_json=True)
+    told = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [state["ended"] for state in told] == [0, 1, 2, 3]
+    assert [state["done"] for state in told] == [False, False, False, True]
+
+
+def test_watching_on_a_terminal_redraws_at_every_look_and_leaves_the_last_view(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Steps(study, monkeypatch)
+    out = io.StringIO()
+    watching.watch(study, Console(file=out, force_terminal=True, width=100, height=50))
+    looks = re.findall(r"study s: 3 trials asked for; (none yet|\d complete)", out.getvalue())
+    assert list(dict.fromkeys(looks)) == ["none yet", "1 complete", "2 complete", "3 complete"]
+    shown = out.getvalue().rpartition("study s: ")[2]
+    assert shown.startswith("3 trials asked for; 3 complete")
+    assert "2.50" in shown
 
 
 def test_the_study_without_a_name_is_the_search_that_was_tuned_last(

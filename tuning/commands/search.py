@@ -8,6 +8,7 @@ import typer
 
 from tuning.errors import Interrupted
 from tuning.options import (
+    ArtifactsOption,
     CorpusOption,
     DeviceOption,
     JsonOption,
@@ -16,6 +17,7 @@ from tuning.options import (
     StorageOption,
     StudyFile,
     StudyName,
+    TrackOption,
     TrialsOption,
     load_spec,
     log_notes,
@@ -59,6 +61,8 @@ def tune(
         str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
     ] = None,
     warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    artifacts: ArtifactsOption = None,
+    track: TrackOption = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
@@ -69,19 +73,22 @@ def tune(
     from tuning import status as state
     from tuning.parts import warm_starts
     from tuning.place import check_devices, share_devices
+    from tuning.tracking import check_tracking
     from tuning.tune import Tune
 
     log_notes()
     spec = load_spec(study, trials, confirm)
     used = check_devices([name.strip() for name in devices.split(",") if name.strip()])
-    place = open_place(runs, storage, storage_file, corpus)
+    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    check_tracking(track)
     console = stderr()
     first: list[dict[str, Any]] = []
     if warm_start is not None:
         other = replace(place, storage_url=warm_start_storage or place.storage_url)
         first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
-    code, studies = Tune(spec, study, place, share_devices(used, per_gpu, workers), console, first).run(presets=presets)
+    used = share_devices(used, per_gpu, workers)
+    code, studies = Tune(spec, study, place, used, console, first, track).run(presets=presets)
     for stored in studies:
         state.show(state.summary(stored), stdout())
     return _ended(code)
@@ -94,6 +101,8 @@ def worker(
     part: Annotated[
         str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
     ] = "search",
+    artifacts: ArtifactsOption = None,
+    track: TrackOption = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
@@ -102,30 +111,38 @@ def worker(
     from tuning.joining import join
     from tuning.parts import PARTS
     from tuning.place import check_devices
+    from tuning.tracking import check_tracking
 
     log_notes()
     if part not in PARTS:
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)
     used = check_devices([device])[0]
-    return _ended(join(spec, part, open_place(runs, storage, storage_file, corpus), used, stderr()))
+    check_tracking(track)
+    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    return _ended(join(spec, part, place, used, stderr(), track))
 
 
 def status(
     study: StudyName = None,
     as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look every 2 s until all trials have ended.")] = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Trials by state and the best so far."""
+    """Trials by state, who works on what, the best so far and the time left."""
     from tuning import status as state
 
-    summary = state.summary(open_study(study, open_place(runs, storage, storage_file)))
-    if as_json:
-        print(json.dumps(summary))
+    stored = open_study(study, open_place(runs, storage, storage_file))
+    if watch:
+        from tuning.watching import watch as look_on
+
+        look_on(stored, stdout(), as_json=as_json)
+    elif as_json:
+        print(json.dumps(state.summary(stored)))
     else:
-        state.show(summary, stdout())
+        state.show(state.summary(stored), stdout())
     return 0
 
 

@@ -1,0 +1,190 @@
+"""Notes and plots are where the dashboard looks for them, few and up to date, and those of people stay theirs."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import optuna_dashboard
+import pytest
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects, is_valid_graph_object_id
+from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version, version_is_incremented
+
+from tuning import pages
+from tuning.patience import PatientStorage
+
+Study = Callable[..., optuna.Study]
+
+
+def trial(score: float, **more: Any) -> FrozenTrial:
+    metrics = {"metrics": {"pesq": score}, "by_snr": {"5": {"pesq": score}}, "cost": {"macs_per_s": 1e6}}
+    return create_trial(value=score, user_attrs={**metrics, **more})
+
+
+def make(name: str, storage: BaseStorage | None = None, **more: Any) -> optuna.Study:
+    study = optuna.create_study(study_name=name, storage=storage, **(more or {"direction": "maximize"}))
+    study.set_user_attr("spec", {"study": {"score": ["pesq", "macs"] if more else "pesq"}})
+    return study
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    return make("s")
+
+
+def refresh(study: optuna.Study) -> None:
+    pages.refresh(study, study._storage)
+
+
+def notes(study: optuna.Study) -> dict[int, str]:
+    """Of trials that have one, as the dashboard reads them."""
+    stored = study._storage.get_study_system_attrs(study._study_id)
+    found = {t.number: get_note_from_system_attrs(stored, t._trial_id)["body"] for t in study.trials}
+    return {number: text for number, text in found.items() if text}
+
+
+def edit(study: optuna.Study, text: str, number: int | None = None) -> None:
+    """As the dashboard does when a person saves a note."""
+    stored = study._storage.get_study_system_attrs(study._study_id)
+    place = None if number is None else study.trials[number]._trial_id
+    version = get_note_from_system_attrs(stored, place)["version"] + 1
+    assert version_is_incremented(stored, place, version)
+    save_note_with_version(study._storage, study._study_id, place, version, text)
+
+
+def writes(monkeypatch: pytest.MonkeyPatch, study: optuna.Study) -> list[str]:
+    """Keys that are written from now on."""
+    keys: list[str] = []
+    write = study._storage.set_study_system_attr
+
+    def noted(study_id: int, key: str, value: Any) -> None:
+        keys.append(key)
+        write(study_id, key, value)
+
+    monkeypatch.setattr(study._storage, "set_study_system_attr", noted)
+    return keys
+
+
+def test_the_dashboard_reads_what_was_written(study: optuna.Study) -> None:
+    study.add_trial(trial(2.0))
+    refresh(study)
+    assert optuna_dashboard.get_note(study).startswith("## Study s\n")
+    assert notes(study)[0].startswith("## Trial 0 of s\n")
+    drawn = get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id))
+    assert set(drawn) == {"score-against-cost", "score-by-snr", "score-against-hours"}
+    assert all(json.loads(text)["data"] for text in drawn.values())
+    assert all(map(is_valid_graph_object_id, drawn))
+
+
+def test_of_60_trials_the_best_50_have_notes_and_the_worst_10_have_none(study: optuna.Study) -> None:
+    for number in range(60):
+        study.add_trial(trial(1 + (number * 7 % 60) / 60))
+    refresh(study)
+    ranked = sorted(study.trials, key=lambda trial: -trial.values[0])
+    assert set(notes(study)) == {trial.number for trial in ranked[: pages.NOTES]}
+
+
+def test_who_falls_out_of_the_best_loses_the_note_but_presets_keep_theirs(study: optuna.Study) -> None:
+    study.add_trial(trial(0.5, preset="plain-cnn"))
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"preset": "mask-unet", "pruned": "over"}))
+    study.add_trial(trial(1.0))
+    refresh(study)
+    assert set(notes(study)) == {0, 1, 2}
+    for _ in range(pages.NOTES):
+        study.add_trial(trial(2.0))
+    refresh(study)
+    assert set(notes(study)) == {0, 1, *range(3, 3 + pages.NOTES)}
+
+
+def test_refreshing_again_writes_nothing(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make("s", storage)
+    for score in (1.0, 2.0, 1.5):
+        study.add_trial(trial(score))
+    make("s-presets", storage).add_trial(trial(1.25, preset="mask-unet"))
+    refresh(study)
+    keys = writes(monkeypatch, study)
+    refresh(study)
+    assert keys == []
+    study.add_trial(trial(1.75))
+    refresh(study)
+    ours = f"dashboard:{study.trials[-1]._trial_id}:"
+    plots = {f"dashboard:plot_data:score-against-{what}:0" for what in ("cost", "hours")}
+    assert set(keys) == {f"{ours}note_ver", f"{ours}note_str:0", *plots}  # neither the best nor the presets changed
+
+
+@pytest.mark.parametrize("number", [None, 0])
+@pytest.mark.parametrize("text", ["mine", "long " * 2000])
+def test_a_note_that_a_person_edited_stays_until_it_is_emptied(
+    study: optuna.Study, number: int | None, text: str
+) -> None:
+    def read() -> str:
+        return optuna_dashboard.get_note(study) if number is None else notes(study).get(number, "")
+
+    study.add_trial(trial(1.0))
+    refresh(study)
+    ours = read()
+    edit(study, text, number)
+    for _ in range(pages.NOTES):
+        study.add_trial(trial(2.0))  # a new best one, and no room for the old one
+    refresh(study)
+    assert read() == text
+    edit(study, "", number)
+    refresh(study)
+    assert read() == ("" if number == 0 else ours.replace("trial 0", "trial 1").replace("1.00", "2.00"))
+
+
+def test_a_note_that_a_person_wrote_first_stays(study: optuna.Study) -> None:
+    study.add_trial(trial(1.0))
+    edit(study, "mine", 0)
+    edit(study, "also mine")
+    refresh(study)
+    assert notes(study) == {0: "mine"}
+    assert optuna_dashboard.get_note(study) == "also mine"
+
+
+def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) -> None:
+    study.add_trial(trial(1.0))
+    page = pages._Page(study._study_id, study._storage)  # has looked
+    edit(study, "mine", 0)
+    page.note(f"dashboard:{study.trials[0]._trial_id}:", "ours")
+    assert notes(study) == {0: "mine"}
+    edit(study, "", 0)
+    version = get_note_from_system_attrs(study._storage.get_study_system_attrs(study._study_id), None)["version"]
+    refresh(study)
+    assert not version_is_incremented(study._storage.get_study_system_attrs(study._study_id), None, version + 1)
+
+
+def test_processes_that_write_at_once_or_are_killed_leave_nothing_for_good(study: optuna.Study) -> None:
+    study.add_trial(trial(1.0))
+    one, other = (pages._Page(study._study_id, study._storage) for _ in range(2))
+    place = f"dashboard:{study.trials[0]._trial_id}:"
+    one.note(place, "what one saw")
+    other.note(place, "what the other saw")
+    study._storage.set_study_system_attr(study._study_id, "dashboard:note_ver", pages.STEP)  # killed after this
+    refresh(study)
+    assert notes(study)[0].startswith("## Trial 0 of s\n")
+    assert optuna_dashboard.get_note(study).startswith("## Study s\n")
+
+
+def test_the_presets_beside_a_study_have_pages_of_their_own(study: optuna.Study) -> None:
+    beside = make("s-presets", study._storage)
+    beside.add_trial(trial(2.0, preset="mask-unet"))
+    study.add_trial(trial(2.5))
+    refresh(study)
+    assert "+0.50 over the best preset, mask-unet" in notes(study)[0]
+    assert "mask-unet" in optuna_dashboard.get_note(study)
+    assert "quell reproduce s-presets 0" in notes(beside)[0]
+    assert optuna_dashboard.get_note(beside).startswith("## Study s-presets\n")
+
+
+def test_a_study_without_trials_and_one_of_several_scores_have_pages(study: optuna.Study) -> None:
+    refresh(study)
+    assert "No trial is complete and feasible yet." in optuna_dashboard.get_note(study)
+    front = make("front", directions=["maximize", "minimize"])
+    for score, macs in ((2.0, 2e6), (1.0, 1e6), (1.0, 2e6)):
+        front.add_trial(create_trial(values=(score, macs), user_attrs=trial(score).user_attrs))
+    refresh(front)
+    assert set(notes(front)) == {0, 1}
+    assert "2 trials that none beats" in optuna_dashboard.get_note(front)

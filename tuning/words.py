@@ -1,0 +1,94 @@
+"""Names with their units, numbers as people read them, and a denoiser's configuration in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from quell.config import LOSS_WEIGHTS, loss_terms
+from quell.metrics import UNITS
+
+NAMES = {"pesq": "PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR", "macs": "multiply-accumulates"}
+TWO_DIGITS = ("pesq", "si_sdr")
+
+# What a name means; a text may hold the names of other values.
+MEANINGS: Mapping[str, Mapping[Any, str]] = {
+    "representation": {"power": "magnitude ** {power:g}", "linear": "magnitude", "log": "magnitude in dB"},
+    "target": {"mask": "a mask", "noise": "the noise, to be subtracted", "direct": "the clean spectrogram"},
+    "downsampling": {"stride": "strides", "pool": "max-pooling"},
+    "time_stride": {1: "of 2 in frequency only", 2: "of 2 in frequency and, from the second level on, in time"},
+    "skips": {True: "with skips", False: "without skips"},
+    "normalisation": {"batch": "over the batch", "frame": "of each frame by itself", "none": "none"},
+    "activation": {"leaky_relu": "leaky ReLU", "prelu": "PReLU", "elu": "ELU"},
+    "bottleneck": {
+        "none": "none",
+        "frequency": "GRU over frequency, {bottleneck_units} units each way",
+        "forward": "GRU over time, forwards, {bottleneck_units} units",
+        "both": "GRU over time in both directions, {bottleneck_units} units each: offline only",
+    },
+    "causal": {
+        True: "yes: convolutions hear no frame after the one they answer",
+        False: "no: convolutions hear later frames, too",
+    },
+}
+CONFIGURATION = (
+    ("window", "{win_ms:.4g} ms ({win_length} samples at {sample_rate} Hz), hop {hop_ms:.4g} ms ({hop_length})"),
+    ("spectrogram -> target", "{representation} -> {target}"),
+    ("network", "{depth} levels {skips}, {base_channels} channels, at each level {growth:.3g} times as many"),
+    ("convolutions", "{convolution}, {kernel_bins} bins x {kernel_frames} frames, {convolutions_per_level} a level"),
+    ("downsampling", "{downsampling} {time_stride}"),
+    ("normalisation", "{normalisation}"),
+    ("activation", "{activation}; the last one {output}"),
+    ("dropout", "{dropout:.3g}"),
+    ("bottleneck", "{bottleneck}"),
+    ("causal", "{causal}"),
+    ("loss", "{loss}"),
+    ("learning rate", "{learning_rate:.3g}"),
+    ("batch", "{batch_size} segments of {segment_s:g} s"),
+)
+
+
+def title(name: str) -> str:
+    """A score with its unit, as an axis says it: `PESQ (MOS-LQO)`."""
+    unit = "MAC/s" if name == "macs" else UNITS.get(name)
+    return f"{plain(name)} ({unit})" if unit else plain(name)
+
+
+def plain(name: str) -> str:
+    """A score's name without its unit."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def number(name: str, value: float, sign: str = "") -> str:
+    """A score with the digits that mean something; `sign` "+" for a difference."""
+    if name in ("macs", "parameters"):
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.2f}" if name in TWO_DIGITS else f"{value:{sign}.3f}"
+
+
+def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a denoiser is and how it was trained, as (what, words).
+
+    Args:
+        denoiser, training: fields of `DenoiserConfig` and of `TrainingConfig`; what an older study does not know of
+            them is left out.
+    """
+    known: dict[str, Any] = {**denoiser, **training}
+    with suppress(KeyError):
+        known["win_ms"] = known["win_length"] / known["sample_rate"] * 1000
+        known["hop_ms"] = known["hop_length"] / known["sample_rate"] * 1000
+    with suppress(KeyError):
+        known["loss"] = _loss(known["loss"], known.get("loss_weights", {}))
+    for name, meanings in MEANINGS.items():
+        with suppress(KeyError):
+            known[name] = meanings[known[name]].format_map(known)
+    rows = []
+    for what, words in CONFIGURATION:
+        with suppress(KeyError):
+            rows.append((what, words.format_map(known)))
+    return rows
+
+
+def _loss(name: str, weights: Mapping[str, float]) -> str:
+    return " + ".join(f"{weights.get(term, LOSS_WEIGHTS[term]):.3g} x {term}" for term in loss_terms(name))
