@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def demo(study: Path, place: Place, console: Console, log: Console) -> int:
         "clean": clean,
     }.items():
         console.print(f"{what:<10} {path}", highlight=False)
+    where = "" if place.runs.folder == Path("runs") else f" --runs {place.runs.folder}"
+    console.print(f"listen     {Path(sys.argv[0])} dashboard {spec.study.name}{where}", highlight=False)
     console.print(f"{time.monotonic() - started:.0f} s in all", highlight=False)
     return 0
 

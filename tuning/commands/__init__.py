@@ -2,7 +2,7 @@
 
 import typer
 
-from tuning.commands import denoiser, evaluation, search
+from tuning.commands import denoiser, evaluation, look, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -20,6 +20,8 @@ for command in (
     search.worker,
     search.status,
     search.reproduce,
+    look.dashboard,
+    look.report,
     denoiser.export,
     denoiser.denoise,
     evaluation.evaluate,

@@ -1,0 +1,213 @@
+"""How long the dashboard's page of a study waits for its trials.
+
+    python benchmarks/dashboard_speed.py                        # 1000 and 5000 trials, few and many notes
+    python benchmarks/dashboard_speed.py --studies 1000:50
+
+Studies of fabricated trials, as large as real ones, in SQLite, with notes by hand on some. `quell dashboard` and
+optuna-dashboard by itself, on the same server, each in a fresh process: `ready` from the start of the process, `first`
+the first answer with all trials, `again` the next one, `poll` what an open page asks for every few seconds.
+Bar: 3 s for the first of 1000 trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from header import header
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+
+from quell.config import DenoiserConfig, TrainingConfig
+from tuning import study_file
+from tuning.storage import open_storage
+
+STARTS = 3
+METRICS = ("pesq", "stoi", "estoi", "si_sdr")
+SNRS_DB = range(-5, 25, 5)
+PARAMETERS = 14
+# Seconds of audio and clips scored there.
+RUNGS = {3600: 32, 7200: 32, 14400: 128}
+NOTE = 3000  # characters
+PIECE = 2045  # characters of a note in one attribute (optuna_dashboard)
+ALONE = """
+import sys, optuna_dashboard, waitress
+waitress.serve(optuna_dashboard.wsgi(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), threads=8)
+"""
+
+
+def attributes(draw: random.Random) -> dict[str, Any]:
+    """What a complete trial carries, in the sizes of a real one."""
+
+    def scores() -> dict[str, float]:
+        return {name: draw.uniform(0, 4) for name in METRICS}
+
+    return {
+        "slot": draw.randrange(1000),
+        "denoiser": asdict(DenoiserConfig()),
+        "training": asdict(TrainingConfig()),
+        "metrics": scores(),
+        "by_snr": {str(snr_db): scores() for snr_db in SNRS_DB},
+        "worse": scores(),
+        "failures": 0,
+        "cost": {"parameters": draw.randrange(10**6), "macs_per_s": draw.uniform(1e7, 1e9), "latency_ms": 32.0},
+        "seconds": draw.uniform(60, 600),
+        "data_share": 0.0153,
+        "machine": {"device": "cpu AVX512", "threads": 1, "torch": "2.13.0", "quell": "0.1.0"},
+        "worker": "gone:1:1",
+        "lease": [12, 4.0],
+        "clips": {str(rung): [round(draw.uniform(1, 4), 4) for _ in range(clips)] for rung, clips in RUNGS.items()},
+        "worst": {"label": "speaker/one.flac + rain/two.ogg", "snr_db": 0.0, "noisy": scores(), "denoised": scores()},
+        "gallery": [{"denoised": str(uuid.uuid4()), "picture": str(uuid.uuid4()), "scores": scores()}] * 4,
+    }
+
+
+def artifacts() -> dict[str, str]:
+    """The list of four recordings and four pictures."""
+    found = {}
+    for number in range(8):
+        artifact, name = str(uuid.uuid4()), ("clip.png", "denoised.wav")[number % 2]
+        described = {"artifact_id": artifact, "filename": name, "mimetype": "image/png", "encoding": None}
+        found[f"artifacts:{artifact}"] = json.dumps(described)
+    return found
+
+
+def fabricated(file: Path, trials: int, notes: int) -> None:
+    """A database with a study of complete trials, written in bulk: Optuna takes 70 ms for each."""
+    storage = open_storage(f"sqlite:///{file}", create=True)
+    study = optuna.create_study(study_name="fabricated", storage=storage, direction="maximize")
+    study.set_user_attr("spec", study_file.load(Path(__file__).parents[1] / "studies" / "demo.toml").resolved())
+    storage.close()
+    draw = random.Random(0)
+    space = {f"x{number}": FloatDistribution(0, 1) for number in range(PARAMETERS - 3)}
+    space |= {f"c{number}": CategoricalDistribution(["l1", "huber", "compressed"]) for number in range(3)}
+    written = {name: distribution_to_json(distribution) for name, distribution in space.items()}
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def put(table: str, **row: Any) -> None:
+        rows[table].append(row)
+
+    when = {"datetime_start": "2026-01-01 00:00:00.000000", "datetime_complete": "2026-01-01 00:05:00.000000"}
+    for number in range(trials):
+        at, score = {"trial_id": number + 1}, draw.uniform(1.5, 3)
+        put("trials", **at, number=number, study_id=1, state="COMPLETE", **when)
+        put("trial_values", **at, objective=0, value=score, value_type="FINITE")
+        for name in space:
+            value = draw.random() if name.startswith("x") else draw.randrange(3)
+            put("trial_params", **at, param_name=name, param_value=value, distribution_json=written[name])
+        for step in RUNGS:
+            reported = {"intermediate_value": score, "intermediate_value_type": "FINITE"}
+            put("trial_intermediate_values", **at, step=step, **reported)
+        for key, value in attributes(draw).items():
+            put("trial_user_attributes", **at, key=key, value_json=json.dumps(value))
+        constraints = {"constraints:si_sdr": draw.uniform(-1, 0.1), "constraints:stoi": -0.1}
+        for key, value in {**artifacts(), **constraints}.items():
+            put("trial_system_attributes", **at, key=key, value_json=json.dumps(value))
+    for number in range(notes):
+        prefix = f"dashboard:{number + 1}:note_"
+        text = "".join(draw.choices("abcdefgh |\n", k=NOTE))
+        pieces = {f"str:{start // PIECE}": text[start : start + PIECE] for start in range(0, NOTE, PIECE)}
+        for key, value in {"ver": 1, **pieces}.items():
+            put("study_system_attributes", study_id=1, key=prefix + key, value_json=json.dumps(value))
+    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+    with engine.begin() as connection:
+        for table, found in rows.items():
+            names = list(found[0])
+            values = ", ".join(f":{name}" for name in names)
+            connection.execute(sqlalchemy.text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"), found)
+    engine.dispose()
+
+
+@contextmanager
+def served(name: str, file: Path) -> Iterator[int]:
+    """The port of a fresh server, once it listens."""
+    port = 18471
+    if name == "optuna-dashboard":
+        command = [sys.executable, "-c", ALONE, f"sqlite:///{file}", str(port)]
+    else:
+        command = [sys.executable, "-m", "tuning.cli", "dashboard", "--port", str(port)]
+        command += ["--runs", str(file.parent), "--storage", f"sqlite:///{file}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            while True:
+                try:
+                    ask(port, "/api/meta")
+                    break
+                except ConnectionRefusedError:
+                    assert process.poll() is None, "the server ended"
+                    time.sleep(0.02)
+            yield port
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def ask(port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status == 200, (path, answer.status)
+    return body
+
+
+def timed(call: Callable[[], bytes]) -> tuple[float, bytes]:
+    began = time.perf_counter()
+    body = call()
+    return time.perf_counter() - began, body
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", nargs="+", default=["1000:50", "1000:1000", "5000:50"], metavar="TRIALS:NOTES")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print(header("python " + " ".join(["benchmarks/dashboard_speed.py", *sys.argv[1:]])))
+    print(f"Seconds: medians of {STARTS} fresh servers, and the largest `first`.\n")
+    print("| trials | notes | server | ready | first | largest | again | poll | sent, MB |", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|")
+    for asked in options.studies:
+        trials, notes = map(int, asked.split(":"))
+        with tempfile.TemporaryDirectory() as text:
+            file = Path(text) / "q.db"
+            fabricated(file, trials, notes)
+            for name in ("quell dashboard", "optuna-dashboard"):
+                print(f"| {trials} | {notes} | {name} | {row(name, file, trials)} |", flush=True)
+
+
+def row(name: str, file: Path, trials: int) -> str:
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(STARTS):
+        began = time.perf_counter()
+        with served(name, file) as port:
+            found["ready"].append(time.perf_counter() - began)
+            for key, after in (("first", 0), ("again", 0), ("poll", trials)):
+                seconds, body = timed(lambda after=after: ask(port, f"/api/studies/1?after={after}"))
+                found[key].append(seconds)
+                if key == "first":
+                    found["sent"].append(len(body) / 1e6)
+    first, again, poll = (statistics.median(found[key]) for key in ("first", "again", "poll"))
+    ready, sent = statistics.median(found["ready"]), found["sent"][0]
+    return f"{ready:.1f} | {first:.2f} | {max(found['first']):.2f} | {again:.2f} | {poll:.2f} | {sent:.1f}"
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main()

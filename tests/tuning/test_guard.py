@@ -1,0 +1,219 @@
+"""Who is let in to the dashboard, what they may do there, and what a browser is told about every answer."""
+
+import base64
+import json
+from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+
+from tuning import guard
+from tuning.errors import UsageError
+from tuning.guard import Guard
+
+PASSWORD = "open: sésame, 100 %"
+
+
+def page(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """Stands for the dashboard."""
+    start_response("200 OK", [("Content-Security-Policy", "default-src 'self'"), ("Access-Control-Allow-Origin", "*")])
+    return [b"page"]
+
+
+def ask(
+    app: Guard, path: str = "/dashboard", method: str = "GET", **headers: str
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and body; HTTP_HOST and such are given as the environment has them."""
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "127.0.0.1:8080", **headers}
+    setup_testing_defaults(environ)
+    began: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(app(environ, lambda status, headers, exc_info=None: began.append((status, headers))))
+    ((status, found),) = began
+    return int(status[:3]), found, body
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        basic("me", "sesame"),
+        basic("me", ""),
+        basic("me", PASSWORD + " "),
+        basic(PASSWORD, "x"),
+        basic("me", PASSWORD).removeprefix("Basic "),
+        basic("me", PASSWORD).replace("Basic", "Bearer"),
+        "Basic",
+        "Basic %%%",
+        "Basic \xff",
+        "Basic /w==",  # a byte that is no UTF-8
+    ],
+)
+def test_without_the_password_nothing_is_answered(authorization: str) -> None:
+    for method, path in (("GET", "/dashboard"), ("GET", "/static/bundle.js"), ("DELETE", "/api/studies/1")):
+        status, headers, body = ask(Guard(page, PASSWORD, False), path, method, HTTP_AUTHORIZATION=authorization)
+        assert (status, b"page" in body) == (401, False)
+        assert ("WWW-Authenticate", 'Basic realm="quell", charset="UTF-8"') in headers
+
+
+@pytest.mark.parametrize("user", ["", "me", "jürgen"])
+def test_the_password_opens_under_any_user_name_and_from_any_host_name(user: str) -> None:
+    let_in = {"HTTP_AUTHORIZATION": basic(user, PASSWORD), "HTTP_HOST": "lab.example"}
+    assert ask(Guard(page, PASSWORD, False), **let_in)[::2] == (200, b"page")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8080", 200),
+        ("127.8.9.1", 200),
+        ("localhost:9999", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:8080", 200),
+        ("evil.example:8080", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("127.0.0.1@evil.example", 403),
+        ("192.168.0.7:8080", 403),
+        ("[::1", 403),
+        ("", 403),
+    ],
+)
+def test_without_a_password_only_names_of_this_machine_are_served(host: str, status: int) -> None:
+    assert ask(Guard(page, None, False), HTTP_HOST=host)[0] == status
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "FROBNICATE"])
+def test_a_reader_cannot_write(method: str) -> None:
+    for path in ("/api/studies/1", "/api/studies/1/note", "/api/artifacts/1", "/"):
+        assert ask(Guard(page, None, True), path, method)[0] == 403
+    for reading in ("GET", "HEAD", "OPTIONS"):
+        assert ask(Guard(page, None, True), "/api/studies/1", reading)[0] == 200
+
+
+@pytest.mark.parametrize("password", [None, PASSWORD])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),  # no browser
+        ({"HTTP_SEC_FETCH_SITE": "same-origin", "HTTP_ORIGIN": "https://proxy.example"}, 200),
+        ({"HTTP_SEC_FETCH_SITE": "none"}, 200),
+        ({"HTTP_SEC_FETCH_SITE": "cross-site"}, 403),
+        ({"HTTP_SEC_FETCH_SITE": "same-site", "HTTP_ORIGIN": "http://127.0.0.1:3000"}, 403),
+        ({"HTTP_ORIGIN": "http://127.0.0.1:8080"}, 200),
+        ({"HTTP_ORIGIN": "http://127.0.0.1:3000"}, 403),
+        ({"HTTP_ORIGIN": "http://evil.example"}, 403),
+        ({"HTTP_ORIGIN": "null"}, 403),
+    ],
+)
+def test_another_sites_page_cannot_write(headers: dict[str, str], status: int, password: str | None) -> None:
+    known = {} if password is None else {"HTTP_AUTHORIZATION": basic("me", password)}
+    app = Guard(page, password, False)
+    assert ask(app, "/api/studies/1/note", "PUT", **headers, **known)[0] == status
+    assert ask(app, "/api/studies/1", "GET", **headers, **known)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("PUT /api/studies/1/note", 200),
+        ("PUT /api/studies/1/17/note", 200),
+        ("DELETE /api/studies/1", 200),
+        ("POST /api/artifacts/1", 200),
+        ("POST /api/artifacts/1/17", 200),
+        ("DELETE /api/artifacts/1/0a1b", 200),
+        ("POST /api/studies", 403),
+        ("POST /api/studies/1/rename", 403),
+        ("POST /api/studies/1/rename/", 403),
+        ("POST /api/studies/1/ren\xffame", 404),  # the dashboard drops the byte
+        ("POST /api/trials/17/tell", 403),
+        ("POST /api/trials/17/user-attrs", 403),
+        ("POST /api/studies/1/preference", 403),
+        ("POST /api/studies/1/17/skip", 403),
+        ("DELETE /api/artifacts/1/17/0a1b", 403),
+    ],
+)
+def test_notes_and_artifacts_are_written_and_nothing_that_workers_rely_on(request_line: str, status: int) -> None:
+    method, path = request_line.split(" ")
+    assert ask(Guard(page, None, False), path, method)[0] == status
+
+
+def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
+    let_in = {"HTTP_AUTHORIZATION": basic("me", PASSWORD)}
+    for answered in (ask(Guard(page, PASSWORD, False), **let_in), ask(Guard(page, PASSWORD, False))):
+        headers = dict(answered[1])
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Referrer-Policy"] == "same-origin"
+        assert headers["Cache-Control"] == "no-cache"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_page_keeps_its_policy_and_all_else_loads_nothing() -> None:
+    def policies(path: str) -> list[str]:
+        headers = ask(Guard(page, None, False), path, "GET")[1]
+        return [value for name, value in headers if name == "Content-Security-Policy"]
+
+    assert policies("/dashboard") == ["default-src 'self'", guard.PAGE_POLICY]
+    (policy,) = policies("/\xff")
+    assert policy.startswith("default-src 'none'; ") and policy.endswith(guard.PAGE_POLICY)
+
+
+def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
+    _, headers, body = ask(Guard(page, None, True), "/api/studies/1", "DELETE")
+    assert (dict(headers)["Content-Type"], json.loads(body)) == (
+        "application/json",
+        {"reason": "this dashboard is read-only"},
+    )
+    _, headers, body = ask(Guard(page, PASSWORD, True))
+    assert (dict(headers)["Content-Length"], body) == (str(len(body)), b"a password is needed, under any user name\n")
+    assert ask(Guard(page, PASSWORD, True), method="HEAD")[2] == b""
+
+
+@pytest.mark.parametrize("written", [PASSWORD, f"{PASSWORD}\n", f"{PASSWORD}\r\n"])
+def test_a_file_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    assert guard.password(None) is None
+    monkeypatch.setenv(guard.PASSWORD, "other")
+    assert guard.password(None) == "other"
+    (tmp_path / "password").write_text(written, newline="")
+    assert guard.password(tmp_path / "password") == PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("a\nb\n", "more than one line"),
+        (None, "No such file or directory"),
+        (b"\xff", "not text"),
+    ],
+)
+def test_a_password_that_is_none_is_refused(tmp_path: Path, written: str | bytes | None, said: str) -> None:
+    file = tmp_path / "password"
+    if written is not None:
+        file.write_bytes(written.encode() if isinstance(written, str) else written)
+    with pytest.raises(UsageError, match=rf"password: {said}, expected"):
+        guard.password(file)
+
+
+def test_an_empty_password_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(guard.PASSWORD, "")
+    with pytest.raises(UsageError, match=r"QUELL_DASHBOARD_PASSWORD: empty, expected a password"):
+        guard.password(None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "lab.example", "", "127.0.0.1.example", "localhost."])
+def test_an_address_that_others_reach_needs_a_password(host: str) -> None:
+    with pytest.raises(UsageError, match=rf"--host: {host} without a password, .*QUELL_DASHBOARD_PASSWORD"):
+        guard.check(host, None)
+    guard.check(host, PASSWORD)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"])
+def test_an_address_of_this_machine_alone_needs_none(host: str) -> None:
+    guard.check(host, None)
