@@ -224,7 +224,7 @@ class Budget:
         """Why nobody runs this running trial; empty when somebody does, or may."""
         if trial.user_attrs.get("worker"):
             host, process, start = str(trial.user_attrs["worker"]).split(":")
-            if host == socket.gethostname() and str(_start(int(process))) != start:
+            if host == socket.gethostname() and str(started_at(int(process))) != start:
                 return f"its worker {host}:{process} ended"
             who = f"its worker {host}:{process}"
         else:  # killed between claiming the trial and writing its name on it
@@ -267,10 +267,10 @@ def _alike(ended: Sequence[FrozenTrial]) -> str | None:
 
 def worker_name() -> str:
     """host:process:start of this process; the start tells it from another one that is given its number later."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
+    return f"{socket.gethostname()}:{os.getpid()}:{started_at(os.getpid())}"
 
 
-def _start(process: int) -> int | None:
+def started_at(process: int) -> int | None:
     """When a process started, in clock ticks since boot; 0 where that cannot be told, None when there is none."""
     try:
         os.kill(process, 0)

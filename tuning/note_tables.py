@@ -11,9 +11,8 @@ from quell.metrics import UNITS
 from tuning import words
 from tuning.markdown import literal, table
 from tuning.standing import Preset, Standing
+from tuning.study_file import RTF_MARGIN
 
-# A measured real-time factor counts as too much above so many limits; as tuning.objective, which needs torch.
-RTF_MARGIN = 1.5
 COSTS = {
     "parameters": "parameters",
     "macs_per_s": "multiply-accumulates (M MAC/s)",

@@ -26,7 +26,7 @@ from quell.training import Trained, train
 from tuning import gallery, outcome, progress, space
 from tuning.confirm import hopeless
 from tuning.runs import Runs
-from tuning.study_file import LimitsSection, StudySpec
+from tuning.study_file import RTF_MARGIN, LimitsSection, StudySpec
 from tuning.worker import Running, Superseded
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("quell")
 
-RTF_MARGIN = 1.5
 # A slot's trial is asked for again so often while another one with its configuration runs; then both run.
 ASKS = 3
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from tuning.budget import GRACE_S, _start
+from tuning.budget import GRACE_S, started_at
 
 Sign = tuple[object, object]  # who runs a trial, and the last word
 
@@ -62,5 +62,5 @@ def _alive(trial: FrozenTrial, silent_s: float | None, heard: bool) -> bool | No
     host, _, rest = str(trial.user_attrs.get("worker", "")).partition(":")
     process, _, start = rest.partition(":")
     if host == socket.gethostname() and process.isdigit():
-        return str(_start(int(process))) == start
+        return str(started_at(int(process))) == start
     return True if heard else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from tuning import words
 from tuning.errors import StudyMismatch, StudyNotFound
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
     if "spec_hash" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(spec.study.scores)  # what optuna-dashboard writes on its axes
+            study.set_metric_names([words.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
         study.set_user_attr("spec", spec.resolved())
         study.set_user_attr("corpus", corpus.fingerprint)
         study.set_user_attr("spec_hash", spec.hash())
@@ -87,12 +88,12 @@ def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna
     Raises:
         StudyNotFound: there is none.
     """
-    summaries = optuna.get_all_study_summaries(storage)
-    names = [summary.study_name for summary in summaries]
+    stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for a thousand
+    names = [study.study_name for study in stored]
     if not names:
         raise StudyNotFound("storage: no studies, expected at least one; run `quell tune STUDY`")
     if name is None:
-        name = max(summaries, key=lambda summary: str(summary.user_attrs.get(TUNED, ""))).study_name
+        name = max(stored, key=lambda study: str(study.user_attrs.get(TUNED, ""))).study_name
     elif name not in names:
         raise StudyNotFound(f"study {name!r}: not in the storage, expected one of {', '.join(names)}")
     return optuna.load_study(study_name=name, storage=storage)

@@ -133,6 +133,10 @@ class TrainingSection(_Section):
         return self
 
 
+# The measured real-time factor is too much above so many times its limit: a busy machine is not the network's fault.
+RTF_MARGIN = 1.5
+
+
 class LimitsSection(_Section):
     """What a denoiser may cost; a configuration over a limit is refused before any training."""
 

@@ -87,6 +87,7 @@ class Tune:
         known = {
             "noisy": noisy.means(),
             "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy.by_snr().items()},
+            "folders": spec.corpus.model_dump(include={"clean", "noise", "rooms"}),
             "minutes": _minutes(corpus),
             "trials": spec.study.trials,
         }

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
+from tuning.outcome import best_trials
 from tuning.storage import open_storage
 
 PASSWORD = "open sesame"
@@ -153,3 +154,39 @@ def test_a_note_is_saved_and_shown(page: Any, url: str) -> None:
     page.reload()
     assert page.locator("strong").inner_text() == "good"
     assert page.complaints == []
+
+
+@pytest.fixture(scope="module")
+def tuned_url(browser: object, tuned: Path) -> Iterator[str]:
+    """The page of a study that was really tuned."""
+    command = [sys.executable, "-m", "tuning.cli", "dashboard", "tiny", "--port", "0", "--read-only"]
+    with subprocess.Popen(command, cwd=tuned, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+def test_the_best_trial_of_a_tuned_study_can_be_read_heard_and_seen(browser: Any, tuned: Path, tuned_url: str) -> None:
+    storage = open_storage(f"sqlite:///{tuned / 'runs' / 'quell.db'}")
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    best = best_trials(study)[0].number
+    noisy = study.user_attrs["noisy_by_snr"]
+    levels = sorted(noisy, key=float)
+    storage.close()
+    page = browser.new_page()
+    page.goto(tuned_url)
+    page.get_by_text(f"Best Trial (number={best})").wait_for()
+    page.get_by_role("link", name="Details").click()
+    page.get_by_role("heading", name=f"Trial {best} of tiny").wait_for()
+    rows = page.locator("tr").evaluate_all("rows => rows.map(row => row.cells[0].innerText.trim())")
+    assert [row for row in rows if row in levels] == levels * len(noisy[levels[0]])  # a table for each metric
+    page.locator("audio").nth(4 * 3 - 1).wait_for()  # noisy, denoised and clean of four clips
+    loaded = """audio => new Promise(done => {
+        if (audio.readyState) done(audio.duration);
+        audio.addEventListener("loadedmetadata", () => done(audio.duration));
+    })"""
+    assert all(audio.evaluate(loaded) > 1 for audio in page.locator("audio").all())
+    pictures = page.locator("img[src*='/artifacts/']").all()
+    widths = [picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") for picture in pictures]
+    assert len(widths) >= 4 and min(widths) > 1000
+    page.close()

@@ -23,51 +23,37 @@ def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_recordings: Path, tiny_study: str) -> Path:
-    """A folder with a study that was run to its end."""
-    folder = tmp_path_factory.mktemp("place")
-    # Three configurations that reach a STOI of .73 to .76 (noisy .69); of others all trials might lose some and be
-    # infeasible.
-    search = "depth = 3\nlearning_rate = 0.004\ndropout = { choices = [0.0, 0.05, 0.1] }"
-    text = tiny_study.replace("depth = { low = 2, high = 3 }", search).replace("base_channels = 4", "base_channels = 8")
-    (folder / "tiny.toml").write_text(text)
-    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--workers", "2", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(place: Path, tiny_recordings: Path) -> None:
-    before = json.loads(quell("status", "--json", cwd=place).stdout)
+def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(tuned: Path, tiny_recordings: Path) -> None:
+    before = json.loads(quell("status", "--json", cwd=tuned).stdout)
     assert sum(before["states"].get(state, 0) for state in ENDED) == 3
-    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--trials", "4", "--workers", "2", cwd=place)
+    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--trials", "4", "--workers", "2", cwd=tuned)
     assert done.returncode == 0, done.stderr
-    after = json.loads(quell("status", "tiny", "--json", cwd=place).stdout)
+    after = json.loads(quell("status", "tiny", "--json", cwd=tuned).stdout)
     assert sum(after["states"].get(state, 0) for state in ENDED) == 4
     assert after["noisy"] == before["noisy"]
 
 
-def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -> None:
-    leader = json.loads(quell("status", "--json", cwd=place).stdout)["leaderboard"][0]
-    exported = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=place)
+def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(tuned: Path) -> None:
+    leader = json.loads(quell("status", "--json", cwd=tuned).stdout)["leaderboard"][0]
+    exported = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=tuned)
     assert exported.returncode == 0, exported.stderr
-    card = (place / "best.md").read_text()
+    card = (tuned / "best.md").read_text()
     assert "Licence: CC0" in card and "quell denoise best.pt" in card and "| 20 | " in card
     # The file on the validation mixtures is the trial: what rounds differently is nothing that two decimals show.
-    noisy = json.loads(quell("status", "--json", cwd=place).stdout)["noisy"]["si_sdr"]
+    noisy = json.loads(quell("status", "--json", cwd=tuned).stdout)["noisy"]["si_sdr"]
     denoised = leader["metrics"]["si_sdr"]
     assert f"{noisy:.2f} -> {denoised:.2f}, {denoised - noisy:+.2f} [" in card
     assert f"trial {leader['trial']} of tiny" in exported.stdout
     assert f"{leader['cost']['parameters']:,} parameters" in exported.stdout
     assert "real-time factor 0.0" in exported.stdout
-    (place / "noisy").mkdir()
+    (tuned / "noisy").mkdir()
     noisy = np.random.default_rng(0).uniform(-0.1, 0.1, (44_100, 2))
-    soundfile.write(place / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")
-    done = quell("denoise", "best.pt", "noisy", "-o", "clean", cwd=place)
+    soundfile.write(tuned / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")
+    done = quell("denoise", "best.pt", "noisy", "-o", "clean", cwd=tuned)
     assert done.returncode == 0, done.stderr
-    info = soundfile.info(place / "clean" / "a.wav")
+    info = soundfile.info(tuned / "clean" / "a.wav")
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (44_100, 2, 44_100, "PCM_24")
-    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--mixtures", "12", "--json", cwd=place)
+    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--mixtures", "12", "--json", cwd=tuned)
     assert result.returncode == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
@@ -77,17 +63,17 @@ def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(place: Path) -
     assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
 
 
-def test_tables_never_cut_names_when_piped(place: Path) -> None:
-    shown = quell("status", cwd=place).stdout
+def test_tables_never_cut_names_when_piped(tuned: Path) -> None:
+    shown = quell("status", cwd=tuned).stdout
     assert "parameters" in shown
     assert "…" not in shown
 
 
-def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_recordings: Path) -> None:
-    (place / "changed.toml").write_text(
-        (place / "tiny.toml").read_text().replace("base_channels = 8", "base_channels = 4")
+def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_recordings: Path) -> None:
+    (tuned / "changed.toml").write_text(
+        (tuned / "tiny.toml").read_text().replace("base_channels = 8", "base_channels = 4")
     )
-    done = quell("tune", "changed.toml", "--corpus", tiny_recordings, cwd=place)
+    done = quell("tune", "changed.toml", "--corpus", tiny_recordings, cwd=tuned)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "quell: study 'tiny': search.base_channels is 4, expected 8 as when it began; "
@@ -130,29 +116,29 @@ def test_a_study_of_another_specification_is_refused_by_key(place: Path, tiny_re
     ],
 )
 def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
-    place: Path, arguments: str, code: int, said: str
+    tuned: Path, arguments: str, code: int, said: str
 ) -> None:
     for folder in ("bad/speech/a", "bad/noise", "empty/speech", "empty/noise"):
-        (place / folder).mkdir(parents=True, exist_ok=True)
-    (place / "bad/speech/a/x.wav").write_text("not a sound")
+        (tuned / folder).mkdir(parents=True, exist_ok=True)
+    (tuned / "bad/speech/a/x.wav").write_text("not a sound")
     for number in range(4):
-        soundfile.write(place / f"bad/noise/{number}.wav", np.full(800, 0.1), 8000)
-        (place / f"bad/speech/{number}").mkdir(exist_ok=True)
-        soundfile.write(place / f"bad/speech/{number}/x.wav", np.full(800, 0.1), 8000)
-    text = (place / "tiny.toml").read_text()
-    (place / "unknown.toml").write_text(text.replace("trials", "trails"))
-    (place / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
-    (place / "rooms.toml").write_text(text.replace("sample_rate = 8000", 'sample_rate = 8000\nrooms = "none"'))
-    (place / "notes.md").write_text("mine")
-    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
-    done = quell(*arguments.split(), cwd=place)
+        soundfile.write(tuned / f"bad/noise/{number}.wav", np.full(800, 0.1), 8000)
+        (tuned / f"bad/speech/{number}").mkdir(exist_ok=True)
+        soundfile.write(tuned / f"bad/speech/{number}/x.wav", np.full(800, 0.1), 8000)
+    text = (tuned / "tiny.toml").read_text()
+    (tuned / "unknown.toml").write_text(text.replace("trials", "trails"))
+    (tuned / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
+    (tuned / "rooms.toml").write_text(text.replace("sample_rate = 8000", 'sample_rate = 8000\nrooms = "none"'))
+    (tuned / "notes.md").write_text("mine")
+    before = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file() and "runs" not in path.parts}
+    done = quell(*arguments.split(), cwd=tuned)
     assert done.returncode == code
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("quell: ")
     assert said in lines[0]
     assert "secret" not in done.stderr
-    after = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and "runs" not in path.parts}
+    after = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file() and "runs" not in path.parts}
     assert after == before
 
 

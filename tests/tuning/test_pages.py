@@ -6,11 +6,17 @@ from typing import Any
 
 import optuna
 import optuna_dashboard
+import plotly.graph_objects as go
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects, is_valid_graph_object_id
-from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version, version_is_incremented
+from optuna_dashboard._note import (
+    copy_notes,
+    get_note_from_system_attrs,
+    save_note_with_version,
+    version_is_incremented,
+)
 
 from tuning import pages
 from tuning.patience import PatientStorage
@@ -142,6 +148,26 @@ def test_a_note_that_a_person_wrote_first_stays(study: optuna.Study) -> None:
     refresh(study)
     assert notes(study) == {0: "mine"}
     assert optuna_dashboard.get_note(study) == "also mine"
+
+
+def test_notes_of_a_copied_study_stay(study: optuna.Study) -> None:
+    """The dashboard gives them the version 0, whosever they were."""
+    study.add_trial(trial(1.0))
+    edit(study, "mine", 0)
+    copied = make("copy", study._storage)
+    copied.add_trial(trial(1.0))
+    copy_notes(study._storage, study, copied)
+    refresh(copied)
+    assert notes(copied) == {0: "mine"}
+
+
+def test_what_the_dashboard_itself_stored_in_pieces_is_replaced_whole(study: optuna.Study) -> None:
+    study.add_trial(trial(1.0))
+    long = go.Figure(go.Scatter(x=list(range(5000)), y=list(range(5000))))
+    optuna_dashboard.save_plotly_graph_object(study, long, graph_object_id="score-by-snr")
+    refresh(study)
+    drawn = get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id))
+    assert json.loads(drawn["score-by-snr"])["layout"]["title"]["text"] == "PESQ by SNR"
 
 
 def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) -> None:

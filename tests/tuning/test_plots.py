@@ -104,6 +104,8 @@ def test_the_best_so_far_only_rises_and_ends_with_all_hours_spent(mixed: optuna.
 
 def test_scores_by_snr_are_those_of_noisy_input_best_trial_and_best_preset(study: optuna.Study) -> None:
     study.add_trial(trial(0, 1.5, 1e6, preset="plain-cnn"))
+    alone = plots.score_by_snr(Standing.of(study))
+    assert [found["name"] for found in alone["data"]] == ["noisy", "best trial (0)"]
     study.add_trial(trial(1, 2.5, 1e6))
     figure = plots.score_by_snr(Standing.of(study))
     assert [found["name"] for found in figure["data"]] == ["noisy", "best preset (plain-cnn)", "best trial (1)"]

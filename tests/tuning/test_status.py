@@ -150,6 +150,8 @@ def test_a_study_is_done_when_all_trials_have_ended(study: optuna.Study) -> None
     assert not summary(study)["done"]
     study.tell(trial, 1.0)
     assert summary(study)["done"]
+    trial = study.ask()  # beyond the trials asked for, which were more once
+    assert not summary(study)["done"]
 
 
 def test_a_worker_of_this_machine_is_alive_while_its_process_is(study: optuna.Study) -> None:
