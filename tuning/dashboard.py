@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -171,8 +172,13 @@ class _Unread:
     """An artifact store for the dashboard's own routes: they write and remove; `Artifacts` alone reads."""
 
     def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
         self.write = store.write
-        self.remove = store.remove
+
+    def remove(self, artifact_id: str) -> None:
+        """Once: a study that is deleted names the clips that its trials share again for each of them."""
+        with suppress(ArtifactNotFound):
+            self.store.remove(artifact_id)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         raise ArtifactNotFound(artifact_id)

@@ -19,7 +19,7 @@ import optuna
 import optuna_dashboard
 import pytest
 import sqlalchemy.exc
-from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState, create_trial
 
 from tuning import dashboard, dashboard_storage
@@ -282,6 +282,24 @@ def test_notes_and_plots_are_refreshed_again_and_again_whatever_goes_wrong(caplo
     assert [record.getMessage() for record in caplog.records if record.name == "quell"] == [
         "notes and plots are as they were: ValueError: no room"
     ]
+
+
+def test_a_study_is_deleted_with_the_artifacts_that_its_trials_share(
+    open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    page = open_page()
+    (tmp_path / "clean.wav").write_bytes(b"sound")
+    shared = upload_artifact(
+        artifact_store=FileSystemArtifactStore(tmp_path),
+        file_path=str(tmp_path / "clean.wav"),
+        study_or_trial=page.study,
+    )
+    named = page.study._storage.get_study_system_attrs(page.study._study_id)
+    for _ in range(2):
+        page.study.add_trial(create_trial(value=1.0, system_attrs=named))
+    assert page.ask(f"/api/studies/{page.study._study_id}", "DELETE", content={})[0] == 200
+    assert not (tmp_path / shared).exists()
+    assert page.study._storage.get_all_studies() == []
 
 
 def test_an_address_that_cannot_be_had_is_told_in_one_line() -> None:
