@@ -15,7 +15,7 @@ demo: $(STAMP) ## the whole way on a synthetic corpus: search, leaderboard, expo
 	$(BIN)/quell demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .
