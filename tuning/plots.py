@@ -61,14 +61,13 @@ def score_against_cost(standing: Standing) -> Figure:
 
 
 def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
-    """An axis with a line at each 1, 2, 5: a study seldom spans a decade. At its ends there is room for a name."""
+    """An axis with room for a name at its ends; a study seldom spans a decade."""
     if not values:
         return {"type": "log"}
     low, high = math.log10(min(values)), math.log10(max(values))
     room = 0.1 * (high - low) + 0.05
     low, high = low - room, high + room
-    steps = [digit * 10.0**power for power in range(math.floor(low), math.ceil(high)) for digit in (1, 2, 5)]
-    ticks = [float(f"{step:g}") for step in steps if low <= math.log10(step) <= high]
+    ticks = words.round_numbers(10**low, 10**high)
     return {"type": "log", "range": [round(low, 3), round(high, 3)], "tickvals": ticks}
 
 

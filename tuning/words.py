@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,13 @@ from quell.metrics import UNITS
 
 NAMES = {"pesq": "PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR", "macs": "multiply-accumulates"}
 TWO_DIGITS = ("pesq", "si_sdr")
+# First digits of numbers, from the roundest on.
+ROUND: Sequence[Sequence[float]] = (
+    (1,),
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 8, 9),
+)
 
 # What a name means; a text may hold the names of other values.
 MEANINGS: Mapping[str, Mapping[Any, str]] = {
@@ -92,3 +100,15 @@ def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> l
 
 def _loss(name: str, weights: Mapping[str, float]) -> str:
     return " + ".join(f"{weights.get(term, LOSS_WEIGHTS[term]):.3g} x {term}" for term in loss_terms(name))
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """The roundest numbers between two, three at least unless they lie closer than a fifth: for logarithmic axes."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for digits in ROUND:
+        numbers = [float(f"{digit * 10.0**power:g}") for power in powers for digit in digits]
+        found = [number for number in numbers if low <= number <= high]
+        if len(found) >= 3:
+            break
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.transforms import Bbox
 
 from tuning.report.media import data_uri
 from tuning.report.words import MINUS
+from tuning.words import round_numbers
 
 # After Okabe and Ito: told apart by colour-blind readers too. Marks and dashes say the same again.
 BEST, PRESET, OTHER, RUNNING, FAINT, DIM = "#0072b2", "#d55e00", "#56b4e9", "#009e73", "#b8bfc6", "#6b7680"
@@ -69,11 +69,9 @@ class Chart:
     def logarithmic(self, values: Sequence[float]) -> None:
         """Makes x logarithmic, with some room beside the outermost of these values."""
         low, high = min(values) / 1.3, max(values) * 1.3
-        digits = (1, 2, 5) if high / low < 200 else (1,)
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         self.axes.set_xscale("log")
         self.axes.set_xlim(low, high)
-        self.ticks([digit * 10.0**power for power in powers for digit in digits])
+        self.ticks(round_numbers(low, high))
 
     def name(self, named: Sequence[tuple[float, float, str]], colour: str) -> None:
         """Writes names beside points, where they cover no other name and stay inside the axes."""
