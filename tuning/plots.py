@@ -49,7 +49,7 @@ def score_against_cost(standing: Standing) -> Figure:
     traces = [
         _dots("infeasible", list(map(_place, bad)), _numbers(bad), GREY, "x"),
         _dots("trials", list(map(_place, others)), _numbers(others), BLUE),
-        _line("Pareto front", list(map(_place, front(good))), INK, shape="hv"),
+        _line("Pareto front", list(map(_place, front(good))), INK, mode="lines+markers", shape="hv"),
         _dots("presets", [_place(preset.trial) for preset in known], hover, ORANGE, "diamond")
         | {"mode": "markers+text", "text": names, "textposition": "top center", "cliponaxis": False}
         | {"textfont": {"color": INK}},
