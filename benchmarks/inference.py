@@ -2,6 +2,8 @@
 
     python benchmarks/inference.py [--denoiser FILE ...]
 
+Needs `pip install 'quell-denoiser[onnx,baselines]'`.
+
 Without files the presets compressed-unet and recurrent-unet at 16 kHz with untrained weights, whose time is that of
 trained ones. Every system gets the same speech-shaped noise of 1 s, 10 s and 10 min, in turn, on one thread; times are
 CPU times of the process, the median of the rounds. Memory is the peak of a process that denoises one file with
@@ -32,6 +34,7 @@ from quell.baselines import system
 from quell.blocks import blocks_of
 from quell.denoiser import Denoiser
 from quell.enhance import denoise, enhance_file
+from quell.errors import DenoiserError
 from quell.export import FORMATS, BlockDenoiser, export
 from quell.model import load
 from tuning import space
@@ -169,4 +172,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DenoiserError as error:
+        sys.exit(f"inference.py: {error}")
