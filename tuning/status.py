@@ -192,14 +192,10 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
         values = [_number(name, row.get("metrics", {})) for name in metrics]
         cost = row.get("cost", {})
         counted = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
-        point = [_shown(row["params"].get(name, "")) for name in searched]
+        point = [words.value(row["params"].get(name, "")) for name in searched]
         cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *counted, *point]
         table.add_row(*map(Text, cells))
     return table
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(name: str, metrics: dict[str, float]) -> str:

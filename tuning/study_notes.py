@@ -125,21 +125,10 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def _search(search: Mapping[str, Any]) -> str:
     searched = {name: domain for name, domain in search.items() if isinstance(domain, dict)}
-    fixed = [f"{name} {_value(value)}" for name, value in search.items() if name not in searched]
-    rows = [(literal(name), f"{_domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
+    fixed = [f"{name} {words.value(value)}" for name, value in search.items() if name not in searched]
+    rows = [(literal(name), f"{words.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
     parts = [markdown.facts(rows), f"Fixed: {literal(', '.join(fixed))}." if fixed else ""]
     return "\n\n".join(filter(None, parts))
-
-
-def _domain(domain: Mapping[str, Any]) -> str:
-    if "choices" in domain:
-        return ", ".join(map(_value, domain["choices"]))
-    step = f" in steps of {_value(domain['step'])}" if domain.get("step") else ""
-    return f"{_value(domain['low'])} to {_value(domain['high'])}{step}{', logarithmic' if domain.get('log') else ''}"
-
-
-def _value(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unit(name: str) -> str:

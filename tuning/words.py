@@ -82,10 +82,7 @@ def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> l
         denoiser, training: fields of `DenoiserConfig` and of `TrainingConfig`; what an older study does not know of
             them is left out.
     """
-    known: dict[str, Any] = {**denoiser, **training}
-    with suppress(KeyError):
-        known["win_ms"] = known["win_length"] / known["sample_rate"] * 1000
-        known["hop_ms"] = known["hop_length"] / known["sample_rate"] * 1000
+    known = in_ms(denoiser, training)
     with suppress(KeyError):
         known["loss"] = _loss(known["loss"], known.get("loss_weights", {}))
     for name, meanings in MEANINGS.items():
@@ -96,6 +93,30 @@ def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> l
         with suppress(KeyError):
             rows.append((what, words.format_map(known)))
     return rows
+
+
+def in_ms(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of both, and window and hop as `win_ms` and `hop_ms` where they are known."""
+    known: dict[str, Any] = {**denoiser, **training}
+    with suppress(KeyError):
+        known["win_ms"] = known["win_length"] / known["sample_rate"] * 1000
+        known["hop_ms"] = known["hop_length"] / known["sample_rate"] * 1000
+    return known
+
+
+def domain(searched: Mapping[str, Any]) -> str:
+    """What a parameter is searched over, as a study file has it."""
+    if "choices" in searched:
+        return ", ".join(map(value, searched["choices"]))
+    step = f" in steps of {value(searched['step'])}" if searched.get("step") else ""
+    return (
+        f"{value(searched['low'])} to {value(searched['high'])}{step}{', logarithmic' if searched.get('log') else ''}"
+    )
+
+
+def value(given: object) -> str:
+    """A parameter's value."""
+    return str(given).lower() if isinstance(given, bool) else f"{given:.4g}" if isinstance(given, float) else str(given)
 
 
 def _loss(name: str, weights: Mapping[str, float]) -> str:

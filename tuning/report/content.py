@@ -17,7 +17,7 @@ from tuning.budget import feasible, is_lost
 from tuning.note_tables import infeasible
 from tuning.report import words
 from tuning.standing import Standing, beside, gains, hours, seconds
-from tuning.words import configuration, plain, title
+from tuning.words import configuration, domain, plain, title
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Content:
     def searched(self) -> dict[str, str]:
         """Parameter -> what it was searched over."""
         search: Mapping[str, Any] = self.spec.get("search", {})
-        return {name: words.domain(values) for name, values in search.items() if isinstance(values, dict)}
+        return {name: domain(values) for name, values in search.items() if isinstance(values, dict)}
 
     @property
     def limits(self) -> str:

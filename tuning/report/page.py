@@ -15,9 +15,9 @@ from tuning.report.content import Content
 from tuning.report.media import Gallery
 from tuning.report.plots import Plot
 from tuning.space import PARAMETERS
-from tuning.words import plain, title
+from tuning.words import plain, title, value
 
-FILTERS = (words.decibels, words.duration, words.latency, words.number, words.shown, shown_cost, plain, title)
+FILTERS = (words.decibels, words.duration, words.latency, words.number, value, shown_cost, plain, title)
 
 
 def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:

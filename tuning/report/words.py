@@ -79,25 +79,9 @@ def limits(given: Mapping[str, float | None]) -> list[str]:
     return [LIMITS[key].format(shown_cost(key, value)) for key, value in given.items() if value is not None]
 
 
-def domain(searched: Mapping[str, Any]) -> str:
-    """What a parameter was searched over."""
-    if "choices" in searched:
-        return ", ".join(map(shown, searched["choices"]))
-    how = ", logarithmic" if searched.get("log") else f", step {searched['step']:g}" if searched.get("step") else ""
-    return f"{shown(searched['low'])} to {shown(searched['high'])}{how}"
-
-
-def shown(value: Any) -> str:
-    """A parameter's value."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def short(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """A configuration in one line; what is not known of it, or is as if it were not there, is left out."""
-    known: dict[str, Any] = {**denoiser, **training}
-    with suppress(KeyError):
-        known["win_ms"] = known["win_length"] / known["sample_rate"] * 1000
-        known["hop_ms"] = known["hop_length"] / known["sample_rate"] * 1000
+    known = words.in_ms(denoiser, training)
     for key, meanings in MEANINGS.items():
         meaning = meanings.get(known.pop(key, None))
         if meaning:
