@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +14,8 @@ import soundfile
 from quell import corpus
 from quell.corpus import CorpusConfig, open_store, prepare, scan
 from quell.errors import AudioError, CorpusError
-from quell.splits import SPLITS, split_groups
+from quell.splits import SPLITS
 
-FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 ESC = r"^\d-(\d+)-"
 
 
@@ -39,11 +36,6 @@ def recordings(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
     for source in range(sources):
         write(folder / "noise" / "rain" / f"{source}.wav", tone(frequency=1_000 + source))
     return CorpusConfig(folder / "clean", folder / "noise", 8_000)
-
-
-def names(count, seed, categories=1):
-    rng = np.random.default_rng([seed, count])
-    return {f"{rng.integers(2**60)}": f"category{i % categories}" for i in range(count)}
 
 
 @pytest.fixture
@@ -89,48 +81,6 @@ def test_a_group_in_two_folders_moves_as_one(tmp_path):
     for source in "01234567":
         assert len({r.split for r in found if r.group == source}) == 1
         assert {r.category for r in found if r.group == source} == {"rain", "wind"}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_adding_recordings_moves_no_group_that_was_there(seed):
-    # With 100 groups in a category, a split is empty and needs a repair once in 0.9**-100 = 40 000 times.
-    before = names(300, seed, categories=3)
-    added = names(int(np.random.default_rng(seed).integers(1, 500)), seed + 1_000, categories=4)
-    assigned = split_groups(before, FRACTIONS)
-    after = split_groups(before | added, FRACTIONS)
-    assert {group: after[group] for group in before} == assigned
-
-
-def test_the_split_of_a_group_is_that_of_its_hash_on_every_machine():
-    groups = names(200, 0)
-    points = {group: int(hashlib.sha256(group.encode()).hexdigest()[:16], 16) / 2**64 for group in groups}
-    expected = {g: "train" if x < 0.8 else "validation" if x < 0.9 else "test" for g, x in points.items()}
-    assert split_groups(groups, FRACTIONS) == expected
-
-
-def test_removing_recordings_moves_no_group_that_stays():
-    before = names(300, 0, categories=3)
-    kept = dict(list(before.items())[::2])
-    assigned = split_groups(before, FRACTIONS)
-    assert split_groups(kept, FRACTIONS) == {group: assigned[group] for group in kept}
-
-
-@pytest.mark.parametrize("count", [3, 4, 5, 8, 20])
-def test_every_category_of_three_groups_is_in_every_split(count):
-    for seed in range(40):
-        categories = {f"{seed}/{category}/{i}": category for category in "abc" for i in range(count)} | {"x": "rare"}
-        assigned = split_groups(categories, FRACTIONS)
-        for category in "abc":
-            found = {assigned[group] for group, other in categories.items() if other == category}
-            assert found == set(SPLITS), (seed, category)
-
-
-def test_shares_approach_the_fractions():
-    fractions = {"train": 0.7, "validation": 0.2, "test": 0.1}
-    counts = Counter(split_groups(names(5_000, 0), fractions).values())
-    for name, fraction in fractions.items():
-        deviation = (fraction * (1 - fraction) / 5_000) ** 0.5
-        assert counts[name] / 5_000 == pytest.approx(fraction, abs=4 * deviation)
 
 
 def test_fewer_than_three_groups_are_refused(tmp_path):
@@ -250,7 +200,7 @@ def test_hours_limit_speech_in_every_split_and_leave_noise(tmp_path, store):
     config = replace(recordings(tmp_path, speakers=60, sources=9), hours=2.5 / 3600)
     built = prepare(config, store)
     everything = prepare(replace(config, hours=0.0), store)
-    for name, fraction in FRACTIONS.items():
+    for name, fraction in config.splits.items():
         seconds = 60 * built.minutes(name, "clean")
         assert everything.minutes(name, "clean") * 60 >= fraction * 2.5
         # All recordings last 0.1 s: the one that reaches the limit is the last.
