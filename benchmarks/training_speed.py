@@ -71,7 +71,7 @@ class Items(IterableDataset[tuple[NDArray[Any], ...]]):
             level = np.sqrt(np.mean(clean**2) / max(np.mean(noise**2), 1e-16))
             noisy = clean + noise * level * 10 ** (-rng.uniform(*self.snr_db) / 20)
             scale = np.sqrt(np.mean(noisy**2)) + 1e-6
-            yield self._stft(noisy / scale), np.abs(self._stft(clean / scale)), (clean / scale).astype(np.float32)
+            yield self._stft(noisy / scale), self._stft(clean / scale), (clean / scale).astype(np.float32)
 
     def _crop(self, clips: list[Any], rng: np.random.Generator) -> NDArray[Any]:
         waveform = self.split.waveform(clips[rng.integers(len(clips))])
@@ -98,8 +98,8 @@ class LoaderTrainer(Trainer):
         self.mixtures = self  # type: ignore[assignment]
 
     def draw(self, _: int) -> Mixtures:
-        noisy, wanted, clean = (part.to(self.device) for part in next(self.batches))
-        return Mixtures(noisy, wanted, clean)
+        noisy, spoken, clean = (part.to(self.device) for part in next(self.batches))
+        return Mixtures(noisy, spoken, clean)
 
     def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.compare(*batch, state)

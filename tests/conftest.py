@@ -88,12 +88,14 @@ OPTIONS: dict[str, Sequence[Any]] = {
     "dropout": (0.0, 0.2),
     "bottleneck": config.BOTTLENECKS,
     "bottleneck_units": (4, 8),
+    "bottleneck_channels": (0, 2),
     "causal": (False, True),
     "output": config.OUTPUTS,
     "win_length, hop_length": ((128, 32), (64, 32), (65, 21)),
     "representation": config.REPRESENTATIONS,
     "power": (0.1, 0.3, 0.5, 1.0),
     "target": config.TARGETS,
+    "phase": config.PHASES,
 }
 
 

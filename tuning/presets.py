@@ -17,6 +17,7 @@ _COMPRESSED: Mapping[str, Value] = {
     "representation": "power",
     "power": 0.3,
     "target": "mask",
+    "phase": "noisy",
     "depth": 5,
     "base_channels": 16,
     "growth": 1.41,
@@ -32,6 +33,7 @@ _COMPRESSED: Mapping[str, Value] = {
     "dropout": 0.0,
     "bottleneck": "none",
     "bottleneck_units": 96,
+    "bottleneck_channels": 0,
     "causal": False,
     "output": "sigmoid",
     "loss": "compressed+si_sdr",
@@ -48,6 +50,23 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
         "base_channels": 12,
         "time_stride": 1,
         "bottleneck": "both",
+    },
+    # The phase is heard and turned, half as many frames, a recurrence that hears a mix of the deepest channels, and a
+    # loss that follows PESQ: 0.65 M parameters.
+    "phase-unet": {
+        **_COMPRESSED,
+        "overlap": 2,
+        "phase": "estimated",
+        "depth": 4,
+        "base_channels": 24,
+        "time_stride": 1,
+        "activation": "leaky_relu",
+        "bottleneck": "both",
+        "bottleneck_units": 112,
+        "bottleneck_channels": 24,
+        "loss": "compressed+complex+perceptual+si_sdr",
+        "si_sdr_weight": 0.02,
+        "batch_size": 8,
     },
     # The noise is what is learnt: ten convolutions down, max-pooling, tanh, Huber (after V. Belz, "Speech-enhancement
     # with deep learning", 2019). At 8 kHz its window is 255 samples and its hop 63: 128 bins, and 7872 samples make

@@ -23,6 +23,7 @@ from quell.config import (
     LOSS_WEIGHTS,
     NORMALISATIONS,
     OUTPUTS,
+    PHASES,
     REPRESENTATIONS,
     TARGETS,
     DenoiserConfig,
@@ -133,6 +134,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "representation": _names(REPRESENTATIONS),
     "power": Parameter(float, "", 0.1, 1),
     "target": _names(TARGETS),
+    "phase": _names(PHASES),
     "depth": Parameter(int, "levels", 2, 7),
     "base_channels": Parameter(int, "channels", 4, 256),
     "growth": Parameter(float, "", 1, 3),
@@ -148,6 +150,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "dropout": Parameter(float, "", 0, 0.9),
     "bottleneck": _names(BOTTLENECKS),
     "bottleneck_units": Parameter(int, "units", 4, 1024),
+    "bottleneck_channels": Parameter(int, "channels", 0, 1024),
     "causal": Parameter(bool),
     "output": _names(OUTPUTS),
     "loss": Parameter(str),
@@ -245,7 +248,11 @@ def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfi
     if config.representation != "power":
         config = replace(config, power=DenoiserConfig.power)
     if config.bottleneck == "none":
-        config = replace(config, bottleneck_units=DenoiserConfig.bottleneck_units)
+        config = replace(
+            config,
+            bottleneck_units=DenoiserConfig.bottleneck_units,
+            bottleneck_channels=DenoiserConfig.bottleneck_channels,
+        )
     return config
 
 

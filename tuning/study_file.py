@@ -122,6 +122,10 @@ class TrainingSection(_Section):
     validation_mixtures: int = Field(default=128, ge=6)
     level_db: float = Field(default=10.0, ge=0, le=60)  # the level worked at is off the mixture's by up to this much
     rooms: float = Field(default=0.5, ge=0, le=1)  # share of the mixtures in a room, where corpus.rooms has some
+    clean: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures without noise
+    second_noise: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures with two noises at once
+    colour_db: float = Field(default=0.0, ge=0, le=30)  # speech and noise are each coloured by up to this much
+    precision: Literal["auto", "float32"] = "auto"  # of the network's products in training
 
     @model_validator(mode="after")
     def _rungs(self) -> TrainingSection:
@@ -211,6 +215,10 @@ class StudySpec(_Section):
             snr_db=self.corpus.snr_db,
             level_db=section.level_db,
             rooms=section.rooms,
+            clean=section.clean,
+            second_noise=section.second_noise,
+            colour_db=section.colour_db,
+            precision=section.precision,
         )
 
     def corpus_config(self, root: Path) -> CorpusConfig:

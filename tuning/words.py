@@ -24,6 +24,7 @@ ROUND: Sequence[Sequence[float]] = (
 MEANINGS: Mapping[str, Mapping[Any, str]] = {
     "representation": {"power": "magnitude ** {power:g}", "linear": "magnitude", "log": "magnitude in dB"},
     "target": {"mask": "a mask", "noise": "the noise, to be subtracted", "direct": "the clean spectrogram"},
+    "phase": {"noisy": "the noisy phase is kept", "estimated": "the phase is heard and turned"},
     "downsampling": {"stride": "strides", "pool": "max-pooling"},
     "time_stride": {1: "of 2 in frequency only", 2: "of 2 in frequency and, from the second level on, in time"},
     "skips": {True: "with skips", False: "without skips"},
@@ -43,6 +44,7 @@ MEANINGS: Mapping[str, Mapping[Any, str]] = {
 CONFIGURATION = (
     ("window", "{win_ms:.4g} ms ({win_length} samples at {sample_rate} Hz), hop {hop_ms:.4g} ms ({hop_length})"),
     ("spectrogram -> target", "{representation} -> {target}"),
+    ("phase", "{phase}"),
     ("network", "{depth} levels {skips}, {base_channels} channels, at each level {growth:.3g} times as many"),
     ("convolutions", "{convolution}, {kernel_bins} bins x {kernel_frames} frames, {convolutions_per_level} a level"),
     ("downsampling", "{downsampling} {time_stride}"),

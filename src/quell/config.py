@@ -15,17 +15,23 @@ ACTIVATIONS = ("leaky_relu", "prelu", "elu")
 OUTPUTS = ("sigmoid", "tanh", "softplus", "linear")
 REPRESENTATIONS = ("power", "linear", "log")
 TARGETS = ("mask", "noise", "direct")
-# Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, and leaves the gain free.
+PHASES = ("noisy", "estimated")
+# Of the network's products while it is trained. "auto": bfloat16 on a device that multiplies it in hardware.
+PRECISIONS = ("auto", "float32")
+# Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, perceptual PESQ points;
+# both leave the gain free.
 LOSS_WEIGHTS: Mapping[str, float] = {
     "l1": 1.0,
     "l2": 1.0,
     "huber": 1.0,
     "bce": 1.0,
     "compressed": 1.0,
+    "complex": 0.2,
     "multi_resolution": 0.1,
+    "perceptual": 0.1,
     "si_sdr": 0.01,
 }
-FIX_GAIN = tuple(term for term in LOSS_WEIGHTS if term != "si_sdr")
+FIX_GAIN = tuple(term for term in LOSS_WEIGHTS if term not in ("perceptual", "si_sdr"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ class NetworkConfig:
     dropout: float = 0.0  # share of channels, 0 to below 1
     bottleneck: str = "none"  # BOTTLENECKS
     bottleneck_units: int = 96  # of the recurrence, for each direction
+    bottleneck_channels: int = 0  # that the recurrence hears of the deepest level's; 0 for all
     causal: bool = False  # no frame after the one that is answered
     output: str = "sigmoid"  # OUTPUTS
 
@@ -61,6 +68,7 @@ class DenoiserConfig(NetworkConfig):
     representation: str = "power"  # REPRESENTATIONS
     power: float = 0.3  # exponent of the representation "power", over 0 up to 1
     target: str = "mask"  # TARGETS
+    phase: str = "noisy"  # PHASES: kept, or seen by the network and turned
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,10 @@ class TrainingConfig:
     snr_db: tuple[float, float] = (-5.0, 20.0)
     level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
     rooms: float = 0.5  # share of the mixtures that sound in a room, where the corpus has room responses
+    clean: float = 0.0  # share of the mixtures without noise: clean speech must come out as it is
+    second_noise: float = 0.0  # share of the mixtures in which two noises sound at once
+    colour_db: float = 0.0  # speech and noise are each coloured by up to this much
+    precision: str = "auto"  # PRECISIONS
     seed: int = 0
 
     def steps(self, audio_hours: float) -> int:
@@ -106,6 +118,8 @@ def check(config: NetworkConfig) -> None:
     for name in ("base_channels", "convolutions_per_level", "bottleneck_units"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: {getattr(config, name)}, expected at least 1")
+    if config.bottleneck_channels < 0:
+        raise ValueError(f"bottleneck_channels: {config.bottleneck_channels}, expected at least 0")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout: {config.dropout}, expected 0 to below 1")
     if config.causal and config.bottleneck == "both":

@@ -24,16 +24,18 @@ RECURRENT_WINDOW_S = 2.0
 
 
 class Estimate(NamedTuple):
-    """What a denoiser makes of a noisy spectrum; all (B, F, N)."""
+    """What a denoiser makes of a noisy spectrum; (B, F, N) where nothing else is said."""
 
     output: Tensor  # of the network; representation.Target says what it means
     noisy: Tensor  # magnitude
     features: Tensor  # its representation
     clean: Tensor  # magnitude, estimated
+    turn: Tensor  # (B, 2, F, N): cosine and sine of the angle from the noisy to the estimated phase; without it no rows
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean waveform: magnitudes -> representation -> U-Net -> clean magnitudes, with the noisy phase.
+    """Estimates the clean waveform: magnitudes -> representation -> U-Net -> clean magnitudes, with the noisy phase,
+    or with one that the network has turned.
 
     The signal is divided by its level first and multiplied by it at the end, so the answer to g times an input is g
     times the answer.
@@ -52,7 +54,9 @@ class Denoiser(nn.Module):
         self.spectrogram = Spectrogram(config.win_length, config.hop_length)
         self.target = Target(config.target, config.output, Representation(config.representation, config.power))
         window = round(RECURRENT_WINDOW_S * config.sample_rate) + config.win_length
-        self.network = UNet(config, self.spectrogram.bins, -(-window // config.hop_length))
+        self.turns = config.phase == "estimated"
+        planes = 3 if self.turns else 1
+        self.network = UNet(config, self.spectrogram.bins, -(-window // config.hop_length), planes)
         # A block of a long signal must start on this grid (samples) for the strided levels and the recurrence's windows
         # to fall on the same frames.
         heard = self.network.window_frames * config.hop_length
@@ -88,7 +92,7 @@ class Denoiser(nn.Module):
         scale = level.clamp_min(self.silence)
         spectrum = self.spectrogram(noisy / scale)
         found, state = self.estimate(spectrum, state, lead, mark)
-        clean = with_phase(found.clean, found.noisy, spectrum)
+        clean = clean_spectrum(found, spectrum)
         return self.spectrogram.inverse(clean, noisy.shape[-1]) * scale, state
 
     def estimate(
@@ -102,15 +106,42 @@ class Denoiser(nn.Module):
             state = self.network.first_state(spectrum)
         noisy = magnitude(spectrum, 1.0, self.floor)
         features = self.target.representation(noisy)
-        output, state = self.network.carry_on(features, state, lead, mark)
-        output = output.float()  # autocast leaves it in bfloat16
-        return Estimate(output, noisy, features, self.target(output, noisy, features)), state
+        planes = features.unsqueeze(1)
+        if self.turns:
+            direction = torch.view_as_real(spectrum).permute(0, 3, 1, 2) / noisy.unsqueeze(1)
+            planes = seen(features - self.target.representation.bottom, direction)
+        answer, state = self.network.carry_on(planes, state, lead, mark)
+        answer = answer.float()  # autocast leaves it in bfloat16
+        output = answer[:, 0]
+        return Estimate(output, noisy, features, self.target(output, noisy, features), turned(answer[:, 1:])), state
 
 
-def with_phase(clean: Tensor, noisy: Tensor, spectrum: Tensor) -> Tensor:
-    """Spectrum of the `clean` magnitude with the phase of `spectrum`, whose magnitude is `noisy`. A bin without a phase
-    stays silent."""
-    return spectrum * (clean / noisy)
+def seen(share: Tensor, direction: Tensor) -> Tensor:
+    """What a network sees that estimates the phase: the share of the scale, and as much along both axes of the plane.
+
+    Shape:
+        share: (B, F, N); direction: cosine and sine of the phase, (B, 2, F, N). Returns (B, 3, F, N).
+    """
+    return torch.cat([share.unsqueeze(1), share.unsqueeze(1) * direction], 1)
+
+
+def turned(answer: Tensor) -> Tensor:
+    """Cosine and sine of the angle that a network's answer stands for, none for zeros; shape (B, 2 or 0, F, N).
+
+    The root ends the slope where an answer points nowhere, and costs 0.4 mdB where it says none.
+    """
+    if answer.shape[1] == 0:
+        return answer
+    along, across = 1 + answer[:, :1], answer[:, 1:]
+    return torch.cat([along, across], 1) * torch.rsqrt(along * along + across * across + 1e-4)
+
+
+def clean_spectrum(found: Estimate, spectrum: Tensor) -> Tensor:
+    """Complex spectrum (B, F, N) of an estimate from the noisy one. A bin without a phase stays silent."""
+    share = found.clean / found.noisy
+    if found.turn.shape[1] == 0:
+        return spectrum * share
+    return spectrum * torch.complex(share * found.turn[:, 0], share * found.turn[:, 1])
 
 
 def rms(waveform: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
-from quell.denoiser import Denoiser, rms
+from quell.denoiser import Denoiser, rms, seen, turned
 from quell.errors import ExportError
 from quell.layers import Recurrence
 from quell.phases import pays_in_onnxruntime, with_phases
@@ -40,7 +40,7 @@ class Graph(nn.Module):
         self.transforms = Transforms(copied.spectrogram)
         self.network, self.target = copied.network, copied.target
         with_phases(self.network, pays_in_onnxruntime)
-        self.silence, self.floor = copied.silence, copied.floor
+        self.silence, self.floor, self.turns = copied.silence, copied.floor, copied.turns
         for pool in self.network.pools:
             if isinstance(pool, nn.Sequential):
                 pad = pool[0]
@@ -73,9 +73,17 @@ class Graph(nn.Module):
         if state is None:
             state = torch.zeros(1, 1, self.state_units)
         state = state.expand(1, noisy.shape[0], self.state_units)
-        output, state = self.network.carry_on(features, state, lead, mark)  # type: ignore[arg-type]
-        gain = self.target(output, magnitude, features) / magnitude
-        clean = self.transforms.inverse(real * gain, imaginary * gain, noisy.shape[-1]) * scale
+        planes = features.unsqueeze(1)
+        if self.turns:
+            direction = torch.stack([real, imaginary], 1) / magnitude.unsqueeze(1)
+            planes = seen(features - self.target.representation.bottom, direction)
+        answer, state = self.network.carry_on(planes, state, lead, mark)  # type: ignore[arg-type]
+        gain = self.target(answer[:, 0], magnitude, features) / magnitude
+        real, imaginary = real * gain, imaginary * gain
+        if self.turns:
+            along, across = turned(answer[:, 1:]).unbind(1)
+            real, imaginary = real * along - imaginary * across, real * across + imaginary * along
+        clean = self.transforms.inverse(real, imaginary, noisy.shape[-1]) * scale
         return (clean, state) if self.state_units else (clean,)
 
 

@@ -7,7 +7,9 @@
 | huber | d^2 / 2 up to HUBER_THRESHOLD h, then h (d - h / 2), d = abs(e - t) | features | Huber 1964 |
 | bce | -t ln e - (1 - t) ln (1 - e) | outputs of the network, as shares in [0, 1] | Good 1952 |
 | compressed | (e^0.3 - t^0.3)^2 | magnitudes | Wilson et al. 2018; Braun and Tashev 2021 |
+| complex | abs(e abs(e)^-0.7 - t abs(t)^-0.7)^2 | complex spectra | Wilson et al. 2018; Braun and Tashev 2021 |
 | multi_resolution | `MultiResolution` | spectra of the waveforms at 16, 32 and 64 ms | Yamamoto et al. 2020 |
+| perceptual | `quell.perceptual.Perceptual`, points of PESQ's scale | waveforms | ITU-T P.862 2001 |
 | si_sdr | `negative_si_sdr` | waveforms | Le Roux et al. 2019 |
 """
 
@@ -21,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quell.config import LOSS_WEIGHTS, loss_terms
+from quell.perceptual import Perceptual
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 
 # Features span 1 or 2, so that at the textbook's threshold of 1 Huber's loss would be half of l2.
 HUBER_THRESHOLD = 0.05
 WINDOWS_MS = (16, 32, 64)
+WAVEFORMS = frozenset({"multi_resolution", "perceptual", "si_sdr"})  # terms that hear waveforms
 
 
 class Signals(NamedTuple):
@@ -35,17 +39,27 @@ class Signals(NamedTuple):
     output: Tensor | None = None  # (B, F, N), of the network, or the ideal one
     feature: Tensor | None = None  # (B, F, N), the representation of `magnitude`
     waveform: Tensor | None = None  # (B, T), at rms near 1
+    spectrum: Tensor | None = None  # (B, F, N), complex
 
 
 def compressed(estimate: Tensor, target: Tensor, power: float = 0.3, floor: float = FLOOR) -> Tensor:
     """Mean of (|S^| ** power - |S|** power) ** 2 over magnitudes (*, F, N).
 
-    The exponent 0.3 is about the ear's loudness (Wilson et al. 2018; Braun and Tashev 2021, arXiv:2009.12286; we
-    leave out their complex term: the phase stays the noisy one).
+    The exponent 0.3 is about the ear's loudness (Wilson et al. 2018; Braun and Tashev 2021, arXiv:2009.12286).
     """
     # A root has no slope limit at 0, where a mask may lie.
     estimate, target = ((side.square() + floor**2) ** (power / 2) for side in (estimate, target))
     return functional.mse_loss(estimate, target)
+
+
+def complex_compressed(estimate: Tensor, target: Tensor, power: float = 0.3, floor: float = FLOOR) -> Tensor:
+    """Mean of |S^ |S^| ** (power - 1) - S |S| ** (power - 1)| ** 2 over complex spectra (*, F, N): `compressed` that
+    hears the phase. Sources as there."""
+    ours, theirs = (torch.view_as_real(side) for side in (estimate, target))
+    ours, theirs = (
+        side * (side.square().sum(-1, keepdim=True) + floor**2) ** ((power - 1) / 2) for side in (ours, theirs)
+    )
+    return (ours - theirs).square().sum(-1).mean()
 
 
 def negative_si_sdr(estimate: Tensor, target: Tensor, ceiling_db: float = 30.0) -> Tensor:
@@ -107,9 +121,11 @@ class Loss(nn.Module):
                 raise ValueError(f"loss_weights: {term!r}, expected terms of {name!r}")
             self.weights[term] = weight
         self.multi_resolution = MultiResolution(sample_rate) if "multi_resolution" in self.weights else None
+        self.perceptual = Perceptual(sample_rate) if "perceptual" in self.weights else None
         self.needs_output = "bce" in self.weights
         self.needs_feature = not {"l1", "l2", "huber"}.isdisjoint(self.weights)
-        self.needs_waveform = not {"si_sdr", "multi_resolution"}.isdisjoint(self.weights)
+        self.needs_spectrum = "complex" in self.weights
+        self.needs_waveform = not WAVEFORMS.isdisjoint(self.weights)
 
     def forward(self, estimate: Signals, target: Signals) -> Tensor:
         """Scalar loss."""
@@ -122,12 +138,14 @@ class Loss(nn.Module):
         if term == "bce":
             assert estimate.output is not None and target.output is not None
             return functional.binary_cross_entropy(estimate.output, target.output.clamp(0.0, 1.0))
-        if term in ("si_sdr", "multi_resolution"):
+        if term == "complex":
+            assert estimate.spectrum is not None and target.spectrum is not None
+            return complex_compressed(estimate.spectrum, target.spectrum)
+        if term in WAVEFORMS:
             assert estimate.waveform is not None and target.waveform is not None
-            if self.multi_resolution is not None and term == "multi_resolution":
-                distance: Tensor = self.multi_resolution(estimate.waveform, target.waveform)
-                return distance
-            return negative_si_sdr(estimate.waveform, target.waveform)
+            distances = {"multi_resolution": self.multi_resolution, "perceptual": self.perceptual}
+            distance: Tensor = (distances.get(term) or negative_si_sdr)(estimate.waveform, target.waveform)
+            return distance
         assert estimate.feature is not None and target.feature is not None
         if term == "l1":
             return functional.l1_loss(estimate.feature, target.feature)

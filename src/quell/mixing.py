@@ -13,6 +13,8 @@ from quell.audio import FloatArray
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
 
+SECOND_DB = 10.0  # that a second noise is softer at most
+
 
 class Mixtures(NamedTuple):
     """A training batch: noisy and clean (B, T), and the level (B, 1) that the denoiser shall work at."""
@@ -41,6 +43,15 @@ def room_response(recorded: FloatArray) -> FloatArray:
     return unit
 
 
+def octaves(bins: int, count: int = 8) -> Tensor:
+    """Weights of `count` points for the bins of a spectrum: straight lines between 0, half the sample rate and the
+    octaves below it. Shape (count, bins); each bin's weights add up to 1."""
+    points = [0.0, *(2.0 ** -(count - 2 - number) for number in range(count - 1))]
+    place = np.linspace(0, 1, bins)
+    weights = [np.interp(place, points, np.eye(count)[number]) for number in range(count)]
+    return torch.tensor(np.array(weights), dtype=torch.float32)
+
+
 class MixtureSampler:
     """Draws random mixtures from a split: no per-item Python, no loader processes, nothing written.
 
@@ -53,6 +64,10 @@ class MixtureSampler:
         snr_db: (low, high), drawn uniformly, dB.
         level_db: the level given to the denoiser is off the mixture's own by up to this much, dB: in use it is the
             whole recording's, and a passage may lie far above or below it.
+        clean: share of the mixtures without noise.
+        second_noise: share of the mixtures in which a second noise, up to SECOND_DB softer, sounds with the first.
+        colour_db: speech and noise each pass a filter that is drawn anew, up to so much up or down, straight lines
+            between octaves. The clean side is coloured, too.
         rooms: share of the mixtures whose speech sounds in a room, 0 to 1, where the split has room responses. The
             clean side sounds in the room, too: what is learnt is to remove noise, not reverberation.
         generator: on `device`; the only source of randomness.
@@ -66,10 +81,16 @@ class MixtureSampler:
         generator: torch.Generator,
         level_db: float = 10.0,
         rooms: float = 0.5,
+        clean: float = 0.0,
+        second_noise: float = 0.0,
+        colour_db: float = 0.0,
     ) -> None:
         self.segment = segment
         self.snr_db = snr_db
         self.level_db = level_db
+        self.without_noise = clean
+        self.second_noise = second_noise
+        self.colour_db = colour_db
         self.generator = generator
         self.device = generator.device
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
@@ -79,6 +100,7 @@ class MixtureSampler:
         self.steps = torch.arange(segment, device=self.device)
         self.rooms = rooms
         self.responses = self._responses(split) if rooms > 0 else None
+        self.octaves = octaves(segment // 2 + 1).to(self.device)
 
     def draw(self, batch: int) -> Mixtures:
         """A batch of mixtures, float32, (batch, segment)."""
@@ -93,15 +115,34 @@ class MixtureSampler:
         if self.responses is not None:
             clean = self._in_rooms(clean, self.responses)
 
+        noise = self._noises(batch)
+        if self.second_noise > 0:
+            noise, second = (side / rms(side).clamp_min(1e-8) for side in (noise, self._noises(batch)))
+            share = 10 ** (-SECOND_DB / 20 * self._uniform(batch, 1))
+            noise = noise + second * share * (self._uniform(batch, 1) < self.second_noise)
+        if self.colour_db > 0:
+            clean, noise = self._coloured(clean), self._coloured(noise)
+        low, high = self.snr_db
+        gain = noise_gain(clean, noise, low + (high - low) * self._uniform(batch, 1))
+        if self.without_noise > 0:
+            gain = gain * (self._uniform(batch, 1) >= self.without_noise)
+        noisy = clean + noise * gain
+        off_db = self.level_db * (2 * self._uniform(batch, 1) - 1)
+        return Mixtures(noisy, clean, rms(noisy) * 10 ** (off_db / 20))
+
+    def _noises(self, batch: int) -> Tensor:
         chosen = self.noise.choose(self._uniform(batch, 1))
         start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
         at = (start + self.steps) % self.noise.length[chosen]
-        noise = self.samples[self.noise.offset[chosen] + at].float() / 32768
+        drawn: Tensor = self.samples[self.noise.offset[chosen] + at].float() / 32768
+        return drawn
 
-        low, high = self.snr_db
-        noisy = clean + noise * noise_gain(clean, noise, low + (high - low) * self._uniform(batch, 1))
-        off_db = self.level_db * (2 * self._uniform(batch, 1) - 1)
-        return Mixtures(noisy, clean, rms(noisy) * 10 ** (off_db / 20))
+    def _coloured(self, waveforms: Tensor) -> Tensor:
+        gains_db = self.colour_db * (2 * self._uniform(len(waveforms), len(self.octaves)) - 1)
+        coloured: Tensor = torch.fft.irfft(
+            torch.fft.rfft(waveforms) * 10 ** (gains_db @ self.octaves / 20), n=self.segment
+        )
+        return coloured
 
     def _responses(self, split: Split) -> Tensor | None:
         """Spectra of the room responses at the length that a segment in a room takes; None when there are none."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser, with_phase
+from quell.denoiser import Denoiser, clean_spectrum
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
 from quell.mixing import Mixtures, MixtureSampler
@@ -37,8 +37,8 @@ BEGINNINGS = 0.1
 class Trainer:
     """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
 
-    On a GPU the network computes in bfloat16 where that exists and matrix products in TF32; transforms, recurrences and
-    losses stay in float32.
+    The network computes in bfloat16 on devices made for it (`native_bfloat16`), and on a GPU matrix products in TF32;
+    transforms, recurrences and losses stay in float32.
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
@@ -58,6 +58,9 @@ class Trainer:
             self.generator,
             level_db=config.level_db,
             rooms=config.rooms,
+            clean=config.clean,
+            second_noise=config.second_noise,
+            colour_db=config.colour_db,
         )
         self._fit_scale()
         self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
@@ -69,7 +72,7 @@ class Trainer:
             exact = torch.autocast(device.type, enabled=False)(recurrence.forward)
             recurrence.forward = exact
         self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
-        self.mixed = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.mixed = config.precision == "auto" and native_bfloat16(device)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.total = config.steps(config.rungs_audio_hours[-1])
@@ -178,15 +181,16 @@ class Trainer:
         scale = batch.level.clamp_min(1e-6)
         clean = batch.clean / scale
         analyse = self.denoiser.spectrogram
-        return self.compare(analyse(batch.noisy / scale), magnitude(analyse(clean)), clean, state)
+        return self.compare(analyse(batch.noisy / scale), analyse(clean), clean, state)
 
-    def compare(self, noisy: Tensor, wanted: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, noisy: Tensor, spoken: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of what the network makes of noisy spectra from a state on, and the state that it ends in.
 
         Shape:
-            noisy: complex spectra, wanted: clean magnitudes, both (B, F, N); clean: waveforms (B, T); state: (1, B,
-            units).
+            noisy, spoken: complex spectra of the mixtures and of their clean speech (B, F, N); clean: its waveforms
+            (B, T); state: (1, B, units).
         """
+        wanted = magnitude(spoken)
         target = self.denoiser.target
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             found, state = self.denoiser.estimate(noisy, state, 0, noisy.shape[-1])
@@ -196,9 +200,10 @@ class Trainer:
         if self.loss.needs_feature:
             feature = target.feature(found.output, found.noisy, found.features)
             ours, theirs = ours._replace(feature=feature), theirs._replace(feature=target.representation(wanted))
+        if self.loss.needs_spectrum or self.loss.needs_waveform:
+            ours, theirs = ours._replace(spectrum=clean_spectrum(found, noisy)), theirs._replace(spectrum=spoken)
         if self.loss.needs_waveform:
-            spectrum = with_phase(found.clean, found.noisy, noisy)
-            waveform = self.denoiser.spectrogram.inverse(spectrum, clean.shape[-1])
+            waveform = self.denoiser.spectrogram.inverse(ours.spectrum, clean.shape[-1])
             ours, theirs = ours._replace(waveform=waveform), theirs._replace(waveform=clean)
         return self.loss(ours, theirs), state.float()
 
@@ -211,3 +216,12 @@ class Trainer:
                 mine[name].lerp_(value, weight)
             else:
                 mine[name].copy_(value)
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: GPUs since 2020, and CPUs with tile instructions (AMX),
+    on which a step of training takes half the time. Other CPUs take longer than with float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # no public name (torch 2.13)
+    return device.type == "cpu" and supported is not None and bool(supported())

@@ -26,13 +26,15 @@ class UNet(nn.Module):
 
     Args:
         bins: of the planes. Only a recurrence over time is tied to this number.
+        planes: that the network sees, and as many that it answers with: the first goes through the configuration's
+            output layer, the others come as they are.
         window_frames: that a recurrence in both directions hears at once, at least.
 
     Raises:
         ValueError: a configuration that cannot be built; the message names the value.
     """
 
-    def __init__(self, config: NetworkConfig, bins: int, window_frames: int = 256) -> None:
+    def __init__(self, config: NetworkConfig, bins: int, window_frames: int = 256, planes: int = 1) -> None:
         super().__init__()
         check(config)
         levels = range(config.depth)
@@ -42,13 +44,13 @@ class UNet(nn.Module):
         self.time_factor = config.time_stride ** (config.depth - 1)  # frames that the deepest level sees as one
         self.encoder_reach, self.decoder_reach = _reach(config, [stride[1] for stride in strides])
         self.use_skips = config.skips
-        self.encoder = nn.ModuleList(_down(config, level, channels, strides[level]) for level in levels)
+        self.encoder = nn.ModuleList(_down(config, level, [planes, *channels], strides[level]) for level in levels)
         self.pools = nn.ModuleList(
             _pool(strides[level], config.causal) if self.pooled else nn.Identity() for level in levels
         )
         self.decoder = nn.ModuleList()
         # What the decoder makes at each resolution, and what it is reminded of there.
-        made = channels if self.pooled else [1, *channels[:-1]]
+        made = channels if self.pooled else [planes, *channels[:-1]]
         remembered = [0] * config.depth if not config.skips else channels if self.pooled else [0, *channels[:-1]]
         coming = channels[-1]
         for level in reversed(levels):
@@ -57,12 +59,18 @@ class UNet(nn.Module):
         for _ in levels:
             bins = -(-bins // 2)
         slope = SLOPES[config.activation]
-        self.head = he_normal(nn.Conv2d(coming, 1, 1), slope) if self.pooled else nn.Identity()
+        self.head = he_normal(nn.Conv2d(coming, planes, 1), slope) if self.pooled else nn.Identity()
         self.bottleneck: Recurrence | None = None
+        self.narrow: nn.Module | None = None  # channels that the recurrence hears, and what it says to all of them
+        self.widen: nn.Module | None = None
         self.window_frames = 0  # of a recurrence in both directions; 0 without one
         if config.bottleneck != "none":
             units, rows = config.bottleneck_units, max(2, 2 * -(-window_frames // (2 * self.time_factor)))
-            self.bottleneck = Recurrence(config.bottleneck, channels[-1], bins, units, rows)
+            few = config.bottleneck_channels or channels[-1]
+            if few < channels[-1]:
+                self.narrow = he_normal(nn.Conv2d(channels[-1], few, 1))
+                self.widen = he_normal(nn.Conv2d(few, channels[-1], 1))
+            self.bottleneck = Recurrence(config.bottleneck, min(few, channels[-1]), bins, units, rows)
             self.window_frames = rows * self.time_factor if config.bottleneck == "both" else 0
         self.state_units = config.bottleneck_units if config.bottleneck == "forward" else 0
         self.activation = OUTPUT_LAYERS[config.output]()
@@ -81,7 +89,7 @@ class UNet(nn.Module):
         """The network's answer for every bin and frame, in one pass.
 
         Shape:
-            features: (B, F, N). Returns (B, F, N).
+            features: (B, planes, F, N), returned alike.
         """
         return self.carry_on(features, self.first_state(features), 0, 0)[0]
 
@@ -96,7 +104,7 @@ class UNet(nn.Module):
             lead: frames of the deepest level that only serve as context: the recurrence starts after them.
             mark: the frame of the deepest level, at least `lead`, before which the returned state is taken.
         """
-        x = features.unsqueeze(1)
+        x = features
         skips: list[Tensor] = []
         for encode, pool in zip(self.encoder, self.pools, strict=True):
             if not self.pooled:
@@ -106,19 +114,23 @@ class UNet(nn.Module):
                 skips.append(x)
                 x = pool(x)
         if self.bottleneck is not None:
-            x, state = self.bottleneck(x, state, lead, mark)
+            if self.narrow is not None and self.widen is not None:
+                heard, state = self.bottleneck(self.narrow(x), state, lead, mark)
+                x = x + self.widen(heard)
+            else:
+                x, state = self.bottleneck(x, state, lead, mark)
         for decode in self.decoder:
             skip = skips.pop()
             x = decode(x)[:, :, : skip.shape[2], : skip.shape[3]]
             # Without pooling the last skip is the input itself: it gives the size only.
             if self.use_skips and (self.pooled or len(skips) > 0):
                 x = torch.cat([x, skip], dim=1)
-        answer: Tensor = self.activation(self.head(x).squeeze(1))
-        return answer, state
+        answer: Tensor = self.head(x)
+        return torch.cat([self.activation(answer[:, :1]), answer[:, 1:]], 1), state
 
 
-def _down(config: NetworkConfig, level: int, channels: list[int], stride: tuple[int, int]) -> nn.Sequential:
-    below, wide = 1 if level == 0 else channels[level - 1], channels[level]
+def _down(config: NetworkConfig, level: int, widths: list[int], stride: tuple[int, int]) -> nn.Sequential:
+    below, wide = widths[level], widths[level + 1]
     first = down_convolution(config, below, wide, (1, 1) if config.downsampling == "pool" else stride)
     more = (down_convolution(config, wide, wide, (1, 1)) for _ in range(config.convolutions_per_level - 1))
     return nn.Sequential(*(block(config, convolution, wide) for convolution in (first, *more)))

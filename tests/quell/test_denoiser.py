@@ -135,17 +135,51 @@ def test_a_window_of_odd_length_has_the_bins_and_frames_of_the_papers_planes(tin
 @pytest.mark.parametrize("number", range(24))
 @torch.inference_mode()
 def test_the_answer_is_the_estimate_with_the_noisy_phase(tiny_denoiser, drawn_settings, number):
-    denoiser = tiny_denoiser(number, **drawn_settings(number))
+    denoiser = tiny_denoiser(number, **drawn_settings(number, phase="noisy"))
     waveform = noisy(2, 1_501)
     spectrum = denoiser.spectrogram(waveform / rms(waveform))
-    (output, magnitude, _, clean), _ = denoiser.estimate(spectrum)
+    (output, magnitude, _, clean, _), _ = denoiser.estimate(spectrum)
     features = denoiser.target.representation(magnitude)
-    assert torch.equal(output, denoiser.network(features))
+    assert torch.equal(output, denoiser.network(features.unsqueeze(1))[:, 0])
     assert torch.equal(clean, denoiser.target(output, magnitude, features))
     assert (clean >= 0).all()
     answer = denoiser.spectrogram.inverse(torch.polar(clean, spectrum.angle()), 1_501) * rms(waveform)
     # The floor of the magnitudes: a bin at 1e-5 has no phase to take
     assert (answer - denoiser(waveform)).abs().max() <= 1e-4 * answer.abs().max()
+
+
+@pytest.mark.parametrize("number", range(24))
+@torch.inference_mode()
+def test_an_estimated_phase_is_the_noisy_one_turned_by_the_networks_angle(tiny_denoiser, drawn_settings, number):
+    denoiser = tiny_denoiser(number, **drawn_settings(number, phase="estimated"))
+    waveform = noisy(2, 1_501)
+    spectrum = denoiser.spectrogram(waveform / rms(waveform))
+    found, _ = denoiser.estimate(spectrum)
+    angle = torch.atan2(found.turn[:, 1], found.turn[:, 0])
+    assert (found.turn.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
+    answer = torch.polar(found.clean, spectrum.angle() + angle)
+    sure = found.turn.square().sum(1).sqrt()  # near 1 but where the network points nowhere
+    waveform_again = denoiser.spectrogram.inverse(answer * sure, 1_501) * rms(waveform)
+    assert (waveform_again - denoiser(waveform)).abs().max() <= 1e-4 * waveform_again.abs().max()
+
+
+@torch.inference_mode()
+def test_an_answer_of_no_angle_leaves_the_phase(tiny_denoiser):
+    denoiser, waveform = tiny_denoiser(phase="estimated"), noisy(2, 2_001)
+    last = denoiser.network.decoder[-1][0]
+    torch.nn.init.zeros_(last.weight)
+    last.bias.copy_(torch.tensor([20.0, 0.0, 0.0]))
+    # The root in the angle's length takes 5e-5.
+    assert (denoiser(waveform) - waveform).abs().max() < 1e-4 * waveform.abs().max()
+
+
+def test_with_an_estimated_phase_the_network_hears_a_change_of_phase_alone(tiny_denoiser):
+    spectrum = tiny_denoiser().spectrogram(noisy(1, 2_001))
+    turned = spectrum * torch.polar(torch.ones(()), torch.tensor(1.0))
+    for phase, hears in (("noisy", False), ("estimated", True)):
+        denoiser = tiny_denoiser(phase=phase)
+        one, other = (denoiser.estimate(side)[0].output for side in (spectrum, turned))
+        assert torch.allclose(one, other, atol=1e-5) != hears
 
 
 @pytest.mark.parametrize("number", range(4))

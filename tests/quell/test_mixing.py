@@ -9,7 +9,7 @@ from scipy.signal import fftconvolve
 
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
-from quell.mixing import MixtureSampler, noise_gain, room_response
+from quell.mixing import MixtureSampler, noise_gain, octaves, room_response
 
 
 def make_split(folder, clean, noise, categories=None, rooms=()) -> Split:
@@ -245,3 +245,65 @@ def test_without_responses_the_share_of_rooms_means_nothing(tmp_path):
 def test_silence_in_a_room_is_silence(tmp_path):
     split = make_split(tmp_path, [np.zeros(900)], [white(500, 3)], rooms=[decay(100, 5)])
     assert not any(side.any() for side in sampler(split, 600, rooms=1.0).draw(8))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_share_of_mixtures_without_noise_is_the_one_asked_for(tmp_path, share):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3)])
+    noisy, clean, level = sampler(split, 100, clean=share).draw(2_000)
+    without = (noisy == clean).all(1)
+    assert without.float().mean().item() == pytest.approx(share, abs=0.03)  # 3 standard deviations of 2000 draws
+    assert (level > 0).all()
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 20.0])
+@pytest.mark.parametrize(
+    "settings", [{"second_noise": 1.0}, {"colour_db": 6.0}, {"second_noise": 0.5, "colour_db": 9.0}]
+)
+def test_the_snr_is_that_of_all_the_noise_and_of_speech_as_it_is_coloured(tmp_path, snr_db, settings):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3), white(100, 4)])
+    noisy, clean, _ = sampler(split, 601, (snr_db, snr_db), **settings).draw(64)
+    assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
+
+
+def test_a_second_noise_sounds_in_the_share_asked_for_and_is_the_softer_one(tmp_path):
+    # Two noises that a product with either tells apart: each category is a tone.
+    place = np.arange(8_000)
+    tones = [3_000 * np.sin(2 * np.pi * place * bin_ / 400) for bin_ in (50, 100)]
+    split = make_split(tmp_path, [white(900, 1)], tones, ["low", "high"])
+    noisy, clean, _ = sampler(split, 400, second_noise=0.5).draw(2_000)
+    power = torch.fft.rfft(noisy - clean).abs().square()[:, [50, 100]]
+    both = (power > 1e-4 * power.sum(1, keepdim=True)).all(1)
+    # Half of the mixtures have a second noise, and it is another one in half of these.
+    assert both.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    softer_db = 10 * torch.log10(power[both].amax(1) / power[both].amin(1))
+    assert softer_db.max() <= 10.01 and softer_db.max() - softer_db.min() > 9
+
+
+def test_colours_are_filters_within_their_limit_that_differ_between_mixtures_and_sides(tmp_path):
+    click = 30_000 * np.eye(1, 400)[0]
+    split = make_split(tmp_path, [click], [click])
+    noisy, clean, _ = sampler(split, 400, colour_db=6.0).draw(64)
+    for side in (clean, noisy - clean):
+        flat_db = 20 * torch.log10(torch.fft.rfft(side).abs())
+        spread_db = flat_db.amax(1) - flat_db.amin(1)
+        assert spread_db.max() <= 12.1 and spread_db.min() > 1
+        assert (flat_db[1:] - flat_db[:-1]).abs().amax(1).min() > 0.1
+
+
+@pytest.mark.parametrize("bins", [2, 51, 16_001])
+def test_octave_weights_add_up_to_one_and_follow_straight_lines_between_octaves(bins):
+    weights = octaves(bins)
+    assert weights.shape == (8, bins)
+    assert weights.sum(0).tolist() == pytest.approx([1.0] * bins, abs=1e-6)
+    assert weights[0, 0] == 1 and weights[-1, -1] == 1
+    if bins == 16_001:
+        assert [weights[:, place].argmax().item() for place in (250, 500, 1_000, 2_000, 4_000, 8_000)] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+        ]
+        assert weights[6, 12_000].item() == weights[7, 12_000].item() == 0.5

@@ -31,8 +31,8 @@ def network_settings(settings):
 def moved_by(network, features, at):
     """Frames, counted from `at`, whose answers move when frame `at` does."""
     changed = features.clone()
-    changed[:, :, at] += 100
-    return torch.nonzero((network(changed) != network(features)).any(1)[0])[:, 0] - at
+    changed[..., at] += 100
+    return torch.nonzero((network(changed) != network(features)).any(2)[0, 0])[:, 0] - at
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def moved_by(network, features, at):
 def test_any_number_of_bins_and_frames_gives_a_mask_of_that_size(tiny_unet, depth, kernel, time_stride):
     network = tiny_unet(depth=depth, kernel_bins=kernel[0], kernel_frames=kernel[1], time_stride=time_stride)
     for bins, frames in PLANES:
-        mask = network(10 * torch.randn(2, bins, frames))
-        assert mask.shape == (2, bins, frames)
+        mask = network(10 * torch.randn(2, 1, bins, frames))
+        assert mask.shape == (2, 1, bins, frames)
         assert mask.min() >= 0 and mask.max() <= 1
         assert mask.unique().numel() > 1
 
@@ -56,8 +56,8 @@ def test_any_plane_gets_an_answer_of_its_size_in_the_range_of_the_output(tiny_un
     over_time = settings["bottleneck"] in ("forward", "both")
     network = tiny_unet(bins=33, **settings)
     for bins, frames in [(33, n) for n in (1, 2, 3, 8, 17)] if over_time else PLANES:
-        answer = network(10 * torch.randn(2, bins, frames))
-        assert answer.shape == (2, bins, frames)
+        answer = network(10 * torch.randn(2, 1, bins, frames))
+        assert answer.shape == (2, 1, bins, frames)
         assert torch.isfinite(answer).all()
         assert answer.min() >= low and answer.max() <= high
 
@@ -67,10 +67,10 @@ def test_any_plane_gets_an_answer_of_its_size_in_the_range_of_the_output(tiny_un
 def test_a_recurrence_over_time_refuses_planes_of_another_number_of_deepest_bins(tiny_unet, bottleneck):
     network = tiny_unet(bins=33, bottleneck=bottleneck)  # 33 -> 17 -> 9 -> 5
     for bins in (33, 34, 40):  # neighbours that come down to 5, too, are answered
-        assert network(torch.rand(1, bins, 7)).shape == (1, bins, 7)
+        assert network(torch.rand(1, 1, bins, 7)).shape == (1, 1, bins, 7)
     for bins, deepest in ((32, 4), (41, 6), (1, 1)):
         with pytest.raises(ValueError, match=f"^{deepest} bins at the deepest level, expected 5$"):
-            network(torch.rand(1, bins, 7))
+            network(torch.rand(1, 1, bins, 7))
 
 
 @pytest.mark.parametrize("time_stride", [1, 2])
@@ -80,7 +80,7 @@ def test_a_recurrence_over_time_refuses_planes_of_another_number_of_deepest_bins
 def test_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames, time_stride):
     network = tiny_unet(depth=depth, kernel_frames=kernel_frames, time_stride=time_stride)
     context = network.context_frames
-    features = torch.rand(1, 6, 4 * context + 64)
+    features = torch.rand(1, 1, 6, 4 * context + 64)
     # Strided levels treat odd frames otherwise than even ones.
     phases = range(2 * context + 32, 2 * context + 32 + network.time_factor)
     reach = max(moved_by(network, features, at).abs().max().item() for at in phases)
@@ -102,7 +102,7 @@ def test_a_frame_moves_the_answers_from_the_look_ahead_before_it_to_the_past_aft
     ahead = network.look_ahead_frames
     assert ahead <= network.context_frames and past <= network.context_frames
     start = ahead + 8
-    features = torch.rand(1, 6, start + past + 16)
+    features = torch.rand(1, 1, 6, start + past + 16)
     moved = torch.cat([moved_by(network, features, start + phase) for phase in range(network.time_factor)])
     assert -ahead <= moved.min() and moved.max() <= past
     if shape["causal"]:
@@ -118,7 +118,7 @@ def test_a_frame_moves_the_answers_from_the_look_ahead_before_it_to_the_past_aft
 def test_a_causal_network_hears_nothing_of_the_future(tiny_unet, shape, normalisation, bottleneck):
     network = tiny_unet(normalisation=normalisation, bottleneck=bottleneck, output="linear", **shape)
     assert network.look_ahead_frames == 0
-    features = torch.rand(1, 9, 60)
+    features = torch.rand(1, 1, 9, 60)
     for at in range(30, 30 + network.time_factor):
         assert moved_by(network, features, at).min() >= 0
 
@@ -137,7 +137,7 @@ def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bo
             nn.init.constant_(bias[8:16], 4.0)
     past, ahead = network.encoder_reach[0] + network.decoder_reach[0], network.look_ahead_frames
     at, frames = 2 * network.context_frames, 5 * network.context_frames
-    moved = set(moved_by(network, torch.rand(1, 9, frames), at).tolist())
+    moved = set(moved_by(network, torch.rand(1, 1, 9, frames), at).tolist())
     near = set(range(-ahead, past + 1))
     before, after = set(range(-at, -ahead)), set(range(past + 1, frames - at))
     if bottleneck == "frequency":
@@ -150,12 +150,12 @@ def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bo
 
 @torch.inference_mode()
 def test_a_recurrence_over_frequency_hears_all_bins_of_a_frame(tiny_unet):
-    features = torch.rand(1, 200, 9)
+    features = torch.rand(1, 1, 200, 9)
     changed = features.clone()
-    changed[:, 100] += 100
+    changed[:, :, 100] += 100
     for bottleneck, hears_all in (("frequency", True), ("none", False)):
         network = tiny_unet(bins=200, bottleneck=bottleneck, output="linear")
-        moved = (network(changed) != network(features)).any(2)
+        moved = (network(changed) != network(features)).any(3)
         assert moved.all().item() == hears_all
 
 
@@ -165,11 +165,11 @@ def test_no_value_goes_unheard_by_kernels_of_one(tiny_unet, downsampling):
     network = tiny_unet(
         kernel_bins=1, kernel_frames=1, downsampling=downsampling, activation="elu", output="linear", skips=False
     )
-    features = torch.rand(1, 9, 11)
+    features = torch.rand(1, 1, 9, 11)
     before = network(features)
     for bin_, frame in itertools.product(range(9), range(11)):
         changed = features.clone()
-        changed[:, bin_, frame] += 100
+        changed[..., bin_, frame] += 100
         assert not torch.equal(network(changed), before)
 
 
@@ -182,26 +182,41 @@ def test_a_shift_by_the_time_factor_shifts_the_mask(tiny_unet, downsampling, cau
     factor, context = network.time_factor, network.context_frames
     assert factor == 8
     frames = 2 * context + 80
-    features = torch.rand(1, 9, frames)
-    shifted = network(features[:, :, factor:])
+    features = torch.rand(1, 1, 9, frames)
+    shifted = network(features[..., factor:])
     inner = slice(context, frames - factor - context)
-    gap = shifted[:, :, inner] - network(features)[:, :, factor:][:, :, inner]
+    gap = shifted[..., inner] - network(features)[..., factor:][..., inner]
     assert gap.abs().max() < 1e-5  # float32 sums in another order
 
 
 @torch.inference_mode()
 def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
     network = tiny_unet(bottleneck="forward", causal=True, time_stride=1, kernel_frames=1, downsampling="pool")
-    features = torch.rand(2, 9, 30)
+    features = torch.rand(2, 1, 9, 30)
     whole, state = network.carry_on(features, network.first_state(features), 0, 30)
     assert torch.equal(whole, network(features))  # where the state is taken changes nothing
-    first, between = network.carry_on(features[:, :, :13], network.first_state(features), 0, 13)
-    second, end = network.carry_on(features[:, :, 13:], between, 0, 17)
+    first, between = network.carry_on(features[..., :13], network.first_state(features), 0, 13)
+    second, end = network.carry_on(features[..., 13:], between, 0, 17)
     # 1e-5: float32 sums over other lengths round otherwise
-    assert (torch.cat([first, second], 2) - whole).abs().max() < 1e-5
+    assert (torch.cat([first, second], 3) - whole).abs().max() < 1e-5
     assert (end - state).abs().max() < 1e-5
     _, inner = network.carry_on(features, network.first_state(features), 0, 13)
     assert (inner - between).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "pool"])
+@torch.inference_mode()
+def test_of_several_planes_only_the_first_is_held_in_the_range_of_the_output(downsampling):
+    network = UNet(NetworkConfig(depth=3, base_channels=4, downsampling=downsampling), 9, planes=3).eval()
+    planes = 100 * torch.randn(2, 3, 9, 17, generator=torch.Generator().manual_seed(0))
+    answer = network(planes)
+    assert answer.shape == planes.shape
+    assert answer[:, 0].min() >= 0 and answer[:, 0].max() <= 1
+    assert answer[:, 1:].min() < 0 and answer[:, 1:].max() > 1
+    for plane in range(3):  # all of them are heard
+        changed = planes.clone()
+        changed[:, plane] += 100
+        assert not torch.equal(network(changed), answer)
 
 
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
@@ -226,7 +241,7 @@ def test_skips_widen_what_the_decoder_hears_by_the_channels_of_their_level():
 
 def test_dropout_drops_whole_channels_while_training_only(tiny_unet):
     network = tiny_unet(dropout=0.5)
-    features = torch.rand(1, 9, 20)
+    features = torch.rand(1, 1, 9, 20)
     assert torch.equal(network(features), network(features))
     network.train()
     assert not torch.equal(network(features), network(features))

@@ -20,6 +20,7 @@ COSTS = {"macs": "multiply-accumulates per second", "parameters": "parameters"}
 MEANINGS: Mapping[str, Mapping[Any, str]] = {
     "representation": {"power": "magnitude ** {power:.3g}", "linear": "magnitude", "log": "magnitude in dB"},
     "target": {"mask": "mask", "noise": "noise", "direct": "clean magnitude"},
+    "phase": {"estimated": "phase turned"},
     "bottleneck": {
         "frequency": "{bottleneck_units} recurrent units over frequency",
         "forward": "{bottleneck_units} recurrent units over time, forwards",
@@ -30,6 +31,7 @@ MEANINGS: Mapping[str, Mapping[Any, str]] = {
 SHORT = (
     "window {win_ms:.3g} ms, hop {hop_ms:.3g} ms",
     "{representation} \N{RIGHTWARDS ARROW} {target}",
+    "{phase}",
     "{depth} levels from {base_channels} channels \N{MULTIPLICATION SIGN} {growth:.3g}",
     "{convolution} {kernel_bins} \N{MULTIPLICATION SIGN} {kernel_frames} convolutions",
     "{bottleneck}",
