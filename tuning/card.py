@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.metrics import UNITS
+from tuning import weaknesses
+from tuning.evaluation_tables import number
 
 if TYPE_CHECKING:
     from quell.corpus import Corpus
@@ -83,10 +85,13 @@ def text(path: Path, made: Made) -> str:
         f"A speech denoiser, waveform to waveform, at {metadata['sample_rate']} Hz: {made.chosen.label}, exported "
         f"{metadata['exported']} with Quell {metadata['quell']} and torch {metadata['torch']}.",
         f"Licence: {metadata['licence'] or 'not stated'}",
+        _provenance(made),
         "## Trained on",
         _corpus(metadata, made.corpus),
         "## Scores on the validation split",
         _scores(made),
+        "## Weak where",
+        weaknesses.text(made),
         "## Cost",
         _cost(made),
         "## How to use it",
@@ -94,6 +99,18 @@ def text(path: Path, made: Made) -> str:
         f"Or without code: `quell denoise {path.name} noisy.wav -o clean.wav`." if path.suffix != ".pt2" else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _provenance(made: Made) -> str:
+    """Where it came from, so that it can be made again."""
+    metadata = made.metadata
+    facts = {
+        "study": f"`{metadata['study']}`, whose specification has the hash {metadata['spec_hash']}",
+        "recordings": f"corpus {metadata['corpus']}",
+        "seed": str(metadata["training"].get("seed", "")),
+        "commit": metadata["commit"],
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
 
 
 def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
@@ -115,9 +132,9 @@ def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
 def _scores(made: Made) -> str:
     if made.validation is None:
         before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
-        rows = [f"| {_unit(name)} | {_number(name, before[name])} | {_number(name, after[name])} |" for name in after]
+        rows = [f"| {_unit(name)} | {number(name, before[name])} | {number(name, after[name])} |" for name in after]
         return "\n".join(["| | noisy | denoised |", "|---|---|---|", *rows])
-    noisy, denoised = made.validation
+    noisy, denoised = made.validation.noisy, made.validation.denoised
     names = list(denoised.values)
     rows = ["| SNR, dB | " + " | ".join(map(_unit, names)) + " |", "|---|" + "---|" * len(names)]
     for snr_db in sorted(set(denoised.snr_db.tolist())):
@@ -137,8 +154,8 @@ def _scores(made: Made) -> str:
 def _row(noisy: Scores, denoised: Scores) -> str:
     cells = []
     for name in denoised.values:
-        gain, low, high = (_number(name, value, "+") for value in denoised.gain_over(noisy, name))
-        before, after = _number(name, noisy.mean(name)), _number(name, denoised.mean(name))
+        gain, low, high = (number(name, value, "+") for value in denoised.gain_over(noisy, name))
+        before, after = number(name, noisy.mean(name)), number(name, denoised.mean(name))
         cells.append(f"{before} -> {after}, {gain} [{low}, {high}]")
     return " | ".join(cells)
 
@@ -158,7 +175,3 @@ def _cost(made: Made) -> str:
 
 def _unit(name: str) -> str:
     return f"{name} ({UNITS[name]})"
-
-
-def _number(name: str, value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}" if name in ("pesq", "si_sdr") else f"{value:{sign}.3f}"

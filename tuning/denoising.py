@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from quell import audio, batch
+from quell import audio, batch, shipped
 from quell.atomic import replacing
 from quell.errors import AudioError
 from quell.journal import Journal, how
@@ -22,19 +22,29 @@ from tuning.errors import Interrupted
 
 
 def files(
-    model: Path, inputs: Sequence[Path], output: Path, mix: Mix, *, overwrite: bool, processes: int, console: Console
+    model: Path | None,
+    inputs: Sequence[Path],
+    output: Path,
+    mix: Mix,
+    *,
+    overwrite: bool,
+    processes: int,
+    console: Console,
 ) -> int:
     """Denoises recordings and folders; returns the exit code: 1 when some could not be done.
+
+    Without a model each recording gets the shipped one that fits its rate.
 
     Raises:
         AudioError: what was asked for cannot be begun.
         ExportError: the model cannot be loaded.
     """
-    if not model.is_file():
+    if model is not None and not model.is_file():
         from quell.model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
-    plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, how(model, mix)))
+    settings = " ".join(how(file, mix) for file in (shipped.paths() if model is None else [model]))
+    plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.done:
         _say(f"{len(plan.done)} recordings were done before, by the same model", console)
     failed = 0
@@ -59,17 +69,16 @@ def files(
     return 1 if failed else 0
 
 
-def stream(model: Path, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bool, console: Console) -> int:
+def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bool, console: Console) -> int:
     """Denoises raw samples from standard input; returns the exit code.
 
     Raises:
         AudioError: nothing usable came, or the output exists or cannot be written.
         ExportError: the model cannot be loaded.
     """
-    from quell.model import load
     from quell.pipe import pipe
 
-    loaded = load(model)
+    loaded = shipped.load(model, raw.sample_rate)
     if sys.stdin is None:
         raise AudioError("standard input: closed, expected raw samples; pipe them in")
     if output == Path("-"):

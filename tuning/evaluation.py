@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.baselines import System
 from quell.corpus import Corpus
-from quell.enhance import denoise
 from quell.folders import pair_up
 from quell.heldout import evaluation_set
 from quell.material import Material, Mixtures, Pairs, Recordings
-from quell.model import Model
 from quell.scoring import Job, Progress, Scorer, Scores
 from tuning import progress
 from tuning.errors import TuningError
 from tuning.study_file import StudySpec
+from tuning.systems import Contender
 
 NOISY = "noisy"
+OTHER_CORPUS = "trained on another corpus, whose training recordings may be in this test split"
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,22 @@ class Result:
     rtf_new: NDArray[np.float64] | None = None
 
 
-def of_study(
-    spec: StudySpec, corpus: Corpus, model: Model, mixtures: int, scorer: Scorer, console: Console
-) -> Material:
-    """So many of the study's test mixtures.
+def check_models(contenders: Sequence[Contender], corpus: Corpus, console: Console) -> None:
+    """Says which of our models may have heard the recordings that they are evaluated on.
 
     Raises:
-        TuningError: the model runs at another rate than the study.
+        TuningError: one of them runs at another rate.
     """
-    if model.sample_rate != corpus.sample_rate:
-        rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
-        raise TuningError(f"model: sampled at {rates}; evaluate it on another study")
+    for name, model in ((one.name, one.model) for one in contenders if one.model is not None):
+        if model.sample_rate != corpus.sample_rate:
+            rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
+            raise TuningError(f"{name}: sampled at {rates}; evaluate it on another study")
+        if model.metadata.get("corpus") != corpus.fingerprint:
+            console.print(f"quell: {name}: {OTHER_CORPUS}")
+
+
+def of_study(spec: StudySpec, corpus: Corpus, mixtures: int, scorer: Scorer, console: Console) -> Material:
+    """So many of the study's test mixtures."""
     with progress.bar("scoring the noisy mixtures", console) as move:
         return Mixtures(evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, move))
 
@@ -73,11 +78,6 @@ def of_folders(noisy: Path, clean: Path | None, console: Console) -> Material:
     pairs = pair_up(noisy, clean)
     with progress.bar("reading the recordings", console) as move:
         return Recordings(pairs, move) if clean is None else Pairs(pairs, move)
-
-
-def as_system(model: Model) -> System:
-    """An exported denoiser, at any rate."""
-    return lambda samples, sample_rate: denoise(samples, sample_rate, model)
 
 
 def compare(material: Material, systems: dict[str, System], scorer: Scorer, console: Console) -> list[Result]:
@@ -123,8 +123,8 @@ def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[Float
 
 
 def summary(material: Material, results: list[Result]) -> dict[str, Any]:
-    """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and the
-    model."""
+    """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and of the
+    model that the table by SNR is about."""
     noisy, model = results[0].scores, results[1].scores
     return {
         "mixtures": len(material.labels),
@@ -149,18 +149,35 @@ def _by_snr(noisy: Scores, model: Scores) -> list[dict[str, Any]]:
 
 
 def _system(result: Result, noisy: Scores, material: Material) -> dict[str, Any]:
-    scores = result.scores
+    scores, by_snr = result.scores, bool(np.isfinite(material.rows).all())
     row: dict[str, Any] = {"system": result.system, "failures": scores.failures, "means": scores.means()}
+    row["by_snr"] = [{"snr_db": snr_db, **means} for snr_db, means in scores.by_snr().items()] if by_snr else []
     if result.rtf is None or result.rtf_new is None:
         return row
     total = material.seconds.sum()
     return row | {
         "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
         "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
+        "worse_at_highest_snr": _worse_on_top(scores, noisy) if by_snr else None,
+        "worst": {name: _worst(scores, noisy, name, material) for name in scores.values},
         "rtf": float(result.rtf @ material.seconds / total),
         "rtf_new": float(result.rtf_new @ material.seconds / total),
         "first_call_s": float(result.rtf_new[0] * material.seconds[0]),
     }
+
+
+def _worse_on_top(scores: Scores, noisy: Scores) -> dict[str, float]:
+    """Shares of clips made worse among those with the least noise, where there is most to lose."""
+    top = noisy.snr_db == noisy.snr_db.max()
+    mine, before = scores.of_clips(top), noisy.of_clips(top)
+    return {name: mine.worse_than(before, name) for name in mine.values}
+
+
+def _worst(scores: Scores, noisy: Scores, name: str, material: Material) -> dict[str, Any]:
+    """The clip that loses most, or gains least."""
+    gains = scores.values[name] - noisy.values[name]
+    place = int(gains.argmin())
+    return {"file": material.labels[place], "gain": float(gains[place])}
 
 
 def refuse_csv(path: Path, overwrite: bool) -> None:

@@ -62,7 +62,7 @@ def _by_system(state: dict[str, Any]) -> Table:
     table.add_column(f"made worse ({judged})", justify="right")
     table.add_column("rtf", justify="right")
     for row in state["systems"]:
-        means = [_number(name, row["means"][name]) for name in names]
+        means = [number(name, row["means"][name]) for name in names]
         if "gain" not in row:
             table.add_row(row["system"], *means)
             continue
@@ -79,13 +79,14 @@ def _what(state: dict[str, Any]) -> str:
 
 
 def _pair(name: str, noisy: dict[str, float], denoised: dict[str, float]) -> str:
-    return f"{_number(name, noisy[name])} -> {_number(name, denoised[name])}"
+    return f"{number(name, noisy[name])} -> {number(name, denoised[name])}"
 
 
 def _gain(name: str, gain: list[float]) -> str:
-    mean, low, high = (_number(name, value, "+") for value in gain)
+    mean, low, high = (number(name, value, "+") for value in gain)
     return f"{mean} [{low}, {high}]" if gain[1] < gain[2] else mean  # one clip has no interval
 
 
-def _number(name: str, value: float, sign: str = "") -> str:
+def number(name: str, value: float, sign: str = "") -> str:
+    """A score or a gain, with the digits that say something."""
     return f"{value:{sign}.2f}" if name in TWO_DIGITS else f"{value:{sign}.3f}"

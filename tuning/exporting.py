@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,15 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Scores of the noisy mixtures and of what the exported file itself makes of them."""
+
+    noisy: Scores
+    denoised: Scores
+    labels: list[str]  # "speaker/utterance.flac + rain/1-2-A.ogg"
+
+
+@dataclass(frozen=True)
 class Made:
     """An exported file and what is to be said about it."""
 
@@ -50,7 +60,7 @@ class Made:
     rtf: float | None  # of the file itself; None for a format that Quell does not run
     metadata: dict[str, Any]
     corpus: Corpus | None  # None when the decoded recordings are not on this machine
-    validation: tuple[Scores, Scores] | None  # noisy, denoised by the file itself; None without a corpus
+    validation: Validation | None  # None without a corpus
 
 
 def export_best(
@@ -92,12 +102,11 @@ def _corpus(study: optuna.Study, runs: Runs) -> Corpus | None:
         return None
 
 
-def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> tuple[Scores, Scores]:
-    """Scores of the noisy mixtures and of what the exported file makes of them."""
+def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> Validation:
     spec = restore(study.user_attrs["spec"], study.study_name)
     with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.bar("scoring the exported file", console) as move:
         mixtures = validation_set(spec, corpus, scorer)
-        return mixtures.noisy_scores, scorer.score(model, mixtures, progress=move)
+        return Validation(mixtures.noisy_scores, scorer.score(model, mixtures, progress=move), mixtures.labels)
 
 
 def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:
@@ -148,6 +157,19 @@ def _owner(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get("same_as", trial.number))
 
 
+def commit() -> str:
+    """The commit that this code was checked out from, with a + where it was changed since; "" where it was not."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
+        found = subprocess.run(
+            [*git, "describe", "--always", "--exclude=*", "--dirty=+"], check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
 def _metadata(study: optuna.Study, chosen: Chosen) -> dict[str, Any]:
     trial = chosen.trial
     return {
@@ -159,5 +181,6 @@ def _metadata(study: optuna.Study, chosen: Chosen) -> dict[str, Any]:
         "training": trial.user_attrs["training"],
         "validation": {"noisy": study.user_attrs["noisy"], "denoised": trial.user_attrs["metrics"]},
         "quell": quell.__version__,
+        "commit": commit(),
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -19,7 +19,14 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (
 StudyName = Annotated[
     str | None, typer.Argument(metavar="[STUDY]", help="A study file, or a study's name; the latest study without it.")
 ]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="A file made by `quell export`.")]
+ModelFiles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Files made by `quell export`, FILE@RATE for TorchScript or ONNX of others, or quell for the denoiser "
+        "that comes with it, which is also what is evaluated without any. The table by SNR is about the first.",
+    ),
+]
 RunsOption = Annotated[Path, typer.Option("--runs", envvar="QUELL_RUNS", help="Folder for database, weights and logs.")]
 StorageOption = Annotated[
     str | None,

@@ -8,27 +8,23 @@ To use a denoiser:
 
     import quell
 
-    model = quell.load("best.pt")                       # or best.onnx
-    clean = quell.denoise(noisy, sample_rate, model)    # numpy, (T,) or (T, C); the same shape and rate come back
+    clean = quell.denoise(noisy, sample_rate)           # numpy, (T,) or (T, C); the same shape and rate come back
+    model = quell.load("best.pt")                       # or best.onnx, instead of the denoiser that comes with Quell
+    clean = quell.denoise(noisy, sample_rate, model)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quell.enhance import denoise
-    from quell.model import load
+    from quell.shipped import denoise, load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "denoise", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from quell.model import load
+    if name in ("denoise", "load"):
+        from quell import shipped
 
-        return load
-    if name == "denoise":
-        from quell.enhance import denoise
-
-        return denoise
+        return getattr(shipped, name)
     raise AttributeError(f"module 'quell' has no attribute {name!r}")

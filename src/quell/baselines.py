@@ -42,6 +42,16 @@ def system(name: str) -> System:
         ) from error
 
 
+def at_rate(run: Callable[[FloatArray], FloatArray], rate: int) -> System:
+    """What hears everything at one rate in Hz, as a system."""
+
+    def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
+        clean = run(resample(samples, sample_rate, rate))
+        return _fit(resample(clean, rate, sample_rate), len(samples))
+
+    return denoise
+
+
 def _noisy() -> System:
     return lambda samples, sample_rate: samples
 
@@ -68,17 +78,16 @@ def _rnnoise() -> System:
     """
     from pyrnnoise import rnnoise
 
-    def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
-        signal = resample(samples, sample_rate, RNNOISE_RATE)
+    def denoise(signal: FloatArray) -> FloatArray:
         frames = -(-(len(signal) + RNNOISE_DELAY) // rnnoise.FRAME_SIZE)
         padded = np.zeros((frames, rnnoise.FRAME_SIZE), np.float32)
         padded.flat[: len(signal)] = signal
         padded *= 32_768  # it counts as 16-bit samples do
         clean = _frame_by_frame(rnnoise.lib, padded)[RNNOISE_DELAY : RNNOISE_DELAY + len(signal)]
         clean /= 32_768
-        return _fit(resample(clean, RNNOISE_RATE, sample_rate), len(samples))
+        return clean
 
-    return denoise
+    return at_rate(denoise, RNNOISE_RATE)
 
 
 def _frame_by_frame(library: Any, frames: FloatArray) -> FloatArray:

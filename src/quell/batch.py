@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from quell import audio
+from quell import audio, shipped
 from quell.atomic import sweep
 from quell.errors import AudioError, DenoiserError
 from quell.settings import Mix, Report
@@ -113,7 +113,7 @@ def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
 
 def run(
     jobs: Sequence[Job],
-    model: Path,
+    model: Path | None,
     mix: Mix,
     processes: int = 0,
     progress: Progress | None = None,
@@ -124,7 +124,7 @@ def run(
     Close it when you leave before its end: files that are half written go.
 
     Args:
-        model: an exported file.
+        model: an exported file; without one each recording gets the denoiser of `quell.shipped` that fits its rate.
         processes: how many files at once, each in a process of its own, which a damaged file may end; a single one has
             all threads. With 0 in this process.
         journal: told of the jobs when the first of them begins.
@@ -142,7 +142,7 @@ def run(
         return
     from quell.model import load
 
-    loaded, total, passed = load(model), sum(seconds(job.source) for job in jobs), 0.0
+    loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
     if journal is not None:
         journal.begin(jobs)
 
@@ -156,12 +156,13 @@ def run(
         yield do(job, loaded, mix, move)
 
 
-def do(job: Job, model: Model, mix: Mix, move: Callable[[float], None]) -> Done:
+def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
     """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     from quell.enhance import enhance_file
 
     try:
-        return Done(job, enhance_file(job.source, job.target, model, mix, move), None)
+        fit = model or shipped.fitting(audio.Recording(job.source).stored.sample_rate)
+        return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
     except AudioError as error:
         return Done(job, None, error)
     except DenoiserError:

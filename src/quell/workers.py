@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quell import batch
+from quell import batch, shipped
 from quell.atomic import sweep
 from quell.batch import Done, Job
 from quell.errors import AudioError, ExportError
@@ -36,7 +36,7 @@ STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over th
 
 def denoise(
     jobs: Sequence[Job],
-    model: Path,
+    model: Path | None,
     mix: Mix,
     processes: int,
     progress: batch.Progress | None,
@@ -128,7 +128,7 @@ class _Signs(ctypes.Structure):
 class _Begun(NamedTuple):
     """What a process is given when it starts."""
 
-    model: Path
+    model: Path | None
     mix: Mix
     processes: int
     stop: Any  # a shared c_bool
@@ -138,7 +138,7 @@ class _Begun(NamedTuple):
 class _Slot:
     """One process, and another when it died: in a pool of several nobody knows which job killed it."""
 
-    def __init__(self, model: Path, mix: Mix, processes: int, stop: Any) -> None:
+    def __init__(self, model: Path | None, mix: Mix, processes: int, stop: Any) -> None:
         self.signs: Any = multiprocessing.get_context("spawn").RawValue(_Signs)
         self._begun = _Begun(model, mix, processes, stop, self.signs)
         self._fresh()
@@ -172,7 +172,7 @@ class _Slot:
         if self.result(self.submit(_ready))[0] is None:
             found = "the process that loads it is killed"
             needed = "expected a file made by `quell export`; look for free memory"
-            raise ExportError(f"{self._begun.model}: {found}, {needed}")
+            raise ExportError(f"{self._begun.model or shipped.FOLDER}: {found}, {needed}")
 
     def kill_if_stalled(self) -> None:
         """To be called every now and then. Time in which nobody called does not count: this process was stopped, too,
@@ -235,7 +235,7 @@ def _leave(*_: object) -> None:
 
 
 def _ready() -> bool:
-    """Loads the model, once."""
+    """Loads the model that was named, once; those that come with Quell are loaded when a recording needs them."""
     if not _model:
         import torch
 
@@ -244,7 +244,7 @@ def _ready() -> bool:
         (own,) = _own
         if own.processes > 1:
             torch.set_num_threads(1)
-        _model.append(load(own.model))
+        _model.append(None if own.model is None else load(own.model))
     return True
 
 

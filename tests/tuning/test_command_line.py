@@ -104,10 +104,11 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
         ("export -o notes.pt", 1, "notes.md: not a model card, expected none or one of ours"),
         ("export -o best2.pt --trial 77", 1, "trial 77: no weights, expected one of the best trials"),
         ("denoise nowhere.pt tiny.toml -o out", 1, "nowhere.pt: no such file, expected an exported denoiser"),
-        ("denoise tiny.toml tiny.toml -o out", 1, "tiny.toml: not an exported denoiser"),
+        ("denoise wrong.pt tiny.toml -o out", 1, "wrong.pt: not an exported denoiser"),
+        ("denoise best.pt -o out", 2, "INPUT: nothing after best.pt, expected recordings"),
         ("denoise best.pt nowhere.wav -o out", 1, "nowhere.wav: no such file or folder"),
         ("denoise best.pt tiny.toml -o .", 1, "tiny.toml: is the input itself"),
-        ("evaluate tiny.toml --study tiny.toml", 1, "tiny.toml: not an exported denoiser"),
+        ("evaluate tiny.toml --study tiny.toml", 1, "tiny.toml: not a model, expected TorchScript, ONNX, or a file"),
         ("evaluate best.pt", 2, "--study, --noisy: neither given, expected one of them"),
         ("evaluate best.pt --noisy nowhere --clean noisy", 1, "nowhere: no such folder, expected recordings"),
         ("evaluate best.pt --noisy noisy --clean bad", 1, "noisy/a.wav: no clean partner"),
@@ -130,6 +131,7 @@ def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
     (tuned / "zero.toml").write_text(text.replace("sample_rate = 8000", "sample_rate = 0"))
     (tuned / "rooms.toml").write_text(text.replace("sample_rate = 8000", 'sample_rate = 8000\nrooms = "none"'))
     (tuned / "notes.md").write_text("mine")
+    (tuned / "wrong.pt").write_text("no model")
     before = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file() and "runs" not in path.parts}
     done = quell(*arguments.split(), cwd=tuned)
     assert done.returncode == code

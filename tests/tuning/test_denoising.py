@@ -19,10 +19,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
+import quell
 from quell.audio import Raw
 from quell.errors import AudioError, ExportError
 from quell.settings import Mix
-from tuning import denoising
+from tuning import cli, denoising
 
 LONG_S = 400  # of sound; a second of work
 INTERRUPTED = "quell: interrupted\n"
@@ -226,7 +227,7 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def piped(model: Path, output: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+def piped(model: Path | None, output: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     usual = {"overwrite": False, "console": quiet()}
     return denoising.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), **(usual | settings))
@@ -264,6 +265,33 @@ def test_only_a_terminal_shows_how_much_sound_has_passed_through_a_pipe_and_how_
         assert re.search(r"denoising +━+ 0:01:15 of 0:01:15, \d+\.\d times real time", shown)
 
 
+def test_without_a_model_recordings_and_pipes_pass_through_the_shipped_one_of_their_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handlers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = write(tmp_path / "a.wav", 4_000)
+    samples, rate = soundfile.read(noisy, dtype="int16")
+    clean = np.round(32_768 * quell.denoise(samples / 32_768, rate))
+    monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(noisy), "-o", str(tmp_path / "out.wav"), "--jobs", "1"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert not left.value.code, capsys.readouterr().err
+    assert np.abs(soundfile.read(tmp_path / "out.wav", dtype="int16")[0] - clean).max() <= 1
+    assert piped(None, tmp_path / "out.raw", samples.tobytes(), monkeypatch) == 0
+    assert np.abs(np.frombuffer((tmp_path / "out.raw").read_bytes(), "<i2") - clean).max() <= 1
+
+
+def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_path: Path) -> None:
+    noisy, out = tmp_path / "in", tmp_path / "out"
+    for name in "ab":
+        write(noisy / f"{name}.wav")
+    (noisy / "c.wav").write_text("no sound")  # keeps the journal
+    usual: dict[str, Any] = {"overwrite": True, "processes": 1}
+    for chosen, before in ((None, 0), (None, 2), (model, 0)):
+        console = quiet()
+        assert denoising.files(chosen, [noisy], out, Mix(), console=console, **usual) == 1
+        assert (f"{before} recordings were done before" in console.file.getvalue()) == bool(before)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("closed", ["stdin", "stdout"])
 def test_closed_streams_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
     monkeypatch.setattr(sys, closed, None)
@@ -290,6 +318,8 @@ def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> 
         (["a.wav", "-o", "out", "--attenuation-limit", "nan"], "attenuation-limit"),
         (["a.wav", "-", "-o", "out"], "- among others, expected it alone"),
         (["-", "-o", "-", "--encoding", "u8"], "'u8', expected one of s16le, s24le, s32le, f32le"),
+        (["-o", "out"], "model.pt, expected recordings"),
+        (["a.wav", "other.onnx", "-o", "out"], "other.onnx among recordings, expected one model, first"),
     ],
 )
 def test_what_makes_no_sense_is_wrong_usage(
@@ -300,8 +330,6 @@ def test_what_makes_no_sense_is_wrong_usage(
     arguments: list[str],
     said: str,
 ) -> None:
-    from tuning import cli
-
     monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(model), *arguments])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -3,21 +3,25 @@
 import csv
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from quell import dnsmos, export
+from quell import dnsmos, export, shipped
 from quell.blocks import Blocks
+from quell.corpus import Corpus
 from quell.denoiser import Denoiser
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.heldout import EvaluationSet
@@ -25,9 +29,9 @@ from quell.material import Mixtures
 from quell.metrics import ClipScore
 from quell.model import Model
 from quell.scoring import Scorer
-from tuning import evaluation, evaluation_tables
+from tuning import evaluation, evaluation_tables, systems
 from tuning.commands.evaluation import evaluate
-from tuning.errors import TuningError
+from tuning.errors import TuningError, UsageError
 
 Signal = NDArray[np.float32]
 QUIET = Console(file=io.StringIO())
@@ -91,8 +95,8 @@ def printed(state: dict[str, Any], width: int = 200) -> str:
 def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: Recordings, scorer: Scorer) -> None:
     for rate in (8_000, 16_000):
         material = evaluation.of_folders(*recordings(rate=rate), QUIET)
-        systems = {"same": evaluation.as_system(identity(rate))}
-        state = evaluation.summary(material, evaluation.compare(material, systems, scorer, QUIET))
+        compared = {"same": systems.as_system(identity(rate))}
+        state = evaluation.summary(material, evaluation.compare(material, compared, scorer, QUIET))
         assert state["noisy"] == state["denoised"]
         assert all(row["noisy"] == row["denoised"] for row in state["by_snr"])
         assert state["gain"] == dict.fromkeys(METRICS, (0.0, 0.0, 0.0))
@@ -101,8 +105,8 @@ def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: R
 
 def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) -> None:
     material = Mixtures(validation)
-    systems = {"same": evaluation.as_system(identity(8_000))}
-    state = evaluation.summary(material, evaluation.compare(material, systems, scorer, QUIET))
+    compared = {"same": systems.as_system(identity(8_000))}
+    state = evaluation.summary(material, evaluation.compare(material, compared, scorer, QUIET))
     assert state["noisy"] == state["denoised"] == validation.noisy_scores.means()
     assert [row["snr_db"] for row in state["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert "6 test mixtures, 0.1 minutes, noisy -> denoised" in printed(state)
@@ -112,8 +116,8 @@ def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) 
 @pytest.mark.parametrize("rate", [22_050, 44_100, 48_000])
 def test_recordings_of_another_rate_pass_through_the_models(recordings: Recordings, scorer: Scorer, rate: int) -> None:
     material = evaluation.of_folders(*recordings(2, rate), QUIET)
-    systems = {"wide": evaluation.as_system(identity(16_000)), "narrow": evaluation.as_system(identity(8_000))}
-    noisy, wide, narrow = (result.scores for result in evaluation.compare(material, systems, scorer, QUIET))
+    compared = {"wide": systems.as_system(identity(16_000)), "narrow": systems.as_system(identity(8_000))}
+    noisy, wide, narrow = (result.scores for result in evaluation.compare(material, compared, scorer, QUIET))
     # 16 kHz is what is scored at: there and back loses the edge of the band. At 8 kHz white noise loses half of
     # it, and speech some.
     assert wide.values["si_sdr"] == pytest.approx(noisy.values["si_sdr"], abs=0.5)
@@ -169,6 +173,12 @@ def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordin
             mean, low, high = row["gain"][name]
             assert mean == pytest.approx(row["means"][name] - noisy["means"][name])
             assert low <= mean <= high
+        assert row["worse_at_highest_snr"]["si_sdr"] == float(
+            row["by_snr"][-1]["si_sdr"] < noisy["by_snr"][-1]["si_sdr"]
+        )
+        assert [at["snr_db"] for at in row["by_snr"]] == [at["snr_db"] for at in state["by_snr"]]
+    losses = [row["si_sdr"] - before["si_sdr"] for row, before in zip(silent["by_snr"], noisy["by_snr"], strict=True)]
+    assert silent["worst"]["si_sdr"] == {"file": "room1/3, take.wav", "gain": pytest.approx(min(losses))}
     shown = printed(state)
     assert "made worse (stoi)" in shown
     assert "silent: 16 values could not be computed and count as the metric's worst" in shown
@@ -288,14 +298,14 @@ def test_the_command_prints_tables_or_json_and_writes_the_csv(
 ) -> None:
     noisy, clean = recordings(2)
     path = tmp_path / "out.csv"
-    assert evaluate(model, noisy=noisy, clean=clean, table=path) == 0
+    assert evaluate([str(model)], noisy=noisy, clean=clean, table=path) == 0
     out, err = capsys.readouterr()
     assert "2 pairs of recordings" in out
     assert "real-time factor of tiny.pt on one thread" in out
     assert err == ""
     with path.open(newline="") as file:
         assert [row["system"] for row in csv.DictReader(file)] == ["noisy", "noisy", "tiny.pt", "tiny.pt"]
-    assert evaluate(model, noisy=noisy, clean=clean, as_json=True) == 0
+    assert evaluate([str(model)], noisy=noisy, clean=clean, as_json=True) == 0
     state = json.loads(capsys.readouterr().out)
     assert [row["system"] for row in state["systems"]] == ["noisy", "tiny.pt"]
     assert state["mixtures"] == 2
@@ -308,10 +318,55 @@ def test_baselines_are_compared_by_name(
     pytest.importorskip("pyrnnoise")
     noisy, clean = recordings(2)
     names = "spectral-gate, rnnoise,noisy"
-    assert evaluate(model, noisy=noisy, clean=clean, baseline=names, as_json=True) == 0
+    assert evaluate([str(model)], noisy=noisy, clean=clean, baseline=names, as_json=True) == 0
     state = json.loads(capsys.readouterr().out)
     assert [row["system"] for row in state["systems"]] == ["noisy", "tiny.pt", "spectral-gate", "rnnoise"]
     assert all(row["rtf"] > 0 for row in state["systems"][1:])
+
+
+def test_models_of_ours_and_of_others_share_a_table(
+    recordings: Recordings, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = torch.jit.trace(torch.nn.Identity(), torch.zeros(1, 100))
+    module.save(str(tmp_path / "theirs.pt"))
+    noisy, clean = recordings(2)
+    shutil.copy(model, tmp_path / "ours.pt")
+    names = [str(tmp_path / "ours.pt"), f"{tmp_path / 'theirs.pt'}@8000", "quell"]
+    assert evaluate(names, noisy=noisy, clean=clean, as_json=True) == 0
+    state = json.loads(capsys.readouterr().out)
+    assert [row["system"] for row in state["systems"]] == ["noisy", "ours.pt", "theirs.pt@8000", "quell"]
+    assert state["denoised"] == state["systems"][1]["means"]
+    assert state["systems"][2]["means"] == state["noisy"]
+    with pytest.raises(ExportError, match=r"theirs\.pt: says no sample rate, expected one; add it, as in .*@16000"):
+        systems.contenders([str(tmp_path / "theirs.pt")])
+    with pytest.raises(UsageError, match=r"^tiny\.pt: two systems of that name, expected one; rename a file$"):
+        systems.contenders([str(model), str(model)])
+
+
+def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
+    recordings: Recordings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in (8_000, 16_000):
+        noisy, clean = recordings(1, rate)
+        assert evaluate(noisy=noisy, clean=clean, as_json=True) == 0
+        without = json.loads(capsys.readouterr().out)
+        assert evaluate([str(shipped.path(rate))], noisy=noisy, clean=clean, as_json=True) == 0
+        named = json.loads(capsys.readouterr().out)
+        assert [row["system"] for row in without["systems"]] == ["noisy", "quell"]
+        assert without["denoised"] == named["denoised"]
+        (of_study,) = systems.contenders([], rate)
+        assert of_study.model is not None and of_study.model.sample_rate == rate
+
+
+def test_a_model_of_another_rate_is_refused_and_one_of_another_corpus_named(small_corpus: Corpus) -> None:
+    shown = Console(file=io.StringIO(), width=200)
+    one = systems.Contender("m.pt", halved, identity(16_000))
+    with pytest.raises(TuningError, match=r"^m\.pt: sampled at 16000 Hz, expected that of the study, 8000 Hz; "):
+        evaluation.check_models([one], small_corpus, shown)
+    known = replace(identity(8_000), metadata={"corpus": small_corpus.fingerprint})
+    others = [systems.Contender("theirs", halved), systems.Contender("known.pt", halved, known)]
+    evaluation.check_models([*others, systems.Contender("m.pt", halved, identity(8_000))], small_corpus, shown)
+    assert shown.file.getvalue().strip() == f"quell: m.pt: {evaluation.OTHER_CORPUS}"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -326,7 +381,7 @@ def test_baselines_are_compared_by_name(
 )
 def test_wrong_usage_is_said_before_anything_is_loaded(given: dict[str, Any], said: str) -> None:
     with pytest.raises(typer.BadParameter) as caught:
-        evaluate(Path("nowhere.pt"), **given)
+        evaluate(["nowhere.pt"], **given)
     assert said in str(caught.value)
 
 
@@ -335,13 +390,13 @@ def test_what_cannot_be_evaluated_is_named(
 ) -> None:
     noisy, clean = recordings(2)
     with pytest.raises(ExportError, match=r"nowhere\.pt: no such file"):
-        evaluate(tmp_path / "nowhere.pt", noisy=noisy, clean=clean)
+        evaluate([str(tmp_path / "nowhere.pt")], noisy=noisy, clean=clean)
     (clean / "room1" / "1, take.wav").rename(tmp_path / "away.wav")
     with pytest.raises(CorpusError, match=r"room1/1, take\.wav: no clean partner, expected .*clean/room1/1, take\.\*"):
-        evaluate(model, noisy=noisy, clean=clean)
+        evaluate([str(model)], noisy=noisy, clean=clean)
     (clean / "room1" / "1, take.wav").write_text("not a sound")
     with pytest.raises(AudioError, match=r"clean/room1/1, take\.wav: "):
-        evaluate(model, noisy=noisy, clean=clean)
+        evaluate([str(model)], noisy=noisy, clean=clean)
     monkeypatch.setattr(dnsmos, "find_spec", lambda name: None)
     with pytest.raises(PackageError, match=r"pip install 'quell-denoiser\[dnsmos\]'"):
-        evaluate(model, noisy=noisy)
+        evaluate([str(model)], noisy=noisy)

@@ -8,7 +8,6 @@ import typer
 
 from tuning.options import (
     ArtifactsOption,
-    ModelFile,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -17,6 +16,8 @@ from tuning.options import (
     open_study,
     stderr,
 )
+
+MODELS = (".pt", ".onnx")  # how files end that Quell runs
 
 
 def export(
@@ -57,9 +58,14 @@ def export(
 
 
 def denoise(
-    model: ModelFile,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Recordings, folders, patterns; - for raw samples.")
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] INPUT",
+            help="Recordings, folders, patterns; - for raw samples. A first one that ends in .pt or .onnx is a model "
+            "made by `quell export`; without it each recording gets the denoiser that comes with Quell: the one of "
+            "8 kHz at rates up to that, else the one of 16 kHz.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A file for one recording, else a folder; - for stdout.")
@@ -74,11 +80,13 @@ def denoise(
     channels: Annotated[int, typer.Option("--channels", min=1, help="Of raw samples, interleaved.")] = 1,
     encoding: Annotated[str, typer.Option("--encoding", help="Of raw samples: s16le, s24le, s32le, f32le.")] = "s16le",
 ) -> int:
-    """Clean recordings; rate, channels, length and format are kept."""
+    """Clean recordings, with a model of yours or the one that comes with Quell; rate, channels, length and format are
+    kept."""
     from quell.audio import ENCODINGS, Raw
     from quell.settings import Mix
     from tuning.denoising import files, stream
 
+    model, inputs = _parted(inputs)
     try:
         mix = Mix(wet, attenuation_limit)
     except ValueError as error:
@@ -92,3 +100,19 @@ def denoise(
     if encoding not in ENCODINGS:
         raise typer.BadParameter(f"{encoding!r}, expected one of {', '.join(ENCODINGS)}", param_hint="--encoding")
     return stream(model, output, Raw(rate, channels, ENCODINGS[encoding]), mix, overwrite=overwrite, console=stderr())
+
+
+def _parted(given: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The model, where the first argument is one, and the inputs.
+
+    Raises:
+        BadParameter: nothing but a model, or one that is not the first.
+    """
+    count = 1 if given[0].suffix in MODELS else 0
+    inputs = given[count:]
+    if not inputs:
+        raise typer.BadParameter(f"nothing after {given[0]}, expected recordings", param_hint="INPUT")
+    late = [path for path in inputs if path.suffix in MODELS]
+    if late:
+        raise typer.BadParameter(f"{late[0]} among recordings, expected one model, first", param_hint="MODEL")
+    return given[0] if count else None, inputs

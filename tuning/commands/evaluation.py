@@ -12,7 +12,7 @@ import typer
 from tuning.options import (
     CorpusOption,
     JsonOption,
-    ModelFile,
+    ModelFiles,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -31,11 +31,9 @@ if TYPE_CHECKING:
     from tuning.place import Place
     from tuning.study_file import StudySpec
 
-OTHER_CORPUS = "trained on another corpus, whose training recordings may be in this test split"
-
 
 def evaluate(
-    model: ModelFile,
+    models: ModelFiles = None,
     study: Annotated[Path | None, typer.Option("--study", help="A study file, whose test split is used.")] = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
     clean: Annotated[
@@ -55,30 +53,30 @@ def evaluate(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Score a denoiser on a study's test split, or on recordings, by SNR."""
+    """Score denoisers on a study's test split, or on recordings, by SNR."""
     _refuse(study, noisy, clean)
     others = _systems(baseline)
     import torch
 
-    from quell.model import load
     from quell.scoring import Scorer
     from tuning import evaluation, evaluation_tables
+    from tuning.systems import contenders
 
     if table is not None:
         evaluation.refuse_csv(table, overwrite)
     torch.set_num_threads(1)  # a real-time factor is that of one thread; scoring takes the other cores
     console = stderr()
-    loaded = load(model)
+    spec = None if study is None else load_spec(study)
+    compared = contenders(models or [], None if spec is None else spec.corpus.sample_rate)
     with Scorer(len(os.sched_getaffinity(0))) as scorer:
-        if noisy is not None:
-            material = evaluation.of_folders(noisy, clean, console)
+        if spec is None:
+            material = evaluation.of_folders(cast(Path, noisy), clean, console)
         else:
-            spec = load_spec(cast(Path, study))
             data = _corpus(spec, open_place(runs, storage, storage_file, corpus), console)
-            if loaded.metadata.get("corpus") != data.fingerprint:
-                console.print(f"quell: {model}: {OTHER_CORPUS}")
-            material = evaluation.of_study(spec, data, loaded, mixtures, scorer, console)
-        results = evaluation.compare(material, {model.name: evaluation.as_system(loaded), **others}, scorer, console)
+            evaluation.check_models(compared, data, console)
+            material = evaluation.of_study(spec, data, mixtures, scorer, console)
+        systems = {one.name: one.system for one in compared} | others
+        results = evaluation.compare(material, systems, scorer, console)
     state = evaluation.summary(material, results)
     if as_json:
         print(json.dumps(state))

@@ -1,0 +1,250 @@
+"""How well denoisers do on pairs of recordings, or on a corpus's own test mixtures, beside those of others.
+
+    python benchmarks/denoising.py --noisy FOLDER --clean FOLDER [--model FILE ...] [--baselines ...]
+    python benchmarks/denoising.py --corpus FOLDER [--split test] [--snr-db -5 20] [--model FILE ...]
+
+Recordings are paired, resampled and scored as `quell evaluate` does. A model is a file made by `quell export`,
+FILE@RATE for TorchScript or ONNX of others, waveform in and waveform out, or quell for the one that comes with Quell,
+the default. On a corpus, whose mixtures are those of `quell evaluate --study`, further checks follow, each with its
+bar; with 240 mixtures that takes 7 minutes of a core for three systems.
+Needs `pip install 'quell-denoiser[baselines]'` for spectral-gate and rnnoise; what is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from header import header
+from rich.console import Console
+
+from quell import baselines, metrics
+from quell.audio import FloatArray
+from quell.baselines import System
+from quell.corpus import Corpus, CorpusConfig, prepare
+from quell.errors import DenoiserError, PackageError
+from quell.heldout import EvaluationSet, evaluation_set
+from quell.material import BIN_DB, Material, Mixtures
+from quell.scoring import Job, Scorer
+from tuning import evaluation, progress
+from tuning.errors import TuningError
+from tuning.evaluation_tables import number
+from tuning.options import stderr
+from tuning.systems import SHIPPED, contenders
+
+BASELINES = ("spectral-gate", "rnnoise")
+METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
+LEVELS_DB = (-40.0, -20.0, 6.0)  # relative to the mixtures, whose louder peak is half of full scale
+CHECKED = 60  # mixtures whose levels are changed, ten at each SNR
+
+
+class Check(NamedTuple):
+    """Something that a denoiser should hold; `found` by system."""
+
+    what: str
+    bar: str
+    found: dict[str, float]
+    holds: Callable[[float], bool]
+    shown: str  # format of the numbers
+
+
+def systems_of(models: list[str], names: list[str], corpus: Corpus | None, console: Console) -> dict[str, System]:
+    """The models, then the baselines that are installed."""
+    given = contenders(models, None if corpus is None else corpus.sample_rate)
+    if corpus is not None:
+        evaluation.check_models(given, corpus, console)
+    systems = {one.name: one.system for one in given}
+    for name in names:
+        try:
+            systems[name] = baselines.system(name)
+        except PackageError as error:
+            console.print(f"left out: {error}")
+    return systems
+
+
+# --- tables ---
+
+
+def show(state: dict[str, Any]) -> None:
+    """Markdown: a row for each system, then one for each SNR."""
+    mixed = "test mixtures" if state["kind"] == "mixtures" else "pairs of recordings"
+    print(f"{state['mixtures']} {mixed}, {state['minutes']:.1f} minutes.\n")
+    print_systems(state)
+    if state["by_snr"]:
+        print_by_snr(state)
+    worst = (f"{row['system']}: {row['worst']['si_sdr']['file']}" for row in state["systems"][1:])
+    print(f"\nWorst clips by SI-SDR: {'; '.join(worst)}.")
+
+
+def print_systems(state: dict[str, Any]) -> None:
+    gains = " | ".join(f"{head}, gain [95 %]" for head in METRICS.values())
+    print(
+        f"| system | {gains} | clips with less STOI | at the highest SNR | worst clip, SI-SDR (dB) | RTF, one thread |"
+    )
+    print("|---" * (len(METRICS) + 5) + "|")
+    for row in state["systems"]:
+        cells = [number(name, row["means"][name]) for name in METRICS]
+        if "gain" not in row:
+            print(f"| {row['system']} | {' | '.join(cells)} | | | | |")
+            continue
+        cells = [f"{mean}, {interval(name, row['gain'][name])}" for name, mean in zip(METRICS, cells, strict=True)]
+        top = row["worse_at_highest_snr"]
+        cells += [f"{row['worse']['stoi']:.0%}", "" if top is None else f"{top['stoi']:.0%}"]
+        cells += [f"{row['worst']['si_sdr']['gain']:+.2f}", f"{row['rtf']:.4f}"]
+        print(f"| {row['system']} | {' | '.join(cells)} |")
+
+
+def interval(name: str, gain: list[float]) -> str:
+    mean, low, high = (number(name, value, "+") for value in gain)
+    return f"{mean} [{low}, {high}]"
+
+
+def print_by_snr(state: dict[str, Any]) -> None:
+    systems = state["systems"]
+    snr = "SNR (dB)" if state["kind"] == "mixtures" else f"measured SNR (dB, ± {BIN_DB / 2:g})"
+    print(f"\nPESQ / STOI / SI-SDR (dB):\n\n| {snr} | clips | {' | '.join(row['system'] for row in systems)} |")
+    print("|---" * (len(systems) + 2) + "|")
+    for place, at in enumerate(state["by_snr"]):
+        cells = [" / ".join(number(name, row["by_snr"][place][name]) for name in METRICS) for row in systems]
+        print(f"| {at['snr_db']:g} | {at['clips']} | {' | '.join(cells)} |")
+
+
+# --- checks ---
+
+
+def checks(mixtures: EvaluationSet, systems: dict[str, System], state: dict[str, Any], scorer: Scorer) -> list[Check]:
+    """What a denoiser should hold besides its means."""
+    rows = {row["system"]: row for row in state["systems"] if row["system"] in systems}
+    console = stderr()
+    clean, moved = {}, {}
+    for name, system in systems.items():
+        clean[name] = of_clean(name, system, mixtures, scorer, console)
+        moved[name] = of_levels(name, system, mixtures.first(CHECKED), console)
+    worst = {name: row["worst"]["si_sdr"]["gain"] for name, row in rows.items()}
+    top = {name: row["worse_at_highest_snr"]["stoi"] for name, row in rows.items()}
+    found = [
+        Check(
+            f"clean speech in: {head}", f">= {bar:g}", {n: means[name] for n, means in clean.items()}, at_least(bar), f
+        )
+        for name, head, bar, f in (("si_sdr", "SI-SDR (dB)", 33.0, ".1f"), ("pesq", "PESQ", 4.0, ".2f"))
+    ]
+    for level in LEVELS_DB:
+        change = {name: by_level[level] for name, by_level in moved.items()}
+        found.append(
+            Check(f"input of {level:+g} dB: largest change of SI-SDR (dB)", "< 0.3", change, lambda x: x < 0.3, ".3f")
+        )
+    found.append(Check("worst clip: change of SI-SDR (dB)", ">= -3", worst, at_least(-3.0), "+.2f"))
+    highest = state["by_snr"][-1]["snr_db"]
+    found.append(Check(f"clips with less STOI at {highest:g} dB SNR", "<= 10%", top, lambda x: x <= 0.1, ".0%"))
+    return found
+
+
+def at_least(bar: float) -> Callable[[float], bool]:
+    return lambda value: value >= bar
+
+
+def of_clean(name: str, system: System, mixtures: EvaluationSet, scorer: Scorer, console: Console) -> dict[str, float]:
+    """Mean metrics of what a system makes of speech without noise, each utterance once."""
+    spoken = {label.partition(" + ")[0]: place for place, label in enumerate(mixtures.labels)}
+    rate = mixtures.sample_rate
+
+    def jobs() -> Iterator[Job]:
+        for place in spoken.values():
+            clip = mixtures.clean[place]
+            yield partial(metrics.score_clip, system(clip, rate), clip, rate, ("pesq", "si_sdr"))
+
+    with progress.bar(f"clean speech through {name}", console) as move:
+        scores = scorer.run(jobs(), len(spoken), move)
+    return {metric: float(np.mean([score.values[metric] for score in scores])) for metric in ("pesq", "si_sdr")}
+
+
+def of_levels(name: str, system: System, mixtures: EvaluationSet, console: Console) -> dict[float, float]:
+    """By change of the input's level in dB, the largest change of a clip's SI-SDR. Samples are float: none clips."""
+
+    def si_sdr(noisy: FloatArray, clean: FloatArray) -> float:
+        return metrics.si_sdr(system(noisy, mixtures.sample_rate), clean)
+
+    changes: dict[float, list[float]] = {level: [] for level in LEVELS_DB}
+    with progress.bar(f"levels through {name}", console) as move:
+        for place, (noisy, clean) in enumerate(zip(mixtures.noisy, mixtures.clean, strict=True)):
+            usual = si_sdr(noisy, clean)
+            for level in LEVELS_DB:
+                gain = np.float32(10 ** (level / 20))
+                changes[level].append(abs(si_sdr(gain * noisy, clean) - usual))
+            move(place + 1, len(mixtures.noisy))
+    return {level: max(found) for level, found in changes.items()}
+
+
+def show_checks(found: list[Check], names: list[str]) -> None:
+    print(f"\n| check | bar | {' | '.join(names)} |\n" + "|---" * (len(names) + 2) + "|")
+    for check in found:
+        cells = [f"{value:{check.shown}}" for value in (check.found[name] for name in names)]
+        marked = [
+            cell if check.holds(check.found[name]) else f"**{cell}**" for name, cell in zip(names, cells, strict=True)
+        ]
+        print(f"| {check.what} | {check.bar} | {' | '.join(marked)} |")
+    print("\nBold: the bar is missed.")
+
+
+def opened(given: argparse.Namespace, console: Console) -> Corpus | None:
+    if given.corpus is None:
+        return None
+    config = CorpusConfig(
+        given.corpus / "speech", given.corpus / "noise", given.sample_rate, group_noise=given.group_noise
+    )
+    with progress.bar("decoding the corpus", console) as move:
+        return prepare(config, given.runs / "corpora", move)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--noisy", type=Path, help="a folder of noisy recordings")
+    parser.add_argument("--clean", type=Path, help="their clean versions, by the same paths")
+    parser.add_argument("--corpus", type=Path, help="instead: a folder with speech/ and noise/")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="of the corpus")
+    parser.add_argument("--mixtures", type=int, default=240, help="of the corpus, at six SNRs in turn")
+    parser.add_argument("--snr-db", type=float, nargs=2, default=(-5.0, 20.0), help="lowest and highest, of mixtures")
+    parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000, help="of the corpus, Hz")
+    parser.add_argument("--group-noise", default=r"^\d-(\d+)-", help="which noises of the corpus are of one source")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="for the decoded corpus")
+    parser.add_argument("--model", nargs="+", default=[SHIPPED], help="FILE, FILE@RATE of others, or quell")
+    parser.add_argument("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES))
+    given = parser.parse_args()
+    if (given.corpus is None) == (given.noisy is None) or (given.noisy is None) != (given.clean is None):
+        parser.error("expected either --noisy and --clean, or --corpus")
+    torch.set_num_threads(1)  # the real-time factor is that of one thread; scoring takes the other cores
+    console = stderr()
+    corpus = opened(given, console)
+    systems = systems_of(given.model, given.baselines, corpus, console)
+    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+        mixtures, material = material_of(given, corpus, scorer, console)
+        state = evaluation.summary(material, evaluation.compare(material, systems, scorer, console))
+        further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
+    print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
+    show(state)
+    if further:
+        show_checks(further, list(systems))
+
+
+def material_of(
+    given: argparse.Namespace, corpus: Corpus | None, scorer: Scorer, console: Console
+) -> tuple[EvaluationSet | None, Material]:
+    if corpus is None:
+        return None, evaluation.of_folders(given.noisy, given.clean, console)
+    with progress.bar("scoring the noisy mixtures", console) as move:
+        mixtures = evaluation_set(corpus, given.split, given.mixtures, tuple(given.snr_db), 0, scorer, move)
+    return mixtures, Mixtures(mixtures)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DenoiserError, TuningError) as error:
+        sys.exit(f"denoising.py: {error}")

@@ -1,0 +1,85 @@
+"""The denoisers that come with the package, for whoever names no other."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quell.errors import ExportError
+
+if TYPE_CHECKING:
+    from quell.audio import FloatArray
+    from quell.model import Model
+    from quell.settings import Mix
+
+FOLDER = Path(__file__).parent / "models"
+# By sample rate in Hz. What a telephone passed has nothing above 4 kHz, which one of 16 kHz would expect.
+FILES = {8_000: "quell-8k.pt", 16_000: "quell-16k.pt"}
+
+
+def path(sample_rate: int) -> Path:
+    """The one for recordings of a rate: the lowest that loses nothing of them, else the highest.
+
+    Raises:
+        ExportError: it is not there.
+    """
+    enough = [rate for rate in FILES if rate >= sample_rate]
+    found = FOLDER / FILES[min(enough) if enough else max(FILES)]
+    if not found.is_file():
+        needed = "expected the denoiser that comes with Quell"
+        raise ExportError(f"{found}: no such file, {needed}; install the package again, or name a model")
+    return found
+
+
+def paths() -> list[Path]:
+    """All of them. Errors as `path`."""
+    return [path(sample_rate) for sample_rate in FILES]
+
+
+def load(model: Path | str | None = None, sample_rate: int = 16_000) -> Model:
+    """An exported denoiser (TorchScript, or ONNX with onnxruntime installed), on the CPU.
+
+    Args:
+        model: its file; without one the denoiser that comes with Quell.
+        sample_rate: Hz, of what it is for, where no file is given.
+
+    Raises:
+        ExportError: the file is missing or is not one of ours, or onnxruntime is not installed.
+    """
+    from quell import model as models
+
+    return models.load(path(sample_rate) if model is None else model)
+
+
+@lru_cache(maxsize=len(FILES))
+def _kept(file: Path) -> Model:
+    return load(file)
+
+
+def fitting(sample_rate: int) -> Model:
+    """The one for recordings of a rate, loaded once. Errors as `path`."""
+    return _kept(path(sample_rate))
+
+
+def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, mix: Mix | None = None) -> FloatArray:
+    """A denoised recording at the rate it came in; every channel by itself.
+
+    Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
+    full scale where its input did.
+
+    Args:
+        waveform: float, full scale at 1.
+        sample_rate: of the waveform, Hz.
+        model: from `quell.load`; without it the denoiser that comes with Quell and fits the rate.
+
+    Shape:
+        waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
+
+    Raises:
+        ValueError: another shape, or samples that are not finite.
+        ExportError: no model was given, and the one that comes with Quell is not there.
+    """
+    from quell import enhance
+
+    return enhance.denoise(waveform, sample_rate, model or fitting(sample_rate), mix)
