@@ -2,9 +2,10 @@
 
     python benchmarks/presets.py --corpus FOLDER --audio-hours 1 [--presets compressed-unet recurrent-unet]
 
-Each preset trains in a process of its own, on one CPU thread, as many at once as there are cores. The table is of the
-validation split; the preset that is best there is then scored on the test split. A run that is interrupted goes on
-from its checkpoints.
+A preset may be followed by changes, of parameters or of what a study's [training] holds:
+phase-unet,phase=noisy,clean=0.05. Each trains in a process of its own, on one CPU thread, as many at once as there are
+cores. The table is of the validation split; the one that is best there is then scored on the test split. A run that is
+interrupted goes on from its checkpoints.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -52,13 +53,37 @@ class Outcome:
     cpu_minutes: float  # of the training process; PESQ and STOI are computed beside it
 
 
+def variant(text: str, base: TrainingConfig) -> tuple[space.Point, TrainingConfig]:
+    """The point and the training of `PRESET[,KEY=VALUE...]`.
+
+    Raises:
+        ValueError: an unknown preset or key, or a value that is not legal.
+    """
+    name, *changes = text.split(",")
+    if name not in PRESETS:
+        raise ValueError(f"{name!r}, expected one of {', '.join(PRESETS)}")
+    point: space.Point = dict(PRESETS[name])
+    for change in changes:
+        key, _, given = change.partition("=")
+        if key in point:
+            point[key] = type(point[key])(given) if not isinstance(point[key], bool) else given == "true"
+            if problem := space.PARAMETERS[key].objection(point[key]):
+                raise ValueError(f"{key}: {problem}")
+        elif key in {field.name for field in fields(TrainingConfig)}:
+            base = replace(base, **{key: type(getattr(base, key))(given)})
+        else:
+            raise ValueError(f"{key!r} in {text!r}, expected a parameter of the search or of [training]")
+    return point, base
+
+
 def train_preset(name: str, store: Path, audio_hours: float, folder: Path, queue: Any) -> Outcome:
     """Trains one preset, on one thread of this process, and stores its weights."""
     torch.set_num_threads(1)
     corpus = open_store(store)
     rungs = tuple(round(audio_hours * share, 6) for share in (0.25, 0.5, 1.0))
-    model = space.denoiser_config(PRESETS[name], corpus.sample_rate)
-    config = space.training_config(PRESETS[name], TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB), 0, model)
+    point, base = variant(name, TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB))
+    model = space.denoiser_config(point, corpus.sample_rate)
+    config = space.training_config(point, base, 0, model)
     weights = folder / f"{name}-{corpus.sample_rate}-{audio_hours:g}h.weights"
     checkpoint = weights.with_suffix(".checkpoint")
     said = 0.0
@@ -141,10 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
     parser.add_argument("--audio-hours", type=float, required=True, help="training audio of each preset")
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--presets", nargs="+", metavar="PRESET[,KEY=VALUE...]", default=list(PRESETS))
     parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000)
     parser.add_argument("--runs", type=Path, default=Path("runs/presets"), help="for weights and the decoded corpus")
     given = parser.parse_args()
+    for text in given.presets:
+        try:
+            variant(text, TrainingConfig())
+        except ValueError as error:
+            parser.error(f"--presets: {error}")
     given.runs.mkdir(parents=True, exist_ok=True)
     config = CorpusConfig(given.corpus / "speech", given.corpus / "noise", group_noise=r"^\d-(\d+)-")
     store = prepare(replace(config, sample_rate=given.sample_rate), given.runs / "corpora").folder

@@ -72,7 +72,7 @@ class Trainer:
             exact = torch.autocast(device.type, enabled=False)(recurrence.forward)
             recurrence.forward = exact
         self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
-        self.mixed = config.precision == "auto" and native_bfloat16(device)
+        self.mixed = config.precision == "auto" and native_bfloat16(device) and self._is_wide(device)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
         self.total = config.steps(config.rungs_audio_hours[-1])
@@ -80,6 +80,12 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.data_seconds = 0.0
+
+    def _is_wide(self, device: torch.device) -> bool:
+        """Whether the deepest level has the frames for bfloat16. On CPUs a convolution with a step of 2 that makes a
+        single frame reads memory that nobody wrote (torch 2.13, AMX), and answers NaN now and then."""
+        frames = self.mixtures.segment / self.model.hop_length
+        return device.type != "cpu" or frames >= 4 * self.denoiser.network.time_factor
 
     def learning_rate(self) -> float:
         """Of the coming step: warm-up over 2 % of the budget, hold, then down to zero."""

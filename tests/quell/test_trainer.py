@@ -25,7 +25,9 @@ from quell.trainer import AVERAGING, Trainer
 CPU = torch.device("cpu")
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
 # Steps of 4 x 0.5 s: 2 s of audio each; 8 in all.
-CONFIG = TrainingConfig(learning_rate=1e-2, batch_size=4, segment_s=0.5, rungs_audio_hours=(16 / 3600,))
+CONFIG = TrainingConfig(
+    precision="float32", learning_rate=1e-2, batch_size=4, segment_s=0.5, rungs_audio_hours=(16 / 3600,)
+)
 SUMS = ["compressed+si_sdr", "huber+si_sdr", "bce+multi_resolution+si_sdr", "l1+l2+huber"]
 # representation, target, output
 PAIRS = [
@@ -387,6 +389,24 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
     trainer.denoiser.train()
     assert math.isfinite(trainer.advance()) and torch.isfinite(weights(trainer)).all()
     assert trainer.loss(*2 * [trainer_module.Signals(torch.ones(1, 2, 2))]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("precision", "native", "segment_s", "mixed"),
+    [
+        ("auto", True, 0.5, True),
+        ("auto", False, 0.5, False),
+        ("float32", True, 0.5, False),
+        ("auto", True, 0.02, False),  # 5 frames, 2 at the deepest level
+    ],
+)
+def test_bfloat16_is_for_devices_made_for_it_and_for_segments_of_some_frames(
+    build, monkeypatch, precision, native, segment_s, mixed
+):
+    monkeypatch.setattr(trainer_module, "native_bfloat16", lambda device: native)
+    trainer = build(model(), precision=precision, segment_s=segment_s)
+    assert trainer.mixed == mixed
+    assert math.isfinite(trainer.advance()) and torch.isfinite(weights(trainer)).all()
 
 
 def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
