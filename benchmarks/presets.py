@@ -4,8 +4,8 @@
 
 A preset may be followed by changes, of parameters or of what a study's [training] holds:
 phase-unet,phase=noisy,clean=0.05. Each trains in a process of its own, on one CPU thread, as many at once as there are
-cores. The table is of the validation split; the one that is best there is then scored on the test split. A run that is
-interrupted goes on from its checkpoints.
+cores. The first table is of the validation split; the second one holds the best there against all others on the test
+split. A run that is interrupted goes on from its checkpoints.
 """
 
 import argparse
@@ -148,14 +148,23 @@ def show_validation(outcomes: list[Outcome], noisy: Scores) -> None:
             print(f"\n{outcome.name}: intersection over union of the binarised spectrograms {outcome.iou:.3f}")
 
 
-def show_test(best: Outcome, mixtures: EvaluationSet, scores: Scores) -> None:
+def show_test(best: Outcome, mixtures: EvaluationSet, found: dict[str, Scores]) -> None:
+    """Args: found: the trained ones' test scores, by name."""
+    scores = found[best.name]
     print(f"\nBest on validation: {best.name}. On {len(mixtures.noisy)} test mixtures:\n")
     print("| | PESQ | STOI | SI-SDR (dB) |\n|---|---|---|---|")
     print(f"| noisy | {_means(mixtures.noisy_scores)} |\n| denoised | {_means(scores)} |")
-    gains = [scores.gain_over(mixtures.noisy_scores, name) for name in METRICS]
-    print("| gain, 95 % interval | " + " | ".join(f"{g:+.3f} [{low:.3f}, {high:.3f}]" for g, low, high in gains) + " |")
+    print("| gain, 95 % interval | " + _gains(scores, mixtures.noisy_scores) + " |")
     worse = (f"{scores.worse_than(mixtures.noisy_scores, name):.0%}" for name in METRICS)
     print("| clips made worse | " + " | ".join(worse) + " |")
+    for name, other in found.items():
+        if other is not scores:
+            print(f"| gain over {name} | {_gains(scores, other)} |")
+
+
+def _gains(scores: Scores, other: Scores) -> str:
+    gains = [scores.gain_over(other, name) for name in METRICS]
+    return " | ".join(f"{gain:+.3f} [{low:.3f}, {high:.3f}]" for gain, low, high in gains)
 
 
 def _means(scores: Scores) -> str:
@@ -185,7 +194,8 @@ def main() -> None:
         show_validation(outcomes, noisy)
         best = max(outcomes, key=lambda outcome: outcome.scores.mean("pesq"))
         test = _mixtures(store, "test", TEST, scorer)
-        show_test(best, test, scorer.score(load_weights(best.weights), test))
+        found = {outcome.name: scorer.score(load_weights(outcome.weights), test) for outcome in outcomes}
+        show_test(best, test, found)
 
 
 if __name__ == "__main__":
