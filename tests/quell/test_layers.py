@@ -214,6 +214,7 @@ def test_both_directions_work_in_windows_that_fade_into_each_other(frames):
         ("base_channels", 0, "0, expected at least 1"),
         ("convolutions_per_level", 0, "0, expected at least 1"),
         ("bottleneck_units", 0, "0, expected at least 1"),
+        ("bottleneck_channels", -1, "-1, expected at least 0"),
         ("dropout", -0.1, "-0.1, expected 0 to below 1"),
         ("dropout", 1.0, "1.0, expected 0 to below 1"),
         ("dropout", math.nan, "nan, expected 0 to below 1"),

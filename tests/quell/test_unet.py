@@ -148,6 +148,22 @@ def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bo
         assert after <= moved and before <= moved
 
 
+@pytest.mark.parametrize("bottleneck", ["frequency", "forward", "both"])
+def test_a_recurrence_hears_the_channels_asked_for_and_says_something_to_all(bottleneck):
+    # Eight channels at the deepest level, of 5 bins.
+    networks = {
+        few: UNet(
+            NetworkConfig(depth=3, base_channels=8, growth=1.0, bottleneck=bottleneck, bottleneck_channels=few), 33
+        )
+        for few in (0, 2, 8, 9)
+    }
+    sizes = {few: network.bottleneck.size for few, network in networks.items()}
+    over_time = 1 if bottleneck == "frequency" else 5
+    assert sizes == {0: 8 * over_time, 2: 2 * over_time, 8: 8 * over_time, 9: 8 * over_time}
+    assert [network.narrow is None for network in networks.values()] == [True, False, True, True]
+    assert networks[2].widen.weight.shape == (8, 2, 1, 1)
+
+
 @torch.inference_mode()
 def test_a_recurrence_over_frequency_hears_all_bins_of_a_frame(tiny_unet):
     features = torch.rand(1, 1, 200, 9)
