@@ -144,8 +144,10 @@ def harass(starters: list[Starter], place: Place, options: argparse.Namespace, b
                 done[blow] += 1
                 if blow == "SIGSTOP":
                     frozen[victim] = now + STOP_S
-        away = outage is not None and outage.is_alive()  # `quell tune` itself does not start without its database
-        if pending and now - began > options.strike * (3 - len(pending)) and not away:
+        # `quell tune` itself does not start without its database.
+        away = outage is not None and outage.is_alive()
+        starting = any(starter.process.poll() is None and not starter.workers() for starter in starters)
+        if pending and now - began > options.strike * (3 - len(pending)) and not away and not starting:
             kind = pending.pop()
             done[kind] += 1
             if kind == "database":

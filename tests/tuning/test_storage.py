@@ -228,7 +228,7 @@ def in_time(function: Callable[[], Any], seconds: float) -> bool:
 def test_who_is_frozen_inside_a_transaction_does_not_keep_others_out(
     postgres: Cluster, study_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 1)
+    monkeypatch.setattr(module, "SILENT_S", 3)  # of 1, opening a storage takes longer on a machine with much to do
     frozen, other = open_storage(postgres.url), open_storage(postgres.url)
     study = optuna.create_study(study_name=study_name, storage=other)
     with frozen.backend._backend.engine.connect() as connection:
