@@ -38,6 +38,7 @@ _COMPRESSED: Mapping[str, Value] = {
     "output": "sigmoid",
     "loss": "compressed+si_sdr",
     **{f"{term}_weight": weight for term, weight in LOSS_WEIGHTS.items()},
+    "optimiser": "adamw",
     "learning_rate": 2e-3,
     "batch_size": 4,
 }
@@ -66,7 +67,7 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
         "bottleneck_channels": 24,
         "loss": "compressed+complex+perceptual+si_sdr",
         "si_sdr_weight": 0.02,
-        "batch_size": 4,
+        "optimiser": "muon",
     },
     # The noise is what is learnt: ten convolutions down, max-pooling, tanh, Huber (after V. Belz, "Speech-enhancement
     # with deep learning", 2019). At 8 kHz its window is 255 samples and its hop 63: 128 bins, and 7872 samples make

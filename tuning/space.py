@@ -22,6 +22,7 @@ from quell.config import (
     DOWNSAMPLINGS,
     LOSS_WEIGHTS,
     NORMALISATIONS,
+    OPTIMISERS,
     OUTPUTS,
     PHASES,
     REPRESENTATIONS,
@@ -155,6 +156,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "output": _names(OUTPUTS),
     "loss": Parameter(str),
     **{f"{term}_weight": Parameter(float, "", 1e-5, 1000) for term in LOSS_WEIGHTS},
+    "optimiser": _names(OPTIMISERS),
     "learning_rate": Parameter(float, "", 1e-6, 1),
     "batch_size": Parameter(int, "segments", 1, 1024),
 }
@@ -265,6 +267,7 @@ def training_config(
         base,
         loss=point["loss"],
         loss_weights={term: float(point[f"{term}_weight"]) for term in loss_terms(point["loss"])},
+        optimiser=point["optimiser"],
         learning_rate=point["learning_rate"],
         batch_size=point["batch_size"],
     )

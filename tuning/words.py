@@ -36,6 +36,7 @@ MEANINGS: Mapping[str, Mapping[Any, str]] = {
         "forward": "GRU over time, forwards, {bottleneck_units} units",
         "both": "GRU over time in both directions, {bottleneck_units} units each: offline only",
     },
+    "optimiser": {"adamw": "AdamW", "muon": "Muon, AdamW for what is no matrix"},
     "causal": {
         True: "yes: convolutions hear no frame after the one they answer",
         False: "no: convolutions hear later frames, too",
@@ -54,6 +55,7 @@ CONFIGURATION = (
     ("bottleneck", "{bottleneck}"),
     ("causal", "{causal}"),
     ("loss", "{loss}"),
+    ("optimiser", "{optimiser}"),
     ("learning rate", "{learning_rate:.3g}"),
     ("batch", "{batch_size} segments of {segment_s:g} s"),
 )

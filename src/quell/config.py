@@ -16,6 +16,7 @@ OUTPUTS = ("sigmoid", "tanh", "softplus", "linear")
 REPRESENTATIONS = ("power", "linear", "log")
 TARGETS = ("mask", "noise", "direct")
 PHASES = ("noisy", "estimated")
+OPTIMISERS = ("adamw", "muon")
 # Of the network's products while it is trained. "auto": bfloat16 on a device that multiplies it in hardware.
 PRECISIONS = ("auto", "float32")
 # Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, perceptual PESQ points;
@@ -77,6 +78,7 @@ class TrainingConfig:
 
     loss: str = "compressed+si_sdr"
     loss_weights: Mapping[str, float] = field(default_factory=dict)  # of its terms; LOSS_WEIGHTS for what is absent
+    optimiser: str = "adamw"  # OPTIMISERS; muon for matrices, with adamw for all other weights
     learning_rate: float = 2e-3
     batch_size: int = 16
     segment_s: float = 2.0

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quell.config import DenoiserConfig, TrainingConfig, loss_objection
+from quell.config import OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser, clean_spectrum
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
 from quell.mixing import Mixtures, MixtureSampler
+from quell.muon import Muon, muon_groups
 from quell.spectrogram import magnitude
 
 # The learning rate holds until this share of the budget and then falls to zero in a straight line.
@@ -71,7 +72,7 @@ class Trainer:
             # which must not take this over.
             exact = torch.autocast(device.type, enabled=False)(recurrence.forward)
             recurrence.forward = exact
-        self.optimiser = torch.optim.AdamW(self.denoiser.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        self.optimisers = optimisers(self.denoiser, config)
         self.mixed = config.precision == "auto" and native_bfloat16(device) and self._is_wide(device)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
@@ -105,8 +106,9 @@ class Trainer:
         self._begin_some()
         self.data_seconds += time.perf_counter() - started
         rate = self.learning_rate()
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         value = self._accumulate(batch)
         while value is None:
             self.micro_batch = -(-self.micro_batch // 2)
@@ -116,7 +118,8 @@ class Trainer:
             found = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
             text = json.dumps(asdict(self.model) | asdict(self.config))
             raise TrainingError(f"step {self.step}: {found}, expected finite numbers; lower learning_rate ({text})")
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         self._average()
         self.seconds += time.perf_counter() - started
@@ -127,7 +130,7 @@ class Trainer:
         return {
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "recurrence": self.state,
             "mixtures": self.generator.get_state(),
             "dropout": self._random_state(),
@@ -138,7 +141,8 @@ class Trainer:
         """Goes on from a `snapshot` of a trainer of the same configuration, as if there had been no other."""
         self.denoiser.load_state_dict(stored["denoiser"])
         self.averaged.load_state_dict(stored["averaged"])
-        self.optimiser.load_state_dict(stored["optimiser"])
+        for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         self.state = stored["recurrence"].to(self.device)
         self.generator.set_state(stored["mixtures"])
         if self.device.type == "cuda":
@@ -164,7 +168,7 @@ class Trainer:
 
     def _accumulate(self, batch: Mixtures) -> float | None:
         """Gradients of a batch and its loss; None when a part of `micro_batch` mixtures does not fit into memory."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.denoiser.zero_grad(set_to_none=True)
         total = 0.0
         states = []
         try:
@@ -222,6 +226,21 @@ class Trainer:
                 mine[name].lerp_(value, weight)
             else:
                 mine[name].copy_(value)
+
+
+def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """What moves the weights; each of them has one.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if config.optimiser not in OPTIMISERS:
+        raise ValueError(f"optimiser: {config.optimiser!r}, expected one of {', '.join(OPTIMISERS)}")
+    groups = muon_groups(denoiser) if config.optimiser == "muon" else []
+    matrices = {weight for group in groups for weight in group["params"]}
+    others = [weight for weight in denoiser.parameters() if weight not in matrices]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=1e-2)]
+    return [*found, Muon(groups, lr=config.learning_rate)] if groups else found
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -137,7 +137,7 @@ def hard_cases():
 def test_silence_clipping_and_single_samples_give_finite_losses_and_gradients(build, pair, name):
     trainer = build(model(*pair), loss=name)
     for i, batch in enumerate(hard_cases()):
-        trainer.optimiser.zero_grad()
+        trainer.denoiser.zero_grad()
         loss, _ = trainer._loss(batch, first_state(trainer, batch))
         loss.backward()
         assert torch.isfinite(loss), i
@@ -160,7 +160,7 @@ def test_cross_entropy_of_what_is_no_share_is_refused(build, pair, said):
 def test_hard_cases_are_finite_for_every_shape_of_the_network(build, shape):
     trainer = build(model(**shape), loss="compressed+multi_resolution")
     for i, batch in enumerate(hard_cases()):
-        trainer.optimiser.zero_grad()
+        trainer.denoiser.zero_grad()
         trainer._loss(batch, first_state(trainer, batch))[0].backward()
         assert torch.isfinite(gradients(trainer)).all(), i
 
@@ -230,8 +230,8 @@ def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(build):
 
 def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
     rates = []
-    step = trainer.optimiser.step
-    trainer.optimiser.step = lambda: (rates.append(trainer.optimiser.param_groups[0]["lr"]), step())
+    step = trainer.optimisers[0].step
+    trainer.optimisers[0].step = lambda: (rates.append(trainer.optimisers[0].param_groups[0]["lr"]), step())
     for _ in range(8):
         trainer.advance()
     assert rates == pytest.approx([1e-2] * 7 + [0.5e-2])  # 8 steps: the last quarter falls from 1 to 1/2
@@ -256,7 +256,7 @@ def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer
         for name in names:
             trainer.denoiser.network.state_dict()[name].fill_(trainer.step + 1.0)
 
-    trainer.optimiser.step = count_up
+    trainer.optimisers[0].step = count_up
     trainer.denoiser.eval()
     for n in range(1, 8):
         trainer.advance()
@@ -273,8 +273,8 @@ def test_steps_make_up_the_audio():
 
 def test_training_leaves_the_gradient_within_its_limit(trainer):
     norms = []
-    step = trainer.optimiser.step
-    trainer.optimiser.step = lambda: (norms.append(gradients(trainer).norm().item()), step())
+    step = trainer.optimisers[0].step
+    trainer.optimisers[0].step = lambda: (norms.append(gradients(trainer).norm().item()), step())
     trainer.loss = StandIn(1e4)
     trainer.advance()
     assert norms == pytest.approx([trainer_module.LARGEST_GRADIENT], rel=1e-3)

@@ -1,0 +1,81 @@
+"""An optimiser that moves a matrix by the same amount in all its directions."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+# Of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+# Root mean square of a step over the learning rate: about AdamW's, so that both take the same rates (Liu et al. 2025).
+STEP_RMS = 0.2
+SMALLEST = 4  # rows and columns; below, there are no directions to speak of
+
+
+class Group(TypedDict):
+    """Weights, each of which holds so many matrices below each other."""
+
+    params: list[Tensor]
+    gates: int
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every step is made orthogonal (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
+    networks"; Liu et al. 2025, arXiv:2502.16982), with Nesterov's look ahead and decoupled weight decay.
+
+    Args:
+        groups: as `muon_groups` makes them. A convolution's kernel is a matrix of a row for each first channel, and
+            each gate of a recurrence is a matrix.
+        lr: as for AdamW.
+    """
+
+    def __init__(self, groups: list[Group], lr: float, weight_decay: float = 1e-2, momentum: float = 0.95) -> None:
+        given = [dict(group) for group in groups]
+        super().__init__(given, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "gates": 1})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step along the gradients that are there."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                held = state["momentum"].mul_(momentum).add_(weight.grad)
+                ahead = weight.grad.add(held, alpha=momentum).flatten(1)
+                move = torch.cat([orthogonal(gate) * max(gate.shape) ** 0.5 for gate in ahead.chunk(group["gates"])])
+                weight.mul_(1 - rate * group["weight_decay"]).add_(move.reshape(weight.shape), alpha=-rate * STEP_RMS)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """A matrix with the same singular vectors and singular values of about 1 (0.7 to 1.2); shape (R, C), kept.
+
+    Newton and Schulz's iteration with the coefficients of Jordan et al. 2024. Zeros stay zeros.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x: Tensor = matrix if wide else matrix.T
+    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
+    first, third, fifth = QUINTIC
+    for _ in range(ITERATIONS):
+        square = x @ x.T
+        x = first * x + (third * square + fifth * square @ square) @ x
+    return x if wide else x.T
+
+
+def muon_groups(module: nn.Module) -> list[Group]:
+    """The weights of a module that are matrices, as groups for `Muon`; all others want another optimiser."""
+    plain: list[Tensor] = []
+    gated: list[Tensor] = []
+    for part in module.modules():
+        if isinstance(part, nn.GRU):
+            gated += [weight for name, weight in part.named_parameters() if name.startswith("weight")]
+        elif isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d | nn.ConvTranspose2d) and part.groups == 1):
+            plain.append(part.weight)
+    plain = [weight for weight in plain if min(weight.flatten(1).shape) >= SMALLEST]
+    return [Group(params=weights, gates=gates) for gates, weights in ((1, plain), (3, gated)) if weights]
