@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from quell import trainer as trainer_module
-from quell.config import FIX_GAIN, DenoiserConfig, TrainingConfig, loss_objection
+from quell.config import FIX_GAIN, OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
 from quell.denoiser import rms
 from quell.errors import TrainingError
 from quell.losses import Loss
@@ -391,6 +391,24 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
     assert trainer.loss(*2 * [trainer_module.Signals(torch.ones(1, 2, 2))]).dtype == torch.float32
 
 
+@pytest.mark.parametrize("shape", [{}, *SHAPES], ids=lambda shape: "-".join(map(str, shape.values())))
+def test_every_weight_has_one_optimiser_at_the_rate_of_the_step(build, shape):
+    trainer = build(model(**shape), optimiser="muon")
+    groups = [group for optimiser in trainer.optimisers for group in optimiser.param_groups]
+    held = [weight for group in groups for weight in group["params"]]
+    assert len(held) == len(set(map(id, held))) == len(list(trainer.denoiser.parameters()))
+    before = [weight.detach().clone() for weight in trainer.denoiser.parameters()]
+    trainer.advance()
+    assert {group["lr"] for group in groups} == {trainer.config.learning_rate}
+    moved = [not torch.equal(weight, old) for weight, old in zip(trainer.denoiser.parameters(), before, strict=True)]
+    assert all(moved)
+
+
+def test_an_unknown_optimiser_is_refused(build):
+    with pytest.raises(ValueError, match=r"^optimiser: 'sgd', expected one of adamw, muon$"):
+        build(optimiser="sgd")
+
+
 @pytest.mark.parametrize(
     ("precision", "native", "segment_s", "mixed"),
     [
@@ -448,16 +466,18 @@ def test_a_recurrence_forwards_goes_on_from_the_mixture_before(build, monkeypatc
     assert not given[2].any()
 
 
-def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build):
-    shape = model(dropout=0.3)
-    first = build(shape)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("bottleneck", ["none", "forward"])
+def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build, optimiser, bottleneck):
+    shape = model(dropout=0.3, bottleneck=bottleneck, bottleneck_units=4)
+    first = build(shape, optimiser=optimiser)
     for _ in range(3):
         first.advance()
     first.micro_batch = 2
     file = io.BytesIO()
     torch.save(first.snapshot(), file)
     expected = [first.advance() for _ in range(3)]
-    second = build(shape)
+    second = build(shape, optimiser=optimiser)
     file.seek(0)
     second.take_up(torch.load(file, weights_only=True))
     assert (second.step, second.micro_batch) == (3, 2)
