@@ -74,6 +74,15 @@ class StudySection(_Section):
         return [StudyDirection.MINIMIZE if name in COSTS else StudyDirection.MAXIMIZE for name in self.scores]
 
 
+def _pair(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _ordered(snr_db: tuple[float, float]) -> None:
+    if not snr_db[0] < snr_db[1]:
+        raise ValueError(f"snr_db: {list(snr_db)}, expected [low, high] in dB with low < high")
+
+
 class CorpusSection(_Section):
     """Folders are relative to --corpus or QUELL_CORPUS."""
 
@@ -88,15 +97,11 @@ class CorpusSection(_Section):
     rooms: str = ""  # folder of room impulse responses, for training; "" goes without
     synthetic: bool = False  # made by Quell, under the runs folder, when no corpus is named
 
-    @field_validator("snr_db", mode="before")
-    @classmethod
-    def _pair(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    _pair = field_validator("snr_db", mode="before")(_pair)
 
     @model_validator(mode="after")
     def _consistent(self) -> CorpusSection:
-        if not self.snr_db[0] < self.snr_db[1]:
-            raise ValueError(f"snr_db: {list(self.snr_db)}, expected [low, high] in dB with low < high")
+        _ordered(self.snr_db)
         shares = list(self.splits.values())
         if tuple(self.splits) != SPLITS or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"splits: {self.splits}, expected train, validation and test above 0 that add up to 1")
@@ -120,6 +125,7 @@ class TrainingSection(_Section):
     audio_hours: float = Field(default=4.0, gt=0)
     rungs_audio_hours: list[float] = [1.0, 2.0, 4.0]
     validation_mixtures: int = Field(default=128, ge=6)
+    snr_db: tuple[float, float] | None = None  # of training; the corpus's, that of the scores, without it
     level_db: float = Field(default=10.0, ge=0, le=60)  # the level worked at is off the mixture's by up to this much
     rooms: float = Field(default=0.5, ge=0, le=1)  # share of the mixtures in a room, where corpus.rooms has some
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures without noise
@@ -127,8 +133,12 @@ class TrainingSection(_Section):
     colour_db: float = Field(default=0.0, ge=0, le=30)  # speech and noise are each coloured by up to this much
     precision: Literal["auto", "float32"] = "auto"  # of the network's products in training
 
+    _pair = field_validator("snr_db", mode="before")(_pair)
+
     @model_validator(mode="after")
     def _rungs(self) -> TrainingSection:
+        if self.snr_db is not None:
+            _ordered(self.snr_db)
         rungs = self.rungs_audio_hours
         if not rungs or sorted(set(rungs)) != rungs or rungs[0] <= 0 or rungs[-1] != self.audio_hours:
             raise ValueError(
@@ -212,7 +222,7 @@ class StudySpec(_Section):
         return TrainingConfig(
             segment_s=section.segment_s,
             rungs_audio_hours=tuple(section.rungs_audio_hours),
-            snr_db=self.corpus.snr_db,
+            snr_db=section.snr_db or self.corpus.snr_db,
             level_db=section.level_db,
             rooms=section.rooms,
             clean=section.clean,

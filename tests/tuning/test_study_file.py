@@ -87,6 +87,11 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("= 16000", "= 0", "corpus.sample_rate: 0, expected"),
         ("= 16000", "= 44100", "corpus.sample_rate: 44100, expected 8000 or 16000 for study.score = 'pesq'"),
         ("[-5.0, 20.0]", "[20.0, -5.0]", r"corpus.snr_db: \[20.0, -5.0\], expected \[low, high\]"),
+        (
+            "[1.0, 2.0, 4.0]",
+            "[1.0, 2.0, 4.0]\nsnr_db = [30.0, -5.0]",
+            r"training: snr_db: \[30.0, -5.0\], expected \[low, high\]|training.snr_db: \[30.0, -5.0\], expected",
+        ),
         ("'^\\d-(\\d+)-'", "'^\\d-('", "corpus.group_noise: .* expected a regular expression"),
         ("'^\\d-(\\d+)-'", "'^\\d-'", "corpus.group_noise: .* has 0 groups, expected"),
         ("[1.0, 2.0, 4.0]", "[2.0, 1.0, 4.0]", r"training.rungs_audio_hours: \[2.0, 1.0, 4.0\], expected ascending"),
@@ -224,3 +229,11 @@ def test_the_numbers_of_trials_and_of_confirmed_ones_can_be_given(tmp_path: Path
 def test_every_shipped_study_is_valid() -> None:
     studies = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
     assert [study_file.load(path).study.name for path in studies] == [path.stem for path in studies]
+
+
+def test_training_hears_the_snrs_of_the_corpus_unless_it_has_its_own(tmp_path: Path) -> None:
+    alike = load(tmp_path)
+    assert alike.training_config().snr_db == alike.corpus.snr_db == (-5.0, 20.0)
+    other = load(tmp_path, GOOD.replace("[training]", "[training]\nsnr_db = [-5.0, 30.0]"))
+    assert other.training_config().snr_db == (-5.0, 30.0) and other.corpus.snr_db == (-5.0, 20.0)
+    assert other.hash() != alike.hash()
