@@ -10,7 +10,7 @@ from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.metrics import UNITS
 from tuning import weaknesses
-from tuning.evaluation_tables import number
+from tuning.words import number
 
 if TYPE_CHECKING:
     from quell.corpus import Corpus

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from quell import dnsmos, metrics
 from quell.material import BIN_DB
+from tuning.words import number
 
 UNITS = metrics.UNITS | dnsmos.UNITS
-TWO_DIGITS = ("pesq", "si_sdr", *dnsmos.NAMES)
 # What a clip made worse is told by, where several metrics are known.
 WORSE = ("stoi", "ovrl")
 
@@ -85,8 +85,3 @@ def _pair(name: str, noisy: dict[str, float], denoised: dict[str, float]) -> str
 def _gain(name: str, gain: list[float]) -> str:
     mean, low, high = (number(name, value, "+") for value in gain)
     return f"{mean} [{low}, {high}]" if gain[1] < gain[2] else mean  # one clip has no interval
-
-
-def number(name: str, value: float, sign: str = "") -> str:
-    """A score or a gain, with the digits that say something."""
-    return f"{value:{sign}.2f}" if name in TWO_DIGITS else f"{value:{sign}.3f}"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.metrics import UNITS
-from tuning.evaluation_tables import number
+from tuning.words import number
 
 if TYPE_CHECKING:
     from quell.corpus import Corpus

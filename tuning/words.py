@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from quell import dnsmos
 from quell.config import LOSS_WEIGHTS, loss_terms
 from quell.metrics import UNITS
 
 NAMES = {"pesq": "PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR", "macs": "multiply-accumulates"}
-TWO_DIGITS = ("pesq", "si_sdr")
+TWO_DIGITS = ("pesq", "si_sdr", *dnsmos.NAMES)
 # First digits of numbers, from the roundest on.
 ROUND: Sequence[Sequence[float]] = (
     (1,),

@@ -132,35 +132,43 @@ def test_a_window_of_odd_length_has_the_bins_and_frames_of_the_papers_planes(tin
         assert denoiser(noisy(1, length)).shape == (1, length)
 
 
-@pytest.mark.parametrize("number", range(24))
-@torch.inference_mode()
-def test_the_answer_is_the_estimate_with_the_noisy_phase(tiny_denoiser, drawn_settings, number):
-    denoiser = tiny_denoiser(number, **drawn_settings(number, phase="noisy"))
+@pytest.fixture(params=range(24))
+def estimated(request, tiny_denoiser, drawn_settings):
+    """Of a phase: a denoiser of any design, the spectrum that it hears of `noisy(2, 1_501)` and what it makes of it."""
+
+    def estimated(phase):
+        denoiser = tiny_denoiser(request.param, **drawn_settings(request.param, phase=phase))
+        waveform = noisy(2, 1_501)
+        spectrum = denoiser.spectrogram(waveform / rms(waveform))
+        return denoiser, spectrum, denoiser.estimate(spectrum)[0]
+
+    return estimated
+
+
+def is_the_answer_of(denoiser, spectrum):
     waveform = noisy(2, 1_501)
-    spectrum = denoiser.spectrogram(waveform / rms(waveform))
-    (output, magnitude, _, clean, _), _ = denoiser.estimate(spectrum)
+    again = denoiser.spectrogram.inverse(spectrum, 1_501) * rms(waveform)
+    return (again - denoiser(waveform)).abs().max() <= 1e-4 * again.abs().max()
+
+
+@torch.inference_mode()
+def test_the_answer_is_the_estimate_with_the_noisy_phase(estimated):
+    denoiser, spectrum, (output, magnitude, _, clean, _) = estimated("noisy")
     features = denoiser.target.representation(magnitude)
     assert torch.equal(output, denoiser.network(features.unsqueeze(1))[:, 0])
     assert torch.equal(clean, denoiser.target(output, magnitude, features))
     assert (clean >= 0).all()
-    answer = denoiser.spectrogram.inverse(torch.polar(clean, spectrum.angle()), 1_501) * rms(waveform)
     # The floor of the magnitudes: a bin at 1e-5 has no phase to take
-    assert (answer - denoiser(waveform)).abs().max() <= 1e-4 * answer.abs().max()
+    assert is_the_answer_of(denoiser, torch.polar(clean, spectrum.angle()))
 
 
-@pytest.mark.parametrize("number", range(24))
 @torch.inference_mode()
-def test_an_estimated_phase_is_the_noisy_one_turned_by_the_networks_angle(tiny_denoiser, drawn_settings, number):
-    denoiser = tiny_denoiser(number, **drawn_settings(number, phase="estimated"))
-    waveform = noisy(2, 1_501)
-    spectrum = denoiser.spectrogram(waveform / rms(waveform))
-    found, _ = denoiser.estimate(spectrum)
+def test_an_estimated_phase_is_the_noisy_one_turned_by_the_networks_angle(estimated):
+    denoiser, spectrum, found = estimated("estimated")
     angle = torch.atan2(found.turn[:, 1], found.turn[:, 0])
     assert (found.turn.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
-    answer = torch.polar(found.clean, spectrum.angle() + angle)
     sure = found.turn.square().sum(1).sqrt()  # near 1 but where the network points nowhere
-    waveform_again = denoiser.spectrogram.inverse(answer * sure, 1_501) * rms(waveform)
-    assert (waveform_again - denoiser(waveform)).abs().max() <= 1e-4 * waveform_again.abs().max()
+    assert is_the_answer_of(denoiser, torch.polar(found.clean * sure, spectrum.angle() + angle))
 
 
 @torch.inference_mode()
