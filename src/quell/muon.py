@@ -48,24 +48,27 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
                 held = state["momentum"].mul_(momentum).add_(weight.grad)
-                ahead = weight.grad.add(held, alpha=momentum).flatten(1)
-                move = torch.cat([orthogonal(gate) * max(gate.shape) ** 0.5 for gate in ahead.chunk(group["gates"])])
-                weight.mul_(1 - rate * group["weight_decay"]).add_(move.reshape(weight.shape), alpha=-rate * STEP_RMS)
+                ahead = weight.grad.add(held, alpha=momentum).flatten(1).unflatten(0, (group["gates"], -1))
+                move = orthogonal(ahead).reshape(weight.shape)
+                length = rate * STEP_RMS * max(ahead.shape[1:]) ** 0.5
+                weight.mul_(1 - rate * group["weight_decay"]).add_(move, alpha=-length)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix with the same singular vectors and singular values of about 1 (0.7 to 1.2); shape (R, C), kept.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices with the same singular vectors and singular values of about 1 (0.7 to 1.2); shape (..., R, C), kept.
 
     Newton and Schulz's iteration with the coefficients of Jordan et al. 2024. Zeros stay zeros.
     """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x: Tensor = matrix if wide else matrix.T
-    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x: Tensor = matrices if wide else matrices.mT
+    x = x.reshape(-1, *x.shape[-2:])
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     first, third, fifth = QUINTIC
     for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = first * x + (third * square + fifth * square @ square) @ x
-    return x if wide else x.T
+        square = x @ x.mT
+        factor = torch.baddbmm(square, square, square, beta=third, alpha=fifth)
+        x = torch.baddbmm(x, factor, x, beta=first)
+    return (x if wide else x.mT).reshape(matrices.shape)
 
 
 def muon_groups(module: nn.Module) -> list[Group]:

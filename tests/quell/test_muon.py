@@ -39,6 +39,13 @@ def test_singular_values_come_near_1_and_singular_vectors_stay(shape, scale):
     assert (inside - torch.diag(values)).abs().max() < 1e-3
 
 
+def test_matrices_of_a_batch_do_not_feel_each_other():
+    many = random(2, 3, 8, 40) * torch.logspace(-3, 3, 6).reshape(2, 3, 1, 1)
+    found = orthogonal(many)
+    for one, alone in zip(found.flatten(0, 1), many.flatten(0, 1), strict=True):
+        assert torch.allclose(one, orthogonal(alone), atol=1e-6)
+
+
 def test_zeros_stay_zeros_and_weights_without_a_gradient_stay():
     assert torch.equal(orthogonal(torch.zeros(4, 9)), torch.zeros(4, 9))
     weight = nn.Parameter(random(4, 9))
