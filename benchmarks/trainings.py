@@ -1,0 +1,144 @@
+"""Presets and changes of them, trained side by side: each in a process of its own, on one CPU thread.
+
+A run that is interrupted goes on from its checkpoints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from quell.config import TrainingConfig
+from quell.corpus import Corpus, open_store
+from quell.cost import Cost, cost
+from quell.denoiser import save_weights
+from quell.heldout import EvaluationSet, evaluation_set
+from quell.scoring import Scorer, Scores
+from quell.training import train
+from tuning import progress, space
+from tuning.presets import PRESETS
+
+SNR_DB = (-5.0, 20.0)
+VALIDATION, TEST = 128, 240  # mixtures
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What shall be trained: `recipe` is PRESET[,KEY=VALUE...], and some kinds of noise may be kept from it."""
+
+    name: str
+    recipe: str
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one training; scores are of the validation mixtures."""
+
+    name: str
+    weights: Path
+    scores: Scores
+    iou: float | None
+    cost: Cost
+    audio_hours: float
+    cpu_minutes: float  # of the training process; PESQ and STOI are computed beside it
+
+
+def variant(text: str, base: TrainingConfig) -> tuple[space.Point, TrainingConfig]:
+    """The point and the training of `PRESET[,KEY=VALUE...]`.
+
+    Raises:
+        ValueError: an unknown preset or key, or a value that is not legal.
+    """
+    name, *changes = text.split(",")
+    if name not in PRESETS:
+        raise ValueError(f"{name!r}, expected one of {', '.join(PRESETS)}")
+    point: space.Point = dict(PRESETS[name])
+    for change in changes:
+        key, _, given = change.partition("=")
+        if key in point:
+            point[key] = type(point[key])(given) if not isinstance(point[key], bool) else given == "true"
+            if problem := space.PARAMETERS[key].objection(point[key]):
+                raise ValueError(f"{key}: {problem}")
+        elif key in {field.name for field in fields(TrainingConfig)}:
+            base = replace(base, **{key: type(getattr(base, key))(given)})
+        else:
+            raise ValueError(f"{key!r} in {text!r}, expected a parameter of the search or of [training]")
+    return point, base
+
+
+def train_all(wanted: Sequence[Wanted], store: Path, audio_hours: float, folder: Path) -> list[Outcome]:
+    """Trains all on equally much audio, as many at once as there are cores; weights and checkpoints go to `folder`."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
+        progress.Trainings(Console(stderr=True)) as bars,
+    ):
+        queue = manager.Queue()
+        jobs = [pool.submit(_train, one, store, audio_hours, folder, queue) for one in wanted]
+        while not all(job.done() for job in jobs):
+            try:
+                kind, *news = queue.get(timeout=0.5)
+            except Empty:
+                continue
+            {"step": bars.step, "rung": bars.rung, "end": bars.end}[kind](*news)
+        return [job.result() for job in jobs]
+
+
+def mixtures(store: Path, split: str, scorer: Scorer, snr_db: tuple[float, float] = SNR_DB) -> EvaluationSet:
+    """The validation or test mixtures of a decoded corpus."""
+    return evaluation_set(open_store(store), split, {"validation": VALIDATION, "test": TEST}[split], snr_db, 0, scorer)
+
+
+def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue: Any) -> Outcome:
+    torch.set_num_threads(1)
+    corpus = _keep_from(open_store(store), wanted.without)
+    name = wanted.name
+    rungs = tuple(round(audio_hours * share, 6) for share in (0.25, 0.5, 1.0))
+    point, base = variant(wanted.recipe, TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB))
+    model = space.denoiser_config(point, corpus.sample_rate)
+    config = space.training_config(point, base, 0, model)
+    weights = folder / f"{name}-{corpus.sample_rate}-{audio_hours:g}h.weights"
+    checkpoint = weights.with_suffix(".checkpoint")
+    said = 0.0
+
+    def on_step(hours: float, loss: float) -> None:
+        nonlocal said
+        if time.monotonic() - said > 1.0:
+            queue.put(("step", name, hours, audio_hours, loss))
+            said = time.monotonic()
+
+    def on_rung(hours: float, clips: NDArray[np.float64]) -> None:
+        queue.put(("rung", name, "pesq", float(clips.mean())))
+
+    with Scorer(1) as scorer:
+        validation = mixtures(store, "validation", scorer)
+        started = time.process_time()
+        trained = train(
+            model, config, corpus, validation, scorer, on_step=on_step, on_rung=on_rung, checkpoint=checkpoint
+        )
+        minutes = (time.process_time() - started) / 60
+    save_weights(trained.denoiser, weights)
+    checkpoint.unlink()
+    queue.put(("end", name))
+    heard = config.steps(audio_hours) * config.batch_size * config.segment_s / 3600
+    return Outcome(name, weights, trained.scores, trained.iou, cost(model), heard, minutes)
+
+
+def _keep_from(corpus: Corpus, kinds: Sequence[str]) -> Corpus:
+    heard = corpus.splits["train"]
+    clips = [clip for clip in heard.clips if clip.kind != "noise" or clip.category not in kinds]
+    return replace(corpus, splits={**corpus.splits, "train": replace(heard, clips=clips)})

@@ -1,0 +1,122 @@
+"""What a recipe does against kinds of noise that its training never heard.
+
+    python benchmarks/unseen_noises.py --corpus FOLDER --audio-hours 2 [--recipe phase-unet] [--folds 3]
+
+The kinds of noise, which are the folders of noise/, are dealt into folds. One training hears all kinds, and one for
+each fold hears those of the other folds. Then the test mixtures are denoised twice: by the training that heard all
+kinds, and by the one that did not hear that of the mixture. A recipe is PRESET[,KEY=VALUE...] as in presets.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from header import header
+from numpy.typing import NDArray
+from rich.console import Console
+from trainings import Wanted, mixtures, train_all, variant
+
+from quell import baselines
+from quell.config import TrainingConfig
+from quell.corpus import CorpusConfig, open_store, prepare
+from quell.denoiser import load_weights
+from quell.errors import PackageError
+from quell.heldout import EvaluationSet
+from quell.material import Mixtures
+from quell.scoring import Scorer, Scores
+from tuning import evaluation
+from tuning.options import stderr
+from tuning.words import number
+
+METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
+HEARD, UNHEARD = "heard in training", "never heard"
+
+
+def folds_of(kinds: list[str], folds: int) -> list[tuple[str, ...]]:
+    """The kinds dealt out in turn: each is in one fold."""
+    return [tuple(kinds[number::folds]) for number in range(folds)]
+
+
+def pieced(parts: list[tuple[NDArray[np.bool_], Scores]]) -> Scores:
+    """Scores of a set, each part of whose clips is taken from other scores."""
+    whole = parts[0][1]
+    values = {name: whole.values[name].copy() for name in whole.values}
+    for chosen, scores in parts:
+        for name in values:
+            values[name][chosen] = scores.values[name][chosen]
+    return Scores(values, whole.snr_db, 0)
+
+
+def show(test: EvaluationSet, kinds: NDArray[np.str_], found: dict[str, Scores]) -> None:
+    """Markdown: means by system with gains over the noisy input, then by kind of noise."""
+    print(f"{len(test.noisy)} test mixtures, {test.seconds / 60:.1f} minutes.\n")
+    print(f"| | {' | '.join(f'{head}, gain [95 %]' for head in METRICS.values())} |\n|---|---|---|---|")
+    noisy = test.noisy_scores
+    print(f"| noisy | {' | '.join(number(name, noisy.mean(name)) for name in METRICS)} |")
+    for system, scores in found.items():
+        cells = (f"{number(name, scores.mean(name))}, {_gain(scores, noisy, name)}" for name in METRICS)
+        print(f"| {system} | {' | '.join(cells)} |")
+    cells = (_gain(found[UNHEARD], found[HEARD], name) for name in METRICS)
+    print(f"| {UNHEARD} against {HEARD} | {' | '.join(cells)} |")
+    print(f"\nPESQ / STOI / SI-SDR (dB):\n\n| noise | clips | noisy | {' | '.join(found)} |")
+    print("|---" * (len(found) + 3) + "|")
+    for kind in sorted(set(kinds)):
+        rows = [scores.of_clips(kinds == kind) for scores in (noisy, *found.values())]
+        cells = (" / ".join(number(name, row.mean(name)) for name in METRICS) for row in rows)
+        print(f"| {kind} | {(kinds == kind).sum()} | {' | '.join(cells)} |")
+
+
+def _gain(scores: Scores, other: Scores, name: str) -> str:
+    mean, low, high = (number(name, value, "+") for value in scores.gain_over(other, name))
+    return f"{mean} [{low}, {high}]"
+
+
+def of_rnnoise(test: EvaluationSet, scorer: Scorer, console: Console) -> dict[str, Scores]:
+    """A released denoiser, for which all recordings are new; nothing where it is not installed."""
+    try:
+        system = baselines.system("rnnoise")
+    except PackageError as error:
+        console.print(f"left out: {error}")
+        return {}
+    return {"rnnoise": evaluation.compare(Mixtures(test), {"rnnoise": system}, scorer, console)[-1].scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
+    parser.add_argument("--audio-hours", type=float, required=True, help="of each training")
+    parser.add_argument("--recipe", metavar="PRESET[,KEY=VALUE...]", default="phase-unet")
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--snr-db", type=float, nargs=2, default=(0.0, 20.0), help="of the test mixtures")
+    parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000)
+    parser.add_argument("--runs", type=Path, default=Path("runs/unseen"), help="for weights and the decoded corpus")
+    given = parser.parse_args()
+    try:
+        variant(given.recipe, TrainingConfig())
+    except ValueError as error:
+        parser.error(f"--recipe: {error}")
+    given.runs.mkdir(parents=True, exist_ok=True)
+    config = CorpusConfig(given.corpus / "speech", given.corpus / "noise", group_noise=r"^\d-(\d+)-")
+    store = prepare(replace(config, sample_rate=given.sample_rate), given.runs / "corpora").folder
+    console = stderr()
+    kinds = sorted({clip.category for clip in open_store(store).splits["train"].of("noise")})
+    folds = folds_of(kinds, given.folds)
+    wanted = [Wanted(f"without {'+'.join(fold)}", given.recipe, fold) for fold in folds]
+    outcomes = train_all([Wanted(given.recipe, given.recipe), *wanted], store, given.audio_hours, given.runs)
+    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+        test = mixtures(store, "test", scorer, tuple(given.snr_db))
+        of = np.array([label.partition(" + ")[2].partition("/")[0] for label in test.labels])
+        heard, *unheard = (scorer.score(load_weights(outcome.weights), test) for outcome in outcomes)
+        parts = [(np.isin(of, fold), scores) for fold, scores in zip(folds, unheard, strict=True)]
+        found = {HEARD: heard, UNHEARD: pieced(parts), **of_rnnoise(test, scorer, console)}
+    print(header(f"python benchmarks/unseen_noises.py {' '.join(sys.argv[1:])}"))
+    show(test, of, found)
+
+
+if __name__ == "__main__":
+    main()
