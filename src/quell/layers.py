@@ -116,10 +116,11 @@ class FrameNorm(nn.Module):
 class Recurrence(nn.Module):
     """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078) at the deepest level, added to what it hears.
 
-    In both directions over time it works in windows, the length of a training segment, each from a fresh state, and
+    In both directions over time it works in windows, about as long as training segments, each from a fresh state, and
     fades from one to the next. Over a whole recording it would drift into states that training never saw: of two
     trainings on 2 s, two minutes in one pass lost 0.4 and 1.4 dB SI-SDR at 0 dB SNR against windows of 2 s
-    (benchmarks/long_recordings.py). Windows also make blocks exact.
+    (benchmarks/long_recordings.py). Of a training on 1 s, windows of 2 s gained 0.07 dB against 1 s, and of 4 s
+    another 0.04. Windows also make blocks exact.
 
     Args:
         over: "frequency" (over the bins of each frame, both ways), "forward" (over time, past to future) or "both"
