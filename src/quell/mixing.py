@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quell import synthetic
 from quell.audio import FloatArray
+from quell.colour import OCTAVES, coloured
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
 
@@ -43,15 +45,6 @@ def room_response(recorded: FloatArray) -> FloatArray:
     return unit
 
 
-def octaves(bins: int, count: int = 8) -> Tensor:
-    """Weights of `count` points for the bins of a spectrum: straight lines between 0, half the sample rate and the
-    octaves below it. Shape (count, bins); each bin's weights add up to 1."""
-    points = [0.0, *(2.0 ** -(count - 2 - number) for number in range(count - 1))]
-    place = np.linspace(0, 1, bins)
-    weights = [np.interp(place, points, np.eye(count)[number]) for number in range(count)]
-    return torch.tensor(np.array(weights), dtype=torch.float32)
-
-
 class MixtureSampler:
     """Draws random mixtures from a split: no per-item Python, no loader processes, nothing written.
 
@@ -68,6 +61,7 @@ class MixtureSampler:
         second_noise: share of the mixtures in which a second noise, up to SECOND_DB softer, sounds with the first.
         colour_db: speech and noise each pass a filter that is drawn anew, up to so much up or down, straight lines
             between octaves. The clean side is coloured, too.
+        synthetic: share of the noises that are not of the split but made (`quell.synthetic`).
         rooms: share of the mixtures whose speech sounds in a room, 0 to 1, where the split has room responses. The
             clean side sounds in the room, too: what is learnt is to remove noise, not reverberation.
         generator: on `device`; the only source of randomness.
@@ -84,6 +78,7 @@ class MixtureSampler:
         clean: float = 0.0,
         second_noise: float = 0.0,
         colour_db: float = 0.0,
+        synthetic: float = 0.0,
     ) -> None:
         self.segment = segment
         self.snr_db = snr_db
@@ -91,6 +86,7 @@ class MixtureSampler:
         self.without_noise = clean
         self.second_noise = second_noise
         self.colour_db = colour_db
+        self.synthetic = synthetic
         self.generator = generator
         self.device = generator.device
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
@@ -100,7 +96,6 @@ class MixtureSampler:
         self.steps = torch.arange(segment, device=self.device)
         self.rooms = rooms
         self.responses = self._responses(split) if rooms > 0 else None
-        self.octaves = octaves(segment // 2 + 1).to(self.device)
 
     def draw(self, batch: int) -> Mixtures:
         """A batch of mixtures, float32, (batch, segment)."""
@@ -135,14 +130,13 @@ class MixtureSampler:
         start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
         at = (start + self.steps) % self.noise.length[chosen]
         drawn: Tensor = self.samples[self.noise.offset[chosen] + at].float() / 32768
+        if self.synthetic > 0:
+            made = synthetic.noises(batch, self.segment, self.generator)
+            drawn = torch.where(self._uniform(batch, 1) < self.synthetic, made, drawn)
         return drawn
 
     def _coloured(self, waveforms: Tensor) -> Tensor:
-        gains_db = self.colour_db * (2 * self._uniform(len(waveforms), len(self.octaves)) - 1)
-        coloured: Tensor = torch.fft.irfft(
-            torch.fft.rfft(waveforms) * 10 ** (gains_db @ self.octaves / 20), n=self.segment
-        )
-        return coloured
+        return coloured(waveforms, self.colour_db * (2 * self._uniform(len(waveforms), OCTAVES) - 1))
 
     def _responses(self, split: Split) -> Tensor | None:
         """Spectra of the room responses at the length that a segment in a room takes; None when there are none."""

@@ -9,7 +9,7 @@ from scipy.signal import fftconvolve
 
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
-from quell.mixing import MixtureSampler, noise_gain, octaves, room_response
+from quell.mixing import MixtureSampler, noise_gain, room_response
 
 
 def make_split(folder, clean, noise, categories=None, rooms=()) -> Split:
@@ -258,7 +258,7 @@ def test_the_share_of_mixtures_without_noise_is_the_one_asked_for(tmp_path, shar
 
 @pytest.mark.parametrize("snr_db", [-5.0, 20.0])
 @pytest.mark.parametrize(
-    "settings", [{"second_noise": 1.0}, {"colour_db": 6.0}, {"second_noise": 0.5, "colour_db": 9.0}]
+    "settings", [{"second_noise": 1.0}, {"colour_db": 6.0}, {"second_noise": 0.5, "colour_db": 9.0}, {"synthetic": 1.0}]
 )
 def test_the_snr_is_that_of_all_the_noise_and_of_speech_as_it_is_coloured(tmp_path, snr_db, settings):
     split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3), white(100, 4)])
@@ -291,19 +291,11 @@ def test_colours_are_filters_within_their_limit_that_differ_between_mixtures_and
         assert (flat_db[1:] - flat_db[:-1]).abs().amax(1).min() > 0.1
 
 
-@pytest.mark.parametrize("bins", [2, 51, 16_001])
-def test_octave_weights_add_up_to_one_and_follow_straight_lines_between_octaves(bins):
-    weights = octaves(bins)
-    assert weights.shape == (8, bins)
-    assert weights.sum(0).tolist() == pytest.approx([1.0] * bins, abs=1e-6)
-    assert weights[0, 0] == 1 and weights[-1, -1] == 1
-    if bins == 16_001:
-        assert [weights[:, place].argmax().item() for place in (250, 500, 1_000, 2_000, 4_000, 8_000)] == [
-            1,
-            2,
-            3,
-            4,
-            5,
-            6,
-        ]
-        assert weights[6, 12_000].item() == weights[7, 12_000].item() == 0.5
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_share_of_noises_that_are_made_is_the_one_asked_for(tmp_path, share):
+    place = np.arange(8_000)
+    split = make_split(tmp_path, [white(900, 1)], [3_000 * np.sin(2 * np.pi * place / 8)])
+    noisy, clean, _ = sampler(split, 400, synthetic=share).draw(2_000)
+    power = torch.fft.rfft(noisy - clean).abs().square()
+    made = power[:, 50] < 0.999 * power.sum(1)  # the recording is one tone
+    assert made.float().mean().item() == pytest.approx(share, abs=0.03)  # 3 standard deviations of 2000 draws
