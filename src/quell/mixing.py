@@ -131,8 +131,9 @@ class MixtureSampler:
         at = (start + self.steps) % self.noise.length[chosen]
         drawn: Tensor = self.samples[self.noise.offset[chosen] + at].float() / 32768
         if self.synthetic > 0:
-            made = synthetic.noises(batch, self.segment, self.generator)
-            drawn = torch.where(self._uniform(batch, 1) < self.synthetic, made, drawn)
+            made = (self._uniform(batch) < self.synthetic).nonzero().flatten()
+            if len(made) > 0:
+                drawn[made] = synthetic.noises(len(made), self.segment, self.generator)
         return drawn
 
     def _coloured(self, waveforms: Tensor) -> Tensor:

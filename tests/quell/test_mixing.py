@@ -299,3 +299,8 @@ def test_the_share_of_noises_that_are_made_is_the_one_asked_for(tmp_path, share)
     power = torch.fft.rfft(noisy - clean).abs().square()
     made = power[:, 50] < 0.999 * power.sum(1)  # the recording is one tone
     assert made.float().mean().item() == pytest.approx(share, abs=0.03)  # 3 standard deviations of 2000 draws
+
+
+def test_a_batch_may_hold_no_made_noise(tmp_path):
+    split = make_split(tmp_path, [white(900, 1)], [white(5_000, 3)])
+    assert all(sampler(split, 400, seed=seed, synthetic=0.1).draw(1).noisy.isfinite().all() for seed in range(20))
