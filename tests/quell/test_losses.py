@@ -189,10 +189,10 @@ def test_a_loss_needs_the_signals_that_its_terms_compare_and_no_others(name):
     assert bare.item() == loss(estimate, target).item()
 
 
-@pytest.mark.parametrize("gain", [0.01, 0.5, -1.0, 100.0])
+@pytest.mark.parametrize("gain", [0.01, 0.5, 100.0])
 def test_si_sdr_loss_ignores_gain_and_offset(gain):
     clean, noisy = signals(2, 500), signals(2, 500) + signals(2, 500, seed=1)
-    # float32 sums of 500 squares are good to 1e-6, 10 log10 of that is 1e-5 dB; eps adds 1e-8 / (500 * 1e-4).
+    # float32 sums of 500 squares are good to 1e-6, 10 log10 of that is 1e-5 dB.
     assert negative_si_sdr(gain * noisy + 0.01 * gain, clean).item() == pytest.approx(
         negative_si_sdr(noisy, clean).item(), abs=1e-4
     )
@@ -225,14 +225,20 @@ def test_silence_and_clipping_on_either_side_have_a_finite_slope(name, length):
             assert torch.isfinite(loss) and torch.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("silent", ["estimate", "target", "both"])
-def test_si_sdr_loss_of_silence_has_no_slope(silent):
-    estimate = torch.zeros(2, 500) if silent != "target" else signals(2, 500)
-    target = torch.zeros(2, 500) if silent != "estimate" else signals(2, 500)
+def test_si_sdr_loss_falls_all_the_way_from_the_waveform_upside_down():
+    clean, noise = signals(2, 4_000), signals(2, 4_000, seed=1)
+    steps = torch.linspace(-1, 1, 201)
+    losses = torch.stack([negative_si_sdr(step * clean + (1 - step.abs()) * noise, clean) for step in steps])
+    assert (losses.diff() < 0).all() and losses.diff().abs().max() < 5  # dB a step: no wall on the way
+    assert losses[0].item() == pytest.approx(51, abs=1)
+
+
+@pytest.mark.parametrize("silent", ["target", "both"])
+def test_si_sdr_loss_of_a_silent_target_has_no_slope(silent):
+    estimate = torch.zeros(2, 500) if silent == "both" else signals(2, 500)
     estimate.requires_grad_()
-    negative_si_sdr(estimate, target).backward()
-    # A silent estimate: exactly none. A silent target leaves 10 / ln 10 * 2 e / (e @ e + eps), here with e @ e = 500.
-    assert estimate.grad.abs().max() <= (0.1 if silent == "target" else 0.0)
+    negative_si_sdr(estimate, torch.zeros(2, 500)).backward()
+    assert not estimate.grad.any()
 
 
 @pytest.mark.parametrize(
