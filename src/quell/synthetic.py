@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quell.colour import OCTAVES, coloured
+from quell.denoiser import rms
 
 COLOUR_DB = 20.0  # up or down, octave by octave
 DEPTH_DB = 40.0  # that a noise falls below its loudest moment at most
@@ -44,6 +45,9 @@ def noises(count: int, samples: int, generator: torch.Generator) -> Tensor:
         knot = place.long()
         return torch.lerp(values.gather(1, knot), values.gather(1, knot + 1), place - knot)
 
+    def even(waveforms: Tensor) -> Tensor:
+        return waveforms / rms(waveforms).clamp_min(1e-8)
+
     def level() -> Tensor:
         return 10 ** (uniform(-DEPTH_DB, 0) * line() / 20)
 
@@ -52,13 +56,9 @@ def noises(count: int, samples: int, generator: torch.Generator) -> Tensor:
     sounding |= torch.arange(samples, device=device) == (uniform(0, 1) * samples).long()  # never none
     hiss *= sounding
     gains_db = COLOUR_DB * (2 * torch.rand(count, OCTAVES, generator=generator, device=device) - 1)
-    hiss = _loudness_1(coloured(hiss, gains_db) * level())
+    hiss = even(coloured(hiss, gains_db) * level())
     phase = 2 * math.pi * (log_uniform(PITCH) * 2 ** (BEND * (2 * line() - 1))).cumsum(1)
     modulation = uniform(0, INDEX) * line() * torch.sin(log_uniform(RATIO) * phase)
-    tone = _loudness_1(torch.sin(phase + modulation) * level())
+    tone = even(torch.sin(phase + modulation) * level())
     tonal = uniform(-0.5, 1.5).clamp(0, 1)  # a quarter are hiss alone, a quarter tones alone
-    return _loudness_1((1 - tonal) * hiss + tonal * tone)
-
-
-def _loudness_1(waveforms: Tensor) -> Tensor:
-    return waveforms / waveforms.square().mean(1, keepdim=True).sqrt().clamp_min(1e-8)
+    return even((1 - tonal) * hiss + tonal * tone)
