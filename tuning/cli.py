@@ -3,6 +3,7 @@
 Exit 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
 """
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ def main() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _at_interruption(signal.SIG_DFL)  # all is cleaned up; an exception would be shown while Python ends
+        gc.freeze()  # Python ends in 0.2 s instead of 1.0 s where torch was imported: it looks for no cycles in it
     sys.exit(code)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -39,6 +41,8 @@ class _Pool(ProcessPoolExecutor):
 def _follow_parent(begin: Callable[..., None] | None, *args: Any) -> None:
     """Leaves Ctrl-C to the parent, and ends when the parent does: nobody else would close a killed one's pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # It ends in 0.15 s instead of 0.6 s, for which its pool waits: Python looks for no cycles among all that it knows.
+    atexit.register(gc.freeze)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
