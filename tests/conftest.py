@@ -115,8 +115,8 @@ def draw_settings(number: int, **fixed: Any) -> dict[str, Any]:
 
 
 def randomise(network: nn.Module) -> None:
-    """Random statistics, scales, offsets and slopes: those of a fresh network are 0 and 1, or all the same, which hides
-    errors of folding and of order."""
+    """Random statistics, scales, offsets, slopes and angles: those of a fresh network are 0 and 1, or all the same,
+    which hides errors of folding and of order."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
@@ -126,13 +126,16 @@ def randomise(network: nn.Module) -> None:
             nn.init.normal_(module.bias)
         if isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight)
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and (silent := module.weight == 0).any():
+            drawn = torch.randn(int(silent.sum()), generator=torch.Generator().manual_seed(0))
+            module.weight.data[silent] = drawn * module.weight[~silent].std()
 
 
-def make_unet(bins: int = 9, seed: int = 0, **settings: Any) -> UNet:
+def make_unet(bins: int = 9, seed: int = 0, planes: int = 1, **settings: Any) -> UNet:
     """A tiny network in eval mode, randomised."""
     tiny = {"depth": 3, "base_channels": 4, "growth": 1.5, "kernel_bins": 3, "bottleneck_units": 8}
     torch.manual_seed(seed)
-    network = UNet(config.NetworkConfig(**(tiny | settings)), bins)
+    network = UNet(config.NetworkConfig(**(tiny | settings)), bins, planes=planes)
     randomise(network)
     return network.eval()
 

@@ -97,6 +97,15 @@ def he_normal(convolution: nn.Conv2d | nn.ConvTranspose2d, slope: float = 1.0) -
     return convolution
 
 
+def silence_beyond_first(convolution: nn.Module) -> None:
+    """The planes that a convolution, also a separable one, makes begin at 0, but for the first one."""
+    last = convolution[-1] if isinstance(convolution, nn.Sequential) else convolution
+    assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d)
+    spreads = isinstance(last, nn.ConvTranspose2d) and last.groups == 1  # (in, out, ...), all others (out, in, ...)
+    with torch.no_grad():
+        (last.weight[:, 1:] if spreads else last.weight[1:]).zero_()
+
+
 class FrameNorm(nn.Module):
     """Normalises every frame by itself, over channels and bins: nothing over time, so blocks and streams equal one
     pass (layer normalisation, Ba et al. 2016, arXiv:1607.06450, with a scale and an offset for each channel)."""

@@ -13,6 +13,7 @@ from quell.layers import (
     block,
     down_convolution,
     he_normal,
+    silence_beyond_first,
     up_convolution,
 )
 
@@ -27,7 +28,7 @@ class UNet(nn.Module):
     Args:
         bins: of the planes. Only a recurrence over time is tied to this number.
         planes: that the network sees, and as many that it answers with: the first goes through the configuration's
-            output layer, the others come as they are.
+            output layer, the others come as they are and are 0 until a training has moved their weights.
         window_frames: that a recurrence in both directions hears at once, at least.
 
     Raises:
@@ -60,6 +61,7 @@ class UNet(nn.Module):
             bins = -(-bins // 2)
         slope = SLOPES[config.activation]
         self.head = he_normal(nn.Conv2d(coming, planes, 1), slope) if self.pooled else nn.Identity()
+        silence_beyond_first(self.head if self.pooled else self.decoder[-1].get_submodule("0"))
         self.bottleneck: Recurrence | None = None
         self.narrow: nn.Module | None = None  # channels that the recurrence hears, and what it says to all of them
         self.widen: nn.Module | None = None

@@ -181,6 +181,15 @@ def test_an_answer_of_no_angle_leaves_the_phase(tiny_denoiser):
     assert (denoiser(waveform) - waveform).abs().max() < 1e-4 * waveform.abs().max()
 
 
+@pytest.mark.parametrize("number", range(24))
+@torch.inference_mode()
+def test_before_any_training_an_estimated_phase_is_the_noisy_one(drawn_settings, number):
+    settings = {"base_channels": 4} | drawn_settings(number, phase="estimated")
+    denoiser = Denoiser(DenoiserConfig(sample_rate=8000, **settings)).eval()
+    turn = denoiser.estimate(denoiser.spectrogram(noisy(1, 1_501)))[0].turn
+    assert (turn[:, 1] == 0).all() and (turn[:, 0] > 0.9999).all()
+
+
 def test_with_an_estimated_phase_the_network_hears_a_change_of_phase_alone(tiny_denoiser):
     spectrum = tiny_denoiser().spectrogram(noisy(1, 2_001))
     turned = spectrum * torch.polar(torch.ones(()), torch.tensor(1.0))

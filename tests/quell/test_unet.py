@@ -222,8 +222,8 @@ def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
 
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
 @torch.inference_mode()
-def test_of_several_planes_only_the_first_is_held_in_the_range_of_the_output(downsampling):
-    network = UNet(NetworkConfig(depth=3, base_channels=4, downsampling=downsampling), 9, planes=3).eval()
+def test_of_several_planes_only_the_first_is_held_in_the_range_of_the_output(tiny_unet, downsampling):
+    network = tiny_unet(downsampling=downsampling, planes=3)
     planes = 100 * torch.randn(2, 3, 9, 17, generator=torch.Generator().manual_seed(0))
     answer = network(planes)
     assert answer.shape == planes.shape
