@@ -131,7 +131,6 @@ class TrainingSection(_Section):
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures without noise
     second_noise: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures with two noises at once
     colour_db: float = Field(default=0.0, ge=0, le=30)  # speech and noise are each coloured by up to this much
-    synthetic: float = Field(default=0.0, ge=0, le=1)  # share of the noises that are made instead of recorded
     precision: Literal["auto", "float32"] = "auto"  # of the network's products in training
 
     _pair = field_validator("snr_db", mode="before")(_pair)
@@ -228,7 +227,6 @@ class StudySpec(_Section):
             rooms=section.rooms,
             clean=section.clean,
             second_noise=section.second_noise,
-            synthetic=section.synthetic,
             colour_db=section.colour_db,
             precision=section.precision,
         )

@@ -89,7 +89,6 @@ class TrainingConfig:
     clean: float = 0.0  # share of the mixtures without noise: clean speech must come out as it is
     second_noise: float = 0.0  # share of the mixtures in which two noises sound at once
     colour_db: float = 0.0  # speech and noise are each coloured by up to this much
-    synthetic: float = 0.0  # share of the noises that are made instead of recorded
     precision: str = "auto"  # PRECISIONS
     seed: int = 0
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quell import synthetic
 from quell.audio import FloatArray
 from quell.colour import OCTAVES, coloured
 from quell.corpus import Clip, Split
@@ -61,7 +60,6 @@ class MixtureSampler:
         second_noise: share of the mixtures in which a second noise, up to SECOND_DB softer, sounds with the first.
         colour_db: speech and noise each pass a filter that is drawn anew, up to so much up or down, straight lines
             between octaves. The clean side is coloured, too.
-        synthetic: share of the noises that are not of the split but made (`quell.synthetic`).
         rooms: share of the mixtures whose speech sounds in a room, 0 to 1, where the split has room responses. The
             clean side sounds in the room, too: what is learnt is to remove noise, not reverberation.
         generator: on `device`; the only source of randomness.
@@ -78,7 +76,6 @@ class MixtureSampler:
         clean: float = 0.0,
         second_noise: float = 0.0,
         colour_db: float = 0.0,
-        synthetic: float = 0.0,
     ) -> None:
         self.segment = segment
         self.snr_db = snr_db
@@ -86,7 +83,6 @@ class MixtureSampler:
         self.without_noise = clean
         self.second_noise = second_noise
         self.colour_db = colour_db
-        self.synthetic = synthetic
         self.generator = generator
         self.device = generator.device
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
@@ -130,10 +126,6 @@ class MixtureSampler:
         start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
         at = (start + self.steps) % self.noise.length[chosen]
         drawn: Tensor = self.samples[self.noise.offset[chosen] + at].float() / 32768
-        if self.synthetic > 0:
-            made = (self._uniform(batch) < self.synthetic).nonzero().flatten()
-            if len(made) > 0:
-                drawn[made] = synthetic.noises(len(made), self.segment, self.generator)
         return drawn
 
     def _coloured(self, waveforms: Tensor) -> Tensor:

@@ -62,7 +62,6 @@ class Trainer:
             clean=config.clean,
             second_noise=config.second_noise,
             colour_db=config.colour_db,
-            synthetic=config.synthetic,
         )
         self._fit_scale()
         self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
