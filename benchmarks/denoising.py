@@ -28,11 +28,13 @@ from rich.console import Console
 from quell import baselines, metrics
 from quell.audio import FloatArray
 from quell.baselines import System
-from quell.corpus import Corpus, CorpusConfig, prepare
+from quell.corpus import Corpus
 from quell.errors import DenoiserError, PackageError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
+from quell.recordings import CorpusConfig
 from quell.scoring import Job, Scorer
+from quell.store import prepare
 from tuning import evaluation, progress
 from tuning.errors import TuningError
 from tuning.evaluation_tables import number

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from quell import metrics
 from quell.audio import FloatArray
-from quell.corpus import Corpus, CorpusConfig, prepare
+from quell.corpus import Corpus
 from quell.denoiser import Denoiser, load_weights, rms
+from quell.recordings import CorpusConfig
+from quell.store import prepare
 
 MINUTES, PIECE_S = 2, 4
 SNRS_DB = (0, 10)

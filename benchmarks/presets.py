@@ -18,11 +18,12 @@ from header import header
 from trainings import Outcome, Wanted, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
-from quell.corpus import CorpusConfig, prepare
 from quell.cost import real_time_factor
 from quell.denoiser import load_weights
 from quell.heldout import EvaluationSet
+from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
+from quell.store import prepare
 from tuning.presets import PRESETS
 
 METRICS = ("pesq", "stoi", "si_sdr")

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from quell.corpus import Corpus, prepare
+from quell.corpus import Corpus
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer
+from quell.store import prepare
 from quell.trainer import Trainer
 from quell.training import train
 from tuning import space, study_file

@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from search_plain import STUDY, mixtures
 
-from quell.corpus import prepare
 from quell.scoring import Scorer
+from quell.store import prepare
 from tuning import study_file
 
 matplotlib.use("Agg")

@@ -13,9 +13,10 @@ from pathlib import Path
 import optuna
 import torch
 
-from quell.corpus import Corpus, prepare
+from quell.corpus import Corpus
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer
+from quell.store import prepare
 from quell.training import train
 from tuning import space, study_file
 from tuning.study_file import StudySpec

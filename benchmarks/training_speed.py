@@ -28,8 +28,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.flop_counter import FlopCounterMode
 
 from quell.config import TrainingConfig
-from quell.corpus import Corpus, CorpusConfig, Split, prepare
+from quell.corpus import Corpus, Split
 from quell.mixing import Mixtures
+from quell.recordings import CorpusConfig
+from quell.store import prepare
 from quell.trainer import Trainer
 from tuning import space
 from tuning.presets import DEFAULT, PRESETS

@@ -23,12 +23,14 @@ from trainings import Wanted, mixtures, train_all, variant
 
 from quell import baselines
 from quell.config import TrainingConfig
-from quell.corpus import CorpusConfig, open_store, prepare
+from quell.corpus import open_store
 from quell.denoiser import load_weights
 from quell.errors import PackageError
 from quell.heldout import EvaluationSet
 from quell.material import Mixtures
+from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
+from quell.store import prepare
 from tuning import evaluation
 from tuning.options import stderr
 from tuning.words import number

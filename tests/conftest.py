@@ -16,12 +16,14 @@ from torch import nn
 
 from quell import config, layers
 from quell.config import DenoiserConfig
-from quell.corpus import Corpus, CorpusConfig, prepare
+from quell.corpus import Corpus
 from quell.denoiser import Denoiser
 from quell.export import export
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.model import Model, load
+from quell.recordings import CorpusConfig
 from quell.scoring import Scorer
+from quell.store import prepare
 from quell.unet import UNet
 
 Signal = NDArray[np.float32]

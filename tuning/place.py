@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell.corpus import Corpus, prepare
+from quell.corpus import Corpus
 from quell.errors import CorpusError
+from quell.store import prepare
 from tuning import progress
 from tuning.errors import StorageError, UsageError
 from tuning.patience import PatientStorage
@@ -112,7 +113,7 @@ class Place:
         """The decoded corpus of a study; decodes it with a progress bar where that was not done yet."""
         root = self.corpus_root(spec)
         with progress.bar("decoding recordings", console) as move:
-            return prepare(spec.corpus_config(root), self.runs.corpora, move)
+            return prepare(spec.corpus_config(root), self.runs.corpora, move, len(os.sched_getaffinity(0)))
 
 
 def check_devices(names: Sequence[str]) -> list[str]:

@@ -13,8 +13,8 @@ from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from quell.config import TrainingConfig
-from quell.corpus import CorpusConfig
 from quell.metrics import PESQ_MODES
+from quell.recordings import CorpusConfig
 from quell.splits import SPLITS
 from tuning import space
 from tuning.errors import StudyFileError

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import optuna
 from rich.console import Console
 
-from quell.corpus import Corpus, Kind
+from quell.corpus import Corpus
+from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
 from tuning import confirm, pages, parts, progress
 from tuning.artifacts import ENVIRONMENT as ARTIFACTS

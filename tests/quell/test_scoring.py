@@ -13,12 +13,14 @@ import torch
 
 from quell import heldout, metrics, scoring
 from quell.config import DenoiserConfig
-from quell.corpus import Corpus, CorpusConfig, open_store, prepare
+from quell.corpus import Corpus, open_store
 from quell.denoiser import Denoiser, Estimate, rms
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores, spectrogram_iou
 from quell.spectrogram import magnitude
+from quell.store import prepare
 
 SNRS = np.linspace(-5, 20, 6)
 

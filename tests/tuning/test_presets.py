@@ -8,11 +8,13 @@ import torch
 
 from quell import export
 from quell.config import TrainingConfig
-from quell.corpus import Corpus, CorpusConfig, prepare
+from quell.corpus import Corpus
 from quell.denoiser import Denoiser
 from quell.heldout import evaluation_set
 from quell.model import load
+from quell.recordings import CorpusConfig
 from quell.scoring import Scorer
+from quell.store import prepare
 from quell.training import train
 from tuning import space
 from tuning.presets import DEFAULT, PRESETS

@@ -1,9 +1,14 @@
-"""Groups keep to one split and stay there; the store is made once, whole or not at all."""
+"""The store is made once, whole or not at all, by any number of processes."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
+import threading
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +16,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import corpus
-from quell.corpus import CorpusConfig, open_store, prepare, scan
+from quell import digests as digests_module
+from quell import store as store_module
+from quell.corpus import open_store
+from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
+from quell.recordings import CorpusConfig, find, scan
 from quell.splits import SPLITS
+from quell.store import decode, fingerprint, prepare
 
 ESC = r"^\d-(\d+)-"
 
@@ -29,7 +38,7 @@ def write(path: Path, samples, rate=8_000, subtype="PCM_16") -> Path:
     return path
 
 
-def recordings(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
+def recordings_of(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
     for speaker in range(speakers):
         for take in range(takes):
             write(folder / "clean" / f"s{speaker}" / f"{take}.wav", tone(frequency=300 + 10 * speaker + take))
@@ -40,7 +49,7 @@ def recordings(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
 
 @pytest.fixture
 def config(tmp_path):
-    return recordings(tmp_path / "recordings")
+    return recordings_of(tmp_path / "recordings")
 
 
 @pytest.fixture
@@ -54,48 +63,6 @@ def test_no_group_is_heard_in_two_splits(small_corpus):
         assert sum(map(len, heard)) == len(set().union(*heard)) == groups
 
 
-def test_takes_of_one_esc_source_go_together(tmp_path):
-    clean = write(tmp_path / "clean" / "a.wav", tone())
-    for other in "bc":
-        shutil.copy(clean, clean.with_name(f"{other}.wav"))
-    for category in ("rain", "wind"):
-        for source in range(137, 167):
-            for take in "ABC":
-                path = tmp_path / "noise" / category / f"{source % 5 + 1}-{source}{category == 'rain':d}-{take}-10.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"only hashed")
-    found = scan(CorpusConfig(tmp_path / "clean", tmp_path / "noise", 8_000, "file", ESC))
-    splits = {}
-    for recording in found:
-        splits.setdefault((recording.kind, recording.group), set()).add(recording.split)
-    assert all(len(split) == 1 for split in splits.values())
-    assert len(splits) == 3 + 60
-    assert "1371" in {recording.group for recording in found}
-
-
-def test_a_group_in_two_folders_moves_as_one(tmp_path):
-    config = recordings(tmp_path, sources=8)
-    for source in range(8):
-        write(tmp_path / "noise" / "wind" / f"{source}.wav", tone())
-    found = [r for r in scan(replace(config, group_noise=r"^(\d)")) if r.kind == "noise"]
-    for source in "01234567":
-        assert len({r.split for r in found if r.group == source}) == 1
-        assert {r.category for r in found if r.group == source} == {"rain", "wind"}
-
-
-def test_fewer_than_three_groups_are_refused(tmp_path):
-    config = recordings(tmp_path, speakers=2)
-    with pytest.raises(CorpusError, match=re.escape(f"{tmp_path / 'clean'}: 2 groups, expected at least 3")):
-        scan(config)
-
-
-def test_name_without_a_group_is_refused_with_the_rule(tmp_path):
-    config = recordings(tmp_path)
-    message = f"rain/0.wav: name without a group, expected a match of {ESC!r}"
-    with pytest.raises(CorpusError, match=re.escape(message)):
-        scan(replace(config, group_noise=ESC))
-
-
 def test_same_files_are_opened_without_decoding_wherever_they_lie(config, store, tmp_path, monkeypatch):
     first = prepare(config, store)
     shutil.copytree(tmp_path / "recordings", tmp_path / "copy")
@@ -103,7 +70,7 @@ def test_same_files_are_opened_without_decoding_wherever_they_lie(config, store,
     def refuse(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(corpus, "_decode", refuse)
+    monkeypatch.setattr(store_module, "_decode", refuse)
     again = prepare(replace(config, clean=tmp_path / "copy" / "clean", noise=tmp_path / "copy" / "noise"), store)
     assert again.fingerprint == first.fingerprint
     for name in SPLITS:
@@ -122,7 +89,7 @@ def test_a_changed_file_or_setting_gives_another_fingerprint(config, store):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError("No space left on device")])
 def test_an_interrupted_build_leaves_nothing(config, store, monkeypatch, interruption):
-    decode, done = corpus._decode_one, []
+    done = []
 
     def stop_at_the_third(*arguments):
         done.append(arguments)
@@ -130,27 +97,148 @@ def test_an_interrupted_build_leaves_nothing(config, store, monkeypatch, interru
             raise interruption
         return decode(*arguments)
 
-    monkeypatch.setattr(corpus, "_decode_one", stop_at_the_third)
+    monkeypatch.setattr(store_module, "decode", stop_at_the_third)
     expected = CorpusError if isinstance(interruption, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left on device" if expected is CorpusError else None):
         prepare(config, store)
     assert len(done) == 3
-    assert list(store.iterdir()) == []
+    assert {path.name for path in store.iterdir()} <= {".lock", "digests.json"}
 
 
-def test_of_two_builds_at_once_the_first_wins(config, store, monkeypatch):
-    decode = corpus._decode
+def test_what_a_killed_build_left_is_removed_by_the_next(config, store):
+    left = store / ".5c0f3931651ad866.4711"
+    left.mkdir(parents=True)
+    (left / "train.int16").write_bytes(b"half")
+    prepare(config, store)
+    assert not left.exists()
 
-    def overtaken(config, recordings, folder, progress):
-        decode(config, recordings, folder, progress)
-        other = store / folder.name.split(".")[1]
-        shutil.copytree(folder, other)
-        (other / "first").touch()
 
-    monkeypatch.setattr(corpus, "_decode", overtaken)
+def test_two_builds_at_once_decode_once(config, store, monkeypatch):
+    began, both = [], threading.Barrier(2)
+
+    def count(*arguments):
+        began.append(arguments)
+        return decode(*arguments)
+
+    real = store_module.home
+
+    def together(*arguments):
+        found = real(*arguments)
+        both.wait(10)
+        return found
+
+    monkeypatch.setattr(store_module, "decode", count)
+    monkeypatch.setattr(store_module, "home", together)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda _: prepare(config, store), range(2))
+    assert len(began) == 6 and one == other
+
+
+def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 0)
+    one, two = prepare(config, store), prepare(config, tmp_path / "other", processes=2)
+    for name in SPLITS:
+        assert one.splits[name].clips == two.splits[name].clips
+        np.testing.assert_array_equal(one.splits[name].samples, two.splits[name].samples)
+
+
+def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monkeypatch):
+    wanted = find(config)
+    monkeypatch.setattr(store_module, "AHEAD", 1)
+    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 0)
+    submitted = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            submitted.append(arguments)
+            return super().submit(*arguments)
+
+    monkeypatch.setattr("quell.processes.pool", Pool)
+    given = store_module._decoded(config, wanted, {}, lambda recording: False, 2)
+    for number, (recording, samples) in enumerate(given, 1):
+        assert recording == wanted[number - 1] and len(samples) > 0
+        assert len(submitted) <= number + 1
+    assert number == len(wanted)
+
+
+def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):
+    first, decoded = prepare(config, store), []
+
+    def count(path, *arguments):
+        decoded.append(path.name)
+        return decode(path, *arguments)
+
+    monkeypatch.setattr(store_module, "decode", count)
+    write(config.clean / "s0" / "new.wav", tone(frequency=777))
+    second = prepare(config, store)
+    assert decoded == ["new.wav"]
+    for name in SPLITS:
+        for clip in first.splits[name].clips:
+            (again,) = (
+                other for other in second.splits[name].clips if (other.kind, other.path) == (clip.kind, clip.path)
+            )
+            np.testing.assert_array_equal(first.splits[name].waveform(clip), second.splits[name].waveform(again))
+    prepare(replace(config, sample_rate=16_000), store)
+    assert len(decoded) == 1 + 7  # another rate is decoded anew
+
+
+def test_a_full_disk_is_said_before_anything_is_decoded(config, store, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 5_000)
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda folder: usage)
+    # 6 recordings of 0.1 s at 8 kHz take 9600 bytes.
+    with pytest.raises(CorpusError, match=rf"^{re.escape(str(store))}: 0.0 GB free, expected 0.0 GB for the decoded"):
+        prepare(config, store)
+    assert {path.name for path in store.iterdir()} <= {".lock", "digests.json"}
+
+
+def test_a_store_that_cannot_be_written_is_named(config, store):
+    store.write_text("a file")
+    with pytest.raises(
+        CorpusError, match=rf"^{re.escape(str(store))}: .*, expected a folder to write to; check --runs"
+    ):
+        prepare(config, store)
+
+
+def test_silent_recordings_are_left_out(config, store):
+    write(config.clean / "s1" / "silent.wav", np.zeros(800))
     built = prepare(config, store)
-    assert (built.folder / "first").exists()
-    assert list(store.iterdir()) == [built.folder]
+    assert sum(len(split.clips) for split in built.splits.values()) == 6
+
+
+def test_a_digest_is_that_of_the_bytes_and_remembered_until_the_file_changes(tmp_path, store, monkeypatch):
+    path = write(tmp_path / "a.wav", tone())
+    assert Digests(store).of(path) == hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    old = path.stat().st_mtime - 10
+    os.utime(path, (old, old))
+    monkeypatch.setattr(digests_module, "SETTLED_S", -1.0)  # its ctime is of now
+    known = Digests(store)
+    before = known.of(path)
+    known.save()
+
+    def refuse(*_):
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(digests_module.hashlib, "file_digest", refuse)
+        assert Digests(store).of(path) == before
+    write(path, tone(frequency=500))
+    os.utime(path, (old, old))  # as copying tools do
+    assert Digests(store).of(path) != before
+
+
+def test_a_file_that_was_just_written_is_read_again(tmp_path, store):
+    path = write(tmp_path / "a.wav", tone())
+    known = Digests(store)
+    known.of(path)
+    known.save()
+    assert not (store / "digests.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"/a.wav": 3}', "[[1]]"])
+def test_damaged_memories_of_digests_are_forgotten(config, store, content):
+    store.mkdir()
+    (store / "digests.json").write_text(content)
+    assert prepare(config, store).splits["train"].clips
 
 
 def test_a_folder_without_a_corpus_is_named(tmp_path):
@@ -165,7 +253,7 @@ def test_progress_counts_every_recording(config, store):
 
 
 def test_decoded_clip_is_the_recording_at_the_corpus_rate_and_full_scale(tmp_path, store):
-    config = recordings(tmp_path)
+    config = recordings_of(tmp_path)
     for speaker, rate in enumerate((44_100, 22_050, 8_000)):
         stereo = np.stack([tone(0.5, rate), 0.5 * tone(0.5, rate)], axis=1)
         write(config.clean / f"s{speaker}" / "0.wav", stereo, rate, "FLOAT")
@@ -183,7 +271,7 @@ def test_decoded_clip_is_the_recording_at_the_corpus_rate_and_full_scale(tmp_pat
 
 
 def test_digital_silence_is_cut_off_the_ends_of_noise_and_kept_in_speech(tmp_path, store):
-    config = recordings(tmp_path)
+    config = recordings_of(tmp_path)
     silence, sound = np.zeros(1_000), 0.2 * np.ones(500)
     padded = np.concatenate([silence, sound, silence, sound, silence])
     for i in range(3):
@@ -197,7 +285,7 @@ def test_digital_silence_is_cut_off_the_ends_of_noise_and_kept_in_speech(tmp_pat
 
 
 def test_hours_limit_speech_in_every_split_and_leave_noise(tmp_path, store):
-    config = replace(recordings(tmp_path, speakers=60, sources=9), hours=2.5 / 3600)
+    config = replace(recordings_of(tmp_path, speakers=60, sources=9), hours=2.5 / 3600)
     built = prepare(config, store)
     everything = prepare(replace(config, hours=0.0), store)
     for name, fraction in config.splits.items():
@@ -208,22 +296,12 @@ def test_hours_limit_speech_in_every_split_and_leave_noise(tmp_path, store):
         assert built.minutes(name, "noise") == everything.minutes(name, "noise")
 
 
-def test_hidden_files_and_other_suffixes_are_no_recordings(config, store):
-    before = scan(config)
-    (config.clean / "README.txt").write_text("speech")
-    (config.clean / ".cache").mkdir()
-    write(config.clean / ".cache" / "x.wav", tone())
-    write(config.clean / "s0" / "._0.wav", tone())
-    assert scan(config) == before
-
-
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (b"this is a text file\n" * 40, "expected a sound file"),
         (b"", "expected a sound file"),
         (np.zeros(0), "0 samples, expected at least 1"),
-        (np.zeros(800), r"silent \(peak 0.0e\+00\), expected clean recordings"),
         (np.array([0.1, np.nan, np.inf]), "2 samples are NaN or infinite"),
     ],
 )
@@ -235,18 +313,7 @@ def test_a_recording_without_sound_is_named_and_nothing_is_stored(config, store,
         write(path, content, subtype="FLOAT")
     with pytest.raises(AudioError, match=f"{re.escape(str(path))}: .*{found}"):
         prepare(config, store)
-    assert list(store.iterdir()) == []
-
-
-@pytest.mark.parametrize("side", ["clean", "noise"])
-def test_a_missing_or_empty_folder_is_named_with_its_side(config, side):
-    folder = getattr(config, side)
-    shutil.rmtree(folder)
-    with pytest.raises(CorpusError, match=re.escape(f"{folder}: no such folder, expected the {side} recordings")):
-        scan(config)
-    folder.mkdir()
-    with pytest.raises(CorpusError, match=re.escape(f"{folder}: no sound files, expected {side} recordings")):
-        scan(config)
+    assert {path.name for path in store.iterdir()} <= {".lock", "digests.json"}
 
 
 @pytest.fixture
@@ -281,14 +348,14 @@ def test_a_room_response_is_decoded_at_the_rate_of_the_corpus(with_rooms, store)
 
 
 def test_the_fingerprint_follows_the_bytes_of_rooms_and_not_their_place(config, with_rooms, tmp_path):
-    def fingerprint(config):
-        return corpus._fingerprint(config, scan(config))
+    def of(config):
+        return fingerprint(config, scan(config, Digests(tmp_path).of))
 
-    before = fingerprint(with_rooms)
+    before = of(with_rooms)
     shutil.copytree(with_rooms.rooms, tmp_path / "elsewhere")
-    assert fingerprint(replace(with_rooms, rooms=tmp_path / "elsewhere")) == before
+    assert of(replace(with_rooms, rooms=tmp_path / "elsewhere")) == before
     write(with_rooms.rooms / "halls" / "1.wav", 0.6 ** np.arange(5), rate=16_000)
-    assert len({fingerprint(config), before, fingerprint(with_rooms)}) == 3
+    assert len({of(config), before, of(with_rooms)}) == 3
 
 
 def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any(tmp_path):
@@ -298,19 +365,6 @@ def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(name.encode())  # only hashed
     config = CorpusConfig(tmp_path / "clean", tmp_path / "noise", 8_000, "file")
-    assert corpus._fingerprint(config, scan(config)) == "5c0f3931651ad866"  # by the code of commit 1295481
-
-
-@pytest.mark.parametrize("empty", [True, False])
-def test_a_folder_without_rooms_is_named(config, tmp_path, empty):
-    folder = tmp_path / "rooms"
-    if empty:
-        folder.mkdir()
-    with pytest.raises(CorpusError, match=re.escape(f"{folder}: no room responses, expected a folder of impulse")):
-        scan(replace(config, rooms=folder))
-
-
-def test_a_silent_room_response_is_named(with_rooms, store):
-    path = write(with_rooms.rooms / "halls" / "1.wav", np.zeros(50))
-    with pytest.raises(AudioError, match=rf"{re.escape(str(path))}: silent .*, expected room recordings"):
-        prepare(with_rooms, store)
+    assert (
+        fingerprint(config, scan(config, Digests(tmp_path).of)) == "5c0f3931651ad866"
+    )  # by the code of commit 1295481

@@ -1,0 +1,206 @@
+"""Recordings on disk: which there are, what must stay together, and which split each belongs to."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from quell import audio
+from quell.errors import CorpusError
+from quell.splits import SPLITS, group_of, split_groups
+
+Kind = Literal["clean", "noise", "room"]
+Progress = Callable[[int, int], None]  # recordings done, recordings in all
+SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+FOLDERS = "folders"
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Which recordings, at which rate, and what must stay together.
+
+    Grouping rules are explained by `quell.splits.group_of`.
+    """
+
+    clean: Path
+    noise: Path
+    sample_rate: int = 16_000  # Hz
+    group_clean: str = "parent"
+    group_noise: str = "file"
+    # Shares by which groups are dealt out; or FOLDERS, when each side has a folder for each split; or the path of a
+    # CSV file with the columns path (of a recording or a folder, from where the CSV file is) and split.
+    splits: Mapping[str, float] | str = field(default_factory=lambda: dict(SHARES))
+    hours: float = 0.0  # of clean speech, over all splits; 0 takes everything
+    rooms: Path | None = None  # folder of room impulse responses, heard in training only
+    skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to be left out
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Of each split, where they are dealt out or `hours` are."""
+        return SHARES if isinstance(self.splits, str) else self.splits
+
+    def folder(self, kind: Kind) -> Path:
+        """Where recordings of a kind are."""
+        found = {"clean": self.clean, "noise": self.noise, "room": self.rooms}[kind]
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file of the corpus and where it belongs."""
+
+    kind: Kind
+    path: str  # relative to its folder, with forward slashes
+    group: str
+    category: str  # top folder ("rain"), the stratum of the splits; "" for clean speech
+    split: str
+    digest: str = ""  # of the file's bytes, by `scan`
+
+    @property
+    def name(self) -> str:
+        """What `CorpusConfig.skip` calls it."""
+        return f"{self.kind}/{self.path}"
+
+
+def find(config: CorpusConfig) -> list[Recording]:
+    """Every recording with its group and split, sorted by kind and path. Nothing is opened.
+
+    Raises:
+        CorpusError: a folder that is missing or empty, a name without a group or a split, or too few groups.
+    """
+    found: list[Recording] = []
+    sides: tuple[tuple[Kind, str], ...] = (("clean", config.group_clean), ("noise", config.group_noise))
+    for kind, rule in sides:
+        folder = config.folder(kind)
+        if not folder.is_dir():
+            raise CorpusError(
+                f"{folder}: no such folder, expected the {kind} recordings; give --corpus or QUELL_CORPUS"
+            )
+        paths = [path.relative_to(folder) for path in audio.find(folder)]
+        paths = [path for path in paths if f"{kind}/{path.as_posix()}" not in config.skip]
+        if not paths:
+            raise CorpusError(f"{folder}: no sound files, expected {kind} recordings (WAV, FLAC, Ogg, ...); add some")
+        found += _placed(kind, folder, paths, rule, config.splits)
+    return found + ([] if config.rooms is None else _rooms(config.rooms, config.skip))
+
+
+def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]:
+    """What `find` finds, with the digest of each file's bytes (`quell.digests`).
+
+    Raises:
+        AudioError: a file that cannot be read.
+        CorpusError: as `find`, or a group in two splits.
+    """
+    recordings = find(config)
+    for group, splits in leaks(recordings).items():
+        first = next(recording for recording in recordings if (recording.kind, recording.group) == group)
+        raise CorpusError(
+            f"{config.folder(first.kind)}: group {first.group!r} lies in {' and '.join(splits)}, expected one split; "
+            "move its recordings together"
+        )
+    return [
+        replace(recording, digest=digest(config.folder(recording.kind) / recording.path)) for recording in recordings
+    ]
+
+
+def leaks(recordings: Sequence[Recording]) -> dict[tuple[Kind, str], list[str]]:
+    """Groups that lie in more than one split, with these: what training hears would be scored on."""
+    splits: dict[tuple[Kind, str], set[str]] = {}
+    for recording in recordings:
+        splits.setdefault((recording.kind, recording.group), set()).add(recording.split)
+    return {
+        group: [name for name in SPLITS if name in found] for group, found in sorted(splits.items()) if len(found) > 1
+    }
+
+
+def _placed(
+    kind: Kind, folder: Path, paths: Sequence[Path], rule: str, splits: Mapping[str, float] | str
+) -> list[Recording]:
+    if not isinstance(splits, str):
+        return _dealt(kind, folder, paths, rule, splits)
+    placed = _by_folders(folder, paths) if splits == FOLDERS else _by_list(folder, paths, Path(splits))
+    for name in SPLITS:
+        if name not in placed.values():
+            raise CorpusError(f"{folder}: no {kind} recordings for the {name} split, expected some; see {splits}")
+    # Below a folder that is a split, groups and categories are named as if it were not there.
+    short = {path: Path(*path.parts[1:]) if splits == FOLDERS else path for path in paths}
+    return [
+        Recording(kind, path.as_posix(), group_of(short[path], rule), _category(kind, short[path]), placed[path])
+        for path in paths
+    ]
+
+
+def _dealt(kind: Kind, folder: Path, paths: Sequence[Path], rule: str, shares: Mapping[str, float]) -> list[Recording]:
+    groups = {path: group_of(path, rule) for path in paths}
+    categories: dict[str, str] = {}
+    for path in paths:  # a group in two folders counts for the first: it must move as one
+        categories.setdefault(groups[path], _category(kind, path))
+    try:
+        assigned = split_groups(categories, shares)
+    except CorpusError as error:
+        raise CorpusError(f"{folder}: {error}") from None
+    return [
+        Recording(kind, path.as_posix(), groups[path], _category(kind, path), assigned[groups[path]]) for path in paths
+    ]
+
+
+def _category(kind: Kind, path: Path) -> str:
+    return path.parts[0] if kind == "noise" and len(path.parts) > 1 else ""
+
+
+def _by_folders(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    for path in paths:
+        if path.parts[0] not in SPLITS or len(path.parts) < 2:
+            raise CorpusError(
+                f"{folder / path}: not in a folder of a split, expected {', '.join(SPLITS)}; move it there, or change "
+                "corpus.splits"
+            )
+    return {path: path.parts[0] for path in paths}
+
+
+def _by_list(folder: Path, paths: Sequence[Path], table: Path) -> dict[Path, str]:
+    """Splits by the longest path in the table that a recording is, or lies below."""
+    listed = _read_list(table)
+    placed = {}
+    for path in paths:
+        whole = (folder / path).resolve()
+        row = next((listed[above] for above in (whole, *whole.parents) if above in listed), None)
+        if row is None:
+            raise CorpusError(f"{table}: nothing about {folder / path}, expected its split; add a row, or a folder's")
+        placed[path] = row
+    return placed
+
+
+def _read_list(table: Path) -> dict[Path, str]:
+    try:
+        with table.open(newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames is None or not {"path", "split"} <= set(rows.fieldnames):
+                raise CorpusError(f"{table}: columns {rows.fieldnames}, expected path and split; mend its first line")
+            listed: dict[Path, str] = {}
+            for row in rows:
+                path = (table.parent / (row["path"] or "")).resolve()
+                if row["split"] not in SPLITS:
+                    raise CorpusError(
+                        f"{table}: line {rows.line_num} has the split {row['split']!r}, expected {', '.join(SPLITS)}"
+                    )
+                if listed.setdefault(path, row["split"]) != row["split"]:
+                    raise CorpusError(
+                        f"{table}: {row['path']} in {listed[path]} and {row['split']}, expected one; take a row out"
+                    )
+            return listed
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{table}: {reason}, expected a CSV file with path and split; see corpus.splits") from None
+
+
+def _rooms(folder: Path, skip: frozenset[str]) -> list[Recording]:
+    names = [path.relative_to(folder).as_posix() for path in audio.find(folder)] if folder.is_dir() else []
+    names = [name for name in names if f"room/{name}" not in skip]
+    if not names:
+        raise CorpusError(f"{folder}: no room responses, expected a folder of impulse responses; take corpus.rooms out")
+    return [Recording("room", name, name, "", "train") for name in names]
