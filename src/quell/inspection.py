@@ -99,7 +99,7 @@ class _Meter:
         block = np.concatenate([self._rest, block])
         whole = len(block) // self._frame * self._frame
         self._rest = block[whole:]
-        self.levels.append(np.square(block[:whole].reshape(-1, self._frame), dtype=np.float64).mean(axis=1))
+        self.levels.append(block[:whole].reshape(-1, self._frame).var(axis=1, dtype=np.float64))
         pieces = block[: len(block) // SPECTRUM * SPECTRUM].reshape(-1, SPECTRUM)
         if len(pieces):
             spectra = np.fft.rfft(pieces * np.hanning(SPECTRUM).astype(np.float32), axis=1)

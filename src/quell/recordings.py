@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -47,6 +47,10 @@ class CorpusConfig:
         found = {"clean": self.clean, "noise": self.noise, "room": self.rooms}[kind]
         assert found is not None
         return found
+
+    def without(self, names: Iterable[str]) -> CorpusConfig:
+        """The same but for some recordings."""
+        return replace(self, skip=self.skip | frozenset(names))
 
 
 @dataclass(frozen=True)
