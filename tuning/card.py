@@ -117,6 +117,8 @@ def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
     hours = metadata["training"]["rungs_audio_hours"][-1]
     low, high = metadata["training"]["snr_db"]
     how = f"{hours:g} h of training audio, mixed from it at {low:g} to {high:g} dB SNR."
+    if metadata.get("skipped"):
+        how += f" {metadata['skipped']} recordings with errors were left out."
     if corpus is None:
         return f"Corpus {metadata['corpus']}, whose recordings are not here; {how}"
     rows = ["| split | speech, min | noise, min | groups of speech |", "|---|---|---|---|"]

@@ -26,6 +26,7 @@ from tuning.errors import StudyNotFound
 from tuning.objective import validation_set
 from tuning.outcome import best_trials
 from tuning.runs import Runs
+from tuning.study import SKIPPED
 from tuning.study_file import restore
 
 
@@ -176,6 +177,7 @@ def _metadata(study: optuna.Study, chosen: Chosen) -> dict[str, Any]:
         "study": chosen.study,
         "spec_hash": study.user_attrs["spec_hash"],
         "corpus": study.user_attrs["corpus"],
+        "skipped": len(study.user_attrs.get(SKIPPED, ())),
         "trial": trial.number,
         "params": trial.params,
         "training": trial.user_attrs["training"],

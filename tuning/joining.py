@@ -15,7 +15,7 @@ from tuning.budget import Budget, worker_name
 from tuning.errors import StorageError
 from tuning.patience import PATIENCE_S, PatientStorage
 from tuning.place import Place
-from tuning.study import check_same, load_study
+from tuning.study import SKIPPED, check_same, load_study
 from tuning.worker import POOL, Leave, Notice, Objective, Running, work
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     spec = parts.part(spec, part)
     if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
         place.runs.check(write=True)
-    corpus = place.open_corpus(spec, console)
     notice = Notice()
     try:
         storage = open_patiently(place, notice)
         with storage.waiting(unless=notice.check):  # it may go away between any two calls
             study = load_study(spec.study.name, storage)
+            corpus = place.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
             check_same(study, spec, corpus)
             trials = study.user_attrs["trials"]
     except Leave:

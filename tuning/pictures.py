@@ -51,7 +51,10 @@ class Clips(NamedTuple):
     clean: FloatArray
 
 
-def picture(clips: Clips, sample_rate: int, title: str) -> bytes:
+HEADINGS = ("noisy", "denoised", "clean")
+
+
+def picture(clips: Clips, sample_rate: int, title: str, headings: tuple[str, str, str] = HEADINGS) -> bytes:
     """A PNG of WIDTH x HEIGHT pixels and at most LARGEST_KB, the same bytes for the same clips.
 
     What is above LOUDEST or outside of LEVELS_DB is shown as if it were there.
@@ -59,12 +62,13 @@ def picture(clips: Clips, sample_rate: int, title: str) -> bytes:
     Args:
         sample_rate: Hz.
         title: one line or two.
+        headings: of the three.
     """
     from matplotlib import style
     from PIL import Image
 
     with style.context("default"):  # whatever settings of matplotlib the user has
-        page = _sheet(sample_rate).copy()
+        page = _sheet(sample_rate, headings).copy()
         page[:TITLE] = _title(title)
         ticks = _time_axis(len(clips.clean) / sample_rate)
     low, high = LEVELS_DB
@@ -118,10 +122,10 @@ def _palette() -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _sheet(sample_rate: int) -> Page:
+def _sheet(sample_rate: int, headings: tuple[str, str, str]) -> Page:
     """The page without title, clips and ticks of time."""
     figure = _figure(WIDTH, HEIGHT)
-    for place, name in enumerate(("noisy", "denoised", "clean")):
+    for place, name in enumerate(headings):
         wave = _axes(figure, COLUMNS[place], WAVES, PANEL, WAVE)
         image = _axes(figure, COLUMNS[place], IMAGES, PANEL, IMAGE)
         wave.set(title=name, xticks=(), ylim=(-LOUDEST, LOUDEST), yticks=(-0.5, 0, 0.5))

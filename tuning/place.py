@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,11 +109,15 @@ class Place:
                     raise
         return root
 
-    def open_corpus(self, spec: StudySpec, console: Console) -> Corpus:
-        """The decoded corpus of a study; decodes it with a progress bar where that was not done yet."""
-        root = self.corpus_root(spec)
+    def open_corpus(self, spec: StudySpec, console: Console, skipped: Iterable[str] = ()) -> Corpus:
+        """The decoded corpus of a study; decodes it with a progress bar where that was not done yet.
+
+        Args:
+            skipped: recordings that the study leaves out.
+        """
+        config = spec.corpus_config(self.corpus_root(spec)).without(skipped)
         with progress.bar("decoding recordings", console) as move:
-            return prepare(spec.corpus_config(root), self.runs.corpora, move, len(os.sched_getaffinity(0)))
+            return prepare(config, self.runs.corpora, move, len(os.sched_getaffinity(0)))
 
 
 def check_devices(names: Sequence[str]) -> list[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # When a search was created or continued, ISO 8601 in UTC.
 TUNED = "tuned"
+# Recordings that a study leaves out, named as `quell.recordings.Recording.name` does.
+SKIPPED = "skipped"
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:

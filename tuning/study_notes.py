@@ -13,8 +13,10 @@ from tuning.markdown import literal
 from tuning.note_tables import COSTS, infeasible, number, over, score_table, shown_cost
 from tuning.space import PARAMETERS
 from tuning.standing import Preset, Standing
+from tuning.study import SKIPPED
 
 FRONT = 10  # trials of a front that are listed
+NAMED = 5  # recordings that are left out
 
 
 def study_note(standing: Standing) -> str:
@@ -113,6 +115,7 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
             ("sample rate", f"{corpus['sample_rate']} Hz" if "sample_rate" in corpus else ""),
             ("mixtures", f"{low:g} to {high:g} dB SNR" if low is not None else ""),
             ("fingerprint", str(known.get("corpus", ""))),
+            ("left out for errors", _named(known.get(SKIPPED, []))),
         ]
     )
     minutes = [
@@ -121,6 +124,11 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     ]
     table = markdown.table(["split", "speech (min)", "noise (min)"], minutes) if minutes else ""
     return "\n\n".join(filter(None, [said, table and f"Recordings by split:\n\n{table}"]))
+
+
+def _named(recordings: Sequence[str]) -> str:
+    first, more = literal(", ".join(recordings[:NAMED])), len(recordings) - NAMED
+    return first + (f" and {more} more" if more > 0 else "")
 
 
 def _search(search: Mapping[str, Any]) -> str:

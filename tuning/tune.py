@@ -16,7 +16,7 @@ from rich.console import Console
 from quell.corpus import Corpus
 from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
-from tuning import confirm, pages, parts, progress
+from tuning import confirm, pages, parts, progress, quarantine
 from tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from tuning.budget import Budget
 from tuning.objective import validation_set
@@ -25,7 +25,7 @@ from tuning.patience import PatientStorage
 from tuning.place import STORAGE, Place
 from tuning.pool import Pool
 from tuning.shown import Shown
-from tuning.study import TUNED, create_study
+from tuning.study import SKIPPED, TUNED, create_study
 from tuning.study_file import StudySpec
 
 
@@ -37,6 +37,7 @@ class Tune:
         devices: one for each worker.
         first: what slots start from besides the presets, as `tuning.parts.plan` takes it.
         track: where else trials are logged, as `quell worker --track` takes it.
+        skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
     """
 
     spec: StudySpec
@@ -46,6 +47,7 @@ class Tune:
     console: Console
     first: Sequence[dict[str, Any]] = field(default=())
     track: str | None = None
+    skip_bad: bool = False
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
         """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
@@ -60,7 +62,8 @@ class Tune:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.place.runs.check(write=True)  # before anything takes time
         self.place.open_artifacts()
-        corpus = self.place.open_corpus(self.spec, self.console)
+        skipped = sorted(quarantine.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
+        corpus = self.place.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
             found = f"{minutes['clean']:.1f} min of speech, {minutes['noise']:.1f} min of noise"
             self.console.print(f"{split}: {found}", highlight=False)
@@ -70,19 +73,21 @@ class Tune:
             progress.bar("scoring the noisy mixtures", self.console) as move,
         ):
             noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores
-        study = self._study("search", corpus, storage, noisy)
+        study = self._study("search", corpus, storage, noisy, skipped)
         study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
         code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
         studies = [study]
         if code == 0 and presets and parts.outside(self.spec):
-            studies.append(self._study("presets", corpus, storage, noisy))
+            studies.append(self._study("presets", corpus, storage, noisy, skipped))
             code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
         if code == 0 and self.spec.study.confirm and best_trainings(study):
-            code = self._confirm(study, self._study("confirm", corpus, storage, noisy))
+            code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
         pages.refresh(study, storage)
         return code, studies
 
-    def _study(self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores) -> optuna.Study:
+    def _study(
+        self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores, skipped: Sequence[str]
+    ) -> optuna.Study:
         spec = parts.part(self.spec, part)
         study = create_study(spec, corpus, storage)
         known = {
@@ -91,6 +96,7 @@ class Tune:
             "folders": spec.corpus.model_dump(include={"clean", "noise", "rooms"}),
             "minutes": _minutes(corpus),
             "trials": spec.study.trials,
+            SKIPPED: list(skipped),
         }
         for key, value in known.items():
             study.set_user_attr(key, value)

@@ -97,17 +97,10 @@ def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]
 
     Raises:
         AudioError: a file that cannot be read.
-        CorpusError: as `find`, or a group in two splits.
+        CorpusError: as `find`.
     """
-    recordings = find(config)
-    for group, splits in leaks(recordings).items():
-        first = next(recording for recording in recordings if (recording.kind, recording.group) == group)
-        raise CorpusError(
-            f"{config.folder(first.kind)}: group {first.group!r} lies in {' and '.join(splits)}, expected one split; "
-            "move its recordings together"
-        )
     return [
-        replace(recording, digest=digest(config.folder(recording.kind) / recording.path)) for recording in recordings
+        replace(recording, digest=digest(config.folder(recording.kind) / recording.path)) for recording in find(config)
     ]
 
 

@@ -22,7 +22,7 @@ from quell import audio
 from quell.corpus import Clip, Corpus, open_store
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.recordings import CorpusConfig, Progress, Recording, scan
+from quell.recordings import CorpusConfig, Progress, Recording, leaks, scan
 from quell.splits import SPLITS, point
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
@@ -45,7 +45,8 @@ def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None,
 
     Raises:
         AudioError: a recording that cannot be read.
-        CorpusError: a folder that is missing or empty, too few groups for three splits, or a full disk.
+        CorpusError: a folder that is missing or empty, too few groups for three splits, a group in two
+            splits, or a full disk.
     """
     recordings, folder = home(config, store)
     if not (folder / "index.json").exists():
@@ -99,6 +100,9 @@ def _alone(store: Path) -> Iterator[None]:
 def _build(
     config: CorpusConfig, recordings: list[Recording], folder: Path, progress: Progress | None, processes: int
 ) -> None:
+    for (kind, group), splits in leaks(recordings).items():
+        found = f"{config.folder(kind)}: group {group!r} lies in {' and '.join(splits)}"
+        raise CorpusError(f"{found}, expected one split; move its recordings together")
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)

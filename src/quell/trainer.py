@@ -35,6 +35,21 @@ FITTED_S = 128.0
 BEGINNINGS = 0.1
 
 
+def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:
+    """What draws the mixtures of a training, on the generator's device."""
+    return MixtureSampler(
+        corpus.splits["train"],
+        round(config.segment_s * corpus.sample_rate),
+        config.snr_db,
+        generator,
+        level_db=config.level_db,
+        rooms=config.rooms,
+        clean=config.clean,
+        second_noise=config.second_noise,
+        colour_db=config.colour_db,
+    )
+
+
 class Trainer:
     """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
 
@@ -52,17 +67,7 @@ class Trainer:
         self.denoiser = Denoiser(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = Loss(config.loss, model.sample_rate, config.loss_weights).to(device)
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.mixtures = MixtureSampler(
-            corpus.splits["train"],
-            round(config.segment_s * model.sample_rate),
-            config.snr_db,
-            self.generator,
-            level_db=config.level_db,
-            rooms=config.rooms,
-            clean=config.clean,
-            second_noise=config.second_noise,
-            colour_db=config.colour_db,
-        )
+        self.mixtures = sampler(config, corpus, self.generator)
         self._fit_scale()
         self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
         self.averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from quell.errors import CorpusError
-from quell.recordings import CorpusConfig, find, leaks, scan
+from quell.recordings import CorpusConfig, find, leaks
 from quell.splits import SPLITS
+from quell.store import prepare
 
 ESC = r"^\d-(\d+)-"
 
@@ -200,7 +201,7 @@ def test_a_group_in_two_splits_of_a_list_is_refused(tmp_path):
     write(config.clean / "s0" / "1.wav", tone())
     assert leaks(find(config)) == {("clean", "s0"): ["train", "test"]}
     with pytest.raises(CorpusError, match=r"clean: group 's0' lies in train and test, expected one split; move"):
-        scan(config, lambda path: "")
+        prepare(config, tmp_path / "store")
 
 
 def test_what_is_skipped_is_not_there(tmp_path):

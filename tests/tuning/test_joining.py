@@ -33,7 +33,7 @@ def place(*answers: Any) -> Any:
         return answer
 
     runs = SimpleNamespace(check=lambda write: None)
-    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console: None, runs=runs)
+    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console, skipped: None, runs=runs)
 
 
 AWAY = StorageError("postgresql://host/db: Connection refused")

@@ -239,3 +239,11 @@ def test_of_several_scores_the_front_is_told(tiny_spec) -> None:
     assert ["score", "SI-SDR (dB) and multiply-accumulates (MAC/s), mean over 6 mixtures"] in rows(note)
     assert "quell export front --trial TRIAL -o best.pt" in note
     assert "**SI-SDR (dB): 3.00**" in trial_note(standing, study.trials[2])
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, None), (2, "a0.wav, a1.wav"), (7, "a4.wav and 2 more")])
+def test_the_note_of_a_study_names_what_was_left_out(study: optuna.Study, count: int, said: str | None) -> None:
+    study.set_user_attr("skipped", [f"clean/a{number}.wav" for number in range(count)])
+    note = study_note(Standing.of(study))
+    assert ("left out for errors" in note) == (said is not None)
+    assert said is None or said.replace("a0.wav, a1", "a0.wav, clean/a1") in note.replace("\\", "")

@@ -2,7 +2,7 @@
 
 import typer
 
-from tuning.commands import denoiser, evaluation, look, search
+from tuning.commands import denoiser, evaluation, look, recordings, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -12,6 +12,8 @@ app = typer.Typer(
 )
 storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
+corpus_app = typer.Typer(help="Recordings, before anything is trained.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
 
 
 for command in (
@@ -28,3 +30,5 @@ for command in (
 ):
     app.command()(command)
 storage_app.command()(search.serve)
+corpus_app.command()(recordings.check)
+corpus_app.command()(recordings.preview)

@@ -110,7 +110,8 @@ def _systems(baseline: str) -> dict[str, System]:
 
 def _corpus(spec: StudySpec, place: Place, console: Console) -> Corpus:
     from quell.corpus import open_store
+    from tuning import quarantine
 
     if place.corpus is None:  # the study knows which decoded corpus it was made from
         return open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
-    return place.open_corpus(spec, console)
+    return place.open_corpus(spec, console, quarantine.stored(spec, place))

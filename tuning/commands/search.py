@@ -61,6 +61,9 @@ def tune(
         str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
     ] = None,
     warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave recordings with errors out, and name them on the study.")
+    ] = False,
     artifacts: ArtifactsOption = None,
     track: TrackOption = None,
     runs: RunsOption = Path("runs"),
@@ -88,7 +91,7 @@ def tune(
         first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
     used = share_devices(used, per_gpu, workers)
-    code, studies = Tune(spec, study, place, used, console, first, track).run(presets=presets)
+    code, studies = Tune(spec, study, place, used, console, first, track, skip_bad).run(presets=presets)
     for stored in studies:
         state.show(state.summary(stored), stdout())
     return _ended(code)

@@ -1,0 +1,153 @@
+"""`quell corpus check` and `preview`, and a search that refuses bad recordings or leaves them out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import soundfile
+from PIL import Image
+
+from tuning import corpus_report
+
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_recordings: Path, tiny_study: str) -> Path:
+    """A folder with tiny.toml and recordings of its own."""
+    shutil.copytree(tiny_recordings, tmp_path / "recordings")
+    (tmp_path / "tiny.toml").write_text(tiny_study.replace("trials = 3", "trials = 1"))
+    return tmp_path
+
+
+@pytest.fixture
+def quell(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tuning.cli", *arguments, "--corpus", "recordings"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=place, env=ENVIRONMENT)
+
+    return run
+
+
+def test_check_tells_minutes_files_and_classes_of_every_split(quell: Callable[..., subprocess.CompletedProcess[str]]):
+    done = quell("corpus", "check", "tiny.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    state = json.loads(done.stdout)
+    assert (state["files"], state["errors"], state["sample_rate"]) == (24 + 16, 0, 8_000)
+    splits = state["splits"].values()
+    assert sum(split["speech"]["files"] for split in splits) == 24
+    assert sum(split["speech"]["groups"] for split in splits) == 8
+    assert sum(split["speech"]["minutes"] for split in splits) == pytest.approx(24 * 2 / 60, abs=0.02)
+    assert all(split["noise"]["classes"] == ["brown", "white"] for split in splits)
+    shown = quell("corpus", "check", "tiny.toml")
+    assert shown.returncode == 0
+    assert "40 recordings for 8000 Hz" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("0 errors, ")
+
+
+def test_check_fails_and_names_what_is_wrong(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
+    bad = place / "recordings" / "speech" / "s3" / "1.wav"
+    bad.write_bytes(bad.read_bytes()[:5_000])
+    shutil.copytree(place / "recordings" / "speech" / "s2", place / "recordings" / "speech" / "alias")
+    done = quell("corpus", "check", "tiny.toml")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("error, unreadable: recordings/speech/s3/1.wav: ") for line in lines)
+    assert sum(line.startswith("error, duplicate: ") for line in lines) == 3
+    assert lines[-1].startswith("4 errors, ")
+
+
+def test_check_draws_levels_durations_and_spectrograms(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    done = quell("corpus", "check", "tiny.toml", "--plot", "plots")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-2:] == ["plots/histograms.png", "plots/spectrograms.png"]
+    for name, size in (("histograms", (1200, 600)), ("spectrograms", (1600, 1000))):
+        with Image.open(place / "plots" / f"{name}.png") as picture:
+            assert picture.size == size
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_many_findings_of_a_kind_are_counted() -> None:
+    findings = [{"severity": "warning", "kind": "clipped", "recordings": [], "text": f"{i}.wav"} for i in range(7)]
+    lines = corpus_report.lines({"findings": findings, "errors": 0})
+    assert lines == [
+        *(f"warning, clipped: {i}.wav" for i in range(5)),
+        "warning, clipped: and 2 more; --json has all",
+        "0 errors, 7 warnings",
+    ]
+
+
+def test_preview_writes_what_trainings_hear(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
+    done = quell("corpus", "preview", "tiny.toml", "-n", "4", "-o", "mixtures")
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.name for path in (place / "mixtures").iterdir())
+    assert len(written) == 16
+    for noisy in done.stdout.split():
+        parts = {part: soundfile.read(place / noisy.replace("noisy", part)) for part in ("noisy", "clean", "noise")}
+        assert {(len(samples), rate) for samples, rate in parts.values()} == {(2_000, 8_000)}
+        samples = {part: samples for part, (samples, _) in parts.items()}
+        np.testing.assert_allclose(samples["noisy"], samples["clean"] + samples["noise"], atol=1e-4)  # 16 bits each
+        snr_db = 10 * np.log10(np.square(samples["clean"]).sum() / np.square(samples["noise"]).sum())
+        assert snr_db == pytest.approx(float(Path(noisy).name.split("_")[1].removesuffix("dB")), abs=0.15)
+        assert -5.1 < snr_db < 20.1
+        with Image.open(place / noisy.replace("noisy.wav", "picture.png")) as picture:
+            assert picture.format == "PNG"
+    again = quell("corpus", "preview", "tiny.toml", "-n", "4", "-o", "mixtures")
+    assert again.returncode == 1 and "already there, expected a folder without previews" in again.stderr
+
+
+def spoil(place: Path) -> list[str]:
+    """Makes three recordings unusable; their names."""
+    speech = place / "recordings" / "speech"
+    (speech / "s3" / "1.wav").write_text("no sound")
+    shutil.copy(speech / "s2" / "0.wav", speech / "s4" / "copy.wav")
+    soundfile.write(place / "recordings" / "noise" / "white" / "5.wav", [np.nan] * 8_000, 8_000, subtype="FLOAT")
+    return ["clean/s3/1.wav", "noise/white/5.wav"]
+
+
+def one_of(names: Sequence[str]) -> set[str]:
+    return {"clean/s2/0.wav", "clean/s4/copy.wav"} & {*names}
+
+
+def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    names = spoil(place)
+    refused = quell("tune", "tiny.toml", "--workers", "1")
+    assert refused.returncode == 1
+    assert "(and 2 more errors); `quell corpus check` tells all, --skip-bad leaves" in refused.stderr.splitlines()[-1]
+    assert not list((place / "runs" / "corpora").glob("*/index.json"))
+    done = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("left out: ") for line in done.stderr.splitlines()) == 3
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{place / 'runs' / 'quell.db'}")
+    skipped = study.user_attrs["skipped"]
+    assert {*names} < {*skipped} and len(one_of(skipped)) == 1 and len(skipped) == 3
+    assert all(trial.state.is_finished() for trial in study.trials)
+    # The study knows what it leaves out: nobody has to say it again.
+    more = quell("tune", "tiny.toml", "--workers", "1", "--trials", "2")
+    assert more.returncode == 0, more.stderr
+    assert "left out" not in more.stderr
+    scored = quell("evaluate", "quell", "--study", "tiny.toml", "--mixtures", "6", "--json")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_a_split_that_is_too_short_cannot_be_skipped(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    for path in (place / "recordings" / "speech").rglob("*.wav"):
+        soundfile.write(path, np.random.default_rng(hash(path) % 2**32).uniform(-0.1, 0.1, 800), 8_000)
+    refused = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
+    assert refused.returncode == 1
+    assert "split: " in refused.stderr and "expected at least 3 s; add some" in refused.stderr

@@ -1,0 +1,65 @@
+"""Recordings that a study leaves out, because they are broken or leak: found before anything is decoded."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from quell.audit import Audit, audit, without
+from quell.errors import CorpusError
+from quell.store import home
+from tuning import progress
+from tuning.errors import StorageError, StudyNotFound
+from tuning.place import Place
+from tuning.study import SKIPPED, load_study
+
+if TYPE_CHECKING:
+    from tuning.study_file import StudySpec
+
+
+def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) -> frozenset[str]:
+    """The recordings that a search leaves out: those that its study does already, else those with errors where
+    `skip_bad` allows it.
+
+    A corpus that was decoded before has been checked before.
+
+    Raises:
+        CorpusError: errors in recordings that may not be skipped, or too few recordings without them.
+    """
+    known = stored(spec, place)
+    config = spec.corpus_config(place.corpus_root(spec)).without(known)
+    if (home(config, place.runs.corpora)[1] / "index.json").exists():
+        return known
+    with progress.bar("reading recordings", console) as move:
+        found = audit(config, len(os.sched_getaffinity(0)), move)
+    return known | _skipped(found, console, skip_bad=skip_bad)
+
+
+def stored(spec: StudySpec, place: Place) -> frozenset[str]:
+    """What the study of a specification leaves out; nothing where there is no such study yet."""
+    try:
+        with closing(place.open_storage()) as storage:
+            return frozenset(load_study(spec.study.name, storage).user_attrs.get(SKIPPED, ()))
+    except (StorageError, StudyNotFound):
+        return frozenset()
+
+
+def _skipped(found: Audit, console: Console, *, skip_bad: bool) -> frozenset[str]:
+    skipped: set[str] = set()
+    while found.errors:
+        first = found.errors[0]
+        bad = {name for error in found.errors for name in error.names}
+        if not bad:  # a split that is too short
+            raise CorpusError(first.text)
+        if not skip_bad:
+            more = f" (and {len(found.errors) - 1} more errors)" if found.errors[1:] else ""
+            advice = "`quell corpus check` tells all, --skip-bad leaves such recordings out"
+            raise CorpusError(f"{first.text}{more}; {advice}")
+        for error in found.errors:
+            console.print(f"left out: {error.text}", highlight=False, markup=False)
+        skipped |= bad
+        found = without(found, bad)
+    return frozenset(skipped)
