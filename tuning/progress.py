@@ -9,6 +9,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -25,6 +27,19 @@ from rich.text import Text
 def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """A bar that is moved by calling it with (done, of how many)."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None)
+
+        def move(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
+        yield move
+
+
+@contextmanager
+def download(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with their speed, moved by calling it with (done, of how many)."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=None)
 

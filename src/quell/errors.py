@@ -5,6 +5,7 @@ DenoiserError
 ├── CorpusError      a folder of recordings that cannot be split or scored
 ├── TrainingError    a training that diverged
 ├── CheckpointError  a file that this training cannot go on from
+├── DownloadError    a file from the network that does not come, or is not what it should be
 ├── ExportError      a denoiser that would not run elsewhere as it runs here
 └── PackageError     an optional package that was asked for is not installed
 
@@ -30,6 +31,10 @@ class TrainingError(DenoiserError):
 
 class CheckpointError(DenoiserError):
     """A checkpoint is damaged, or is one of another training."""
+
+
+class DownloadError(DenoiserError):
+    """A download does not come, is not what was published, or would write where it should not."""
 
 
 class ExportError(DenoiserError):

@@ -32,3 +32,4 @@ for command in (
 storage_app.command()(search.serve)
 corpus_app.command()(recordings.check)
 corpus_app.command()(recordings.preview)
+corpus_app.command()(recordings.get)

@@ -1,0 +1,240 @@
+"""Files from the network that arrive whole or not at all, and archives that stay in their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from quell.errors import DownloadError
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+BLOCK = 1 << 20  # bytes
+TIMEOUT_S = 30.0
+TRIES = 8  # in a row that bring nothing
+PAUSE_S = 1.0  # before the second try, twice as long before each one after it
+MOST_FILES = 1_000_000  # of an archive
+# Of a real archive of sound; one that claims more is made to fill the disk.
+MOST_TIMES = 200
+
+
+def fetch(
+    url: str, path: Path, size: int | None = None, checksum: str | None = None, progress: Progress | None = None
+) -> None:
+    """Downloads a file to `path`, which appears when it is whole; a broken download goes on where it stopped.
+
+    What has come is kept beside it as `<name>.part`.
+
+    Args:
+        size: bytes, where they are known before.
+        checksum: as published, "md5:<hexadecimal digits>" or "sha256:...", where one was.
+
+    Raises:
+        DownloadError: the server does not answer, has something else, or the disk is full.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fill(url, part, size, progress)
+        _check(url, part, size, checksum)
+        part.replace(path)
+    except OSError as error:
+        raise DownloadError(f"{path}: {error.strerror or error}, expected to write there; free the disk") from error
+
+
+def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
+    """Appends to what is there until there is nothing more to come."""
+    tries, pause = 0, PAUSE_S
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            total = _append(url, part, size, progress)
+            done = part.stat().st_size
+            if total is None or done >= total:
+                return
+            reason = f"broke off after {done} of {total} bytes"
+        except _Refused as refused:
+            raise DownloadError(f"{url}: {refused}, expected the file; check the address") from None
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
+        came = (part.stat().st_size if part.exists() else 0) > before
+        tries, pause = (0, PAUSE_S) if came else (tries + 1, 2 * pause)
+        if tries >= TRIES:
+            raise DownloadError(f"{url}: {reason}, expected the whole file; the same command goes on from there")
+        time.sleep(0.0 if came else pause)
+
+
+class _Refused(Exception):
+    """The server answered, and will not answer otherwise."""
+
+
+def _append(url: str, part: Path, size: int | None, progress: Progress | None) -> int | None:
+    """One connection's worth. Returns how many bytes the whole has, None where nobody says."""
+    begun = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                total = _total(error.headers.get("Content-Range"))
+                if total == begun:
+                    return total
+                part.unlink()  # what is there is of another file
+                raise ConnectionError(f"{begun} bytes are there, the server has {total}") from None
+            if error.code < 500 and error.code not in (408, 429):
+                raise _Refused(f"HTTP {error.code} {error.reason}") from None
+            raise
+    with answer:
+        if begun and answer.status != http.client.PARTIAL_CONTENT:
+            begun = 0  # it sends all of it again
+        total = _total(answer.headers.get("Content-Range"))
+        length = answer.headers.get("Content-Length")
+        if total is None and length is not None:
+            total = begun + int(length)
+        expected = total if total is not None else size
+        _refuse_full(part, (expected or 0) - begun)
+        with part.open("r+b" if begun else "wb") as file:
+            file.seek(begun)
+            while block := answer.read(BLOCK):
+                file.write(block)
+                begun += len(block)
+                if size is not None and begun > size:
+                    raise _Refused(f"more than {size} bytes")
+                if progress is not None:
+                    progress(begun, expected or begun)
+    return total
+
+
+def _total(content_range: str | None) -> int | None:
+    """Of `bytes 5-9/10`: 10."""
+    total = (content_range or "").rpartition("/")[2]
+    return int(total) if total.isdigit() else None
+
+
+def _refuse_full(part: Path, more: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if more > free:
+        found = f"{free / 1e9:.1f} GB free, expected {more / 1e9:.1f} GB for the download"
+        raise DownloadError(f"{part.parent}: {found}; free the disk or choose another folder")
+
+
+def _check(url: str, part: Path, size: int | None, checksum: str | None) -> None:
+    """Raises DownloadError, and forgets the file, when it is not what was published."""
+    found = part.stat().st_size
+    if size is not None and found != size:
+        part.unlink()
+        raise DownloadError(f"{url}: {found} bytes, expected {size}; try again, else the file was changed there")
+    if checksum is None:
+        return
+    kind, _, digits = checksum.partition(":")
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, kind).hexdigest()
+    if digest != digits:
+        part.unlink()
+        raise DownloadError(f"{url}: {kind} {digest}, expected {digits}; try again, else the file was changed there")
+
+
+def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
+    """Unpacks a zip or tar archive into a new folder, which appears when all is there.
+
+    Only files and folders below it are made: a path that leads out of it, a link or a device refuses the archive as a
+    whole.
+
+    Raises:
+        DownloadError: not an archive, damaged, or one that would write elsewhere or fill the disk.
+    """
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        with _opened(archive) as members:
+            _extract(archive, members, partial, progress)
+        partial.rename(folder)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else "cut off"
+        raise DownloadError(f"{archive}: {reason}, expected a zip or tar archive; remove it and try again") from error
+    except OSError as error:
+        raise DownloadError(f"{folder}: {error.strerror or error}, expected room for it; free the disk") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+_Member = tuple[str, int, Callable[[], object] | None]  # path, bytes, how it is opened; None for a folder
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[list[_Member]]:
+    with archive.open("rb") as begin:
+        magic = begin.read(4)
+    if magic[:2] == b"PK":
+        with zipfile.ZipFile(archive) as zipped:
+            yield [_zip_member(archive, zipped, info) for info in zipped.infolist()]
+    else:
+        with tarfile.open(archive) as tarred:
+            yield [_tar_member(archive, tarred, info) for info in tarred]
+
+
+def _zip_member(archive: Path, zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise DownloadError(f"{archive}: {info.filename!r} is no file, expected files and folders; do not use it")
+    return info.filename, info.file_size, None if info.is_dir() else lambda: zipped.open(info)
+
+
+def _tar_member(archive: Path, tarred: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    if not (info.isfile() or info.isdir()):
+        raise DownloadError(f"{archive}: {info.name!r} is no file, expected files and folders; do not use it")
+    return info.name, info.size, None if info.isdir() else lambda: tarred.extractfile(info)
+
+
+def _extract(archive: Path, members: list[_Member], folder: Path, progress: Progress | None) -> None:
+    total = sum(size for _, size, _ in members)
+    if len(members) > MOST_FILES or total > MOST_TIMES * max(archive.stat().st_size, BLOCK):
+        found = f"{len(members)} files of {total / 1e9:.1f} GB in {archive.stat().st_size / 1e6:.1f} MB"
+        raise DownloadError(f"{archive}: {found}, expected recordings; do not use it")
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        found = f"{free / 1e9:.1f} GB free, expected {total / 1e9:.1f} GB"
+        raise DownloadError(f"{folder.parent}: {found} to unpack {archive.name}; free the disk")
+    for name, _, _ in members:
+        _refuse_escape(archive, name)
+    done = 0
+    for name, size, read in members:
+        place = folder / name
+        if read is None:
+            place.mkdir(parents=True, exist_ok=True)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with read() as source, place.open("xb") as target:  # type: ignore[attr-defined]
+            copied = 0
+            while block := source.read(BLOCK):
+                target.write(block)
+                copied += len(block)
+                if copied > size:
+                    raise DownloadError(f"{archive}: {name!r} holds more than the {size} bytes it says; do not use it")
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+
+def _refuse_escape(archive: Path, name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    drive = len(name) > 1 and name[1] == ":"
+    if path.is_absolute() or ".." in path.parts or drive or "\0" in name or not path.parts:
+        raise DownloadError(f"{archive}: {name!r} lies outside of its folder, expected paths inside; do not use it")

@@ -1,0 +1,208 @@
+"""Public corpora by name: where they are, how large, whose, and how their files are laid out for studies.
+
+The addresses and checksums are those that the publishers and the libraries that use them give; archives that are made
+anew for every download (of GitHub) have none.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quell.download import Progress, fetch, unpack
+from quell.errors import DownloadError
+
+# What stands in a folder once all is there.
+DONE = "SOURCE.txt"
+# Speakers of VoiceBank's training folders that nobody trains on, as is usual: one woman, one man.
+VALIDATION_SPEAKERS = ("p226", "p287")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download; its contents are unpacked into a folder of its name."""
+
+    name: str
+    url: str
+    about_mb: int | None  # 10 ** 6 bytes, roughly; None where nobody says
+    checksum: str | None = None  # as `quell.download.fetch` takes it
+
+
+@dataclass(frozen=True)
+class PublicCorpus:
+    """A corpus that anybody may download."""
+
+    what: str
+    licence: str
+    cite: str
+    study: str  # file of studies/ that is made for it
+    archives: tuple[Archive, ...]
+    arrange: Callable[[Path, Path], None]  # from the unpacked archives to the folder
+
+    @property
+    def about_mb(self) -> int | None:
+        """Of all archives; None where it is not known."""
+        sizes = [archive.about_mb for archive in self.archives]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
+    """Downloads, unpacks and lays out a corpus; what came before an interruption is not downloaded again.
+
+    Args:
+        folder: new, or that of an interrupted download.
+        progress: makes what is told of the progress of a step, of its description.
+
+    Raises:
+        KeyError: an unknown name.
+        DownloadError: as `quell.download.fetch` and `unpack`, or archives that hold something else.
+    """
+    corpus = CORPORA[name]
+    if (folder / DONE).exists():
+        return
+    beside = folder / ".downloads"
+    unpacked = beside / "unpacked"
+    for archive in corpus.archives:
+        path = beside / archive.name
+        fetch(archive.url, path, checksum=archive.checksum, progress=progress(f"downloading {archive.name}"))
+        unpack(path, unpacked / archive.name, progress(f"unpacking {archive.name}"))
+    try:
+        corpus.arrange(unpacked, folder)
+        (folder / DONE).write_text(source(name))
+        shutil.rmtree(beside)
+    except OSError as error:
+        raise DownloadError(f"{folder}: {error.strerror or error}, expected to write there; free the disk") from error
+
+
+def source(name: str) -> str:
+    """Where a corpus is from, its licence and what to cite."""
+    corpus = CORPORA[name]
+    urls = "\n".join(archive.url for archive in corpus.archives)
+    return f"{name}: {corpus.what}\nLicence: {corpus.licence}\nCite: {corpus.cite}\n{urls}\n"
+
+
+def _move(files: Iterable[tuple[Path, Path]], folder: Path) -> None:
+    """Files to their places below a folder; what was moved by an earlier try is left there."""
+    moved = 0
+    for path, place in files:
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        moved += 1
+    if moved == 0 and not any(path.is_file() for path in folder.rglob("*") if ".downloads" not in path.parts):
+        raise DownloadError(f"{folder}: nothing to move, expected recordings in the archive; was it published anew?")
+
+
+def _librispeech(unpacked: Path, folder: Path) -> None:
+    """speech/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac"""
+    found = unpacked.glob("*/LibriSpeech/*/*/*/*.flac")
+    _move(((path, Path("speech", *path.parts[-3:])) for path in sorted(found)), folder)
+
+
+def _esc_50(unpacked: Path, folder: Path) -> None:
+    """noise/<class>/<fold>-<source>-<take>-<number of the class>.wav"""
+    table = next(iter(unpacked.glob("*/*/meta/esc50.csv")), None)
+    if table is None:
+        raise DownloadError(f"{unpacked}: no meta/esc50.csv, expected the archive of ESC-50; was it published anew?")
+    with table.open(newline="") as file:
+        classes = {row["filename"]: row["category"] for row in csv.DictReader(file)}
+    found = sorted(unpacked.glob("*/*/audio/*.wav"))
+    _move(((path, Path("noise", classes[path.name], path.name)) for path in found if path.name in classes), folder)
+
+
+def _voicebank(unpacked: Path, folder: Path) -> None:
+    """clean/<split>/<speaker>_<utterance>.wav and noisy/ with the same names"""
+    places = []
+    for path in sorted(unpacked.rglob("*.wav")):
+        side, part = re.match(r"(clean|noisy)_(train|test)", path.relative_to(unpacked).parts[0]).groups()  # type: ignore[union-attr]
+        heard = "validation" if path.name.split("_")[0] in VALIDATION_SPEAKERS else "train"
+        places.append((path, Path(side, "test" if part == "test" else heard, path.name)))
+    _move(places, folder)
+
+
+def _ms_snsd(unpacked: Path, folder: Path) -> None:
+    """speech/<part>/<name>.wav and noise/<class>/<part>-<class>_<number>.wav; its parts are named train and test, but
+    who speaks is not known, and studies deal the recordings out anew"""
+    places = []
+    for path in sorted(unpacked.rglob("*.wav")):
+        side, _, part = path.parent.name.partition("_")
+        if side == "clean" and part in ("train", "test"):
+            places.append((path, Path("speech", part, path.name)))
+        elif side == "noise" and part in ("train", "test"):
+            places.append((path, Path("noise", re.split(r"[_\d]", path.name)[0], f"{part}-{path.name}")))
+    _move(places, folder)
+
+
+_EDINBURGH = "https://datashare.ed.ac.uk/bitstream/handle/10283/2791/"
+
+CORPORA = {
+    "librispeech-dev": PublicCorpus(
+        "LibriSpeech dev-clean: 5.4 h of read English by 40 speakers, 16 kHz",
+        "CC BY 4.0",
+        "Panayotov et al. 2015, Librispeech: an ASR corpus based on public domain audio books, ICASSP",
+        "esc50-8k.toml",
+        (
+            Archive(
+                "dev-clean.tar.gz",
+                "https://www.openslr.org/resources/12/dev-clean.tar.gz",
+                338,
+                "sha256:76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+            ),
+        ),
+        _librispeech,
+    ),
+    "esc-50": PublicCorpus(
+        "ESC-50: 2000 recordings of 5 s, 50 kinds of everyday sounds, 44.1 kHz",
+        "CC BY-NC 3.0; its subset ESC-10 CC BY 3.0",
+        "Piczak 2015, ESC: Dataset for environmental sound classification, ACM Multimedia",
+        "esc50-8k.toml",
+        (Archive("esc-50.zip", "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip", 600),),
+        _esc_50,
+    ),
+    "voicebank-demand": PublicCorpus(
+        "VoiceBank + DEMAND: 11,572 and 824 pairs of noisy and clean utterances by 28 and 2 speakers, 48 kHz",
+        "CC BY 4.0",
+        "Valentini-Botinhao et al. 2016, Investigating RNN-based speech enhancement methods for noise-robust "
+        "text-to-speech, SSW 9",
+        "voicebank-demand.toml",
+        (
+            Archive(
+                "clean_trainset_28spk_wav.zip",
+                f"{_EDINBURGH}clean_trainset_28spk_wav.zip",
+                2315,
+                "md5:d2d5a45ec32f8fcbf201bde0447e20ba",
+            ),
+            Archive(
+                "noisy_trainset_28spk_wav.zip",
+                f"{_EDINBURGH}noisy_trainset_28spk_wav.zip",
+                2635,
+                "md5:1fca9e8bafb8cd069f6653c6d92f9e9c",
+            ),
+            Archive(
+                "clean_testset_wav.zip",
+                f"{_EDINBURGH}clean_testset_wav.zip",
+                147,
+                "md5:34eb1c0ba7ef667e9b966866c542fc16",
+            ),
+            Archive(
+                "noisy_testset_wav.zip",
+                f"{_EDINBURGH}noisy_testset_wav.zip",
+                163,
+                "md5:fb1b86caa31e8ba5b506c0c64da9aab5",
+            ),
+        ),
+        _voicebank,
+    ),
+    "ms-snsd": PublicCorpus(
+        "MS-SNSD: clean speech and 14 kinds of noise, 16 kHz",
+        "ODbL and CC0, CC BY 3.0, CC BY-SA 4.0 by recording; LICENSE and the lists inside say which",
+        "Reddy et al. 2019, A scalable noisy speech dataset and online subjective test framework, Interspeech",
+        "ms-snsd.toml",
+        (Archive("ms-snsd.zip", "https://github.com/microsoft/MS-SNSD/archive/refs/heads/master.zip", None),),
+        _ms_snsd,
+    ),
+}
