@@ -29,6 +29,7 @@ from quell.config import (
     TARGETS,
     DenoiserConfig,
     TrainingConfig,
+    identity,
     loss_objection,
     loss_terms,
 )
@@ -271,6 +272,6 @@ def training_config(
         learning_rate=point["learning_rate"],
         batch_size=point["batch_size"],
     )
-    whole: list[Any] = [study_seed, asdict(model), asdict(config) | {"seed": None}]
+    whole: list[Any] = [study_seed, asdict(model), identity(config) | {"seed": None}]
     text = json.dumps([*whole, repeat] if repeat else whole, sort_keys=True)
     return replace(config, seed=int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))

@@ -4,7 +4,8 @@ study file is read in a moment."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 DOWNSAMPLINGS = ("stride", "pool")
 BOTTLENECKS = ("none", "frequency", "forward", "both")
@@ -72,8 +73,26 @@ class DenoiserConfig(NetworkConfig):
     phase: str = "noisy"  # PHASES: kept, or seen by the network and turned
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """How training mixes speech and noise. Shares are of the mixtures, 0 to 1."""
+
+    snr_db: tuple[float, float] = (-5.0, 20.0)
+    noise_level: tuple[float, float] | None = None  # instead of snr_db: noise over speech, both at the same peak
+    level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
+    rooms: float = 0.5  # share that sound in a room, where the corpus has room responses
+    clean: float = 0.0  # share without noise: clean speech must come out as it is
+    second_noise: float = 0.0  # share in which two noises sound at once
+    colour_db: float = 0.0  # speech and noise are each coloured by up to this much
+    noise_weights: Mapping[str, float] = field(default_factory=dict)  # of kinds of noise; 1 for what is absent
+    remix: float = 0.5  # of pairs: share whose noise sounds with other speech, where the corpus has it
+    band_limit: float = 0.0  # share, clean side included, that ends at a lower frequency
+    clipping: float = 0.0  # share whose noisy side is clipped
+    codec: float = 0.0  # share whose noisy side has passed a lossy codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(MixingConfig):
     """How a denoiser is trained. One hour of audio is 3600 s of mixtures, drawn anew every time."""
 
     loss: str = "compressed+si_sdr"
@@ -83,18 +102,24 @@ class TrainingConfig:
     batch_size: int = 16
     segment_s: float = 2.0
     rungs_audio_hours: tuple[float, ...] = (1.0, 2.0, 4.0)  # ascending; the last one is the budget
-    snr_db: tuple[float, float] = (-5.0, 20.0)
-    level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
-    rooms: float = 0.5  # share of the mixtures that sound in a room, where the corpus has room responses
-    clean: float = 0.0  # share of the mixtures without noise: clean speech must come out as it is
-    second_noise: float = 0.0  # share of the mixtures in which two noises sound at once
-    colour_db: float = 0.0  # speech and noise are each coloured by up to this much
     precision: str = "auto"  # PRECISIONS
     seed: int = 0
 
     def steps(self, audio_hours: float) -> int:
         """Optimiser steps that make up so much training audio."""
         return max(1, round(audio_hours * 3600 / (self.batch_size * self.segment_s)))
+
+
+# Fields that came later: while they have their defaults nothing that follows from a configuration may change.
+LATER = ("noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec")
+
+
+def identity(config: TrainingConfig) -> dict[str, Any]:
+    """What a training is, but for the fields of LATER that have their defaults."""
+    default = TrainingConfig()
+    return {
+        name: value for name, value in asdict(config).items() if name not in LATER or value != getattr(default, name)
+    }
 
 
 def check(config: NetworkConfig) -> None:

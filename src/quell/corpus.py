@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.errors import CorpusError
+from quell.pairs import stem
 from quell.recordings import Kind
 
 
@@ -41,6 +42,11 @@ class Split:
 
     def of(self, kind: Kind) -> list[Clip]:
         return [clip for clip in self.clips if clip.kind == kind]
+
+    def pairs(self) -> list[tuple[Clip, Clip]]:
+        """(noisy, clean) recordings of the same speech, sample by sample; their common level is kept."""
+        clean = {stem(clip.path): clip for clip in self.of("clean")}
+        return [(clip, clean[stem(clip.path)]) for clip in self.of("noisy")]
 
     def waveform(self, clip: Clip) -> audio.FloatArray:
         """One clip as float32, shape (T,), full scale at 1."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.corpus import Clip, Corpus, Split
 from quell.errors import CorpusError
+from quell.pairs import measured_snr_db
 from quell.scoring import Progress, Scorer, Scores
 from quell.splits import SPLITS
+
+T = TypeVar("T")
 
 # A mixture is a whole utterance, cut after this time so that one long recording does not dominate.
 LONGEST_S = 8.0
@@ -31,6 +34,9 @@ LONGEST_S = 8.0
 SNR_VALUES = 6
 # A mixture that cannot be scored is drawn again this often.
 DRAWS = 4
+# Rows of the table by SNR of pairs, whose SNRs are as they were recorded.
+BIN_DB = 5.0
+SNR_ROWS = (-10.0, 30.0)
 # Version of the sets. Raise it when the same corpus would give other mixtures.
 RECIPE = 1
 
@@ -70,7 +76,8 @@ def evaluation_set(
     scorer: Scorer,
     progress: Progress | None = None,
 ) -> EvaluationSet:
-    """`count` mixtures of a split, built at the first call and opened from the corpus's store after it.
+    """`count` mixtures of a split, or at most so many of its pairs, built at the first call and opened from the
+    corpus's store after it.
 
     Speakers, noise categories and SNRs are taken in turn, each round in a new order, so that the first few mixtures
     are a fair sample of all and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score,
@@ -102,11 +109,14 @@ def _build(
     progress: Progress | None,
 ) -> EvaluationSet:
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    data = corpus.splits[split]
-    speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
-    noises = _in_turn(data.of("noise"), lambda clip: clip.category, rng)
-    levels = _levels(snr_db, count, rng)
-    longest = round(LONGEST_S * corpus.sample_rate)
+    data, longest = corpus.splits[split], round(LONGEST_S * corpus.sample_rate)
+    pairs = data.pairs()
+    if pairs:
+        count = min(count, len(pairs))
+        draw = _cuts(data, pairs, longest, rng)
+        levels = np.zeros(count)  # measured below
+    else:
+        draw, levels = _draws(data, count, snr_db, longest, rng)
     names = metrics.available(corpus.sample_rate)
     mixtures: dict[int, _Mixture] = {}
     scores: dict[int, metrics.ClipScore] = {}
@@ -115,7 +125,7 @@ def _build(
         if not missing:
             break
         for place in missing:
-            mixtures[place] = _draw(data, next(speech), next(noises), float(levels[place]), longest, rng)
+            mixtures[place] = draw(place)
         drawn = [mixtures[place] for place in missing]
         noisy, clean = [mixture.noisy for mixture in drawn], [mixture.clean for mixture in drawn]
         clips = scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress)
@@ -124,6 +134,8 @@ def _build(
     if failed:
         found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
+    if pairs:
+        levels = np.array([_row(mixtures[place]) for place in range(count)])
     return EvaluationSet(
         corpus.sample_rate,
         [mixtures[place].noisy for place in range(count)],
@@ -132,6 +144,24 @@ def _build(
         levels,
         Scores.of([scores[place] for place in range(count)], levels),
     )
+
+
+def _draws(
+    data: Split, count: int, snr_db: tuple[float, float], longest: int, rng: np.random.Generator
+) -> tuple[Callable[[int], _Mixture], NDArray[np.float64]]:
+    """What draws a mixture for a place, and the SNRs of the places."""
+    speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
+    noises = _in_turn(data.of("noise"), lambda clip: clip.category, rng)
+    levels = _levels(snr_db, count, rng)
+    return lambda place: _draw(data, next(speech), next(noises), float(levels[place]), longest, rng), levels
+
+
+def _cuts(
+    data: Split, pairs: list[tuple[Clip, Clip]], longest: int, rng: np.random.Generator
+) -> Callable[[int], _Mixture]:
+    """What takes the next pair, of each group in turn."""
+    taken = _in_turn(pairs, lambda pair: pair[1].group, rng)
+    return lambda place: _cut(data, *next(taken), longest)
 
 
 def _draw(data: Split, spoken: Clip, sound: Clip, snr_db: float, longest: int, rng: np.random.Generator) -> _Mixture:
@@ -143,6 +173,23 @@ def _draw(data: Split, spoken: Clip, sound: Clip, snr_db: float, longest: int, r
     return _Mixture(noisy, clean, f"{spoken.path} + {sound.path}")
 
 
+def _cut(data: Split, noisy: Clip, clean: Clip, longest: int) -> _Mixture:
+    """A pair as it was recorded."""
+    sides = (data.waveform(noisy)[:longest].astype(np.float64), data.waveform(clean)[:longest].astype(np.float64))
+    return _Mixture(*_scaled(*sides), noisy.path)
+
+
+def _row(mixture: _Mixture) -> float:
+    """The SNR of the table's row that a pair counts in, dB: of SNR_ROWS the nearest."""
+    found = measured_snr_db(mixture.noisy, mixture.clean)
+    return float(BIN_DB * np.round(np.clip(found, *SNR_ROWS) / BIN_DB))
+
+
+def _scaled(noisy: NDArray[np.float64], clean: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+    scale = 0.5 / max(float(np.abs(noisy).max()), float(np.abs(clean).max()), 1e-9)
+    return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
+
+
 def _mix(target: FloatArray, noise: FloatArray, snr_db: float) -> tuple[FloatArray, FloatArray]:
     """(noisy, clean), both scaled so that the louder peak is half of full scale.
 
@@ -150,14 +197,12 @@ def _mix(target: FloatArray, noise: FloatArray, snr_db: float) -> tuple[FloatArr
     """
     clean, added = target.astype(np.float64), noise.astype(np.float64)
     gain = float(np.sqrt(np.mean(clean**2) / max(float(np.mean(added**2)), 1e-16))) * 10 ** (-snr_db / 20)
-    noisy = clean + gain * added
-    scale = 0.5 / max(float(np.abs(noisy).max()), float(np.abs(clean).max()), 1e-9)
-    return (noisy * scale).astype(np.float32), (clean * scale).astype(np.float32)
+    return _scaled(clean + gain * added, clean)
 
 
-def _in_turn(clips: list[Clip], part: Callable[[Clip], str], rng: np.random.Generator) -> Iterator[Clip]:
+def _in_turn(clips: list[T], part: Callable[[T], str], rng: np.random.Generator) -> Iterator[T]:
     """Endless rounds of one clip of each part, each in a new order; a clip comes again when its part is used up."""
-    parts: dict[str, list[Clip]] = {}
+    parts: dict[str, list[T]] = {}
     for clip in clips:
         parts.setdefault(part(clip), []).append(clip)
     queues = {name: [parts[name][i] for i in rng.permutation(len(parts[name]))] for name in sorted(parts)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,10 @@ from torch.nn import functional
 
 from quell.audio import FloatArray
 from quell.colour import OCTAVES, coloured
+from quell.config import MixingConfig
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
+from quell.effects import CLIP_DB, CODECS, COMPRESSION, LOWEST_EDGE_HZ, band_limited, clipped, coded
 
 SECOND_DB = 10.0  # that a second noise is softer at most
 
@@ -45,56 +49,44 @@ def room_response(recorded: FloatArray) -> FloatArray:
 
 
 class MixtureSampler:
-    """Draws random mixtures from a split: no per-item Python, no loader processes, nothing written.
+    """Draws random mixtures from a split: no per-item Python, but for codecs, no loader processes, nothing written.
 
     Clean crops are drawn by duration, so that every second of speech is heard equally often; clips shorter than the
     segment are placed at random in silence. Noise is drawn by category, then by duration, and is repeated when too
-    short.
+    short. Of pairs both sides are cut alike, and what the noisy one has more is their noise, at its own level.
 
     Args:
         segment: samples per mixture.
-        snr_db: (low, high), drawn uniformly, dB.
-        level_db: the level given to the denoiser is off the mixture's own by up to this much, dB: in use it is the
-            whole recording's, and a passage may lie far above or below it.
-        clean: share of the mixtures without noise.
-        second_noise: share of the mixtures in which a second noise, up to SECOND_DB softer, sounds with the first.
-        colour_db: speech and noise each pass a filter that is drawn anew, up to so much up or down, straight lines
-            between octaves. The clean side is coloured, too.
-        rooms: share of the mixtures whose speech sounds in a room, 0 to 1, where the split has room responses. The
-            clean side sounds in the room, too: what is learnt is to remove noise, not reverberation.
-        generator: on `device`; the only source of randomness.
+        sample_rate: Hz.
+        generator: on the device that trains; the only source of randomness.
+        config: how. In a room, coloured and band-limited are both sides: what is learnt is to remove noise. Clipped
+            and coded is the noisy side alone.
+
+    Raises:
+        ValueError: a weight for a kind of noise that is not there, or none that is above 0.
     """
 
     def __init__(
-        self,
-        split: Split,
-        segment: int,
-        snr_db: tuple[float, float],
-        generator: torch.Generator,
-        level_db: float = 10.0,
-        rooms: float = 0.5,
-        clean: float = 0.0,
-        second_noise: float = 0.0,
-        colour_db: float = 0.0,
+        self, split: Split, segment: int, sample_rate: int, generator: torch.Generator, config: MixingConfig
     ) -> None:
         self.segment = segment
-        self.snr_db = snr_db
-        self.level_db = level_db
-        self.without_noise = clean
-        self.second_noise = second_noise
-        self.colour_db = colour_db
+        self.sample_rate = sample_rate
+        self.config = config
         self.generator = generator
         self.device = generator.device
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
         self.samples = torch.from_numpy(split.samples.copy()).to(self.device)
-        self.clean = _Pool(split.of("clean"), self.device)
-        self.noise = _Pool(split.of("noise"), self.device)
+        pairs = split.pairs()
+        self.clean = _Pool([clean for _, clean in pairs] or split.of("clean"), self.device)
+        self.noisy_offset = torch.tensor([noisy.offset for noisy, _ in pairs], device=self.device) if pairs else None
+        noise = split.of("noise")
+        self.noise = _Pool(noise, self.device, config.noise_weights) if noise else None
         self.steps = torch.arange(segment, device=self.device)
-        self.rooms = rooms
-        self.responses = self._responses(split) if rooms > 0 else None
+        self.responses = self._responses(split) if config.rooms > 0 else None
 
     def draw(self, batch: int) -> Mixtures:
         """A batch of mixtures, float32, (batch, segment)."""
+        config = self.config
         chosen = self.clean.choose(self._uniform(batch, 1))
         spare = self.clean.length[chosen] - self.segment
         start = torch.minimum(spare, torch.zeros_like(spare))
@@ -102,34 +94,77 @@ class MixtureSampler:
         at = start + self.steps
         inside = (at >= 0) & (at < self.clean.length[chosen])
         at = at.clamp_min(0).minimum(self.clean.length[chosen] - 1)
-        clean = self.samples[self.clean.offset[chosen] + at].float() / 32768 * inside
+        spoken = self._at(self.clean.offset[chosen] + at) * inside
+        clean = spoken
         if self.responses is not None:
             clean = self._in_rooms(clean, self.responses)
 
-        noise = self._noises(batch)
-        if self.second_noise > 0:
-            noise, second = (side / rms(side).clamp_min(1e-8) for side in (noise, self._noises(batch)))
-            share = 10 ** (-SECOND_DB / 20 * self._uniform(batch, 1))
-            noise = noise + second * share * (self._uniform(batch, 1) < self.second_noise)
-        if self.colour_db > 0:
+        noise = self._noise(batch)
+        if config.colour_db > 0:
             clean, noise = self._coloured(clean), self._coloured(noise)
-        low, high = self.snr_db
-        gain = noise_gain(clean, noise, low + (high - low) * self._uniform(batch, 1))
-        if self.without_noise > 0:
-            gain = gain * (self._uniform(batch, 1) >= self.without_noise)
-        noisy = clean + noise * gain
-        off_db = self.level_db * (2 * self._uniform(batch, 1) - 1)
+        gain = self._gain(clean, noise)
+        if self.noisy_offset is not None:
+            recorded = self._at(self.noisy_offset[chosen] + at) * inside - spoken
+            as_it_is = self._uniform(batch, 1) >= (config.remix if self.noise is not None else 0.0)
+            noise, gain = torch.where(as_it_is, recorded, noise), torch.where(as_it_is, 1.0, gain)
+        if config.clean > 0:
+            gain = gain * (self._uniform(batch, 1) >= config.clean)
+        noisy, clean = self._through_devices(clean + noise * gain, clean)
+        off_db = config.level_db * (2 * self._uniform(batch, 1) - 1)
         return Mixtures(noisy, clean, rms(noisy) * 10 ** (off_db / 20))
 
-    def _noises(self, batch: int) -> Tensor:
-        chosen = self.noise.choose(self._uniform(batch, 1))
-        start = (self._uniform(batch, 1) * self.noise.length[chosen]).long()
-        at = (start + self.steps) % self.noise.length[chosen]
-        drawn: Tensor = self.samples[self.noise.offset[chosen] + at].float() / 32768
+    def _at(self, places: Tensor) -> Tensor:
+        drawn: Tensor = self.samples[places].float() / 32768
         return drawn
 
+    def _gain(self, clean: Tensor, noise: Tensor) -> Tensor:
+        if self.config.noise_level is not None:  # every recording has its peak at full scale
+            low, high = self.config.noise_level
+            return low + (high - low) * self._uniform(len(clean), 1)
+        low, high = self.config.snr_db
+        return noise_gain(clean, noise, low + (high - low) * self._uniform(len(clean), 1))
+
+    def _noise(self, batch: int) -> Tensor:
+        if self.noise is None:
+            return torch.zeros(batch, self.segment, device=self.device)
+        noise = self._noises(batch, self.noise)
+        if self.config.second_noise > 0:
+            noise, second = (side / rms(side).clamp_min(1e-8) for side in (noise, self._noises(batch, self.noise)))
+            share = 10 ** (-SECOND_DB / 20 * self._uniform(batch, 1))
+            noise = noise + second * share * (self._uniform(batch, 1) < self.config.second_noise)
+        return noise
+
+    def _noises(self, batch: int, pool: _Pool) -> Tensor:
+        chosen = pool.choose(self._uniform(batch, 1))
+        start = (self._uniform(batch, 1) * pool.length[chosen]).long()
+        return self._at(pool.offset[chosen] + (start + self.steps) % pool.length[chosen])
+
+    def _through_devices(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """What a device makes of both sides, or of the noisy one alone; of the shares that the configuration names."""
+        config, batch = self.config, len(noisy)
+        if config.band_limit > 0:
+            low, high = math.log(LOWEST_EDGE_HZ), math.log(self.sample_rate / 2)
+            edges = (min(low, high) + (high - min(low, high)) * self._uniform(batch, 1)).exp()
+            chosen = self._uniform(batch, 1) < config.band_limit
+            noisy, clean = (
+                torch.where(chosen, band_limited(side, edges, self.sample_rate), side) for side in (noisy, clean)
+            )
+        if config.clipping > 0:
+            low, high = CLIP_DB
+            depths = low + (high - low) * self._uniform(batch, 1)
+            noisy = torch.where(self._uniform(batch, 1) < config.clipping, clipped(noisy, depths), noisy)
+        if config.codec > 0:
+            drawn = self._uniform(batch, 3).tolist()
+            for place, (share, codec, compression) in enumerate(drawn):
+                if share < config.codec:
+                    low, high = COMPRESSION
+                    heard = noisy[place].cpu().numpy()
+                    heard = coded(heard, self.sample_rate, int(codec * len(CODECS)), low + (high - low) * compression)
+                    noisy[place] = torch.from_numpy(heard).to(self.device)
+        return noisy, clean
+
     def _coloured(self, waveforms: Tensor) -> Tensor:
-        return coloured(waveforms, self.colour_db * (2 * self._uniform(len(waveforms), OCTAVES) - 1))
+        return coloured(waveforms, self.config.colour_db * (2 * self._uniform(len(waveforms), OCTAVES) - 1))
 
     def _responses(self, split: Split) -> Tensor | None:
         """Spectra of the room responses at the length that a segment in a room takes; None when there are none."""
@@ -146,23 +181,30 @@ class MixtureSampler:
         size = 2 * (responses.shape[-1] - 1)
         chosen = (self._uniform(len(clean)) * len(responses)).long()
         heard = torch.fft.irfft(torch.fft.rfft(clean, n=size) * responses[chosen], n=size)[:, : self.segment]
-        return torch.where(self._uniform(len(clean), 1) < self.rooms, heard, clean)
+        return torch.where(self._uniform(len(clean), 1) < self.config.rooms, heard, clean)
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)
 
 
 class _Pool:
-    """Clips to draw from: each category equally often, within it by duration. Clean speech is one category."""
+    """Clips to draw from: each category as often as it weighs, within it by duration. Clean speech is one category."""
 
-    def __init__(self, clips: list[Clip], device: torch.device) -> None:
+    def __init__(self, clips: list[Clip], device: torch.device, weights: Mapping[str, float] | None = None) -> None:
         self.offset = torch.tensor([clip.offset for clip in clips], device=device)
         self.length = torch.tensor([clip.length for clip in clips], device=device)
         totals: dict[str, int] = {}
         for clip in clips:
             totals[clip.category] = totals.get(clip.category, 0) + clip.length
-        share = torch.tensor([clip.length / totals[clip.category] / len(totals) for clip in clips], dtype=torch.float64)
-        self.upto = share.cumsum(0).float().to(device)
+        weights = weights or {}
+        if unknown := sorted(set(weights) - set(totals)):
+            known = ", ".join(sorted(totals))
+            raise ValueError(f"noise_weights: {unknown[0]!r}, expected kinds of noise in training: {known}")
+        whole = sum(weights.get(category, 1.0) for category in totals)
+        if not whole > 0:
+            raise ValueError(f"noise_weights: {dict(weights)}, expected some kind of noise above 0")
+        shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]
+        self.upto = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
 
     def choose(self, uniform: Tensor) -> Tensor:
         """Indices of clips, shape of `uniform`, whose values lie in [0, 1)."""

@@ -10,9 +10,10 @@ from typing import Literal
 
 from quell import audio
 from quell.errors import CorpusError
+from quell.pairs import partners
 from quell.splits import SPLITS, group_of, split_groups
 
-Kind = Literal["clean", "noise", "room"]
+Kind = Literal["clean", "noisy", "noise", "room"]
 Progress = Callable[[int, int], None]  # recordings done, recordings in all
 SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FOLDERS = "folders"
@@ -20,13 +21,14 @@ FOLDERS = "folders"
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Which recordings, at which rate, and what must stay together.
+    """Which recordings, at which rate, and what must stay together: clean speech and noise to be mixed, or clean speech
+    and noisy versions of it, by the same paths but for the suffix.
 
     Grouping rules are explained by `quell.splits.group_of`.
     """
 
     clean: Path
-    noise: Path
+    noise: Path | None
     sample_rate: int = 16_000  # Hz
     group_clean: str = "parent"
     group_noise: str = "file"
@@ -36,6 +38,8 @@ class CorpusConfig:
     hours: float = 0.0  # of clean speech, over all splits; 0 takes everything
     rooms: Path | None = None  # folder of room impulse responses, heard in training only
     skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to be left out
+    noisy: Path | None = None  # noisy versions of the clean recordings, instead of noise
+    remix: bool = False  # the noise of the pairs is mixed with other speech, too
 
     @property
     def shares(self) -> Mapping[str, float]:
@@ -44,7 +48,7 @@ class CorpusConfig:
 
     def folder(self, kind: Kind) -> Path:
         """Where recordings of a kind are."""
-        found = {"clean": self.clean, "noise": self.noise, "room": self.rooms}[kind]
+        found = {"clean": self.clean, "noisy": self.noisy, "noise": self.noise, "room": self.rooms}[kind]
         assert found is not None
         return found
 
@@ -77,7 +81,8 @@ def find(config: CorpusConfig) -> list[Recording]:
         CorpusError: a folder that is missing or empty, a name without a group or a split, or too few groups.
     """
     found: list[Recording] = []
-    sides: tuple[tuple[Kind, str], ...] = (("clean", config.group_clean), ("noise", config.group_noise))
+    other: tuple[Kind, str] = ("noise", config.group_noise) if config.noisy is None else ("noisy", config.group_clean)
+    sides: tuple[tuple[Kind, str], ...] = (("clean", config.group_clean), other)
     for kind, rule in sides:
         folder = config.folder(kind)
         if not folder.is_dir():
@@ -89,6 +94,8 @@ def find(config: CorpusConfig) -> list[Recording]:
         if not paths:
             raise CorpusError(f"{folder}: no sound files, expected {kind} recordings (WAV, FLAC, Ogg, ...); add some")
         found += _placed(kind, folder, paths, rule, config.splits)
+    if config.noisy is not None:
+        found = _as_partners(found)
     return found + ([] if config.rooms is None else _rooms(config.rooms, config.skip))
 
 
@@ -108,10 +115,21 @@ def leaks(recordings: Sequence[Recording]) -> dict[tuple[Kind, str], list[str]]:
     """Groups that lie in more than one split, with these: what training hears would be scored on."""
     splits: dict[tuple[Kind, str], set[str]] = {}
     for recording in recordings:
+        if recording.kind == "noisy":  # where its clean version is
+            continue
         splits.setdefault((recording.kind, recording.group), set()).add(recording.split)
     return {
         group: [name for name in SPLITS if name in found] for group, found in sorted(splits.items()) if len(found) > 1
     }
+
+
+def _as_partners(recordings: Sequence[Recording]) -> list[Recording]:
+    """Noisy recordings in the groups and splits of the clean ones."""
+    clean = {noisy.name: clean for noisy, clean in partners(recordings)}
+    return [
+        replace(one, group=clean[one.name].group, split=clean[one.name].split) if one.name in clean else one
+        for one in recordings
+    ]
 
 
 def _placed(

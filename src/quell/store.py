@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +22,8 @@ from quell import audio
 from quell.corpus import Clip, Corpus, open_store
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.recordings import CorpusConfig, Progress, Recording, leaks, scan
+from quell.pairs import alone, partners, read
+from quell.recordings import CorpusConfig, Kind, Progress, Recording, leaks, scan
 from quell.splits import SPLITS, point
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
@@ -34,6 +35,7 @@ AHEAD = 4
 WORTH_A_PROCESS = 200
 
 Samples = NDArray[np.int16]
+Decoded = dict[Kind, Samples]
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
@@ -80,7 +82,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
         "splits": "listed" if isinstance(splits, str) else splits,  # each recording says its own
         "hours": config.hours,
         "decoder": DECODER,
-    }
+    } | ({"remix": config.remix} if config.noisy is not None else {})
     text = json.dumps([settings, [asdict(recording) for recording in recordings]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -103,6 +105,9 @@ def _build(
     for (kind, group), splits in leaks(recordings).items():
         found = f"{config.folder(kind)}: group {group!r} lies in {' and '.join(splits)}"
         raise CorpusError(f"{found}, expected one split; move its recordings together")
+    for recording in alone(recordings):
+        place, other = config.folder(recording.kind) / recording.path, "clean" if recording.kind == "noisy" else "noisy"
+        raise CorpusError(f"{place}: no {other} partner, expected one of the same path; add it or leave this one out")
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)
@@ -152,9 +157,45 @@ class _Place:
         return np.fromfile(self.file, np.int16, self.length, offset=2 * self.offset)
 
 
-def _decoded_before(config: CorpusConfig, store: Path) -> dict[str, _Place]:
-    """What other corpora of this store hold at this rate, by `_key`."""
-    found: dict[str, _Place] = {}
+@dataclass(frozen=True)
+class _Job:
+    """What is decoded at once: a recording, or a pair of them.
+
+    Attributes:
+        recording: by whose name the samples are called; of a pair the clean one.
+        noisy: of a pair.
+        key: what the samples depend on besides the rate.
+    """
+
+    recording: Recording
+    noisy: Recording | None
+    key: str
+
+    def run(self, config: CorpusConfig) -> tuple[Callable[..., Decoded], tuple[Any, ...]]:
+        """A function and its arguments."""
+        path = config.folder(self.recording.kind) / self.recording.path
+        if self.noisy is None:
+            return decode, (path, config.sample_rate, self.recording.kind)
+        return decode_pair, (config.folder("noisy") / self.noisy.path, path, config.sample_rate, config.remix)
+
+
+def _jobs(config: CorpusConfig, recordings: Sequence[Recording]) -> list[_Job]:
+    noisy = {clean.name: noisy for noisy, clean in partners(recordings)}
+    jobs = []
+    for recording in recordings:
+        if recording.kind == "noisy":
+            continue
+        partner = noisy.get(recording.name)
+        key = f"{recording.kind} {recording.digest}"
+        if partner is not None:
+            key = f"pair {recording.digest} {partner.digest} {config.remix}"
+        jobs.append(_Job(recording, partner, key))
+    return jobs
+
+
+def _decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, _Place]]:
+    """What other corpora of this store hold at this rate, by the keys of jobs."""
+    found: dict[str, dict[Kind, _Place]] = {}
     for file in sorted(store.glob("*/index.json")):
         try:
             index = json.loads(file.read_text())
@@ -164,21 +205,17 @@ def _decoded_before(config: CorpusConfig, store: Path) -> dict[str, _Place]:
             continue
         for split, clips in index["splits"].items():
             for clip in clips:
-                key = index["digests"].get(f"{clip['kind']}/{clip['path']}")
+                key = index["keys"].get(f"{clip['kind']}/{clip['path']}")
                 if key is not None:
-                    found[key] = _Place(file.parent / f"{split}.int16", clip["offset"], clip["length"])
+                    place = _Place(file.parent / f"{split}.int16", clip["offset"], clip["length"])
+                    found.setdefault(key, {})[clip["kind"]] = place
     return found
-
-
-def _key(recording: Recording) -> str:
-    """What its decoded samples depend on besides the rate."""
-    return f"{recording.kind} {recording.digest}"
 
 
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    known: dict[str, _Place],
+    known: dict[str, dict[Kind, _Place]],
     folder: Path,
     progress: Progress | None,
     processes: int,
@@ -187,25 +224,31 @@ def _decode(
     clips: dict[str, list[Clip]] = {name: [] for name in SPLITS}
     written = dict.fromkeys(SPLITS, 0)
     speech = dict.fromkeys(SPLITS, 0)
+    keys: dict[str, str] = {}
 
     def enough(recording: Recording) -> bool:
         wanted = config.hours * config.shares[recording.split] * 3600 * config.sample_rate
         return recording.kind == "clean" and config.hours > 0 and speech[recording.split] >= wanted
 
-    order = sorted(recordings, key=lambda r: point(r.path)) if config.hours else recordings
+    jobs = _jobs(config, recordings)
+    if config.hours:
+        jobs.sort(key=lambda job: point(job.recording.path))
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
-        for done, (recording, samples) in enumerate(_decoded(config, order, known, enough, processes)):
+        for done, (job, found) in enumerate(_decoded(config, jobs, known, enough, processes)):
             if progress is not None:
-                progress(done, len(order))
-            if samples is None or len(samples) == 0 or enough(recording):
+                progress(done, len(jobs))
+            recording, split = job.recording, job.recording.split
+            if enough(recording):
                 continue
-            split = recording.split
-            files[split].write(samples.tobytes())  # unlike tofile it says why it cannot
-            place = (written[split], len(samples))
-            clips[split].append(Clip(recording.kind, recording.path, recording.group, recording.category, *place))
-            written[split] += len(samples)
-            speech[split] += len(samples) if recording.kind == "clean" else 0
+            for kind, samples in found.items():
+                path = job.noisy.path if job.noisy is not None and kind != "clean" else recording.path
+                files[split].write(samples.tobytes())  # unlike tofile it says why it cannot
+                place = (written[split], len(samples))
+                clips[split].append(Clip(kind, path, recording.group, recording.category, *place))
+                keys[f"{kind}/{path}"] = job.key
+                written[split] += len(samples)
+                speech[split] += len(samples) if kind == "clean" else 0
     finally:
         for file in files.values():
             file.close()
@@ -213,42 +256,46 @@ def _decode(
         "sample_rate": config.sample_rate,
         "decoder": DECODER,
         "splits": {name: [asdict(clip) for clip in sorted(clips[name], key=lambda c: c.path)] for name in SPLITS},
-        "digests": {recording.name: _key(recording) for recording in recordings},
+        "keys": keys,
     }
     (folder / "index.json").write_text(json.dumps(index))
 
 
 def _decoded(
     config: CorpusConfig,
-    order: Sequence[Recording],
-    known: dict[str, _Place],
-    enough: Any,
+    jobs: Sequence[_Job],
+    known: dict[str, dict[Kind, _Place]],
+    enough: Callable[[Recording], bool],
     processes: int,
-) -> Iterator[tuple[Recording, Samples | None]]:
-    """The samples of each recording in that order; None for one that is not wanted any more. No more than AHEAD
-    recordings for each process are in memory."""
-    executor = _executor(processes, sum(_key(recording) not in known for recording in order))
-    ahead: deque[tuple[Recording, Future[Samples] | None]] = deque()
+) -> Iterator[tuple[_Job, Decoded]]:
+    """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD recordings for
+    each process are in memory."""
+    executor = _executor(processes, sum(job.key not in known for job in jobs))
+    ahead: deque[tuple[_Job, Future[Decoded]]] = deque()
     try:
-        for recording in order:
-            future = None
-            if not enough(recording):
-                place = known.get(_key(recording))
-                path, noise = config.folder(recording.kind) / recording.path, recording.kind == "noise"
-                if place is not None:
-                    future = _now(place.samples)
-                elif executor is None:
-                    future = _now(decode, path, config.sample_rate, noise)
-                else:
-                    future = executor.submit(decode, path, config.sample_rate, noise)
-            ahead.append((recording, future))
+        for job in jobs:
+            function, arguments = job.run(config)
+            if enough(job.recording):
+                future = _now(dict)
+            elif job.key in known:
+                future = _now(_read, known[job.key])
+            elif executor is None:
+                future = _now(function, *arguments)
+            else:
+                future = executor.submit(function, *arguments)
+            ahead.append((job, future))
             if executor is None or len(ahead) >= AHEAD * processes:
-                yield _result(*ahead.popleft())
-        while ahead:
-            yield _result(*ahead.popleft())
+                first, result = ahead.popleft()
+                yield first, result.result()
+        for first, result in ahead:
+            yield first, result.result()
     finally:
         if executor is not None:
             executor.shutdown(cancel_futures=True)
+
+
+def _read(places: dict[Kind, _Place]) -> Decoded:
+    return {kind: place.samples() for kind, place in places.items()}
 
 
 def _executor(processes: int, recordings: int) -> Executor | None:
@@ -259,17 +306,13 @@ def _executor(processes: int, recordings: int) -> Executor | None:
     return pool(processes)
 
 
-def _now(function: Any, *arguments: Any) -> Future[Samples]:
-    future: Future[Samples] = Future()
+def _now(function: Callable[..., Decoded], *arguments: Any) -> Future[Decoded]:
+    future: Future[Decoded] = Future()
     future.set_result(function(*arguments))
     return future
 
 
-def _result(recording: Recording, future: Future[Samples] | None) -> tuple[Recording, Samples | None]:
-    return recording, None if future is None else future.result()
-
-
-def decode(path: Path, sample_rate: int, noise: bool) -> Samples:
+def decode(path: Path, sample_rate: int, kind: Kind) -> Decoded:
     """int16 samples with the peak at full scale, so that quiet recordings lose no digits; none of a silent recording.
 
     Digital silence at the ends of a noise is cut: published clips are padded with it, and a crop of it has no SNR.
@@ -280,9 +323,33 @@ def decode(path: Path, sample_rate: int, noise: bool) -> Samples:
     waveform = audio.read_mono(path, sample_rate)
     peak = float(np.abs(waveform).max())
     if peak < SILENT:
-        return np.zeros(0, np.int16)
-    samples = np.round(waveform * (32767 / peak)).astype(np.int16)
-    if noise:
-        sounding = np.flatnonzero(np.abs(samples) > 1)
-        samples = samples[sounding[0] : sounding[-1] + 1]
-    return samples
+        return {}
+    samples = _in_16_bits(waveform, peak)
+    return {kind: _trimmed(samples) if kind == "noise" else samples}
+
+
+def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Decoded:
+    """Both sides of a pair, aligned, of one length and with the louder peak at full scale; with `remix` the noise, too.
+    Nothing of a pair whose clean side is silent.
+
+    Raises:
+        AudioError: one of them cannot be read.
+    """
+    pair = read(noisy, clean, sample_rate)
+    if float(np.abs(pair.clean).max()) < SILENT:
+        return {}
+    peak = max(float(np.abs(side).max()) for side in (pair.noisy, pair.clean))
+    found: Decoded = {"clean": _in_16_bits(pair.clean, peak), "noisy": _in_16_bits(pair.noisy, peak)}
+    noise = pair.noisy - pair.clean
+    if remix and (loudest := float(np.abs(noise).max())) >= SILENT:
+        found["noise"] = _trimmed(_in_16_bits(noise, loudest))
+    return found
+
+
+def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
+    return np.round(waveform * (32767 / peak)).astype(np.int16)
+
+
+def _trimmed(samples: Samples) -> Samples:
+    sounding = np.flatnonzero(np.abs(samples) > 1)
+    return samples[sounding[0] : sounding[-1] + 1]

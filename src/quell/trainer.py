@@ -37,17 +37,8 @@ BEGINNINGS = 0.1
 
 def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:
     """What draws the mixtures of a training, on the generator's device."""
-    return MixtureSampler(
-        corpus.splits["train"],
-        round(config.segment_s * corpus.sample_rate),
-        config.snr_db,
-        generator,
-        level_db=config.level_db,
-        rooms=config.rooms,
-        clean=config.clean,
-        second_noise=config.second_noise,
-        colour_db=config.colour_db,
-    )
+    segment = round(config.segment_s * corpus.sample_rate)
+    return MixtureSampler(corpus.splits["train"], segment, corpus.sample_rate, generator, config)
 
 
 class Trainer:

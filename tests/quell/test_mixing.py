@@ -7,9 +7,12 @@ import pytest
 import torch
 from scipy.signal import fftconvolve
 
+from quell.config import MixingConfig
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
 from quell.mixing import MixtureSampler, noise_gain, room_response
+
+RATE = 8_000
 
 
 def make_split(folder, clean, noise, categories=None, rooms=()) -> Split:
@@ -25,7 +28,8 @@ def make_split(folder, clean, noise, categories=None, rooms=()) -> Split:
 
 
 def sampler(split, segment, snr_db=(0.0, 0.0), seed=0, **settings):
-    return MixtureSampler(split, segment, snr_db, torch.Generator().manual_seed(seed), **settings)
+    config = MixingConfig(snr_db=snr_db, **settings)
+    return MixtureSampler(split, segment, RATE, torch.Generator().manual_seed(seed), config)
 
 
 def decay(length, seed, direct=20):
@@ -289,3 +293,111 @@ def test_colours_are_filters_within_their_limit_that_differ_between_mixtures_and
         spread_db = flat_db.amax(1) - flat_db.amin(1)
         assert spread_db.max() <= 12.1 and spread_db.min() > 1
         assert (flat_db[1:] - flat_db[:-1]).abs().amax(1).min() > 0.1
+
+
+def paired_split(folder, snrs_db=(0.0, 10.0), length=4_000, remix=False):
+    """Noisy and clean sides, at these SNRs, of recordings that come one after the other."""
+    clips, samples, offset = [], [], 0
+    for number, snr_db in enumerate(snrs_db):
+        clean = white(length, 2 * number)
+        noise = white(length, 2 * number + 1) * 10 ** (-snr_db / 20)
+        sides = {"clean": clean, "noisy": clean + noise, **({"noise": noise} if remix else {})}
+        for kind, signal in sides.items():
+            clips.append(Clip(kind, f"{number}.wav", f"{number}", "", offset, length))
+            samples.append(signal)
+            offset += length
+    np.concatenate(samples).astype(np.int16).tofile(folder / "split.int16")
+    return Split(folder / "split.int16", clips)
+
+
+def test_pairs_are_cut_alike_and_keep_the_snr_they_were_recorded_with(tmp_path):
+    noisy, clean, _ = sampler(paired_split(tmp_path), 2_000, snr_db=(30.0, 40.0)).draw(64)
+    found = (power_db(clean) - power_db(noisy - clean)).flatten()
+    # Half of a recording is as good as the whole to a few tenths of a dB.
+    assert set(found.round(decimals=-1).tolist()) == {0.0, 10.0}
+    assert ((found - found.round(decimals=-1)).abs() < 0.5).all()
+
+
+@pytest.mark.parametrize(("remix", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
+def test_a_share_of_the_pairs_is_mixed_anew(tmp_path, remix, kept):
+    split = paired_split(tmp_path, remix=True)
+    noisy, clean, _ = sampler(split, 2_000, snr_db=(30.0, 30.0), remix=remix).draw(2_000)
+    found = power_db(clean) - power_db(noisy - clean)
+    assert (found < 20).float().mean().item() == pytest.approx(kept, abs=0.05)
+
+
+def test_without_their_noise_pairs_are_not_mixed_anew(tmp_path):
+    noisy, clean, _ = sampler(paired_split(tmp_path), 2_000, snr_db=(30.0, 30.0), remix=1.0).draw(100)
+    assert (power_db(clean) - power_db(noisy - clean) < 20).all()
+
+
+def test_noise_levels_are_shares_of_the_peak_whatever_the_speech(tmp_path):
+    loud, soft = np.full(900, 30_000.0), np.full(900, 3.0)
+    split = make_split(tmp_path, [loud, soft], [np.full(500, 16_384.0)])
+    noisy, clean, _ = sampler(split, 100, noise_level=(0.2, 0.8)).draw(2_000)
+    levels = ((noisy - clean)[:, 0] / 0.5).sort().values
+    assert levels[0] >= 0.199 and levels[-1] <= 0.801
+    assert ((levels - torch.linspace(0.2, 0.8, 2_000)).abs() / 0.6).max() < 1.95 / 2_000**0.5
+
+
+def test_kinds_of_noise_are_drawn_as_often_as_they_weigh(tmp_path):
+    noises = [np.full(500, value) for value in (1_000, 2_000, 3_000, 4_000)]
+    split = make_split(tmp_path, [white(900, 1)], noises, ["rain", "rain", "wind", "hum"])
+    weights = {"rain": 3.0, "hum": 0.0}
+    noisy, clean, _ = sampler(split, 100, noise_level=(1.0, 1.0), noise_weights=weights).draw(4_000)
+    heard = ((noisy - clean)[:, 0] * 32_768).round().int().tolist()
+    shares = {value: heard.count(value) / 4_000 for value in (1_000, 2_000, 3_000, 4_000)}
+    assert shares == pytest.approx({1_000: 0.375, 2_000: 0.375, 3_000: 0.25, 4_000: 0.0}, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"snow": 1.0}, "'snow', expected kinds of noise in training: rain, wind"),
+        ({"rain": 0.0, "wind": 0.0}, "above 0"),
+    ],
+)
+def test_weights_of_what_is_not_there_are_refused(tmp_path, weights, said):
+    split = make_split(tmp_path, [white(900, 1)], [white(500, 2), white(500, 3)], ["rain", "wind"])
+    with pytest.raises(ValueError, match=f"noise_weights: .*{said}"):
+        sampler(split, 100, noise_weights=weights)
+
+
+def test_a_share_of_both_sides_ends_at_a_lower_frequency(tmp_path):
+    split = make_split(tmp_path, [white(9_000, 1)], [white(5_000, 3)])
+    noisy, clean, _ = sampler(split, 4_000, band_limit=0.5).draw(400)
+    for side in (noisy, clean):
+        power = torch.fft.rfft(side).abs().square()
+        top = power[:, int(0.98 * power.shape[1]) :].mean(1) / power.mean(1)
+        # Edges are drawn evenly by octaves from 3 to 4 kHz; a tenth of an octave above them there is silence.
+        ended = np.log(0.98 * 4_000 / 2**0.1 / 3_000) / np.log(4_000 / 3_000)
+        assert (top < 1e-6).float().mean().item() == pytest.approx(0.5 * ended, abs=0.08)
+        low = power[:, : int(0.7 * power.shape[1])].mean(1) / power.mean(1)
+        assert (low > 0.8).all()  # what is below 3 kHz stays
+    # The same edge on both sides: the noise between them ends there, too.
+    noise = torch.fft.rfft(noisy - clean).abs().square()
+    limited = torch.fft.rfft(clean).abs().square()[:, -40:].mean(1) < 1e-6 * noise.mean(1)
+    assert (noise[limited][:, -40:].mean(1) < 1e-6 * noise[limited].mean(1)).all()
+
+
+def test_a_share_of_the_noisy_sides_is_clipped_and_no_clean_one(tmp_path):
+    split = make_split(tmp_path, [white(9_000, 1)], [white(5_000, 3)])
+    noisy, clean, _ = sampler(split, 4_000, clipping=0.5).draw(400)
+    plain = sampler(split, 4_000).draw(400)
+
+    def at_peak(side):
+        return (side.abs() >= 0.999 * side.abs().amax(1, keepdim=True)).float().mean(1)
+
+    assert (at_peak(noisy) > 0.002).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert (at_peak(clean) < 0.002).all() and (at_peak(plain.noisy) < 0.002).all()
+
+
+def test_a_share_of_the_noisy_sides_has_passed_a_codec_in_place(tmp_path):
+    time = np.arange(9_000) / RATE
+    tones = sum(3_000 * np.sin(2 * np.pi * hz * time) for hz in (310, 620, 1_250))
+    split = make_split(tmp_path, [tones], [white(5_000, 3)])
+    config = {"snr_db": (30.0, 30.0), "rooms": 0.0}
+    noisy, clean, _ = sampler(split, 4_000, **config, codec=0.5).draw(40)
+    snr_db = (power_db(clean) - power_db(noisy - clean)).flatten()
+    assert (snr_db < 29.5).float().mean().item() == pytest.approx(0.5, abs=0.25)
+    assert snr_db.median() > 8  # a shift by a few samples would put all of them near 0 dB

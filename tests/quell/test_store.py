@@ -154,9 +154,9 @@ def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monke
             return super().submit(*arguments)
 
     monkeypatch.setattr("quell.processes.pool", Pool)
-    given = store_module._decoded(config, wanted, {}, lambda recording: False, 2)
-    for number, (recording, samples) in enumerate(given, 1):
-        assert recording == wanted[number - 1] and len(samples) > 0
+    given = store_module._decoded(config, store_module._jobs(config, wanted), {}, lambda recording: False, 2)
+    for number, (job, decoded) in enumerate(given, 1):
+        assert job.recording == wanted[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
     assert number == len(wanted)
 

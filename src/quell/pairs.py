@@ -1,0 +1,95 @@
+"""Noisy recordings with their clean versions: where one lies in the other, and how loud the noise is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quell import audio
+from quell.audio import FloatArray
+
+if TYPE_CHECKING:
+    from quell.recordings import Recording
+
+LONGEST_LAG_S = 0.5  # that one may begin before the other
+MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A pair of recordings cut to what they share.
+
+    Attributes:
+        lag: samples by which the noisy one was late.
+        likeness: correlation of the two where they match best, -1 to 1; at an SNR of x dB with noise that is no copy of
+            the speech about 1 / sqrt(1 + 10 ** (-x / 10)).
+    """
+
+    noisy: FloatArray
+    clean: FloatArray
+    lag: int
+    likeness: float
+
+
+def measured_snr_db(noisy: FloatArray, clean: FloatArray) -> float:
+    """Energy of the clean recording over that of what must be added to it, dB, at most MOST_DB either way."""
+    speech = float(np.square(clean, dtype=np.float64).sum())
+    noise = float(np.square(noisy - clean, dtype=np.float64).sum())
+    if speech == 0:
+        return -MOST_DB
+    return float(np.clip(10 * np.log10(speech / noise), -MOST_DB, MOST_DB)) if noise > 0 else MOST_DB
+
+
+def align(noisy: FloatArray, clean: FloatArray, sample_rate: int) -> Aligned:
+    """Where the clean recording lies in the noisy one, by the largest cross-correlation within LONGEST_LAG_S.
+
+    Shape:
+        noisy, clean: (T,), (T',).
+    """
+    longest = min(round(LONGEST_LAG_S * sample_rate), len(noisy) - 1, len(clean) - 1)
+    size = 1 << (len(noisy) + len(clean) - 1).bit_length()
+    spectrum = np.fft.rfft(noisy.astype(np.float64), size) * np.fft.rfft(clean.astype(np.float64), size).conj()
+    product = np.fft.irfft(spectrum, size)
+    near = np.concatenate([product[size - longest :], product[: longest + 1]])  # lags of -longest to longest
+    lag = int(near.argmax()) - longest
+    begin = max(lag, 0), max(-lag, 0)
+    shared = min(len(noisy) - begin[0], len(clean) - begin[1])
+    noisy, clean = noisy[begin[0] : begin[0] + shared], clean[begin[1] : begin[1] + shared]
+    levels = float(np.linalg.norm(noisy.astype(np.float64)) * np.linalg.norm(clean.astype(np.float64)))
+    return Aligned(noisy, clean, lag, float(near.max() / levels) if levels > 0 else 0.0)
+
+
+def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:
+    """Two files as mono at a rate, aligned.
+
+    Raises:
+        AudioError: one of them cannot be read.
+    """
+    return align(audio.read_mono(noisy, sample_rate), audio.read_mono(clean, sample_rate), sample_rate)
+
+
+def stem(path: str) -> str:
+    """What a noisy recording and its clean version have in common: the path without suffix."""
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def partners(recordings: Iterable[Recording]) -> list[tuple[Recording, Recording]]:
+    """(noisy, clean) recordings of the same path but for the suffix."""
+    sides: dict[str, dict[str, Recording]] = {"clean": {}, "noisy": {}}
+    for recording in recordings:
+        if recording.kind in sides:
+            sides[recording.kind].setdefault(stem(recording.path), recording)
+    return [(noisy, sides["clean"][name]) for name, noisy in sides["noisy"].items() if name in sides["clean"]]
+
+
+def alone(recordings: Iterable[Recording]) -> list[Recording]:
+    """Noisy and clean recordings without a partner, where there are noisy ones at all."""
+    listed = [recording for recording in recordings if recording.kind in ("clean", "noisy")]
+    if all(recording.kind == "clean" for recording in listed):
+        return []
+    paired = {recording.name for pair in partners(listed) for recording in pair}
+    return [recording for recording in listed if recording.name not in paired]
