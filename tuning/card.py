@@ -116,7 +116,9 @@ def _provenance(made: Made) -> str:
 def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
     hours = metadata["training"]["rungs_audio_hours"][-1]
     low, high = metadata["training"]["snr_db"]
-    how = f"{hours:g} h of training audio, mixed from it at {low:g} to {high:g} dB SNR."
+    pairs = corpus is not None and bool(corpus.splits["train"].of("noisy"))
+    how = f"{hours:g} h of training audio, "
+    how += "of pairs as they were recorded." if pairs else f"mixed from it at {low:g} to {high:g} dB SNR."
     if metadata.get("skipped"):
         how += f" {metadata['skipped']} recordings with errors were left out."
     if corpus is None:
@@ -127,8 +129,9 @@ def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
         rows.append(
             f"| {split} | {corpus.minutes(split, 'clean'):.1f} | {corpus.minutes(split, 'noise'):.1f} | {groups} |"
         )
-    noises = sorted({clip.category for clip in corpus.splits["train"].of("noise")})
-    return "\n".join([f"Corpus {corpus.fingerprint}; {how}", "", *rows, "", f"Noises: {', '.join(noises)}."])
+    noises = sorted({clip.category for clip in corpus.splits["train"].of("noise")} - {""})
+    named = ["", f"Noises: {', '.join(noises)}."] if noises else []
+    return "\n".join([f"Corpus {corpus.fingerprint}; {how}", "", *rows, *named])
 
 
 def _scores(made: Made) -> str:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 SHEET = 24  # recordings on the sheet of spectrograms, half of them speech
 COLUMNS = 6
 LONGEST_S = 5.0  # of a spectrogram
-SIDES: tuple[tuple[Kind, str], ...] = (("clean", "speech"), ("noise", "noise"))
+
+
+def _sides(audit: Audit) -> tuple[tuple[Kind, str], ...]:
+    return ("clean", "speech"), (("noise", "noise") if audit.config.noisy is None else ("noisy", "noisy speech"))
 
 
 def draw(audit: Audit, folder: Path) -> list[Path]:
@@ -49,13 +52,16 @@ def _of(audit: Audit, kind: Kind) -> list[Inspection]:
 
 def _histograms(audit: Audit) -> Figure:
     figure = _figure(12, 6)
-    for row, (kind, name) in enumerate(SIDES):
+    for row, (kind, name) in enumerate(_sides(audit)):
         found = _of(audit, kind)
         ranges = [one.range_db for one in found if one.range_db > 0]
+        last = ("loud over soft frames (dB)" + ("; its SNR at most" if kind == "clean" else ""), ranges)
+        if kind == "noisy":
+            last = ("SNR (dB)", [pairing.snr_db for pairing in audit.pairings.values()])
         shown = (
             ("level (dB of full scale, rms)", [20 * np.log10(max(one.rms, 1e-6)) for one in found]),
             ("duration (s)", [one.seconds for one in found]),
-            ("loud over soft frames (dB)" + ("; its SNR at most" if kind == "clean" else ""), ranges),
+            last,
         )
         for column, (label, values) in enumerate(shown):
             axes = figure.add_subplot(2, 3, 3 * row + column + 1)
@@ -68,7 +74,7 @@ def _sheet(audit: Audit) -> Figure:
     """Recordings at even distances through the list, each at its own level."""
     figure = _figure(16, 10)
     chosen = []
-    for kind, _ in SIDES:
+    for kind, _ in _sides(audit):
         recordings = [recording for split in SPLITS for recording, _ in audit.of(split, kind)]
         places = np.linspace(0, len(recordings) - 1, min(SHEET // 2, len(recordings))).astype(int)
         chosen += [recordings[place] for place in places]

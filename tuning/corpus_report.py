@@ -32,13 +32,28 @@ def summary(audit: Audit) -> dict[str, Any]:
 
 def _split(audit: Audit, split: str) -> dict[str, Any]:
     speech, noise = audit.of(split, "clean"), audit.of(split, "noise")
-    return {
+    pairs = _pairs(audit, split)
+    return pairs | {
         "speech": _side(speech) | {"groups": len({recording.group for recording, _ in speech})},
         "noise": _side(noise)
         | {
             "groups": len({recording.group for recording, _ in noise}),
             "classes": sorted({recording.category for recording, _ in noise}),
         },
+    }
+
+
+def _pairs(audit: Audit, split: str) -> dict[str, Any]:
+    pairings = [audit.pairings[one.name] for one, _ in audit.of(split, "noisy") if one.name in audit.pairings]
+    if not pairings:
+        return {}
+    levels = np.quantile([one.snr_db for one in pairings], (0, 0.5, 1))
+    return {
+        "pairs": {
+            "files": len(pairings),
+            "snr_db": [round(float(level), 1) for level in levels],  # least, median, most
+            "longest_lag_ms": round(1000 * max(abs(one.lag_s) for one in pairings), 2),
+        }
     }
 
 
@@ -63,6 +78,11 @@ def show(state: dict[str, Any], console: Console) -> None:
         cells = (*_cells(speech), *_cells(noise), str(len(noise["classes"])))
         table.add_row(name, *cells)
     console.print(table)
+    for name, split in state["splits"].items():
+        if "pairs" in split:
+            least, median, most = split["pairs"]["snr_db"]
+            said = f"{split['pairs']['files']} pairs at {least:g} to {most:g} dB SNR, median {median:g}"
+            console.print(f"{name}: {said}; up to {split['pairs']['longest_lag_ms']:g} ms apart", highlight=False)
     if "rooms" in state:
         console.print(f"{state['rooms']} room responses, heard in training", highlight=False)
     for line in lines(state):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from quell.corpus import Corpus
 from quell.errors import CorpusError
+from quell.recordings import CorpusConfig
 from quell.store import prepare
 from tuning import progress
 from tuning.errors import StorageError, UsageError
@@ -109,13 +110,23 @@ class Place:
                     raise
         return root
 
+    def corpus_config(self, spec: StudySpec, console: Console) -> CorpusConfig:
+        """Which recordings a study is of; generated rooms are made where they are not there yet."""
+        rooms = None
+        if count := spec.corpus.generated_rooms:
+            from quell.rooms import generate
+
+            with progress.bar("making rooms", console) as move:
+                rooms = generate(self.runs.corpora, count, spec.corpus.sample_rate, spec.study.seed, move)
+        return spec.corpus_config(self.corpus_root(spec), rooms)
+
     def open_corpus(self, spec: StudySpec, console: Console, skipped: Iterable[str] = ()) -> Corpus:
         """The decoded corpus of a study; decodes it with a progress bar where that was not done yet.
 
         Args:
             skipped: recordings that the study leaves out.
         """
-        config = spec.corpus_config(self.corpus_root(spec)).without(skipped)
+        config = self.corpus_config(spec, console).without(skipped)
         with progress.bar("decoding recordings", console) as move:
             return prepare(config, self.runs.corpora, move, len(os.sched_getaffinity(0)))
 

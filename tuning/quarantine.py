@@ -30,7 +30,7 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
         CorpusError: errors in recordings that may not be skipped, or too few recordings without them.
     """
     known = stored(spec, place)
-    config = spec.corpus_config(place.corpus_root(spec)).without(known)
+    config = place.corpus_config(spec, console).without(known)
     if (home(config, place.runs.corpora)[1] / "index.json").exists():
         return known
     with progress.bar("reading recordings", console) as move:

@@ -70,7 +70,8 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     spec = study_file.restore(study.user_attrs["spec"], study.study_name)
     corpus = open_store(runs.corpora / study.user_attrs["corpus"])
     training: dict[str, Any] = dict(trial.user_attrs["training"])
-    training |= {key: tuple(training[key]) for key in ("rungs_audio_hours", "snr_db")}
+    listed = {key: value for key, value in training.items() if isinstance(value, list)}  # JSON knows no tuples
+    training |= {key: tuple(value) for key, value in listed.items()}
     found: dict[str, float] = {}
 
     def on_rung(hours: float, clips: NDArray[Any]) -> None:

@@ -6,15 +6,16 @@ import hashlib
 import json
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from quell.config import TrainingConfig
+from quell.config import MixingConfig, TrainingConfig
 from quell.metrics import PESQ_MODES
-from quell.recordings import CorpusConfig
+from quell.recordings import FOLDERS, SHARES, CorpusConfig
 from quell.splits import SPLITS
 from tuning import space
 from tuning.errors import StudyFileError
@@ -83,6 +84,16 @@ def _ordered(snr_db: tuple[float, float]) -> None:
         raise ValueError(f"snr_db: {list(snr_db)}, expected [low, high] in dB with low < high")
 
 
+def _whole(splits: dict[str, float] | str) -> None:
+    if isinstance(splits, str):
+        if splits != FOLDERS and not splits.endswith(".csv"):
+            raise ValueError(f'splits: {splits!r}, expected shares, "{FOLDERS}" or the path of a .csv file')
+        return
+    shares = list(splits.values())
+    if tuple(splits) != SPLITS or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"splits: {splits}, expected train, validation and test above 0 that add up to 1")
+
+
 class CorpusSection(_Section):
     """Folders are relative to --corpus or QUELL_CORPUS."""
 
@@ -92,9 +103,14 @@ class CorpusSection(_Section):
     snr_db: tuple[float, float] = (-5.0, 20.0)
     group_clean: str = "parent"
     group_noise: str = "file"
-    splits: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "validation": 0.1, "test": 0.1})
+    # Shares; or "folders", where each side has one for each split; or a CSV file with the columns path and split.
+    splits: dict[str, float] | str = Field(default_factory=lambda: dict(SHARES))
     hours: float = Field(default=0.0, ge=0)
     rooms: str = ""  # folder of room impulse responses, for training; "" goes without
+    generated_rooms: int = Field(default=0, ge=0, le=100_000)  # so many room responses are made instead
+    noisy: str = ""  # folder of noisy versions of the clean recordings, by the same paths, instead of noise
+    remix: bool = False  # the noise of pairs is mixed with other speech, too
+    trim_db: float = Field(default=0.0, ge=0, le=120)  # softer ends of clean speech are cut off; 0 keeps them
     synthetic: bool = False  # made by Quell, under the runs folder, when no corpus is named
 
     _pair = field_validator("snr_db", mode="before")(_pair)
@@ -102,9 +118,15 @@ class CorpusSection(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> CorpusSection:
         _ordered(self.snr_db)
-        shares = list(self.splits.values())
-        if tuple(self.splits) != SPLITS or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"splits: {self.splits}, expected train, validation and test above 0 that add up to 1")
+        _whole(self.splits)
+        if self.rooms and self.generated_rooms:
+            raise ValueError(
+                f"generated_rooms: {self.generated_rooms} with rooms = {self.rooms!r}, expected one of them"
+            )
+        if self.remix and not self.noisy:
+            raise ValueError("remix: true without noisy, expected pairs of recordings; name their folder in noisy")
+        if self.noisy and self.trim_db:
+            raise ValueError(f"trim_db: {self.trim_db} with noisy, expected 0 for pairs, whose sides belong together")
         for key in ("group_clean", "group_noise"):
             rule = getattr(self, key)
             if rule in ("parent", "file"):
@@ -131,14 +153,25 @@ class TrainingSection(_Section):
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures without noise
     second_noise: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures with two noises at once
     colour_db: float = Field(default=0.0, ge=0, le=30)  # speech and noise are each coloured by up to this much
+    # Noise over speech, both at the same peak, instead of snr_db.
+    noise_level: tuple[float, float] | None = None
+    noise_weights: dict[str, float] = Field(default_factory=dict)  # of kinds of noise, 1 for what is absent
+    remix: float = Field(default=0.5, ge=0, le=1)  # share of pairs mixed anew, where corpus.remix allows it
+    band_limit: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures that end at a lower frequency
+    clipping: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures whose noisy side is clipped
+    codec: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures whose noisy side passed Ogg or MP3
     precision: Literal["auto", "float32"] = "auto"  # of the network's products in training
 
-    _pair = field_validator("snr_db", mode="before")(_pair)
+    _pair = field_validator("snr_db", "noise_level", mode="before")(_pair)
 
     @model_validator(mode="after")
     def _rungs(self) -> TrainingSection:
         if self.snr_db is not None:
             _ordered(self.snr_db)
+        if self.noise_level is not None and not 0 <= self.noise_level[0] <= self.noise_level[1] <= 100:
+            raise ValueError(f"noise_level: {list(self.noise_level)}, expected [low, high] from 0 to 100, low <= high")
+        if min(self.noise_weights.values(), default=0) < 0:
+            raise ValueError(f"noise_weights: {self.noise_weights}, expected 0 or more for each")
         rungs = self.rungs_audio_hours
         if not rungs or sorted(set(rungs)) != rungs or rungs[0] <= 0 or rungs[-1] != self.audio_hours:
             raise ValueError(
@@ -161,6 +194,13 @@ class LimitsSection(_Section):
 
     def given(self) -> dict[str, float]:
         return {name: value for name, value in self if value is not None}
+
+
+# Keys that came later: at their defaults they are left out of what is stored and hashed, so that older studies go on.
+LATER = {
+    "corpus": ("generated_rooms", "noisy", "remix", "trim_db"),
+    "training": ("noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec"),
+}
 
 
 class StudySpec(_Section):
@@ -208,6 +248,12 @@ class StudySpec(_Section):
         }.items():
             for key in outside:
                 del full[section][key]
+        if full["corpus"]["noisy"]:
+            full["corpus"]["noisy"] = "pairs"  # wherever they are
+        for section, defaults in {"corpus": CorpusSection(), "training": TrainingSection()}.items():
+            for key in LATER[section]:
+                if getattr(getattr(self, section), key) == getattr(defaults, key):
+                    del full[section][key]
         fixed = dict(PRESETS[DEFAULT])
         full["search"] = {name: full["search"].get(name, fixed[name]) for name in sorted(fixed)}
         return full
@@ -219,29 +265,30 @@ class StudySpec(_Section):
     def training_config(self) -> TrainingConfig:
         """What is the same for all trials."""
         section = self.training
-        return TrainingConfig(
-            segment_s=section.segment_s,
-            rungs_audio_hours=tuple(section.rungs_audio_hours),
-            snr_db=section.snr_db or self.corpus.snr_db,
-            level_db=section.level_db,
-            rooms=section.rooms,
-            clean=section.clean,
-            second_noise=section.second_noise,
-            colour_db=section.colour_db,
-            precision=section.precision,
-        )
+        shared = {field.name for field in fields(MixingConfig)} | {"segment_s", "precision"}
+        given = {name: getattr(section, name) for name in shared} | {"snr_db": section.snr_db or self.corpus.snr_db}
+        return TrainingConfig(rungs_audio_hours=tuple(section.rungs_audio_hours), **given)
 
-    def corpus_config(self, root: Path) -> CorpusConfig:
+    def corpus_config(self, root: Path, rooms: Path | None = None) -> CorpusConfig:
+        """Which recordings, where `root` is the folder that folders are relative to.
+
+        Args:
+            rooms: where generated rooms are.
+        """
         section = self.corpus
+        listed = isinstance(section.splits, str) and section.splits != FOLDERS
         return CorpusConfig(
             clean=root / section.clean,
-            noise=root / section.noise,
+            noise=None if section.noisy else root / section.noise,
             sample_rate=section.sample_rate,
             group_clean=section.group_clean,
             group_noise=section.group_noise,
-            splits=section.splits,
+            splits=str(root / str(section.splits)) if listed else section.splits,
             hours=section.hours,
-            rooms=root / section.rooms if section.rooms else None,
+            rooms=root / section.rooms if section.rooms else rooms,
+            noisy=root / section.noisy if section.noisy else None,
+            remix=section.remix,
+            trim_db=section.trim_db,
         )
 
 

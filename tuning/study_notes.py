@@ -111,6 +111,7 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
         [
             ("clean speech", str(folders.get("clean", ""))),
             ("noise", str(folders.get("noise", ""))),
+            ("noisy versions", str(folders.get("noisy", ""))),
             ("room responses", str(folders.get("rooms", ""))),
             ("sample rate", f"{corpus['sample_rate']} Hz" if "sample_rate" in corpus else ""),
             ("mixtures", f"{low:g} to {high:g} dB SNR" if low is not None else ""),

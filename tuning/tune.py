@@ -65,7 +65,11 @@ class Tune:
         skipped = sorted(quarantine.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
         corpus = self.place.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
-            found = f"{minutes['clean']:.1f} min of speech, {minutes['noise']:.1f} min of noise"
+            found = f"{minutes['clean']:.1f} min of speech, "
+            if minutes["noisy"]:
+                found += "each with a noisy version"
+            else:
+                found += f"{minutes['noise']:.1f} min of noise"
             self.console.print(f"{split}: {found}", highlight=False)
         storage = self.place.open_storage(create=True)
         with (
@@ -93,7 +97,7 @@ class Tune:
         known = {
             "noisy": noisy.means(),
             "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy.by_snr().items()},
-            "folders": spec.corpus.model_dump(include={"clean", "noise", "rooms"}),
+            "folders": spec.corpus.model_dump(include=_folders(spec)),
             "minutes": _minutes(corpus),
             "trials": spec.study.trials,
             SKIPPED: list(skipped),
@@ -148,6 +152,10 @@ class Tune:
         root = self.place.corpus_root(self.spec)
         track = [] if self.track is None else ["--track", self.track]
         return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
+
+
+def _folders(spec: StudySpec) -> set[str]:
+    return {"clean", "rooms", "noisy" if spec.corpus.noisy else "noise"}
 
 
 def _minutes(corpus: Corpus) -> dict[str, dict[Kind, float]]:

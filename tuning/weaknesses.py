@@ -44,6 +44,8 @@ def unheard(metadata: dict[str, Any], corpus: Corpus | None) -> list[str]:
     found = [f"noise louder than {low:g} dB SNR, or softer than {high:g} dB"]
     if corpus is not None:
         train = corpus.splits["train"]
+        if train.of("noisy"):
+            found = ["noise of other kinds, or louder, than in the pairs of recordings"]
         noises = sorted({clip.category for clip in train.of("noise")})
         speakers = len({clip.group for clip in train.of("clean")})
         if any(noises):

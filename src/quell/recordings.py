@@ -39,6 +39,7 @@ class CorpusConfig:
     rooms: Path | None = None  # folder of room impulse responses, heard in training only
     skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to be left out
     noisy: Path | None = None  # noisy versions of the clean recordings, instead of noise
+    trim_db: float = 0.0  # of the loudest: softer beginnings and ends of clean speech are cut off; 0 keeps them
     remix: bool = False  # the noise of the pairs is mixed with other speech, too
 
     @property

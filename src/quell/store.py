@@ -29,6 +29,7 @@ from quell.splits import SPLITS, point
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
 DECODER = 1
 SILENT = 1e-4  # peak, -80 dB of full scale: nothing was recorded
+FRAME_S, MARGIN_S = 0.02, 0.1  # of what is cut off speech
 # Recordings that are being decoded, or wait for their turn to be written, for each process.
 AHEAD = 4
 # Fewer recordings than these are decoded before a process has started.
@@ -82,7 +83,11 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
         "splits": "listed" if isinstance(splits, str) else splits,  # each recording says its own
         "hours": config.hours,
         "decoder": DECODER,
-    } | ({"remix": config.remix} if config.noisy is not None else {})
+    }
+    if config.noisy is not None:
+        settings["remix"] = config.remix
+    if config.trim_db:
+        settings["trim_db"] = config.trim_db
     text = json.dumps([settings, [asdict(recording) for recording in recordings]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -109,7 +114,7 @@ def _build(
         place, other = config.folder(recording.kind) / recording.path, "clean" if recording.kind == "noisy" else "noisy"
         raise CorpusError(f"{place}: no {other} partner, expected one of the same path; add it or leave this one out")
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for left in folder.parent.glob(".*.*"):  # of builds that were killed: this one is alone
+    for left in folder.parent.glob(".[0-9a-f]*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)
     known = _decoded_before(config, folder.parent)
     _refuse_full(config, recordings, folder.parent)
@@ -175,7 +180,8 @@ class _Job:
         """A function and its arguments."""
         path = config.folder(self.recording.kind) / self.recording.path
         if self.noisy is None:
-            return decode, (path, config.sample_rate, self.recording.kind)
+            trim_db = config.trim_db if self.recording.kind == "clean" else 0.0
+            return decode, (path, config.sample_rate, self.recording.kind, trim_db)
         return decode_pair, (config.folder("noisy") / self.noisy.path, path, config.sample_rate, config.remix)
 
 
@@ -187,6 +193,8 @@ def _jobs(config: CorpusConfig, recordings: Sequence[Recording]) -> list[_Job]:
             continue
         partner = noisy.get(recording.name)
         key = f"{recording.kind} {recording.digest}"
+        if config.trim_db and recording.kind == "clean":
+            key += f" {config.trim_db}"
         if partner is not None:
             key = f"pair {recording.digest} {partner.digest} {config.remix}"
         jobs.append(_Job(recording, partner, key))
@@ -312,10 +320,13 @@ def _now(function: Callable[..., Decoded], *arguments: Any) -> Future[Decoded]:
     return future
 
 
-def decode(path: Path, sample_rate: int, kind: Kind) -> Decoded:
+def decode(path: Path, sample_rate: int, kind: Kind, trim_db: float = 0.0) -> Decoded:
     """int16 samples with the peak at full scale, so that quiet recordings lose no digits; none of a silent recording.
 
     Digital silence at the ends of a noise is cut: published clips are padded with it, and a crop of it has no SNR.
+
+    Args:
+        trim_db: ends that are so far below the loudest frame are cut, but for MARGIN_S of them; 0 keeps them.
 
     Raises:
         AudioError: the recording cannot be read.
@@ -324,6 +335,8 @@ def decode(path: Path, sample_rate: int, kind: Kind) -> Decoded:
     peak = float(np.abs(waveform).max())
     if peak < SILENT:
         return {}
+    if trim_db:
+        waveform = _spoken(waveform, sample_rate, trim_db)
     samples = _in_16_bits(waveform, peak)
     return {kind: _trimmed(samples) if kind == "noise" else samples}
 
@@ -348,6 +361,15 @@ def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Deco
 
 def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
     return np.round(waveform * (32767 / peak)).astype(np.int16)
+
+
+def _spoken(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> audio.FloatArray:
+    frame = round(FRAME_S * sample_rate)
+    padded = np.pad(waveform, (0, -len(waveform) % frame))
+    levels = np.square(padded.reshape(-1, frame), dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(levels > levels.max() * 10 ** (-trim_db / 10))
+    margin = round(MARGIN_S * sample_rate)
+    return waveform[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
 
 
 def _trimmed(samples: Samples) -> Samples:

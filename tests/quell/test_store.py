@@ -368,3 +368,28 @@ def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any
     assert (
         fingerprint(config, scan(config, Digests(tmp_path).of)) == "5c0f3931651ad866"
     )  # by the code of commit 1295481
+
+
+def test_soft_ends_of_speech_are_cut_off_when_asked(config, store):
+    hiss = 1e-4 * np.random.default_rng(0).standard_normal(8_000)
+    voice = tone(0.5)
+    padded = np.concatenate([hiss[:3_000], voice, hiss[:2_000], voice, hiss[:5_000]])
+    for speaker in range(3):
+        write(config.clean / f"s{speaker}" / "0.wav", padded)
+    write(config.noise / "rain" / "0.wav", padded)
+    whole, cut = prepare(config, store), prepare(replace(config, trim_db=40.0), store)
+    assert whole.fingerprint != cut.fingerprint
+    for name in SPLITS:
+        (kept,), (short,) = whole.splits[name].of("clean"), cut.splits[name].of("clean")
+        assert kept.length == len(padded)
+        # A pause between words stays; of each end .1 s, and what is left of a frame of .02 s.
+        assert 10_000 + 2 * 800 <= short.length <= 10_000 + 2 * (800 + 160)
+        assert [clip.length for clip in cut.splits[name].of("noise")] == [
+            clip.length for clip in whole.splits[name].of("noise")
+        ]
+
+
+def test_speech_without_soft_ends_is_not_cut(config, store):
+    whole, cut = prepare(config, store), prepare(replace(config, trim_db=40.0), store)
+    for name in SPLITS:
+        assert [clip.length for clip in cut.splits[name].clips] == [clip.length for clip in whole.splits[name].clips]

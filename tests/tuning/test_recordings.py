@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,3 +152,44 @@ def test_a_split_that_is_too_short_cannot_be_skipped(
     refused = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
     assert refused.returncode == 1
     assert "split: " in refused.stderr and "expected at least 3 s; add some" in refused.stderr
+
+
+@pytest.fixture
+def paired(place: Path) -> Path:
+    """The place with noisy versions of its speech, and a study of pairs."""
+    rng = np.random.default_rng(0)
+    for path in sorted((place / "recordings" / "speech").rglob("*.wav")):
+        clean, rate = soundfile.read(path)
+        noisy = place / "recordings" / "noisy" / path.relative_to(place / "recordings" / "speech")
+        noisy.parent.mkdir(parents=True, exist_ok=True)
+        level = 10 ** (-rng.uniform(0, 15) / 20) * np.sqrt(np.mean(clean**2))
+        soundfile.write(noisy, np.roll(clean, 40) + level * rng.standard_normal(len(clean)), rate)
+    shutil.rmtree(place / "recordings" / "noise")
+    text = (place / "tiny.toml").read_text().replace("[corpus]", '[corpus]\nnoisy = "noisy"\nremix = true')
+    # As in `tuned`: feasible after a few steps.
+    text = text.replace("depth = { low = 2, high = 3 }", "depth = 3\nlearning_rate = 0.004")
+    text = text.replace("base_channels = 4", "base_channels = 8")
+    (place / "tiny.toml").write_text(text)
+    return place
+
+
+def test_a_study_of_pairs_runs_and_is_exported_and_evaluated(
+    paired: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    checked = quell("corpus", "check", "tiny.toml", "--plot", "plots")
+    assert checked.returncode == 0, checked.stderr
+    assert re.search(r"train: \d+ pairs at [\d.]+ to 1\d(\.\d)? dB SNR, median .*; up to 5 ms", checked.stdout)
+    done = quell("tune", "tiny.toml", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "min of speech, each with a noisy version" in done.stderr
+    command = [sys.executable, "-m", "tuning.cli", "export", "tiny", "-o", "best.pt"]
+    exported = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=paired, env=ENVIRONMENT)
+    assert exported.returncode == 0, exported.stderr
+    card = (paired / "best.md").read_text()
+    assert "of pairs as they were recorded" in card and "than in the pairs of recordings" in card
+    scored = quell("evaluate", "best.pt", "--study", "tiny.toml", "--json")
+    assert scored.returncode == 0, scored.stderr
+    table = json.loads(scored.stdout)
+    assert f"test: {table['mixtures']} pairs at" in checked.stdout
+    preview = quell("corpus", "preview", "tiny.toml", "-n", "2", "-o", "mixtures")
+    assert preview.returncode == 0, preview.stderr

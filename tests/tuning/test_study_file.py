@@ -111,6 +111,34 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ("batch_size = 8", "batch_size = 8.5", "search.batch_size: 8.5, expected a whole number"),
         ("batch_size = 8", "kernel_bins = { low = 3, high = 5 }", "search.kernel_bins: low and high, expected choices"),
         ("batch_size = 8", "kernel_bins = 4", "search.kernel_bins: 4, expected an odd number"),
+        (
+            "[corpus]",
+            "[corpus]\nsplits = { train = 0.5, test = 0.5 }",
+            r"corpus.splits: \{'train': 0.5, 'test': 0.5\}, expected train, validation and test",
+        ),
+        (
+            "[corpus]",
+            '[corpus]\nsplits = "folder"',
+            "corpus.splits: 'folder', expected shares, \"folders\" or the path",
+        ),
+        (
+            "[corpus]",
+            '[corpus]\nrooms = "r"\ngenerated_rooms = 5',
+            "corpus.generated_rooms: 5 with rooms = 'r', expected",
+        ),
+        ("[corpus]", "[corpus]\nremix = true", "corpus.remix: true without noisy, expected pairs"),
+        ("[corpus]", '[corpus]\nnoisy = "n"\ntrim_db = 40.0', "corpus.trim_db: 40.0 with noisy, expected 0 for pairs"),
+        (
+            "[1.0, 2.0, 4.0]",
+            "[1.0, 2.0, 4.0]\nnoise_level = [0.8, 0.2]",
+            r"training.noise_level: \[0.8, 0.2\], expected \[low, high\] from 0 to 100",
+        ),
+        (
+            "[1.0, 2.0, 4.0]",
+            "[1.0, 2.0, 4.0]\nnoise_weights = { rain = -1.0 }",
+            r"training.noise_weights: \{'rain': -1.0\}, expected 0 or more for each",
+        ),
+        ("[1.0, 2.0, 4.0]", "[1.0, 2.0, 4.0]\ncodec = 2.0", "training.codec: 2.0, expected less than or equal to 1"),
         ("[study]", "[study", "expected a study file"),
         ("batch_size = 8", 'skips = "no"', "search.skips: 'no', expected true or false"),
         ("batch_size = 8", "dropout = true", "search.dropout: True, expected a number"),
@@ -170,6 +198,44 @@ def test_hash_leaves_out_what_changes_no_result(tmp_path: Path, old: str, new: s
 )
 def test_hash_covers_what_changes_a_result(tmp_path: Path, old: str, new: str) -> None:
     assert load(tmp_path).hash() != load(tmp_path, GOOD.replace(old, new)).hash()
+
+
+def test_keys_that_came_later_leave_older_studies_as_they_are(tmp_path: Path) -> None:
+    # By commit 970c71b, before there were pairs and effects of devices.
+    assert load(tmp_path).hash() == "2bb5a2657e889b42"
+    assert not {key for keys in study_file.LATER.values() for key in keys} & {
+        *load(tmp_path).resolved()["corpus"],
+        *load(tmp_path).resolved()["training"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("corpus", "generated_rooms = 5"),
+        ("corpus", 'noisy = "noisy"'),
+        ("corpus", 'noisy = "noisy"\nremix = true'),
+        ("corpus", "trim_db = 40.0"),
+        ("corpus", 'splits = "folders"'),
+        ("training", "noise_level = [0.2, 0.8]"),
+        ("training", "noise_weights = { rain = 2.0 }"),
+        ("training", "remix = 0.2"),
+        ("training", "band_limit = 0.1"),
+        ("training", "clipping = 0.1"),
+        ("training", "codec = 0.1"),
+    ],
+)
+def test_what_is_mixed_otherwise_is_another_study_and_can_be_restored(tmp_path: Path, section: str, line: str) -> None:
+    plain, other = load(tmp_path), load(tmp_path, GOOD.replace(f"[{section}]", f"[{section}]\n{line}"))
+    assert other.hash() != plain.hash()
+    restored = study_file.restore(json.loads(json.dumps(other.resolved())), "t")
+    assert restored.hash() == other.hash()
+    assert restored.training_config() == other.training_config()
+
+
+def test_where_the_pairs_are_does_not_matter(tmp_path: Path) -> None:
+    one, other = (load(tmp_path, GOOD.replace("[corpus]", f'[corpus]\nnoisy = "{name}"')) for name in ("a", "b"))
+    assert one.hash() == other.hash()
 
 
 def test_a_default_written_out_is_the_same_study(tmp_path: Path) -> None:

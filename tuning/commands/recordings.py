@@ -31,8 +31,9 @@ def check(
 
     spec, console = load_spec(study), stderr()
     place = Place(Runs(runs), Runs(runs).storage_url, corpus)
+    config = place.corpus_config(spec, console)
     with progress.bar("reading recordings", console) as move:
-        found = audit(spec.corpus_config(place.corpus_root(spec)), len(os.sched_getaffinity(0)), move)
+        found = audit(config, len(os.sched_getaffinity(0)), move)
     state = corpus_report.summary(found)
     if as_json:
         print(json.dumps(state))

@@ -1,0 +1,92 @@
+"""Impulse responses of rooms that nobody built: boxes with random sizes, walls and places, by the image method."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quell.audio import FloatArray, write
+from quell.errors import CorpusError, PackageError
+from quell.formats import Format
+
+SIZE_M = ((2.5, 2.5, 2.3), (9.0, 7.0, 3.5))  # least and most length, width and height
+DECAY_S = (0.15, 0.7)  # to -60 dB (Sabine 1922)
+FROM_WALL_M = 0.4
+DISTANCE_M = (0.3, 4.0)  # of voice and microphone
+MOUTH_M = (1.0, 1.8)  # height
+# Images of the voice behind walls are added up to so many reflections (Allen and Berkley 1979); what comes later is
+# below -60 dB in most of these rooms, and the time grows with its third power.
+MOST_REFLECTIONS = 30
+
+Progress = Callable[[int, int], None]
+
+
+def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Progress | None = None) -> Path:
+    """A folder of `count` room responses, made at the first call and found there at the next.
+
+    Raises:
+        PackageError: pyroomacoustics is not installed.
+        CorpusError: the folder cannot be written.
+    """
+    home = folder / f"rooms-{count}-{sample_rate}-{seed}"
+    if home.is_dir():
+        return home
+    try:
+        import pyroomacoustics
+    except ImportError as error:
+        raise PackageError(
+            "corpus.generated_rooms: needs pyroomacoustics; pip install 'quell-denoiser[rooms]'"
+        ) from error
+    making = folder / f".{home.name}.{os.getpid()}"
+    rng = np.random.default_rng(seed)
+    try:
+        making.mkdir(parents=True)
+        for number in range(count):
+            response, decay_s = _response(pyroomacoustics, rng, sample_rate)
+            path = making / f"{number:04d}_{decay_s:.2f}s.wav"
+            write(path, response, Format(sample_rate, "WAV", "PCM_16"))
+            if progress is not None:
+                progress(number + 1, count)
+        making.rename(home)
+    except OSError as error:
+        if not home.is_dir():  # else another process was faster, and its rooms are the same
+            raise CorpusError(f"{home}: {error.strerror}, expected to write there; check --runs") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return home
+
+
+def _response(acoustics: Any, rng: np.random.Generator, sample_rate: int) -> tuple[FloatArray, float]:
+    """A response with its peak at .9, and the decay time that was asked for, in s."""
+    while True:
+        size = rng.uniform(*SIZE_M)
+        decay_s = float(rng.uniform(*DECAY_S))
+        try:
+            absorption, reflections = acoustics.inverse_sabine(decay_s, size)
+        except ValueError:  # too large a room to decay so fast
+            continue
+        voice, microphone = (_place(rng, size) for _ in range(2))
+        if DISTANCE_M[0] <= float(np.linalg.norm(voice - microphone)) <= DISTANCE_M[1]:
+            break
+    room = acoustics.ShoeBox(
+        size,
+        fs=sample_rate,
+        materials=acoustics.Material(float(absorption)),
+        max_order=min(int(reflections), MOST_REFLECTIONS),
+    )
+    room.add_source(voice)
+    room.add_microphone(microphone)
+    room.compute_rir()
+    response = np.asarray(room.rir[0][0], dtype=np.float32)
+    return response * np.float32(0.9 / np.abs(response).max()), decay_s
+
+
+def _place(rng: np.random.Generator, size: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = np.array([FROM_WALL_M, FROM_WALL_M, MOUTH_M[0]])
+    return rng.uniform(low, np.array([size[0] - FROM_WALL_M, size[1] - FROM_WALL_M, MOUTH_M[1]]))
