@@ -110,6 +110,7 @@ class CorpusSection(_Section):
     generated_rooms: int = Field(default=0, ge=0, le=100_000)  # so many room responses are made instead
     noisy: str = ""  # folder of noisy versions of the clean recordings, by the same paths, instead of noise
     remix: bool = False  # the noise of pairs is mixed with other speech, too
+    kinds: list[str] = Field(default_factory=list)  # folders of noise that are taken; all without any
     trim_db: float = Field(default=0.0, ge=0, le=120)  # softer ends of clean speech are cut off; 0 keeps them
     synthetic: bool = False  # made by Quell, under the runs folder, when no corpus is named
 
@@ -198,7 +199,7 @@ class LimitsSection(_Section):
 
 # Keys that came later: at their defaults they are left out of what is stored and hashed, so that older studies go on.
 LATER = {
-    "corpus": ("generated_rooms", "noisy", "remix", "trim_db"),
+    "corpus": ("generated_rooms", "noisy", "remix", "kinds", "trim_db"),
     "training": ("noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec"),
 }
 
@@ -288,6 +289,7 @@ class StudySpec(_Section):
             rooms=root / section.rooms if section.rooms else rooms,
             noisy=root / section.noisy if section.noisy else None,
             remix=section.remix,
+            kinds=tuple(section.kinds),
             trim_db=section.trim_db,
         )
 

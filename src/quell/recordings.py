@@ -39,6 +39,7 @@ class CorpusConfig:
     rooms: Path | None = None  # folder of room impulse responses, heard in training only
     skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to be left out
     noisy: Path | None = None  # noisy versions of the clean recordings, instead of noise
+    kinds: tuple[str, ...] = ()  # folders of noise that are taken; all without any
     trim_db: float = 0.0  # of the loudest: softer beginnings and ends of clean speech are cut off; 0 keeps them
     remix: bool = False  # the noise of the pairs is mixed with other speech, too
 
@@ -92,6 +93,8 @@ def find(config: CorpusConfig) -> list[Recording]:
             )
         paths = [path.relative_to(folder) for path in audio.find(folder)]
         paths = [path for path in paths if f"{kind}/{path.as_posix()}" not in config.skip]
+        if kind == "noise" and config.kinds:
+            paths = _of_kinds(folder, paths, config.kinds, config.splits == FOLDERS)
         if not paths:
             raise CorpusError(f"{folder}: no sound files, expected {kind} recordings (WAV, FLAC, Ogg, ...); add some")
         found += _placed(kind, folder, paths, rule, config.splits)
@@ -122,6 +125,20 @@ def leaks(recordings: Sequence[Recording]) -> dict[tuple[Kind, str], list[str]]:
     return {
         group: [name for name in SPLITS if name in found] for group, found in sorted(splits.items()) if len(found) > 1
     }
+
+
+def _of_kinds(folder: Path, paths: Sequence[Path], kinds: Sequence[str], below: bool) -> list[Path]:
+    """The recordings of some kinds of noise, whose folders lie below those of the splits where there are such."""
+    found: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    for path in paths:
+        parts = path.parts[1:] if below else path.parts
+        if len(parts) > 1 and parts[0] in found:
+            found[parts[0]].append(path)
+    for kind, listed in found.items():
+        if not listed:
+            there = sorted({path.parts[-2] for path in paths if len(path.parts) > 1})
+            raise CorpusError(f"{folder}: no noise of the kind {kind!r}, expected its folder among {', '.join(there)}")
+    return [path for path in paths if any(path in listed for listed in found.values())]
 
 
 def _as_partners(recordings: Sequence[Recording]) -> list[Recording]:

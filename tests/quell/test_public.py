@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import tomllib
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,8 @@ from quell import public
 from quell.errors import DownloadError
 from quell.public import CORPORA, DONE, get
 from tuning.commands.recordings import NAMES
+
+ROOT = Path(__file__).parents[2]
 
 
 def sound(seed=0):
@@ -182,3 +185,10 @@ def test_an_archive_that_would_write_elsewhere_is_refused(served, tmp_path):
 
 def test_the_command_line_knows_all_names():
     assert set(NAMES) == set(CORPORA)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_has_a_study_that_fits_its_folders(name):
+    corpus = tomllib.loads((ROOT / "studies" / CORPORA[name].study).read_text())["corpus"]
+    folders = {place.split("/")[0] for place in PUBLISHED[name][1]}
+    assert folders <= {corpus.get("clean", "speech"), corpus.get("noise", "noise"), corpus.get("noisy", "")}

@@ -209,3 +209,18 @@ def test_what_is_skipped_is_not_there(tmp_path):
     skipped = {"clean/s0/1.wav", "noise/rain/none.wav"}
     before, after = find(config), find(replace(config, skip=frozenset(skipped)))
     assert [recording.name for recording in before if recording not in after] == ["clean/s0/1.wav"]
+
+
+@pytest.mark.parametrize("splits", ["dealt", "folders"])
+def test_of_the_kinds_of_noise_some_may_be_taken(tmp_path, splits):
+    config = recordings_of(tmp_path) if splits == "dealt" else split_folders(tmp_path)
+    for path in sorted(config.noise.rglob("*.wav")):
+        for kind in ("wind", "hum"):
+            place = path.parent.parent / kind / path.name
+            place.parent.mkdir(exist_ok=True)
+            shutil.copy(path, place)
+    taken = find(replace(config, kinds=("rain", "hum")))
+    assert {recording.category for recording in taken if recording.kind == "noise"} == {"rain", "hum"}
+    assert len(taken) == 2 * len(find(replace(config, kinds=("rain",)))) - len(list(config.clean.rglob("*.wav")))
+    with pytest.raises(CorpusError, match="no noise of the kind 'snow', expected its folder among hum, rain, wind"):
+        find(replace(config, kinds=("snow",)))
