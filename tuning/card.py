@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MARK = "<!-- model card, written by quell export -->"
 
+REFITTED = (
+    "The scores of the trial that was chosen. This file was trained again, on the recordings of that split too: it has "
+    "no validation scores of its own, and only the test split is new to it."
+)
+
 USE = {
     ".pt": """```python
 import torch
@@ -119,6 +124,8 @@ def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
     pairs = corpus is not None and bool(corpus.splits["train"].of("noisy"))
     how = f"{hours:g} h of training audio, "
     how += "of pairs as they were recorded." if pairs else f"mixed from it at {low:g} to {high:g} dB SNR."
+    if metadata.get("refit"):
+        how += " It was trained on the recordings of train and validation."
     if metadata.get("skipped"):
         how += f" {metadata['skipped']} recordings with errors were left out."
     if corpus is None:
@@ -138,7 +145,8 @@ def _scores(made: Made) -> str:
     if made.validation is None:
         before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
         rows = [f"| {_unit(name)} | {number(name, before[name])} | {number(name, after[name])} |" for name in after]
-        return "\n".join(["| | noisy | denoised |", "|---|---|---|", *rows])
+        said = [REFITTED, ""] if made.metadata.get("refit") else []
+        return "\n".join([*said, "| | noisy | denoised |", "|---|---|---|", *rows])
     noisy, denoised = made.validation.noisy, made.validation.denoised
     names = list(denoised.values)
     rows = ["| SNR, dB | " + " | ".join(map(_unit, names)) + " |", "|---|" + "---|" * len(names)]

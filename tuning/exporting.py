@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -25,6 +26,7 @@ from tuning import card, progress
 from tuning.errors import StudyNotFound
 from tuning.objective import validation_set
 from tuning.outcome import best_trials
+from tuning.refit import refit
 from tuning.runs import Runs
 from tuning.study import SKIPPED
 from tuning.study_file import restore
@@ -71,26 +73,36 @@ def export_best(
     number: int | None = None,
     *,
     licence: str = "",
+    again_on: str | None = None,
     console: Console,
 ) -> Made:
     """Exports the best trial, or trial `number`, in the format of the path's suffix, with a card beside it.
 
+    Args:
+        again_on: a device, on which the trial is trained again on train and validation before; its scores are then
+            those of the trial.
+
     Raises:
+        CorpusError: for that the decoded recordings are needed, and not there.
         StudyNotFound: there is no such trial, or its weights were not kept.
         ExportError: the file cannot be written, or would not run as the trial did.
     """
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.fetch_weights(chosen.study, _owner(chosen.trial)))
     card.check(path.with_suffix(".md"))
+    if again_on is not None:
+        whole = open_store(runs.corpora / study.user_attrs["corpus"])
+        denoiser = refit(study, chosen.trial, whole, runs, torch.device(again_on), console)
     costs = cost(denoiser.config)
-    metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record()}
+    metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record(), "refit": again_on is not None}
     kind = next(kind for kind, suffix in FORMATS.items() if suffix == path.suffix)
     metadata |= export(denoiser, path, metadata, kind)
     corpus = _corpus(study, runs)
     rtf = validation = None
     if kind != "pt2":
         rtf = measured(lambda: load(path), denoiser.config.sample_rate)
-        validation = None if corpus is None else _validation(study, corpus, load(path), console)
+        if corpus is not None and again_on is None:
+            validation = _validation(study, corpus, load(path), console)
     made = Made(chosen, costs, rtf, metadata, corpus, validation)
     card.write(path, made)
     return made

@@ -66,12 +66,10 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     from quell.scoring import Scorer
     from quell.training import train
     from tuning.objective import validation_set
+    from tuning.refit import training_of
 
     spec = study_file.restore(study.user_attrs["spec"], study.study_name)
     corpus = open_store(runs.corpora / study.user_attrs["corpus"])
-    training: dict[str, Any] = dict(trial.user_attrs["training"])
-    listed = {key: value for key, value in training.items() if isinstance(value, list)}  # JSON knows no tuples
-    training |= {key: tuple(value) for key, value in listed.items()}
     found: dict[str, float] = {}
 
     def on_rung(hours: float, clips: NDArray[Any]) -> None:
@@ -82,7 +80,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.Trainings(log) as bars, suppress(_Pruned):
         trained = train(
             DenoiserConfig(**trial.user_attrs["denoiser"]),
-            TrainingConfig(**training),
+            TrainingConfig(**training_of(trial)),
             corpus,
             validation_set(spec, corpus, scorer),
             scorer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -53,6 +53,15 @@ class Split:
         return self.samples[clip.offset : clip.offset + clip.length].astype(np.float32) / np.float32(32768)
 
 
+class _Joined(Split):
+    """The recordings of two splits as those of one."""
+
+    def __init__(self, one: Split, other: Split) -> None:
+        shifted = [replace(clip, offset=clip.offset + len(one.samples)) for clip in other.clips]
+        super().__init__(one.path, [*one.clips, *shifted])
+        self.__dict__["samples"] = np.concatenate([one.samples, other.samples])  # instead of the map of `path`
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A decoded corpus, opened from its store."""
@@ -64,6 +73,11 @@ class Corpus:
 
     def minutes(self, split: str, kind: Kind) -> float:
         return sum(clip.length for clip in self.splits[split].of(kind)) / self.sample_rate / 60
+
+    def with_all_heard(self) -> Corpus:
+        """The same, but that training hears the recordings of validation, too."""
+        train = _Joined(self.splits["train"], self.splits["validation"])
+        return replace(self, fingerprint=f"{self.fingerprint}+validation", splits={**self.splits, "train": train})
 
 
 def open_store(folder: Path) -> Corpus:

@@ -393,3 +393,18 @@ def test_speech_without_soft_ends_is_not_cut(config, store):
     whole, cut = prepare(config, store), prepare(replace(config, trim_db=40.0), store)
     for name in SPLITS:
         assert [clip.length for clip in cut.splits[name].clips] == [clip.length for clip in whole.splits[name].clips]
+
+
+def test_with_all_heard_training_has_the_recordings_of_two_splits_and_the_others_stay(small_corpus):
+    whole = small_corpus.with_all_heard()
+    train, validation = (small_corpus.splits[name] for name in ("train", "validation"))
+    joined = whole.splits["train"]
+    assert len(joined.clips) == len(train.clips) + len(validation.clips)
+    for part in (train, validation):
+        for clip in part.clips:
+            (again,) = (other for other in joined.of(clip.kind) if other.path == clip.path)
+            np.testing.assert_array_equal(joined.waveform(again), part.waveform(clip))
+    assert {name: whole.splits[name] for name in ("validation", "test")} == {
+        name: small_corpus.splits[name] for name in ("validation", "test")
+    }
+    assert whole.fingerprint != small_corpus.fingerprint

@@ -63,6 +63,18 @@ def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(tuned: Path) -
     assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
 
 
+def test_a_refit_hears_train_and_validation_and_says_whose_the_scores_are(tuned: Path) -> None:
+    exported = quell("export", "--refit", "-o", "refit.pt", cwd=tuned)
+    assert exported.returncode == 0, exported.stderr
+    assert "validation, of the trial before it was trained again: " in exported.stdout
+    card = (tuned / "refit.md").read_text()
+    assert "trained on the recordings of train and validation" in card
+    assert "it has no validation scores of its own" in card and "| 20 | " not in card
+    assert not list((tuned / "runs").rglob("refit-*"))
+    assert quell("export", "-o", "plain.pt", cwd=tuned).returncode == 0
+    assert (tuned / "plain.pt").read_bytes() != (tuned / "refit.pt").read_bytes()
+
+
 def test_tables_never_cut_names_when_piped(tuned: Path) -> None:
     shown = quell("status", cwd=tuned).stdout
     assert "parameters" in shown

@@ -8,6 +8,7 @@ import typer
 
 from tuning.options import (
     ArtifactsOption,
+    DeviceOption,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -29,6 +30,11 @@ def export(
         typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="For the card and the file's metadata.")] = "",
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Train it again before, on train and validation."),
+    ] = False,
+    device: DeviceOption = "cpu",
     artifacts: ArtifactsOption = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
@@ -36,6 +42,7 @@ def export(
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
     from tuning.exporting import export_best
+    from tuning.place import check_devices
 
     formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
     if kind is not None and kind not in formats:
@@ -47,10 +54,12 @@ def export(
     place = open_place(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
-    made = export_best(stored, place.runs, output, trial, licence=licence, console=stderr())
+    again_on = check_devices([device])[0] if refit else None
+    made = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
     print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
     before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
-    print("validation: " + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
+    whose = "validation, of the trial before it was trained again: " if refit else "validation: "
+    print(whose + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
     print(f"{made.costs.parameters:,} parameters, {made.costs.macs_per_s / 1e6:.0f} M MAC/s")
     latency = "infinite" if math.isinf(made.costs.latency_ms) else f"{made.costs.latency_ms:.0f} ms"
     print(f"latency {latency}" + (f", real-time factor {made.rtf:.4f} on one thread" if made.rtf is not None else ""))
