@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tuning import commands, space
+from tuning import commands, space, study_file
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -16,6 +16,13 @@ def test_every_searched_parameter_is_in_the_table_and_no_other() -> None:
 
 def test_every_command_it_shows_exists() -> None:
     known = {command.callback.__name__ for command in commands.app.registered_commands if command.callback}
+    known |= {str(group.name) for group in commands.app.registered_groups}
     shown = set(re.findall(r"^\.venv/bin/quell (\w+)", README, flags=re.MULTILINE))
     assert shown <= known
     assert {"tune", "status", "export", "denoise", "evaluate"} <= shown
+
+
+def test_every_key_of_corpus_and_training_is_told() -> None:
+    told = README + (Path(__file__).parents[1] / "docs" / "recordings.md").read_text()
+    keys = {*study_file.CorpusSection.model_fields, *study_file.TrainingSection.model_fields}
+    assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()
