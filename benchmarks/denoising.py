@@ -34,6 +34,7 @@ from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
 from quell.recordings import CorpusConfig
 from quell.scoring import Job, Scorer
+from quell.splits import SPLITS
 from quell.store import prepare
 from tuning import evaluation, progress
 from tuning.errors import TuningError
@@ -74,9 +75,9 @@ def systems_of(models: list[str], names: list[str], corpus: Corpus | None, conso
 # --- tables ---
 
 
-def show(state: dict[str, Any]) -> None:
+def show(state: dict[str, Any], split: str) -> None:
     """Markdown: a row for each system, then one for each SNR."""
-    mixed = "test mixtures" if state["kind"] == "mixtures" else "pairs of recordings"
+    mixed = f"{split} mixtures" if state["kind"] == "mixtures" else "pairs of recordings"
     print(f"{state['mixtures']} {mixed}, {state['minutes']:.1f} minutes.\n")
     print_systems(state)
     if state["by_snr"]:
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--noisy", type=Path, help="a folder of noisy recordings")
     parser.add_argument("--clean", type=Path, help="their clean versions, by the same paths")
     parser.add_argument("--corpus", type=Path, help="instead: a folder with speech/ and noise/")
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="of the corpus")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of the corpus")
     parser.add_argument("--mixtures", type=int, default=240, help="of the corpus, at six SNRs in turn")
     parser.add_argument("--snr-db", type=float, nargs=2, default=(-5.0, 20.0), help="lowest and highest, of mixtures")
     parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000, help="of the corpus, Hz")
@@ -230,7 +231,7 @@ def main() -> None:
         state = evaluation.summary(material, evaluation.compare(material, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
     print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
-    show(state)
+    show(state, given.split)
     if further:
         show_checks(further, list(systems))
 
