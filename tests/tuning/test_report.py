@@ -348,6 +348,13 @@ def test_a_study_without_finished_trials_gives_a_page_that_says_so(
     assert re.fullmatch(r"study office, best 0 trials, no sounds, \d+ kB", line)
 
 
+def test_a_page_tells_how_many_recordings_were_left_out(fabricated: Callable[..., Fabricated], tmp_path: Path) -> None:
+    made = fabricated()
+    made.study.set_user_attr("skipped", ["clean/a.wav", "noise/b.wav"])
+    write(made.study, made.store, tmp_path / "r.html", 10, 3, QUIET)
+    assert "2 recordings with errors were left out" in Page((tmp_path / "r.html").read_text(encoding="utf-8")).read
+
+
 def test_of_several_scores_a_page_shows_the_front(fabricated: Callable[..., Fabricated]) -> None:
     made = fabricated(directions=2)
     # Optuna keeps no scores of rungs for it.

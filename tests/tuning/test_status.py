@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from tuning import signs, watching
+from tuning import quarantine, signs, watching
 from tuning.budget import worker_name
 from tuning.errors import StudyNotFound
 from tuning.patience import PatientStorage
@@ -296,6 +296,7 @@ def test_the_study_without_a_name_is_the_search_that_was_tuned_last(
 
     place = Place(Runs(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
     monkeypatch.setattr(Place, "open_corpus", lambda *_: small_corpus)
+    monkeypatch.setattr(quarantine, "checked", lambda *_, skip_bad: frozenset())
     for name in ("first", "second", "first"):
         tune(name, presets=True)
         assert load_study(None, storage).study_name == name
