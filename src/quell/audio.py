@@ -169,7 +169,7 @@ def _of_no_use(block: FloatArray) -> str:
 
 def _reason(error: Exception) -> str:
     found = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(found).split()).rstrip(".")
+    return " ".join(str(found).split()).rstrip(".").removeprefix("Error : ")
 
 
 def read(path: Path) -> tuple[FloatArray, Format]:

@@ -23,6 +23,7 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0
 TRIES = 8  # in a row that bring nothing
+FIRST_TRIES = 2  # before anything came
 PAUSE_S = 1.0  # before the second try, twice as long before each one after it
 MOST_FILES = 1_000_000  # of an archive
 # Of a real archive of sound; one that claims more is made to fill the disk.
@@ -57,7 +58,7 @@ def fetch(
 
 def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
     """Appends to what is there until there is nothing more to come."""
-    tries, pause = 0, PAUSE_S
+    tries, pause, ever = 0, PAUSE_S, False
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -71,8 +72,8 @@ def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> 
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
         came = (part.stat().st_size if part.exists() else 0) > before
-        tries, pause = (0, PAUSE_S) if came else (tries + 1, 2 * pause)
-        if tries >= TRIES:
+        tries, pause, ever = (0, PAUSE_S, True) if came else (tries + 1, 2 * pause, ever)
+        if tries >= (TRIES if ever else FIRST_TRIES):
             raise DownloadError(f"{url}: {reason}, expected the whole file; the same command goes on from there")
         time.sleep(0.0 if came else pause)
 

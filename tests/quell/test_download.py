@@ -169,9 +169,9 @@ def test_a_refusal_is_final(server, tmp_path, status):
 
 
 def test_a_busy_server_is_asked_again(server, tmp_path):
-    server.status, server.refusals = 503, 2
+    server.status, server.refusals = 503, 1
     fetch(server.url, tmp_path / "file", checksum=SHA256)
-    assert len(server.asked) == 3
+    assert len(server.asked) == 2
 
 
 def test_a_server_that_is_away_is_told(server, tmp_path):
