@@ -13,12 +13,14 @@ from typing import Any, get_args
 import optuna
 from rich.console import Console
 
+from quell.config import weights_objection
 from quell.corpus import Corpus
 from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
 from tuning import confirm, pages, parts, progress, quarantine
 from tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from tuning.budget import Budget
+from tuning.errors import StudyFileError
 from tuning.objective import validation_set
 from tuning.outcome import best_trainings
 from tuning.patience import PatientStorage
@@ -57,6 +59,7 @@ class Tune:
 
         Raises:
             DenoiserError: the corpus cannot be used.
+            StudyFileError: it weighs kinds of noise that are not there.
             TuningError: the study cannot be opened or its workers do not get anywhere.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,6 +74,7 @@ class Tune:
             else:
                 found += f"{minutes['noise']:.1f} min of noise"
             self.console.print(f"{split}: {found}", highlight=False)
+        self._check_weights(corpus)
         storage = self.place.open_storage(create=True)
         with (
             Scorer(len(os.sched_getaffinity(0))) as scorer,
@@ -88,6 +92,13 @@ class Tune:
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
         pages.refresh(study, storage)
         return code, studies
+
+    def _check_weights(self, corpus: Corpus) -> None:
+        """Whether the study's noises are there, which its file alone cannot know."""
+        weights = self.spec.training.noise_weights
+        kinds = {clip.category for clip in corpus.splits["train"].of("noise")}
+        if weights and (problem := weights_objection(weights, kinds)):
+            raise StudyFileError(f"{self.study_file}: training.noise_weights: {problem}; mend it there")
 
     def _study(
         self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores, skipped: Sequence[str]

@@ -3,7 +3,7 @@ study file is read in a moment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -151,6 +151,16 @@ def check(config: NetworkConfig) -> None:
         raise ValueError(f"dropout: {config.dropout}, expected 0 to below 1")
     if config.causal and config.bottleneck == "both":
         raise ValueError("bottleneck: 'both' with causal, expected none, frequency or forward; it hears the future")
+
+
+def weights_objection(weights: Mapping[str, float], kinds: Collection[str]) -> str | None:
+    """Why weights do not fit the kinds of noise in training, as `<found>, expected <needed>`; None when they do."""
+    for kind in weights:
+        if kind not in kinds:
+            return f"{kind!r}, expected kinds of noise in training: {', '.join(sorted(kinds))}"
+    if not sum(weights.get(kind, 1.0) for kind in kinds) > 0:
+        return f"{dict(weights)}, expected some kind of noise above 0"
+    return None
 
 
 def loss_terms(name: str) -> list[str]:

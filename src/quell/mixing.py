@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from quell.audio import FloatArray
 from quell.colour import OCTAVES, coloured
-from quell.config import MixingConfig
+from quell.config import MixingConfig, weights_objection
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
 from quell.effects import CLIP_DB, CODECS, COMPRESSION, LOWEST_EDGE_HZ, band_limited, clipped, coded
@@ -197,12 +197,9 @@ class _Pool:
         for clip in clips:
             totals[clip.category] = totals.get(clip.category, 0) + clip.length
         weights = weights or {}
-        if unknown := sorted(set(weights) - set(totals)):
-            known = ", ".join(sorted(totals))
-            raise ValueError(f"noise_weights: {unknown[0]!r}, expected kinds of noise in training: {known}")
+        if weights and (problem := weights_objection(weights, totals)):
+            raise ValueError(f"noise_weights: {problem}")
         whole = sum(weights.get(category, 1.0) for category in totals)
-        if not whole > 0:
-            raise ValueError(f"noise_weights: {dict(weights)}, expected some kind of noise above 0")
         shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]
         self.upto = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
 

@@ -144,6 +144,17 @@ def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
     assert scored.returncode == 0, scored.stderr
 
 
+def test_a_search_that_weighs_noises_that_are_not_there_is_refused(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    text = (place / "tiny.toml").read_text().replace("[training]", "[training]\nnoise_weights = { snow = 2.0 }")
+    (place / "tiny.toml").write_text(text)
+    refused = quell("tune", "tiny.toml", "--workers", "1")
+    assert refused.returncode == 1
+    said = "quell: tiny.toml: training.noise_weights: 'snow', expected kinds of noise in training: brown, white; mend"
+    assert said in refused.stderr.splitlines()[-1]
+
+
 def test_a_split_that_is_too_short_cannot_be_skipped(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
