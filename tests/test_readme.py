@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tuning import commands, space, study_file
+from tuning import commands, space, study_sections
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -24,5 +24,5 @@ def test_every_command_it_shows_exists() -> None:
 
 def test_every_key_of_corpus_and_training_is_told() -> None:
     told = README + (Path(__file__).parents[1] / "docs" / "recordings.md").read_text()
-    keys = {*study_file.CorpusSection.model_fields, *study_file.TrainingSection.model_fields}
+    keys = {*study_sections.CorpusSection.model_fields, *study_sections.TrainingSection.model_fields}
     assert {key for key in keys if not re.search(rf"\b{key}\b", told)} == set()

@@ -11,7 +11,7 @@ from quell.metrics import UNITS
 from tuning import words
 from tuning.markdown import literal, table
 from tuning.standing import Preset, Standing
-from tuning.study_file import RTF_MARGIN
+from tuning.study_sections import RTF_MARGIN
 
 COSTS = {
     "parameters": "parameters",

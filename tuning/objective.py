@@ -26,7 +26,8 @@ from quell.training import Trained, train
 from tuning import gallery, outcome, progress, space
 from tuning.confirm import hopeless
 from tuning.runs import Runs
-from tuning.study_file import RTF_MARGIN, LimitsSection, StudySpec
+from tuning.study_file import StudySpec
+from tuning.study_sections import RTF_MARGIN, LimitsSection
 from tuning.worker import Running, Superseded
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning.budget import feasible
 from tuning.runs import Runs
-from tuning.study_file import COSTS, StudySpec
+from tuning.study_file import StudySpec
+from tuning.study_sections import COSTS
 
 if TYPE_CHECKING:
     from quell.cost import Cost

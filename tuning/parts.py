@@ -12,7 +12,8 @@ from tuning import space
 from tuning.budget import Budget
 from tuning.outcome import best_trainings
 from tuning.presets import DEFAULT, PRESETS, Value
-from tuning.study_file import LimitsSection, StudySpec
+from tuning.study_file import StudySpec
+from tuning.study_sections import LimitsSection
 
 PARTS = ("search", "presets", "confirm")
 REPEATS = 2  # of each confirmed trial, beside its first training

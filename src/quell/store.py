@@ -16,27 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quell import audio
 from quell.corpus import Clip, Corpus, open_store
+from quell.decoding import Decoded, Samples, decode, decode_pair
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.pairs import alone, partners, read
+from quell.pairs import alone, partners
 from quell.recordings import CorpusConfig, Kind, Progress, Recording, leaks, scan
 from quell.splits import SPLITS, point
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
 DECODER = 1
-SILENT = 1e-4  # peak, -80 dB of full scale: nothing was recorded
-FRAME_S, MARGIN_S = 0.02, 0.1  # of what is cut off speech
 # Recordings that are being decoded, or wait for their turn to be written, for each process.
 AHEAD = 4
 # Fewer recordings than these are decoded before a process has started.
 WORTH_A_PROCESS = 200
-
-Samples = NDArray[np.int16]
-Decoded = dict[Kind, Samples]
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
@@ -318,60 +313,3 @@ def _now(function: Callable[..., Decoded], *arguments: Any) -> Future[Decoded]:
     future: Future[Decoded] = Future()
     future.set_result(function(*arguments))
     return future
-
-
-def decode(path: Path, sample_rate: int, kind: Kind, trim_db: float = 0.0) -> Decoded:
-    """int16 samples with the peak at full scale, so that quiet recordings lose no digits; none of a silent recording.
-
-    Digital silence at the ends of a noise is cut: published clips are padded with it, and a crop of it has no SNR.
-
-    Args:
-        trim_db: ends that are so far below the loudest frame are cut, but for MARGIN_S of them; 0 keeps them.
-
-    Raises:
-        AudioError: the recording cannot be read.
-    """
-    waveform = audio.read_mono(path, sample_rate)
-    peak = float(np.abs(waveform).max())
-    if peak < SILENT:
-        return {}
-    if trim_db:
-        waveform = _spoken(waveform, sample_rate, trim_db)
-    samples = _in_16_bits(waveform, peak)
-    return {kind: _trimmed(samples) if kind == "noise" else samples}
-
-
-def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Decoded:
-    """Both sides of a pair, aligned, of one length and with the louder peak at full scale; with `remix` the noise, too.
-    Nothing of a pair whose clean side is silent.
-
-    Raises:
-        AudioError: one of them cannot be read.
-    """
-    pair = read(noisy, clean, sample_rate)
-    if float(np.abs(pair.clean).max()) < SILENT:
-        return {}
-    peak = max(float(np.abs(side).max()) for side in (pair.noisy, pair.clean))
-    found: Decoded = {"clean": _in_16_bits(pair.clean, peak), "noisy": _in_16_bits(pair.noisy, peak)}
-    noise = pair.noisy - pair.clean
-    if remix and (loudest := float(np.abs(noise).max())) >= SILENT:
-        found["noise"] = _trimmed(_in_16_bits(noise, loudest))
-    return found
-
-
-def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
-    return np.round(waveform * (32767 / peak)).astype(np.int16)
-
-
-def _spoken(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> audio.FloatArray:
-    frame = round(FRAME_S * sample_rate)
-    padded = np.pad(waveform, (0, -len(waveform) % frame))
-    levels = np.square(padded.reshape(-1, frame), dtype=np.float64).mean(axis=1)
-    loud = np.flatnonzero(levels > levels.max() * 10 ** (-trim_db / 10))
-    margin = round(MARGIN_S * sample_rate)
-    return waveform[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
-
-
-def _trimmed(samples: Samples) -> Samples:
-    sounding = np.flatnonzero(np.abs(samples) > 1)
-    return samples[sounding[0] : sounding[-1] + 1]

@@ -19,11 +19,12 @@ import soundfile
 from quell import digests as digests_module
 from quell import store as store_module
 from quell.corpus import open_store
+from quell.decoding import decode
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
 from quell.recordings import CorpusConfig, find, scan
 from quell.splits import SPLITS
-from quell.store import decode, fingerprint, prepare
+from quell.store import fingerprint, prepare
 
 ESC = r"^\d-(\d+)-"
 

@@ -16,7 +16,7 @@ from quell.cost import cost
 from quell.denoiser import Denoiser
 from quell.errors import TrainingError
 from quell.training import Trained
-from tuning import objective, outcome, parts, space, study_file
+from tuning import objective, outcome, parts, space, study_sections
 from tuning.budget import Slots
 from tuning.runs import Runs
 from tuning.worker import Superseded
@@ -85,7 +85,7 @@ def test_a_trial_within_the_limits_trains(task) -> None:
 def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = space.denoiser_config(space.PRESETS["recurrent-unet"], 8_000)
     monkeypatch.setattr(objective, "real_time_factor", lambda denoiser: 0.3)
-    found = objective.over_limits(model, study_file.LimitsSection(**{name: LIMITS[name]}))
+    found = objective.over_limits(model, study_sections.LimitsSection(**{name: LIMITS[name]}))
     counted = cost(model)
     expected = {
         "parameters": counted.parameters / 5_000 - 1,
@@ -99,7 +99,7 @@ def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.Monk
 def test_without_limits_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "cost", None)
     assert (
-        objective.over_limits(space.denoiser_config(space.PRESETS["mask-unet"], 8_000), study_file.LimitsSection())
+        objective.over_limits(space.denoiser_config(space.PRESETS["mask-unet"], 8_000), study_sections.LimitsSection())
         == {}
     )
 
