@@ -27,7 +27,7 @@ FIRST_RUNG_STEPS = 100
 # Keys that came later: at their defaults they are left out of what is stored and hashed, so that older studies go on.
 LATER = {
     "corpus": ("generated_rooms", "noisy", "remix", "kinds", "trim_db"),
-    "training": ("noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec"),
+    "training": ("snr_active", "noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec"),
 }
 
 

@@ -140,6 +140,7 @@ class TrainingSection(Section):
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures without noise
     second_noise: float = Field(default=0.0, ge=0, le=1)  # share of the mixtures with two noises at once
     colour_db: float = Field(default=0.0, ge=0, le=30)  # speech and noise are each coloured by up to this much
+    snr_active: bool = False  # whether SNRs of training are those of the speech where there is some
     # Noise over speech, both at the same peak, instead of snr_db.
     noise_level: tuple[float, float] | None = None
     noise_weights: dict[str, float] = Field(default_factory=dict)  # of kinds of noise, 1 for what is absent

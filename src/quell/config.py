@@ -78,6 +78,7 @@ class MixingConfig:
     """How training mixes speech and noise. Shares are of the mixtures, 0 to 1."""
 
     snr_db: tuple[float, float] = (-5.0, 20.0)
+    snr_active: bool = False  # whether the SNR is that of the speech where there is some, not of the whole segment
     noise_level: tuple[float, float] | None = None  # instead of snr_db: noise over speech, both at the same peak
     level_db: float = 10.0  # the level worked at is off the mixture's own by up to this much
     rooms: float = 0.5  # share that sound in a room, where the corpus has room responses
@@ -111,7 +112,7 @@ class TrainingConfig(MixingConfig):
 
 
 # Fields that came later: while they have their defaults nothing that follows from a configuration may change.
-LATER = ("noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec")
+LATER = ("snr_active", "noise_level", "noise_weights", "remix", "band_limit", "clipping", "codec")
 
 
 def identity(config: TrainingConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from quell.denoiser import rms
 from quell.effects import CLIP_DB, CODECS, COMPRESSION, LOWEST_EDGE_HZ, band_limited, clipped, coded
 
 SECOND_DB = 10.0  # that a second noise is softer at most
+FRAME_S = 0.02
+ACTIVE_DB = 25.0  # below the loudest frame: no speech
 
 
 class Mixtures(NamedTuple):
@@ -38,6 +40,22 @@ def noise_gain(clean: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
         clean, noise: (B, T); snr_db: (B, 1), dB. Returns (B, 1).
     """
     return rms(clean) / rms(noise).clamp_min(1e-8) * 10 ** (-snr_db / 20)
+
+
+def speech_level(clean: Tensor, sample_rate: int) -> Tensor:
+    """Root mean square of speech where there is some: of the frames that are at most ACTIVE_DB below the loudest one.
+
+    As ITU-T P.56 has it, but for its envelope, whose hangover counts short pauses as speech; of silence 0.
+
+    Shape:
+        clean: (B, T). Returns (B, 1).
+    """
+    frame = min(round(FRAME_S * sample_rate), clean.shape[1])
+    whole = clean[:, : clean.shape[1] // frame * frame]
+    powers = whole.unflatten(1, (-1, frame)).square().mean(2)
+    active = powers >= powers.amax(1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)
+    level: Tensor = ((powers * active).sum(1, keepdim=True) / active.sum(1, keepdim=True)).sqrt()
+    return level
 
 
 def room_response(recorded: FloatArray) -> FloatArray:
@@ -122,7 +140,10 @@ class MixtureSampler:
             low, high = self.config.noise_level
             return low + (high - low) * self._uniform(len(clean), 1)
         low, high = self.config.snr_db
-        return noise_gain(clean, noise, low + (high - low) * self._uniform(len(clean), 1))
+        gain = noise_gain(clean, noise, low + (high - low) * self._uniform(len(clean), 1))
+        if self.config.snr_active:
+            gain = gain * speech_level(clean, self.sample_rate) / rms(clean).clamp_min(1e-8)
+        return gain
 
     def _noise(self, batch: int) -> Tensor:
         if self.noise is None:

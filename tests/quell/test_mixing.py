@@ -10,7 +10,7 @@ from scipy.signal import fftconvolve
 from quell.config import MixingConfig
 from quell.corpus import Clip, Split
 from quell.denoiser import rms
-from quell.mixing import MixtureSampler, noise_gain, room_response
+from quell.mixing import MixtureSampler, noise_gain, room_response, speech_level
 
 RATE = 8_000
 
@@ -56,6 +56,27 @@ def test_mixing_at_x_db_measures_x_db(tmp_path, snr_db):
     noisy, clean, _ = sampler(split, 600, (snr_db, snr_db)).draw(64)
     # The difference of two float32 signals at 40 dB is good to 1e-5, that is 1e-4 dB.
     assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 10.0])
+@pytest.mark.parametrize("pause", [0.0, 0.5, 0.9])
+def test_mixing_at_x_db_on_active_speech_measures_x_db_there(tmp_path, snr_db, pause):
+    spoken = white(8_000, 1)
+    spoken[: round(pause * 8_000)] *= 1e-3  # 60 dB below: a pause
+    split = make_split(tmp_path, [spoken], [white(20_000, 3)])
+    noisy, clean, _ = sampler(split, 8_000, (snr_db, snr_db), snr_active=True).draw(8)
+    begin = round(pause * 8_000)
+    found = power_db(clean[:, begin:]) - power_db(noisy - clean)
+    # A frame at the border is half a pause: of 20 ms in .1 s.
+    assert found.flatten().tolist() == pytest.approx([snr_db] * 8, abs=0.1)
+
+
+def test_the_level_of_speech_is_that_of_its_active_frames():
+    wave = torch.zeros(3, 1_000)
+    wave[0, 320:480] = 0.5  # two frames of 160 samples
+    wave[1] = 0.25
+    assert speech_level(wave, RATE).flatten().tolist() == pytest.approx([0.5, 0.25, 0.0])
+    assert speech_level(torch.ones(1, 5), RATE).item() == 1.0
 
 
 def test_snrs_are_drawn_evenly_between_the_limits(tmp_path):

@@ -17,7 +17,8 @@ import soundfile
 from quell import public
 from quell.errors import DownloadError
 from quell.public import CORPORA, DONE, get
-from tuning.commands.recordings import NAMES
+from tuning.commands import recordings as recordings_commands
+from tuning.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,8 +184,27 @@ def test_an_archive_that_would_write_elsewhere_is_refused(served, tmp_path):
     assert not list(tmp_path.rglob("evil*"))
 
 
+def test_the_command_says_what_to_cite_and_which_study_is_made_for_it(served, tmp_path, capsys):
+    archives, places = PUBLISHED["esc-50"]
+    served("esc-50", {archive: packed(files) for archive, files in archives.items()})
+    assert recordings_commands.get("esc-50", tmp_path / "corpus") == 0
+    said = capsys.readouterr()
+    assert "Licence: CC BY-NC 3.0" in said.err and "Cite: Piczak 2015" in said.err and "about 0.6 GB" in said.err
+    assert "studies/esc50-8k.toml is made for it" in said.out
+    assert recordings(tmp_path / "corpus") == places
+    with pytest.raises(UsageError, match="esc-50 is there, expected a new folder"):
+        recordings_commands.get("esc-50", tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(("name", "size"), [("voicebank-demand", "about 5.3 GB"), ("ms-snsd", "unknown size")])
+def test_more_than_a_gigabyte_or_nobody_knows_how_much_wants_a_yes(tmp_path, name, size):
+    with pytest.raises(UsageError, match=f"{name}: {size}, expected --yes for more than 1 GB"):
+        recordings_commands.get(name, tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_the_command_line_knows_all_names():
-    assert set(NAMES) == set(CORPORA)
+    assert set(recordings_commands.NAMES) == set(CORPORA)
 
 
 @pytest.mark.parametrize("name", CORPORA)

@@ -217,6 +217,7 @@ def test_keys_that_came_later_leave_older_studies_as_they_are(tmp_path: Path) ->
         ("corpus", 'noisy = "noisy"\nremix = true'),
         ("corpus", "trim_db = 40.0"),
         ("corpus", 'splits = "folders"'),
+        ("training", "snr_active = true"),
         ("training", "noise_level = [0.2, 0.8]"),
         ("training", "noise_weights = { rain = 2.0 }"),
         ("training", "remix = 0.2"),
