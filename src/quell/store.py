@@ -28,8 +28,9 @@ from quell.splits import SPLITS, point
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
 DECODER = 1
-# Recordings that are being decoded, or wait for their turn to be written, for each process.
-AHEAD = 4
+# Batches that are being decoded, or wait for their turn to be written, for each process.
+AHEAD = 2
+BATCH = 16  # recordings for a process at once: each costs the way between processes, too
 # Fewer recordings than these are decoded before a process has started.
 WORTH_A_PROCESS = 200
 
@@ -145,6 +146,9 @@ def _seconds(path: Path) -> float:
     return header.frames / header.stored.sample_rate
 
 
+_Task = tuple[Callable[..., Decoded], tuple[Any, ...]]  # a function and its arguments
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where decoded samples are."""
@@ -171,7 +175,7 @@ class _Job:
     noisy: Recording | None
     key: str
 
-    def run(self, config: CorpusConfig) -> tuple[Callable[..., Decoded], tuple[Any, ...]]:
+    def run(self, config: CorpusConfig) -> _Task:
         """A function and its arguments."""
         path = config.folder(self.recording.kind) / self.recording.path
         if self.noisy is None:
@@ -271,30 +275,41 @@ def _decoded(
     enough: Callable[[Recording], bool],
     processes: int,
 ) -> Iterator[tuple[_Job, Decoded]]:
-    """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD recordings for
+    """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD batches for
     each process are in memory."""
     executor = _executor(processes, sum(job.key not in known for job in jobs))
-    ahead: deque[tuple[_Job, Future[Decoded]]] = deque()
+    size, most = (1, 1) if executor is None else (BATCH, AHEAD * processes)
+    ahead: deque[tuple[Sequence[_Job], Future[list[Decoded]]]] = deque()
     try:
-        for job in jobs:
-            function, arguments = job.run(config)
-            if enough(job.recording):
-                future = _now(dict)
-            elif job.key in known:
-                future = _now(_read, known[job.key])
-            elif executor is None:
-                future = _now(function, *arguments)
+        for begin in range(0, len(jobs), size):
+            batch = jobs[begin : begin + size]
+            tasks = [_task(config, job, known, enough) for job in batch]
+            if executor is None or all(job.key in known for job in batch):
+                future: Future[list[Decoded]] = Future()
+                future.set_result(_all(tasks))
             else:
-                future = executor.submit(function, *arguments)
-            ahead.append((job, future))
-            if executor is None or len(ahead) >= AHEAD * processes:
-                first, result = ahead.popleft()
-                yield first, result.result()
-        for first, result in ahead:
-            yield first, result.result()
+                future = executor.submit(_all, tasks)
+            ahead.append((batch, future))
+            if len(ahead) >= most:
+                done, result = ahead.popleft()
+                yield from zip(done, result.result(), strict=True)
+        for done, result in ahead:
+            yield from zip(done, result.result(), strict=True)
     finally:
         if executor is not None:
             executor.shutdown(cancel_futures=True)
+
+
+def _task(
+    config: CorpusConfig, job: _Job, known: dict[str, dict[Kind, _Place]], enough: Callable[[Recording], bool]
+) -> _Task:
+    if enough(job.recording):
+        return dict, ()
+    return (_read, (known[job.key],)) if job.key in known else job.run(config)
+
+
+def _all(tasks: Sequence[_Task]) -> list[Decoded]:
+    return [function(*arguments) for function, arguments in tasks]
 
 
 def _read(places: dict[Kind, _Place]) -> Decoded:
@@ -307,9 +322,3 @@ def _executor(processes: int, recordings: int) -> Executor | None:
     from quell.processes import pool
 
     return pool(processes)
-
-
-def _now(function: Callable[..., Decoded], *arguments: Any) -> Future[Decoded]:
-    future: Future[Decoded] = Future()
-    future.set_result(function(*arguments))
-    return future

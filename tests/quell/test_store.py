@@ -146,6 +146,7 @@ def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
 def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monkeypatch):
     wanted = find(config)
     monkeypatch.setattr(store_module, "AHEAD", 1)
+    monkeypatch.setattr(store_module, "BATCH", 1)
     monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 0)
     submitted = []
 
