@@ -121,10 +121,15 @@ class Starter:
         return []
 
 
-def harass(starters: list[Starter], place: Place, options: argparse.Namespace, began: float) -> Counter[str]:
-    """Until all starters have ended; returns what was done to whom."""
+def harass(
+    starters: list[Starter], place: Place, options: argparse.Namespace, began: float, frozen: dict[int, float]
+) -> Counter[str]:
+    """Until all starters have ended; returns what was done to whom.
+
+    Args:
+        frozen: is filled with the workers that are to be woken, and when.
+    """
     done: Counter[str] = Counter()
-    frozen: dict[int, float] = {}
     draw = random.Random(options.seed)
     pending = ["starter", *(["database"] if place.away else [])]
     next_blow = began + options.every
@@ -217,9 +222,12 @@ def run(name: str, options: argparse.Namespace) -> bool:
             began = time.monotonic()
             each = max(1, options.workers // STARTERS)
             starters = [Starter(place.url, folder, options.trials, each) for _ in range(STARTERS)]
+            frozen: dict[int, float] = {}
             try:
-                blows = harass(starters, place, options, began)
+                blows = harass(starters, place, options, began, frozen)
             finally:
+                for worker in frozen:  # that of a killed starter has nobody else who would, and ends when it wakes
+                    _signal(worker, signal.SIGCONT)
                 for starter in starters:
                     starter.process.kill()
             seconds = time.monotonic() - began

@@ -135,7 +135,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(server, tmp_path):
 
 def test_one_that_promises_more_than_it_has_is_given_up(server, tmp_path):
     server.says = len(CONTENT) + 1000
-    with pytest.raises(DownloadError, match=r"broke off after 300000 of 301000 bytes, expected the whole file|300000"):
+    with pytest.raises(DownloadError, match="300000 bytes, expected 301000; try again"):
         fetch(server.url, tmp_path / "file", size=len(CONTENT) + 1000)
     assert not (tmp_path / "file").exists()
 
