@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from quell.audit import Audit, audit, without
 from quell.errors import CorpusError
+from quell.recordings import CorpusConfig
 from quell.store import home
 from tuning import progress
 from tuning.errors import StorageError, StudyNotFound
@@ -24,18 +26,28 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
     """The recordings that a search leaves out: those that its study does already, else those with errors where
     `skip_bad` allows it.
 
-    A corpus that was decoded before has been checked before.
+    A corpus that a search was begun on before is not read again.
 
     Raises:
         CorpusError: errors in recordings that may not be skipped, or too few recordings without them.
     """
     known = stored(spec, place)
     config = place.corpus_config(spec, console).without(known)
-    if (home(config, place.runs.corpora)[1] / "index.json").exists():
+    if _mark(config, place).exists():
         return known
     with progress.bar("reading recordings", console) as move:
         found = audit(config, len(os.sched_getaffinity(0)), move)
-    return known | _skipped(found, console, skip_bad=skip_bad)
+    skipped = _skipped(found, console, skip_bad=skip_bad)
+    mark = _mark(config.without(skipped), place)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    return known | skipped
+
+
+def _mark(config: CorpusConfig, place: Place) -> Path:
+    """A file that says that these very recordings were checked. That they were decoded does not: a preview decodes."""
+    folder = home(config, place.runs.corpora)[1]
+    return folder.with_name(f"{folder.name}.checked")
 
 
 def stored(spec: StudySpec, place: Place) -> frozenset[str]:

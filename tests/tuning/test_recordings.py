@@ -144,6 +144,17 @@ def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
     assert scored.returncode == 0, scored.stderr
 
 
+def test_what_a_preview_has_decoded_is_checked_all_the_same(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    speech = place / "recordings" / "speech"
+    shutil.copy(speech / "s2" / "0.wav", speech / "s4" / "copy.wav")
+    assert quell("corpus", "preview", "tiny.toml", "-n", "1", "-o", "mixtures").returncode == 0
+    refused = quell("tune", "tiny.toml", "--workers", "1")
+    assert refused.returncode == 1
+    assert "the same audio as clean/s" in refused.stderr.splitlines()[-1]
+
+
 def test_a_search_that_weighs_noises_that_are_not_there_is_refused(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
