@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from quell.audit import Audit, audit, without
-from quell.errors import CorpusError
+from quell.errors import AudioError, CorpusError
 from quell.recordings import CorpusConfig
 from quell.store import home
 from tuning import progress
@@ -33,7 +33,7 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
     """
     known = stored(spec, place)
     config = place.corpus_config(spec, console).without(known)
-    if _mark(config, place).exists():
+    if _checked_before(config, place):
         return known
     with progress.bar("reading recordings", console) as move:
         found = audit(config, len(os.sched_getaffinity(0)), move)
@@ -42,6 +42,13 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
     return known | skipped
+
+
+def _checked_before(config: CorpusConfig, place: Place) -> bool:
+    try:
+        return _mark(config, place).exists()
+    except AudioError:  # the audit says it, with all else that is wrong
+        return False
 
 
 def _mark(config: CorpusConfig, place: Place) -> Path:

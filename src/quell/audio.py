@@ -10,18 +10,27 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import soxr
-from numpy.typing import NDArray
 
 from quell import mpeg
 from quell.atomic import replacing
 from quell.containers import flaw
 from quell.errors import AudioError
 from quell.formats import ENCODINGS, Format, Raw
+from quell.resampling import FloatArray, Resampler, resample
 
-__all__ = ["ENCODINGS", "Format", "Raw", "Recording", "find", "read", "read_mono", "resample", "write", "writing"]
-
-FloatArray = NDArray[np.float32]
+__all__ = [
+    "ENCODINGS",
+    "FloatArray",
+    "Format",
+    "Raw",
+    "Recording",
+    "find",
+    "read",
+    "read_mono",
+    "resample",
+    "write",
+    "writing",
+]
 
 # What libsndfile reads, by suffix. A file with another suffix is not taken for a recording (README, CSV, ...).
 OTHER_SUFFIXES = {".aif", ".aifc", ".bwf", ".iff", ".mp2", ".oga", ".opus", ".snd", ".sph"}
@@ -184,28 +193,21 @@ def read(path: Path) -> tuple[FloatArray, Format]:
 
 def read_mono(path: Path, sample_rate: int) -> FloatArray:
     """One waveform, shape (T,), at `sample_rate` Hz: the mean of the channels, resampled where the file has another
-    rate.
+    rate. Nothing but this waveform is in memory whole.
 
     Raises:
         AudioError: as `read`.
     """
-    samples, stored = read(path)
-    return resample(samples.mean(axis=1), stored.sample_rate, sample_rate)
-
-
-def resample(samples: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
-    """The same sound at another rate in Hz, by soxr's highest quality (linear phase, no delay).
-
-    Shape:
-        samples: (T,) or (T, C). Returns (round(T * to_rate / from_rate), ...), at least one sample.
-    """
-    if from_rate == to_rate:
-        return samples
-    length = max(1, round(len(samples) * to_rate / from_rate))
-    out = np.asarray(soxr.resample(samples, from_rate, to_rate, quality="VHQ"), dtype=np.float32)
-    if len(out) < length:  # soxr may round the last sample away
-        out = np.concatenate([out, np.zeros((length - len(out), *out.shape[1:]), np.float32)])
-    return out[:length]
+    recording = Recording(path)
+    resampler = Resampler(recording.stored.sample_rate, sample_rate, 1, recording.frames)
+    waveform = np.empty((resampler.length, 1), np.float32)
+    filled = 0
+    for block in recording.blocks():
+        piece = resampler.push(block.mean(axis=1, keepdims=True))
+        waveform[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    waveform[filled:] = resampler.finish()
+    return waveform[:, 0]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def decode(path: Path, sample_rate: int, kind: Kind, trim_db: float = 0.0) -> De
         AudioError: the recording cannot be read.
     """
     waveform = audio.read_mono(path, sample_rate)
-    peak = float(np.abs(waveform).max())
+    peak = _peak(waveform)
     if peak < SILENT:
         return {}
     if trim_db:
@@ -47,18 +47,27 @@ def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Deco
         AudioError: one of them cannot be read.
     """
     pair = read(noisy, clean, sample_rate)
-    if float(np.abs(pair.clean).max()) < SILENT:
+    if _peak(pair.clean) < SILENT:
         return {}
-    peak = max(float(np.abs(side).max()) for side in (pair.noisy, pair.clean))
+    peak = max(_peak(pair.noisy), _peak(pair.clean))
     found: Decoded = {"clean": _in_16_bits(pair.clean, peak), "noisy": _in_16_bits(pair.noisy, peak)}
     noise = pair.noisy - pair.clean
-    if remix and (loudest := float(np.abs(noise).max())) >= SILENT:
+    if remix and (loudest := _peak(noise)) >= SILENT:
         found["noise"] = _trimmed(_in_16_bits(noise, loudest))
     return found
 
 
+def _peak(waveform: audio.FloatArray) -> float:
+    return max(float(waveform.max()), -float(waveform.min()))
+
+
 def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
-    return np.round(waveform * (32767 / peak)).astype(np.int16)
+    samples = np.empty(len(waveform), np.int16)
+    for begin in range(0, len(waveform), audio.READ_BLOCK):  # an hour's worth is not in memory twice
+        samples[begin : begin + audio.READ_BLOCK] = np.round(
+            waveform[begin : begin + audio.READ_BLOCK] * (32767 / peak)
+        )
+    return samples
 
 
 def _spoken(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> audio.FloatArray:
@@ -71,5 +80,5 @@ def _spoken(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> aud
 
 
 def _trimmed(samples: Samples) -> Samples:
-    sounding = np.flatnonzero(np.abs(samples) > 1)
-    return samples[sounding[0] : sounding[-1] + 1]
+    sounding = np.abs(samples) > 1
+    return samples[sounding.argmax() : len(samples) - sounding[::-1].argmax()]

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
+from stat import S_ISREG
 
 from quell.atomic import replacing
 from quell.errors import AudioError
@@ -34,6 +35,8 @@ class Digests:
         """
         try:
             stat = path.stat()
+            if not S_ISREG(stat.st_mode):  # a pipe would be waited for
+                raise AudioError(f"{path}: not a file, expected a sound file; repair it or leave it out")
             now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             name = os.path.abspath(path)  # noqa: PTH100 - a link is another file's name
             known = self._known.get(name)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from quell import audio
 from quell.audio import FloatArray
 from quell.errors import AudioError
 from quell.model import Model, Stream
+from quell.resampling import Resampler
 from quell.settings import Mix, Report
 
 __all__ = ["Mix", "Report", "denoise", "denoised", "enhance_file", "transfer"]
@@ -127,9 +127,9 @@ def denoised(pieces: Pieces, sample_rate: int, model: Model, mix: Mix | None = N
     share = (mix or Mix()).denoised
     signal = _measure(pieces, sample_rate, model.sample_rate)
     channels = len(signal.levels)
-    way_in = _Resampler(sample_rate, model.sample_rate, channels, signal.frames)
+    way_in = Resampler(sample_rate, model.sample_rate, channels, signal.frames)
     stream = Stream(model, signal.levels.tolist())
-    way_out = _Resampler(model.sample_rate, sample_rate, channels, way_in.length, signal.frames)
+    way_out = Resampler(model.sample_rate, sample_rate, channels, way_in.length, signal.frames)
     kept = _Kept()
 
     def mixed(clean: FloatArray) -> FloatArray:
@@ -170,47 +170,12 @@ def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
     if sample_rate == model_rate:
         power = squares / frames - offsets * (2 * means - offsets)
         return _Signal(frames, offsets, np.sqrt(np.maximum(power, 0.0)))
-    resampler = _Resampler(sample_rate, model_rate, len(means), frames)
+    resampler = Resampler(sample_rate, model_rate, len(means), frames)
     squares = np.zeros(len(means))
     for piece in pieces():
         squares += np.square(resampler.push(piece - offsets), dtype=np.float64).sum(axis=0)
     squares += np.square(resampler.finish(), dtype=np.float64).sum(axis=0)
     return _Signal(frames, offsets, np.sqrt(squares / resampler.length))
-
-
-class _Resampler:
-    """As `audio.resample`, piece by piece.
-
-    Args:
-        frames: of the whole signal.
-        length: of what comes out in all; by the rates when it is not given.
-    """
-
-    def __init__(self, from_rate: int, to_rate: int, channels: int, frames: int, length: int | None = None) -> None:
-        self.length = max(1, round(frames * to_rate / from_rate)) if length is None else length
-        self._left = self.length
-        self._channels = channels
-        self._stream = None
-        if from_rate != to_rate:
-            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="VHQ")
-
-    def push(self, samples: FloatArray) -> FloatArray:
-        """What (n, C) samples bring."""
-        return self._made(samples, last=False)
-
-    def finish(self) -> FloatArray:
-        """The rest, so that the length is right."""
-        rest = self._made(np.zeros((0, self._channels), np.float32), last=True)
-        missing = np.zeros((self._left, self._channels), np.float32)  # soxr may round the last sample away
-        return np.concatenate([rest, missing])
-
-    def _made(self, samples: FloatArray, *, last: bool) -> FloatArray:
-        if self._stream is not None:
-            samples = self._stream.resample_chunk(np.ascontiguousarray(samples), last=last)
-            samples = samples.reshape(-1, self._channels)
-        samples = samples[: self._left]
-        self._left -= len(samples)
-        return samples
 
 
 class _Kept:

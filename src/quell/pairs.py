@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quell import audio
 from quell.audio import FloatArray
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from quell.recordings import Recording
 
 LONGEST_LAG_S = 0.5  # that one may begin before the other
+CORRELATED = 1 << 18  # samples at once
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
 
 
@@ -37,8 +39,7 @@ class Aligned:
 
 def measured_snr_db(noisy: FloatArray, clean: FloatArray) -> float:
     """Energy of the clean recording over that of what must be added to it, dB, at most MOST_DB either way."""
-    speech = float(np.square(clean, dtype=np.float64).sum())
-    noise = float(np.square(noisy - clean, dtype=np.float64).sum())
+    speech, noise = _energy(clean), _energy(noisy - clean)
     if speech == 0:
         return -MOST_DB
     return float(np.clip(10 * np.log10(speech / noise), -MOST_DB, MOST_DB)) if noise > 0 else MOST_DB
@@ -51,16 +52,30 @@ def align(noisy: FloatArray, clean: FloatArray, sample_rate: int) -> Aligned:
         noisy, clean: (T,), (T',).
     """
     longest = min(round(LONGEST_LAG_S * sample_rate), len(noisy) - 1, len(clean) - 1)
-    size = 1 << (len(noisy) + len(clean) - 1).bit_length()
-    spectrum = np.fft.rfft(noisy.astype(np.float64), size) * np.fft.rfft(clean.astype(np.float64), size).conj()
-    product = np.fft.irfft(spectrum, size)
-    near = np.concatenate([product[size - longest :], product[: longest + 1]])  # lags of -longest to longest
+    near = _correlation(noisy, clean, longest)
     lag = int(near.argmax()) - longest
     begin = max(lag, 0), max(-lag, 0)
     shared = min(len(noisy) - begin[0], len(clean) - begin[1])
     noisy, clean = noisy[begin[0] : begin[0] + shared], clean[begin[1] : begin[1] + shared]
-    levels = float(np.linalg.norm(noisy.astype(np.float64)) * np.linalg.norm(clean.astype(np.float64)))
+    levels = float(np.sqrt(_energy(noisy) * _energy(clean)))
     return Aligned(noisy, clean, lag, float(near.max() / levels) if levels > 0 else 0.0)
+
+
+def _energy(samples: FloatArray) -> float:
+    return float(np.einsum("i,i->", samples, samples, dtype=np.float64))
+
+
+def _correlation(noisy: FloatArray, clean: FloatArray, longest: int) -> NDArray[np.float64]:
+    """At lags of -longest to longest; in blocks, as an hour of samples would take gigabytes at once."""
+    found = np.zeros(2 * longest + 1)
+    for begin in range(0, len(clean), CORRELATED):
+        part = clean[begin : begin + CORRELATED]
+        before, end = begin - longest, begin + len(part) + longest
+        around = np.pad(noisy[max(before, 0) : max(end, 0)], (max(-before, 0), 0))
+        size = 1 << (len(part) + 2 * longest - 1).bit_length()
+        spectrum = np.fft.rfft(around.astype(np.float64), size) * np.fft.rfft(part.astype(np.float64), size).conj()
+        found += np.fft.irfft(spectrum, size)[: len(found)]
+    return found
 
 
 def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:

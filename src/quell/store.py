@@ -7,32 +7,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from quell import audio
+from quell import audio, jobs
 from quell.corpus import Clip, Corpus, open_store
-from quell.decoding import Decoded, Samples, decode, decode_pair
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.pairs import alone, partners
+from quell.pairs import alone
 from quell.recordings import CorpusConfig, Kind, Progress, Recording, leaks, scan
 from quell.splits import SPLITS, point
-
-# Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
-DECODER = 1
-# Batches that are being decoded, or wait for their turn to be written, for each process.
-AHEAD = 2
-BATCH = 16  # recordings for a process at once: each costs the way between processes, too
-# Fewer recordings than these are decoded before a process has started.
-WORTH_A_PROCESS = 200
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
@@ -78,7 +66,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
         "group_noise": config.group_noise,
         "splits": "listed" if isinstance(splits, str) else splits,  # each recording says its own
         "hours": config.hours,
-        "decoder": DECODER,
+        "decoder": jobs.DECODER,
     }
     if config.noisy is not None:
         settings["remix"] = config.remix
@@ -112,7 +100,7 @@ def _build(
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".[0-9a-f]*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)
-    known = _decoded_before(config, folder.parent)
+    known = jobs.decoded_before(config, folder.parent)
     _refuse_full(config, recordings, folder.parent)
     building.mkdir()
     try:
@@ -146,83 +134,10 @@ def _seconds(path: Path) -> float:
     return header.frames / header.stored.sample_rate
 
 
-_Task = tuple[Callable[..., Decoded], tuple[Any, ...]]  # a function and its arguments
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where decoded samples are."""
-
-    file: Path
-    offset: int
-    length: int
-
-    def samples(self) -> Samples:
-        return np.fromfile(self.file, np.int16, self.length, offset=2 * self.offset)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is decoded at once: a recording, or a pair of them.
-
-    Attributes:
-        recording: by whose name the samples are called; of a pair the clean one.
-        noisy: of a pair.
-        key: what the samples depend on besides the rate.
-    """
-
-    recording: Recording
-    noisy: Recording | None
-    key: str
-
-    def run(self, config: CorpusConfig) -> _Task:
-        """A function and its arguments."""
-        path = config.folder(self.recording.kind) / self.recording.path
-        if self.noisy is None:
-            trim_db = config.trim_db if self.recording.kind == "clean" else 0.0
-            return decode, (path, config.sample_rate, self.recording.kind, trim_db)
-        return decode_pair, (config.folder("noisy") / self.noisy.path, path, config.sample_rate, config.remix)
-
-
-def _jobs(config: CorpusConfig, recordings: Sequence[Recording]) -> list[_Job]:
-    noisy = {clean.name: noisy for noisy, clean in partners(recordings)}
-    jobs = []
-    for recording in recordings:
-        if recording.kind == "noisy":
-            continue
-        partner = noisy.get(recording.name)
-        key = f"{recording.kind} {recording.digest}"
-        if config.trim_db and recording.kind == "clean":
-            key += f" {config.trim_db}"
-        if partner is not None:
-            key = f"pair {recording.digest} {partner.digest} {config.remix}"
-        jobs.append(_Job(recording, partner, key))
-    return jobs
-
-
-def _decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, _Place]]:
-    """What other corpora of this store hold at this rate, by the keys of jobs."""
-    found: dict[str, dict[Kind, _Place]] = {}
-    for file in sorted(store.glob("*/index.json")):
-        try:
-            index = json.loads(file.read_text())
-        except (OSError, ValueError):
-            continue
-        if (index.get("sample_rate"), index.get("decoder")) != (config.sample_rate, DECODER):
-            continue
-        for split, clips in index["splits"].items():
-            for clip in clips:
-                key = index["keys"].get(f"{clip['kind']}/{clip['path']}")
-                if key is not None:
-                    place = _Place(file.parent / f"{split}.int16", clip["offset"], clip["length"])
-                    found.setdefault(key, {})[clip["kind"]] = place
-    return found
-
-
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    known: dict[str, dict[Kind, _Place]],
+    known: dict[str, dict[Kind, jobs.Place]],
     folder: Path,
     progress: Progress | None,
     processes: int,
@@ -237,14 +152,14 @@ def _decode(
         wanted = config.hours * config.shares[recording.split] * 3600 * config.sample_rate
         return recording.kind == "clean" and config.hours > 0 and speech[recording.split] >= wanted
 
-    jobs = _jobs(config, recordings)
+    todo = jobs.listed(config, recordings)
     if config.hours:
-        jobs.sort(key=lambda job: point(job.recording.path))
+        todo.sort(key=lambda job: point(job.recording.path))
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
-        for done, (job, found) in enumerate(_decoded(config, jobs, known, enough, processes)):
+        for done, (job, found) in enumerate(jobs.decoded(config, todo, known, enough, processes)):
             if progress is not None:
-                progress(done, len(jobs))
+                progress(done, len(todo))
             recording, split = job.recording, job.recording.split
             if enough(recording):
                 continue
@@ -261,64 +176,8 @@ def _decode(
             file.close()
     index = {
         "sample_rate": config.sample_rate,
-        "decoder": DECODER,
+        "decoder": jobs.DECODER,
         "splits": {name: [asdict(clip) for clip in sorted(clips[name], key=lambda c: c.path)] for name in SPLITS},
         "keys": keys,
     }
     (folder / "index.json").write_text(json.dumps(index))
-
-
-def _decoded(
-    config: CorpusConfig,
-    jobs: Sequence[_Job],
-    known: dict[str, dict[Kind, _Place]],
-    enough: Callable[[Recording], bool],
-    processes: int,
-) -> Iterator[tuple[_Job, Decoded]]:
-    """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD batches for
-    each process are in memory."""
-    executor = _executor(processes, sum(job.key not in known for job in jobs))
-    size, most = (1, 1) if executor is None else (BATCH, AHEAD * processes)
-    ahead: deque[tuple[Sequence[_Job], Future[list[Decoded]]]] = deque()
-    try:
-        for begin in range(0, len(jobs), size):
-            batch = jobs[begin : begin + size]
-            tasks = [_task(config, job, known, enough) for job in batch]
-            if executor is None or all(job.key in known for job in batch):
-                future: Future[list[Decoded]] = Future()
-                future.set_result(_all(tasks))
-            else:
-                future = executor.submit(_all, tasks)
-            ahead.append((batch, future))
-            if len(ahead) >= most:
-                done, result = ahead.popleft()
-                yield from zip(done, result.result(), strict=True)
-        for done, result in ahead:
-            yield from zip(done, result.result(), strict=True)
-    finally:
-        if executor is not None:
-            executor.shutdown(cancel_futures=True)
-
-
-def _task(
-    config: CorpusConfig, job: _Job, known: dict[str, dict[Kind, _Place]], enough: Callable[[Recording], bool]
-) -> _Task:
-    if enough(job.recording):
-        return dict, ()
-    return (_read, (known[job.key],)) if job.key in known else job.run(config)
-
-
-def _all(tasks: Sequence[_Task]) -> list[Decoded]:
-    return [function(*arguments) for function, arguments in tasks]
-
-
-def _read(places: dict[Kind, _Place]) -> Decoded:
-    return {kind: place.samples() for kind, place in places.items()}
-
-
-def _executor(processes: int, recordings: int) -> Executor | None:
-    if processes < 2 or recordings < WORTH_A_PROCESS:
-        return None
-    from quell.processes import pool
-
-    return pool(processes)

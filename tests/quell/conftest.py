@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import sounds
+
+from quell.recordings import CorpusConfig
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,13 @@ def stored() -> Callable[[Path], tuple[int | str, ...]]:
         return info.samplerate, info.channels, info.frames, info.format, info.subtype, info.endian
 
     return stored
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CorpusConfig:
+    return sounds.recordings_of(tmp_path / "recordings")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"

@@ -14,6 +14,7 @@ import soundfile
 from quell import audio
 from quell.audio import Format
 from quell.errors import AudioError
+from quell.resampling import Resampler
 
 # Container, sub-format and the largest error of a sample: half a step of an integer format. Lossy ones are apart.
 EXACT = [("WAV", "PCM_16", 2**-16), ("WAV", "PCM_24", 2**-24), ("WAV", "FLOAT", 0.0), ("FLAC", "PCM_16", 2**-16)]
@@ -95,6 +96,19 @@ def test_resampled_length_is_rounded_and_at_least_one(length, from_rate, to_rate
         found = audio.resample(np.ones(shape, np.float32), from_rate, to_rate)
         assert found.shape == (max(1, round(length * to_rate / from_rate)), *shape[1:])
         assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1, 480, 100_000])
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 44_100), (48_000, 8_000), (8_000, 8_000)]
+)
+def test_pieces_are_resampled_to_the_digits_of_the_whole(size, from_rate, to_rate):
+    samples = np.random.default_rng(0).standard_normal((9_999, 2)).astype(np.float32)
+    resampler = Resampler(from_rate, to_rate, 2, len(samples))
+    pieces = [resampler.push(samples[begin : begin + size]) for begin in range(0, len(samples), size)]
+    found = np.concatenate([*pieces, resampler.finish()])
+    np.testing.assert_array_equal(found, audio.resample(samples, from_rate, to_rate))
+    assert len(found) == resampler.length
 
 
 def test_find_gives_sound_files_at_any_depth_sorted_and_nothing_hidden(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from quell import pairs
 from quell.audit import audit, without
 from quell.corpus import open_store
 from quell.errors import CorpusError
@@ -34,6 +35,19 @@ def test_the_lag_is_found_and_both_sides_are_cut_to_what_they_share(lag, snr_db)
     assert len(found.noisy) == len(found.clean) == 20_000 - abs(lag)
     assert measured_snr_db(found.noisy, found.clean) == pytest.approx(snr_db, abs=0.3)
     assert found.likeness == pytest.approx(1 / np.sqrt(1 + 10 ** (-snr_db / 10)), abs=0.12)
+
+
+@pytest.mark.parametrize("lengths", [(30_000, 20_000), (20_000, 30_000), (9_000, 40_000)])
+def test_blocks_correlate_as_the_whole(monkeypatch, lengths):
+    noisy, clean = white(lengths[0], 1), white(lengths[1], 2)
+    whole = pairs._correlation(noisy, clean, 4_000)
+    monkeypatch.setattr(pairs, "CORRELATED", 7_001)
+    np.testing.assert_allclose(pairs._correlation(noisy, clean, 4_000), whole, atol=1e-9)
+    late = -1_234
+    expected = sum(
+        float(noisy[place + late]) * float(clean[place]) for place in range(-late, min(lengths[1], lengths[0] - late))
+    )
+    assert whole[4_000 + late] == pytest.approx(expected)
 
 
 def test_recordings_of_other_things_are_unlike():

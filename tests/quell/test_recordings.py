@@ -7,45 +7,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from sounds import ESC, recordings_of, tone, write
 
 from quell.errors import CorpusError
 from quell.recordings import CorpusConfig, find, leaks
 from quell.splits import SPLITS
 from quell.store import prepare
-
-ESC = r"^\d-(\d+)-"
-
-
-def tone(seconds=0.1, rate=8_000, frequency=400):
-    return 0.3 * np.sin(2 * np.pi * frequency / rate * np.arange(round(seconds * rate)))
-
-
-def write(path: Path, samples, rate=8_000, subtype="PCM_16") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype=subtype)
-    return path
-
-
-def recordings_of(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
-    for speaker in range(speakers):
-        for take in range(takes):
-            write(folder / "clean" / f"s{speaker}" / f"{take}.wav", tone(frequency=300 + 10 * speaker + take))
-    for source in range(sources):
-        write(folder / "noise" / "rain" / f"{source}.wav", tone(frequency=1_000 + source))
-    return CorpusConfig(folder / "clean", folder / "noise", 8_000)
-
-
-@pytest.fixture
-def config(tmp_path):
-    return recordings_of(tmp_path / "recordings")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "store"
 
 
 def test_takes_of_one_esc_source_go_together(tmp_path):

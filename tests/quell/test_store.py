@@ -10,13 +10,13 @@ import threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from sounds import recordings_of, tone, write
 
 from quell import digests as digests_module
+from quell import jobs
 from quell import store as store_module
 from quell.corpus import open_store
 from quell.decoding import decode
@@ -25,37 +25,6 @@ from quell.errors import AudioError, CorpusError
 from quell.recordings import CorpusConfig, find, scan
 from quell.splits import SPLITS
 from quell.store import fingerprint, prepare
-
-ESC = r"^\d-(\d+)-"
-
-
-def tone(seconds=0.1, rate=8_000, frequency=400):
-    return 0.3 * np.sin(2 * np.pi * frequency / rate * np.arange(round(seconds * rate)))
-
-
-def write(path: Path, samples, rate=8_000, subtype="PCM_16") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype=subtype)
-    return path
-
-
-def recordings_of(folder: Path, speakers=3, takes=1, sources=3) -> CorpusConfig:
-    for speaker in range(speakers):
-        for take in range(takes):
-            write(folder / "clean" / f"s{speaker}" / f"{take}.wav", tone(frequency=300 + 10 * speaker + take))
-    for source in range(sources):
-        write(folder / "noise" / "rain" / f"{source}.wav", tone(frequency=1_000 + source))
-    return CorpusConfig(folder / "clean", folder / "noise", 8_000)
-
-
-@pytest.fixture
-def config(tmp_path):
-    return recordings_of(tmp_path / "recordings")
-
-
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "store"
 
 
 def test_no_group_is_heard_in_two_splits(small_corpus):
@@ -98,7 +67,7 @@ def test_an_interrupted_build_leaves_nothing(config, store, monkeypatch, interru
             raise interruption
         return decode(*arguments)
 
-    monkeypatch.setattr(store_module, "decode", stop_at_the_third)
+    monkeypatch.setattr(jobs, "decode", stop_at_the_third)
     expected = CorpusError if isinstance(interruption, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left on device" if expected is CorpusError else None):
         prepare(config, store)
@@ -128,7 +97,7 @@ def test_two_builds_at_once_decode_once(config, store, monkeypatch):
         both.wait(10)
         return found
 
-    monkeypatch.setattr(store_module, "decode", count)
+    monkeypatch.setattr(jobs, "decode", count)
     monkeypatch.setattr(store_module, "home", together)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(lambda _: prepare(config, store), range(2))
@@ -136,7 +105,7 @@ def test_two_builds_at_once_decode_once(config, store, monkeypatch):
 
 
 def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(jobs, "WORTH_A_PROCESS", 0)
     one, two = prepare(config, store), prepare(config, tmp_path / "other", processes=2)
     for name in SPLITS:
         assert one.splits[name].clips == two.splits[name].clips
@@ -145,9 +114,9 @@ def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
 
 def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monkeypatch):
     wanted = find(config)
-    monkeypatch.setattr(store_module, "AHEAD", 1)
-    monkeypatch.setattr(store_module, "BATCH", 1)
-    monkeypatch.setattr(store_module, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(jobs, "AHEAD", 1)
+    monkeypatch.setattr(jobs, "BATCH", 1)
+    monkeypatch.setattr(jobs, "WORTH_A_PROCESS", 0)
     submitted = []
 
     class Pool(ThreadPoolExecutor):
@@ -156,11 +125,29 @@ def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monke
             return super().submit(*arguments)
 
     monkeypatch.setattr("quell.processes.pool", Pool)
-    given = store_module._decoded(config, store_module._jobs(config, wanted), {}, lambda recording: False, 2)
+    given = jobs.decoded(config, jobs.listed(config, wanted), {}, lambda recording: False, 2)
     for number, (job, decoded) in enumerate(given, 1):
         assert job.recording == wanted[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
     assert number == len(wanted)
+
+
+def test_long_recordings_are_not_handed_over_together(config):
+    todo = jobs.listed(config, find(config))
+    size = todo[0].size(config)
+    assert size == 44 + 2 * 800
+    for most, room, lengths in ((16, 10**9, [6]), (4, 10**9, [4, 2]), (16, 2 * size, [2, 2, 2]), (16, 1, [1] * 6)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jobs, "BATCH_BYTES", room)
+            batches = list(jobs._batches(config, todo, most))
+        assert [len(batch) for batch in batches] == lengths
+        assert [job for batch in batches for job in batch] == todo
+
+
+def test_few_but_long_recordings_are_worth_processes():
+    assert jobs._executor(2, [1_000] * 10) is None
+    with jobs._executor(2, [jobs.WORTH_BYTES]) as executor:
+        assert executor is not None
 
 
 def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):
@@ -170,7 +157,7 @@ def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):
         decoded.append(path.name)
         return decode(path, *arguments)
 
-    monkeypatch.setattr(store_module, "decode", count)
+    monkeypatch.setattr(jobs, "decode", count)
     write(config.clean / "s0" / "new.wav", tone(frequency=777))
     second = prepare(config, store)
     assert decoded == ["new.wav"]
@@ -226,6 +213,15 @@ def test_a_digest_is_that_of_the_bytes_and_remembered_until_the_file_changes(tmp
     write(path, tone(frequency=500))
     os.utime(path, (old, old))  # as copying tools do
     assert Digests(store).of(path) != before
+
+
+def test_a_link_to_what_is_no_file_has_no_digest_and_is_not_waited_for(tmp_path, store):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.wav").symlink_to(tmp_path / "pipe")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "nothing")
+    for name, found in (("a.wav", "not a file"), ("b.wav", "No such file or directory")):
+        with pytest.raises(AudioError, match=rf"{name}: {found}, expected a sound file; repair it or leave it out$"):
+            Digests(store).of(tmp_path / name)
 
 
 def test_a_file_that_was_just_written_is_read_again(tmp_path, store):

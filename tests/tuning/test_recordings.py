@@ -117,6 +117,19 @@ def spoil(place: Path) -> list[str]:
     return ["clean/s3/1.wav", "noise/white/5.wav"]
 
 
+def test_a_link_to_nothing_is_left_out_like_any_other_broken_file(
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+):
+    (place / "recordings" / "speech" / "s3" / "gone.wav").symlink_to(place / "nothing.wav")
+    refused = quell("tune", "tiny.toml", "--workers", "1")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].endswith(
+        "; `quell corpus check` tells all, --skip-bad leaves such recordings out"
+    )
+    done = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
+    assert done.returncode == 0, done.stderr
+
+
 def one_of(names: Sequence[str]) -> set[str]:
     return {"clean/s2/0.wav", "clean/s4/copy.wav"} & {*names}
 
