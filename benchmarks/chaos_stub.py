@@ -18,9 +18,10 @@ from rich.console import Console
 
 from quell.atomic import replacing
 from tuning import samplers
-from tuning.budget import Budget, worker_name
+from tuning.budget import Budget
 from tuning.checkpoints import Checkpoints
 from tuning.errors import TuningError
+from tuning.identity import worker_name
 from tuning.patience import PatientStorage
 from tuning.place import Place
 from tuning.pool import Pool

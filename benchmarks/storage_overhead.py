@@ -32,7 +32,8 @@ import optuna
 import sqlalchemy
 
 from tuning import samplers
-from tuning.budget import Budget, worker_name
+from tuning.budget import Budget
+from tuning.identity import worker_name
 from tuning.lease import Lease
 from tuning.postgres_server import Cluster
 from tuning.storage import open_storage

@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import random
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning.identity import runs_here, shown, worker_name
 from tuning.patience import PatientStorage
 
 # A configuration that took its worker down this often is at fault itself.
@@ -223,10 +222,9 @@ class Budget:
     def _gone(self, trial: FrozenTrial) -> str:
         """Why nobody runs this running trial; empty when somebody does, or may."""
         if trial.user_attrs.get("worker"):
-            host, process, start = str(trial.user_attrs["worker"]).split(":")
-            if host == socket.gethostname() and str(started_at(int(process))) != start:
-                return f"its worker {host}:{process} ended"
-            who = f"its worker {host}:{process}"
+            who = f"its worker {shown(trial.user_attrs['worker'])}"
+            if runs_here(trial.user_attrs["worker"]) is False:
+                return f"{who} ended"
         else:  # killed between claiming the trial and writing its name on it
             who = "whoever claimed it"
         silent = self._silent_s[trial.number]
@@ -263,22 +261,3 @@ def _alike(ended: Sequence[FrozenTrial]) -> str | None:
     reasons = [str(trial.user_attrs["failure"]) for trial in latest]
     same = len({re.sub(r"\d[\d.e+-]*", "#", reason) for reason in reasons}) == 1
     return reasons[-1] if same else None
-
-
-def worker_name() -> str:
-    """host:process:start of this process; the start tells it from another one that is given its number later."""
-    return f"{socket.gethostname()}:{os.getpid()}:{started_at(os.getpid())}"
-
-
-def started_at(process: int) -> int | None:
-    """When a process started, in clock ticks since boot; 0 where that cannot be told, None when there is none."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    try:
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tuning import samplers
-from tuning.budget import Budget, worker_name
+from tuning.budget import Budget
 from tuning.errors import StorageError
+from tuning.identity import worker_name
 from tuning.patience import PATIENCE_S, PatientStorage
 from tuning.place import Place
 from tuning.study import SKIPPED, check_same, load_study

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from tuning.budget import GRACE_S, started_at
+from tuning.budget import GRACE_S
+from tuning.identity import runs_here, shown
 
 Sign = tuple[object, object]  # who runs a trial, and the last word
 
@@ -48,7 +48,7 @@ def _known(trial: FrozenTrial) -> dict[str, Any]:
     rung = max(told, default=None)
     lease = trial.user_attrs.get("lease", (0, 0.0))
     return {
-        "worker": ":".join(str(trial.user_attrs.get("worker", "")).split(":")[:2]),
+        "worker": shown(trial.user_attrs.get("worker", "")),
         "trial": trial.number,
         "rung_hours": None if rung is None else rung / 3600,
         "score": None if rung is None else told[rung],
@@ -59,8 +59,5 @@ def _known(trial: FrozenTrial) -> dict[str, Any]:
 def _alive(trial: FrozenTrial, silent_s: float | None, heard: bool) -> bool | None:
     if silent_s is not None and silent_s > GRACE_S:
         return False
-    host, _, rest = str(trial.user_attrs.get("worker", "")).partition(":")
-    process, _, start = rest.partition(":")
-    if host == socket.gethostname() and process.isdigit():
-        return str(started_at(int(process))) == start
-    return True if heard else None
+    here = runs_here(trial.user_attrs.get("worker", ""))
+    return here if here is not None else True if heard else None

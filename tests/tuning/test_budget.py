@@ -305,8 +305,8 @@ def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(stud
     budget = Budget(study, 1)
     budget.fill()
     trial = claimed(budget)
-    host, process, start = trial.user_attrs["worker"].split(":")
-    trial.set_user_attr("worker", f"{host}:{process}:{int(start) - 1}")
+    name = trial.user_attrs["worker"].rpartition(".")[0]
+    trial.set_user_attr("worker", f"{name}.1")
     assert budget.reap() == [trial.number]
 
 

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from tuning import quarantine, signs, watching
-from tuning.budget import worker_name
 from tuning.errors import StudyNotFound
+from tuning.identity import machine, worker_name
 from tuning.patience import PatientStorage
 from tuning.place import Place
 from tuning.runs import Runs
@@ -157,7 +157,7 @@ def test_a_study_is_done_when_all_trials_have_ended(study: optuna.Study) -> None
 def test_a_worker_of_this_machine_is_alive_while_its_process_is(study: optuna.Study) -> None:
     ours = running(study, worker=worker_name(), lease=[3, 0.5])
     ours.report(2.25, 1800)
-    running(study, worker=f"{socket.gethostname()}:{os.getpid()}:1")  # an earlier process of this number
+    running(study, worker=f"{socket.gethostname()}:{os.getpid()}:{machine()}.1")  # an earlier process of this number
     running(study)
     first, second, third = summary(study)["workers"]
     assert first == {

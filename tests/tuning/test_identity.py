@@ -1,0 +1,59 @@
+"""A worker's name tells whose it is: this machine's, or that of another one which may have the same name."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tuning import identity
+from tuning.identity import machine, runs_here, shown, worker_name
+
+NOBODY = 2**22 + 1  # above Linux's largest process id
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A system without /proc."""
+    monkeypatch.setattr(identity, "BOOT", Path("/nowhere/boot_id"))
+    machine.cache_clear()
+    yield
+    machine.cache_clear()
+
+
+def test_this_process_runs_here_and_others_of_its_number_do_not():
+    host, process, mark = worker_name().split(":")
+    assert runs_here(worker_name()) is True
+    assert runs_here(f"{host}:{process}:{machine()}.1") is False
+    assert runs_here(f"{host}:{NOBODY}:{mark}") is False
+    assert shown(worker_name()) == f"{socket.gethostname()}:{os.getpid()}"
+
+
+def test_of_another_machine_nothing_is_known_also_when_it_has_our_name():
+    host, process, mark = worker_name().split(":")
+    assert runs_here(f"{host}:{process}:00000000-1.{mark.rpartition('.')[2]}") is None
+    assert runs_here(f"{host}:{NOBODY}:00000000-1.5") is None
+    for nobody in ("", None, "gone:1:1", f"{host}:{NOBODY}:77", "host", "a:b:c:d"):
+        assert runs_here(nobody) is None
+
+
+def test_our_name_in_a_container_of_its_own_is_another_machine(tmp_path: Path):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0:
+        pytest.skip("needs the right to make namespaces")
+    script = "from tuning.identity import worker_name; print(worker_name())"
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+    name = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.strip()
+    assert name.startswith(f"{socket.gethostname()}:1:")
+    assert runs_here(name) is None  # our process 1 is another one
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_without_proc_the_host_is_the_machine():
+    assert machine() == ""
+    assert runs_here(worker_name()) is True
+    assert runs_here(f"{socket.gethostname()}:{NOBODY}:.5") is False
+    assert runs_here(f"another:{NOBODY}:.5") is None

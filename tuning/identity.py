@@ -1,0 +1,58 @@
+"""Who a worker is, as written on its trial: host, process, and what tells both from others of the same name."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from pathlib import Path
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+PROCESSES = Path("/proc/self/ns/pid")
+
+
+def worker_name() -> str:
+    """host:process:machine.start of this process; the start tells it from another one that is given its number later.
+
+    The machine is one boot of one system and what it counts processes by: containers that share a host's name, and
+    clones of a machine, do not see each other's processes. Empty where that cannot be told.
+    """
+    return f"{socket.gethostname()}:{os.getpid()}:{machine()}.{started_at(os.getpid())}"
+
+
+def shown(worker: object) -> str:
+    """host:process of a worker's name, as people read it."""
+    return ":".join(str(worker).split(":")[:2])
+
+
+def runs_here(worker: object) -> bool | None:
+    """Whether a worker's process is there; None where only its own word can tell, as of one on another machine."""
+    host, _, rest = str(worker).partition(":")
+    process, _, mark = rest.partition(":")
+    place, _, start = mark.rpartition(".")
+    here = place == machine() if machine() else host == socket.gethostname()
+    if not here or not process.isdigit():
+        return None
+    return str(started_at(int(process))) == start
+
+
+@functools.cache
+def machine() -> str:
+    try:
+        return f"{BOOT.read_text()[:8]}-{PROCESSES.stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def started_at(process: int) -> int | None:
+    """When a process started, in clock ticks since boot; 0 where that cannot be told, None when there is none."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
