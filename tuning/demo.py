@@ -17,8 +17,9 @@ from quell.heldout import evaluation_set
 from quell.model import load
 from quell.scoring import Scorer
 from tuning import status, study_file
+from tuning.devices import check_devices, share_devices
 from tuning.exporting import export_best
-from tuning.place import Place, check_devices, share_devices
+from tuning.place import Place
 from tuning.tune import Tune
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from tuning import progress
 from tuning.errors import StorageError, UsageError
 from tuning.patience import PatientStorage
 from tuning.runs import Runs
-from tuning.storage import CONNECTIONS, check_scheme, open_storage
+from tuning.storage import CONNECTIONS, check_scheme, open_storage, with_password
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -27,11 +26,13 @@ if TYPE_CHECKING:
     from tuning.study_file import StudySpec
 
 STORAGE = "QUELL_STORAGE"
+PASSWORD_FILE = "QUELL_STORAGE_PASSWORD_FILE"
 LOCAL_POSTGRES = "postgres"
 
 
 def storage_url(flag: str | None, file: Path | None, runs: Runs) -> str:
-    """The storage that was asked for; a URL with a password in it belongs in a file or in the environment.
+    """The storage that was asked for; a URL with a password in it belongs in a file or in the environment. One without
+    takes that of the file which the environment names (PASSWORD_FILE), as container engines hand out secrets.
 
     Raises:
         UsageError: both a URL and a file.
@@ -40,19 +41,21 @@ def storage_url(flag: str | None, file: Path | None, runs: Runs) -> str:
     if flag and file:
         raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
     url = _written(file) if file is not None else flag or os.environ.get(STORAGE) or runs.storage_url
-    if url != LOCAL_POSTGRES:
-        check_scheme(url)
-    return url
+    if url == LOCAL_POSTGRES:
+        return url
+    check_scheme(url)
+    secret = os.environ.get(PASSWORD_FILE)
+    return with_password(url, _written(Path(secret), "the database's password")) if secret else url
 
 
-def _written(file: Path) -> str:
+def _written(file: Path, what: str = "a storage URL") -> str:
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise StorageError(f"{file}: {reason}, expected a file that holds a storage URL; check the path") from None
+        raise StorageError(f"{file}: {reason}, expected a file that holds {what}; check the path") from None
     if len(lines) != 1:
-        raise StorageError(f"{file}: {len(lines)} words, expected one, the storage URL; remove the others")
+        raise StorageError(f"{file}: {len(lines)} words, expected one, {what}; remove the others")
     return lines[0]
 
 
@@ -129,32 +132,3 @@ class Place:
         config = self.corpus_config(spec, console).without(skipped)
         with progress.bar("decoding recordings", console) as move:
             return prepare(config, self.runs.corpora, move, len(os.sched_getaffinity(0)))
-
-
-def check_devices(names: Sequence[str]) -> list[str]:
-    """The devices to use; all GPUs, or the CPU where there is none, when no name is given.
-
-    Raises:
-        UsageError: a device that torch does not know or this machine does not have.
-    """
-    for name in names:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise UsageError(f"--devices: {name!r}, expected cpu, cuda or cuda:<number>, separated by commas")
-    if names and all(name == "cpu" for name in names):
-        return list(names)
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for name in names:
-        number = int(name.partition(":")[2] or 0)
-        if name != "cpu" and number >= count:
-            raise UsageError(
-                f"--devices: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
-            )
-    return list(names) or [f"cuda:{number}" for number in range(count)] or ["cpu"]
-
-
-def share_devices(devices: Sequence[str], per_gpu: int, workers: int | None) -> list[str]:
-    """The device of each worker: every GPU so many times, or `workers` of them in turn."""
-    places = [device for _ in range(per_gpu) for device in devices]
-    return [places[number % len(places)] for number in range(workers or len(places))]

@@ -69,6 +69,14 @@ def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIO
     return _grpc(url) if scheme == "grpc" else _postgres(url, connections)
 
 
+def with_password(url: str, password: str) -> str:
+    """The same URL with a password, where it is of Postgres and has none."""
+    parsed = _parsed(url)
+    if parsed is None or parsed.password is not None or not parsed.drivername.startswith("postgresql"):
+        return url
+    return parsed.set(password=password).render_as_string(hide_password=False)
+
+
 def check_scheme(url: str) -> None:
     """Refuses a URL of a kind that `open_storage` does not know, before anything else takes time.
 

@@ -36,7 +36,7 @@ class Tune:
     """A study file, and where and with what it is run.
 
     Args:
-        devices: one for each worker.
+        devices: one for each worker; without any the study is made, and left to workers elsewhere.
         first: what slots start from besides the presets, as `tuning.parts.plan` takes it.
         track: where else trials are logged, as `quell worker --track` takes it.
         skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
@@ -88,7 +88,7 @@ class Tune:
         if code == 0 and presets and parts.outside(self.spec):
             studies.append(self._study("presets", corpus, storage, noisy, skipped))
             code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
-        if code == 0 and self.spec.study.confirm and best_trainings(study):
+        if code == 0 and self.spec.study.confirm and best_trainings(study) and _over(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
         pages.refresh(study, storage)
         return code, studies
@@ -139,10 +139,16 @@ class Tune:
         left = sum(start not in planned for start in starts)
         if left:
             self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
-        if part != "search":
+        if part != "search" and self.devices:
             self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
         budget = Budget(study, trials)
         budget.forgive()
+        if not self.devices:
+            left = budget.keep().left
+            self.console.print(
+                f"study {spec.study.name}: {left} of {trials} trials left, for `quell worker`", highlight=False
+            )
+            return 0
         pool = Pool(
             command=self._worker_command(part),
             environment=self._environment(),
@@ -163,6 +169,10 @@ class Tune:
         root = self.place.corpus_root(self.spec)
         track = [] if self.track is None else ["--track", self.track]
         return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
+
+
+def _over(study: optuna.Study) -> bool:
+    return Budget(study, study.user_attrs["trials"]).look().left == 0
 
 
 def _folders(spec: StudySpec) -> set[str]:

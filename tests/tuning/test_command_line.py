@@ -33,6 +33,21 @@ def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(tuned: 
     assert after["noisy"] == before["noisy"]
 
 
+def test_a_study_is_made_by_one_command_and_run_by_workers(
+    tmp_path: Path, tiny_study: str, tiny_recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests run beside this one
+    (tmp_path / "tiny.toml").write_text(tiny_study)
+    made = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--workers", "0", "--trials", "1", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "study tiny: 1 of 1 trials left, for `quell worker`" in made.stderr
+    assert json.loads(quell("status", "--json", cwd=tmp_path).stdout)["states"] == {"waiting": 1}
+    done = quell("worker", "tiny.toml", "--corpus", tiny_recordings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "trial 0 ended" in done.stderr
+    assert quell("worker", "tiny.toml", "--corpus", tiny_recordings, cwd=tmp_path).returncode == 0  # nothing left
+
+
 def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(tuned: Path) -> None:
     leader = json.loads(quell("status", "--json", cwd=tuned).stdout)["leaderboard"][0]
     exported = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=tuned)

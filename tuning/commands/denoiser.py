@@ -41,8 +41,8 @@ def export(
     storage_file: StorageFileOption = None,
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
+    from tuning.devices import check_devices
     from tuning.exporting import export_best
-    from tuning.place import check_devices
 
     formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
     if kind is not None and kind not in formats:

@@ -41,7 +41,10 @@ def tune(
     study: StudyFile,
     corpus: CorpusOption = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Worker processes on this machine; one per device without.")
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Worker processes on this machine; one per device without. 0 makes the study only."
+        ),
     ] = None,
     devices: Annotated[
         str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; given to the workers in turn.")
@@ -74,8 +77,8 @@ def tune(
     from dataclasses import replace
 
     from tuning import status as state
+    from tuning.devices import check_devices, share_devices
     from tuning.parts import warm_starts
-    from tuning.place import check_devices, share_devices
     from tuning.tracking import check_tracking
     from tuning.tune import Tune
 
@@ -100,7 +103,9 @@ def tune(
 def worker(
     study: StudyFile,
     corpus: CorpusOption = None,
-    device: DeviceOption = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda:<number>, or auto: the GPU that fewest workers have.")
+    ] = "auto",
     part: Annotated[
         str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
     ] = "search",
@@ -111,19 +116,21 @@ def worker(
     storage_file: StorageFileOption = None,
 ) -> int:
     """One more worker, on this machine, for an existing study."""
+    from tuning import devices
     from tuning.joining import join
     from tuning.parts import PARTS
-    from tuning.place import check_devices
     from tuning.tracking import check_tracking
 
     log_notes()
     if part not in PARTS:
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)
-    used = check_devices([device])[0]
+    if device != devices.AUTO:
+        devices.check_devices([device])
     check_tracking(track)
     place = open_place(runs, storage, storage_file, corpus, artifacts)
-    return _ended(join(spec, part, place, used, stderr(), track))
+    with devices.choose(device, place.runs.folder / "devices") as claim:
+        return _ended(join(spec, part, place, claim.device, stderr(), track))
 
 
 def status(
@@ -158,7 +165,7 @@ def reproduce(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Train a trial again and compare its score; exit 1 when it differs."""
-    from tuning.place import check_devices
+    from tuning.devices import check_devices
     from tuning.reproduce import reproduce as train_again
 
     place = open_place(runs, storage, storage_file)
