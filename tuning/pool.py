@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from tuning.budget import Budget, Slots
-from tuning.errors import StorageError, TrialsFailed, WorkerError
-from tuning.shown import Shown
+from tuning.budget import Slots
+from tuning.errors import WorkerError
+from tuning.overseer import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
 from tuning.worker import POOL
-
-POLL_S = 0.5
-# A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.
-GRACE_S = 10.0
-# Deaths of one worker in a row, with no trial of anybody ended between them.
-DEATHS = 3
-# Before a worker that died is started again; doubled with every death in a row.
-BACK_OFF_S = 0.5
-LAST_WORD_S = 2.0  # a database that is away at the end is waited for so long
-LEFT = (130, 143)  # exit codes of a worker that was asked to leave
 
 
 @dataclass
@@ -45,8 +32,8 @@ class _Worker:
         return f"{self.number} on {self.device}", self.process.pid if self.process else None
 
 
-@dataclass
-class Pool:
+@dataclass(kw_only=True)
+class Pool(Overseer):
     """Worker processes on this machine, one for each of `devices`, until the budget is used up.
 
     Args:
@@ -58,67 +45,22 @@ class Pool:
     environment: Mapping[str, str]
     devices: Sequence[str]
     logs: Path
-    budget: Budget
-    shown: Shown
-    _workers: list[_Worker] = field(default_factory=list)
-    _signal: int | None = None
+    _workers: list[_Worker] = field(default_factory=list, init=False)
 
-    def run(self) -> int:
-        """Runs the study to its end; returns 0, or 130 or 143 when this process was asked to stop.
-
-        Raises:
-            WorkerError: a worker dies again and again and no trial ends.
-            TrialsFailed: the last trials failed alike.
-        """
+    def begin(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._workers = [_Worker(number, device) for number, device in enumerate(self.devices)]
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with self.shown:
-                self._watch()
-        finally:
-            self._stop()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        return 128 + self._signal if self._signal else 0
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            for worker in self._workers:
-                if worker.process is not None:
-                    worker.process.kill()
-            os._exit(130)
-        self._signal = number
+    def workers(self) -> Sequence[tuple[str, int | None]]:
+        return [worker.shown() for worker in self._workers]
 
-    def _asked(self) -> None:
-        if self._signal is not None:
-            raise _Asked
-
-    def _watch(self) -> None:
-        ended = -1
-        with suppress(_Asked), self.budget.storage.waiting(unless=self._asked):
-            while True:
-                self._asked()
-                slots = self.budget.keep()
-                self.shown.show(slots, [worker.shown() for worker in self._workers])
-                if slots.left == 0:
-                    return
-                if len(slots.ended) > ended:
-                    ended = len(slots.ended)
-                    self._progress(slots)
-                for worker in self._workers[: slots.left]:
-                    self._tend(worker, bool(slots.waiting or slots.empty))
-                time.sleep(POLL_S)
-
-    def _progress(self, slots: Slots) -> None:
+    def progressed(self) -> None:
         for worker in self._workers:
             worker.deaths = 0
-        reason = self.budget.fault(slots)
-        if reason:
-            raise TrialsFailed(
-                f"study {self.budget.study.study_name!r}: the last trials all failed: {reason}, expected trials that "
-                "train; change the study file, or run the same again to go on regardless"
-            )
+
+    def tend(self, slots: Slots) -> None:
+        for worker in self._workers[: slots.left]:
+            self._tend(worker, bool(slots.waiting or slots.empty))
 
     def _tend(self, worker: _Worker, work: bool) -> None:
         """Notes a death, and starts the worker again when it is time and there is work."""
@@ -153,7 +95,7 @@ class Pool:
                 start_new_session=True,
             )
 
-    def _stop(self) -> None:
+    def dismiss(self) -> None:
         alive = [worker.process for worker in self._workers if worker.process is not None and worker.alive()]
         for process in alive:
             process.terminate()
@@ -164,20 +106,18 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WORD_S, unless=lambda: None):
-            self.budget.keep()  # the workers are gone: what they left is replaced, what is superfluous ended
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.process.kill()
 
     def _log(self, place: int) -> Path:
         return self.logs / f"worker-{place}.log"
 
     def _last_words(self, place: int, code: int, deaths: int) -> str:
-        lines = self._log(place).read_text(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else "nothing"
+        said = last_line(self._log(place).read_text(errors="replace"))
         return (
             f"worker {place}: exit code {code}, {deaths} deaths with no trial ended; it last said: {said}; "
             f"see {self._log(place)}"
         )
-
-
-class _Asked(BaseException):
-    """This process was asked to stop."""
