@@ -1,7 +1,8 @@
 """The trials of `chaos.py` and `storage_overhead.py`: they wait instead of training, and need no torch.
 
 Run by those two as `chaos_stub.py pool FOLDER TRIALS WORKERS UNIT_S` and `chaos_stub.py worker FOLDER TRIALS UNIT_S`,
-with the storage's URL in QUELL_STORAGE.
+by `ray_cluster.py` as `chaos_stub.py ray FOLDER TRIALS WORKERS UNIT_S ADDRESS`, with the storage's URL in
+QUELL_STORAGE.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -134,18 +136,36 @@ def main() -> None:
     study = make_study(place.open_storage(create=True))
     budget = Budget(study, trials)
     budget.forgive()
-    pool = Pool(
-        command=[sys.executable, __file__, "worker", str(folder), str(trials), unit_s],
-        environment={},
-        devices=["cpu"] * workers,
-        logs=folder / "logs",
-        budget=budget,
-        shown=Shown(Console(stderr=True), trials, float(RUNGS), "value"),
-    )
+    shown = Shown(Console(stderr=True), trials, float(RUNGS), "value")
+    command = [__file__, "worker", str(folder), str(trials), unit_s]
     try:
+        if kind == "ray":
+            sys.exit(on_ray(sys.argv[6], workers, command, budget, shown))
+        pool = Pool(
+            command=[sys.executable, *command],
+            environment={},
+            devices=["cpu"] * workers,
+            logs=folder / "logs",
+            budget=budget,
+            shown=shown,
+        )
         sys.exit(pool.run())
     except TuningError as error:
         sys.exit(str(error))
+
+
+def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: Shown) -> int:
+    from tuning.cluster import Cluster, RayPool
+    from tuning.keeper import Job
+
+    environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
+
+    def job(slot: int) -> Job:
+        return Job(command, ("none.toml", ""), environment, {"QUELL_RUNS": command[2]}, (), 1, f"logs/{slot}.log")
+
+    cluster = Cluster(address, workers, 0.5, 0.5)
+    with cluster.connected():
+        return RayPool(budget=budget, shown=shown, job=job, cluster=cluster).run()
 
 
 if __name__ == "__main__":

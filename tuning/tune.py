@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,9 +21,12 @@ from quell.scoring import Scorer, Scores
 from tuning import confirm, pages, parts, progress, quarantine
 from tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from tuning.budget import Budget
+from tuning.cluster import Cluster, RayPool
 from tuning.errors import StudyFileError
+from tuning.keeper import CORPUS, RUNS, Job
 from tuning.objective import validation_set
 from tuning.outcome import best_trainings
+from tuning.overseer import Overseer
 from tuning.patience import PatientStorage
 from tuning.place import STORAGE, Place
 from tuning.pool import Pool
@@ -38,6 +42,7 @@ class Tune:
     Args:
         devices: one for each worker; without any the study is made, and left to workers elsewhere.
         first: what slots start from besides the presets, as `tuning.parts.plan` takes it.
+        cluster: where workers run instead of here.
         track: where else trials are logged, as `quell worker --track` takes it.
         skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
     """
@@ -50,6 +55,7 @@ class Tune:
     first: Sequence[dict[str, Any]] = field(default=())
     track: str | None = None
     skip_bad: bool = False
+    cluster: Cluster | None = None
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
         """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
@@ -139,25 +145,50 @@ class Tune:
         left = sum(start not in planned for start in starts)
         if left:
             self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
-        if part != "search" and self.devices:
-            self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
         budget = Budget(study, trials)
         budget.forgive()
-        if not self.devices:
-            left = budget.keep().left
-            self.console.print(
-                f"study {spec.study.name}: {left} of {trials} trials left, for `quell worker`", highlight=False
-            )
+        if not self.devices and self.cluster is None:
+            found = f"study {spec.study.name}: {budget.keep().left} of {trials} trials left"
+            self.console.print(f"{found}, for `quell worker`", highlight=False)
             return 0
-        pool = Pool(
+        if part != "search":
+            self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
+        return self._overseer(part, spec, budget).run()
+
+    def _overseer(self, part: str, spec: StudySpec, budget: Budget) -> Overseer:
+        shown = Shown(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
+        if self.cluster is not None:
+            job = partial(self._job, part, spec)
+            return RayPool(budget=budget, shown=shown, job=job, cluster=self.cluster)
+        return Pool(
             command=self._worker_command(part),
             environment=self._environment(),
             devices=self.devices,
             logs=self.place.runs.logs(spec.study.name),
             budget=budget,
-            shown=Shown(self.console, trials, spec.training.audio_hours, spec.study.metric),
+            shown=shown,
         )
-        return pool.run()
+
+    def _job(self, part: str, spec: StudySpec, slot: int) -> Job:
+        """A worker on another machine, which may have its recordings and runs elsewhere, and no study file."""
+        assert self.cluster is not None
+        environment, defaults = self._environment(), {RUNS: str(self.place.runs.folder.absolute())}
+        folders: set[str] = set()
+        if not self.spec.corpus.synthetic:
+            root = str(self.place.corpus_root(self.spec).absolute())
+            # What this machine's environment says is no order to the others.
+            (defaults if os.environ.get(CORPUS) else environment)[CORPUS] = root
+            folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
+        track = [] if self.track is None else ["--track", self.track]
+        return Job(
+            command=["-P", "-m", "tuning.cli", "worker", "--part", part, *track],
+            study=(self.study_file.name, self.study_file.read_text()),
+            environment=environment,
+            defaults=defaults,
+            folders=sorted(folders),
+            threads=self.cluster.threads,
+            log=f"{spec.study.name}/logs/worker-{slot}.log",
+        )
 
     def _environment(self) -> dict[str, str]:
         """Of a worker. URLs go this way, since that of a storage may hold a password."""

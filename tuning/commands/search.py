@@ -1,12 +1,13 @@
 """Commands that search: demo, tune, worker, status, reproduce, storage serve."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tuning.errors import Interrupted
+from tuning.errors import Interrupted, UsageError
 from tuning.options import (
     ArtifactsOption,
     CorpusOption,
@@ -64,6 +65,21 @@ def tune(
         str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
     ] = None,
     warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Place the workers on a Ray cluster: HOST:PORT or auto."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            min=0,
+            help="Of a Ray cluster; 0.25: four workers on a GPU. 1 without, if it has any.",
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float, typer.Option("--cpus-per-worker", min=0, help="Of a Ray cluster; threads of a worker, if 1 or more.")
+    ] = 1.0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave recordings with errors out, and name them on the study.")
     ] = False,
@@ -84,8 +100,20 @@ def tune(
 
     log_notes()
     spec = load_spec(study, trials, confirm)
-    used = check_devices([name.strip() for name in devices.split(",") if name.strip()])
     place = open_place(runs, storage, storage_file, corpus, artifacts)
+    cluster = None
+    if ray is not None:
+        from tuning.cluster import Cluster, check_storage
+
+        if not workers or devices or per_gpu > 1:
+            needed = (
+                "expected --workers N of them, and their shares by --gpus-per-worker; leave --devices, --per-gpu out"
+            )
+            raise UsageError(f"--ray: {needed}")
+        check_storage(place.storage_url)
+        cluster = Cluster(ray, workers, gpus_per_worker, cpus_per_worker)
+    names = [name.strip() for name in devices.split(",") if name.strip()]
+    used = share_devices(check_devices(names), per_gpu, workers) if cluster is None else []
     check_tracking(track)
     console = stderr()
     first: list[dict[str, Any]] = []
@@ -93,8 +121,9 @@ def tune(
         other = replace(place, storage_url=warm_start_storage or place.storage_url)
         first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
-    used = share_devices(used, per_gpu, workers)
-    code, studies = Tune(spec, study, place, used, console, first, track, skip_bad).run(presets=presets)
+    search = Tune(spec, study, place, used, console, first, track, skip_bad, cluster)
+    with nullcontext() if cluster is None else cluster.connected():
+        code, studies = search.run(presets=presets)
     for stored in studies:
         state.show(state.summary(stored), stdout())
     return _ended(code)
