@@ -73,7 +73,7 @@ class Search:
                 ended=len(slots.ended),
                 running=len(slots.running),
                 waiting=len(slots.waiting),
-                lost=sum(map(is_lost, study.trials)),
+                lost=sum(is_lost(trial) and "superfluous" not in trial.user_attrs for trial in study.trials),
                 faulty=sum("failure" in trial.user_attrs for trial in study.trials),
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ TOKEN = "RAY_AUTH_TOKEN"
 # after which it ends the process: hence another process that tries first.
 CONNECT_S = 20.0
 PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); print('connected')"
+KNOCK_S = 5.0
+NOBODY = "no answer, expected a Ray cluster there; check the address, and that it runs"
 STARTED_S = 30.0  # a cluster with room has the first worker at work by then
 MARGIN_S = 3.0  # for Ray, beside what a worker takes to leave
 
@@ -60,16 +63,20 @@ class Cluster:
         Raises:
             UsageError: ray is missing, nobody answers, or the cluster has another token or version.
         """
+        # Ray reads its environment when it is imported.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns of what a later version will do
+        if os.environ.get(TOKEN):
+            os.environ["RAY_AUTH_MODE"] = "token"
         try:
             import ray
         except ImportError:
             needed = "expected the package ray; pip install 'quell-denoiser[ray]'"
             raise UsageError(f"--ray: it is not installed, {needed}") from None
-        if os.environ.get(TOKEN):
-            os.environ["RAY_AUTH_MODE"] = "token"
         _refuse(self.address)
-        ray.init(address=self.address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+        try:
+            ray.init(address=self.address, log_to_driver=False, configure_logging=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError):  # it went away since
+            raise UsageError(f"--ray: {self.address}: {NOBODY}") from None
         try:
             yield
         finally:
@@ -89,6 +96,8 @@ def check_storage(url: str) -> None:
 
 def _refuse(address: str) -> None:
     """Raises UsageError where the cluster does not let us in."""
+    if not _answers(address):
+        raise UsageError(f"--ray: {address}: {NOBODY}")
     probe = subprocess.Popen(
         [sys.executable, "-c", PROBE, address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -117,7 +126,19 @@ def _reason(said: str) -> str:
     if "ersion mismatch" in said and len(versions) >= 4:
         theirs, ours = (" and ".join(f"{name} {number}" for name, number in versions[i : i + 2]) for i in (0, 2))
         return f"it has {theirs}, expected {ours} as here; start it with these, or install its own here"
-    return f"no answer in {CONNECT_S:g} s, expected a Ray cluster there; check the address, and that it runs"
+    return NOBODY
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens there; of what is no HOST:PORT, such as auto, Ray knows."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 @dataclass(kw_only=True)

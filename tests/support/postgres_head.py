@@ -1,0 +1,13 @@
+"""A Postgres server: `postgres_head.py FOLDER PASSWORD` prints its URL, and ends with its standard input."""
+
+import sys
+from pathlib import Path
+
+from tuning.postgres_server import Cluster
+
+server = Cluster(Path(sys.argv[1]), sys.argv[2], port=5432)
+server.init()
+server.start()
+print(server.url, flush=True)
+sys.stdin.read()
+server.stop()
