@@ -132,6 +132,7 @@ def _postgres(url: str, connections: int) -> PatientStorage:
         # A process that is frozen inside a transaction would keep everybody else out for as long.
         "options": f"-c idle_in_transaction_session_timeout={SILENT_S * 1000}",
         "application_name": "quell",
+        "client_encoding": "utf8",  # or psycopg answers in bytes where the database was made without a locale
     }
     arguments = {name: value for name, value in limits.items() if name not in parsed.query}
     engine = {

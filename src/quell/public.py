@@ -75,7 +75,9 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
         (folder / DONE).write_text(source(name))
         shutil.rmtree(beside)
     except OSError as error:
-        raise DownloadError(f"{folder}: {error.strerror or error}, expected to write there; free the disk") from error
+        raise DownloadError(
+            f"{folder}: {error.strerror or error}, expected to write there; choose another folder, or free the disk"
+        ) from error
 
 
 def source(name: str) -> str:
