@@ -53,9 +53,8 @@ def fetch(
         _check(url, part, size, checksum)
         part.replace(path)
     except OSError as error:
-        raise DownloadError(
-            f"{path}: {error.strerror or error}, expected to write there; choose another folder, or free the disk"
-        ) from error
+        needed = "expected to write there; choose another folder, or free the disk"
+        raise DownloadError(f"{path}: {error.strerror or error}, {needed}") from error
 
 
 def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> None:

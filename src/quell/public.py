@@ -75,9 +75,8 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
         (folder / DONE).write_text(source(name))
         shutil.rmtree(beside)
     except OSError as error:
-        raise DownloadError(
-            f"{folder}: {error.strerror or error}, expected to write there; choose another folder, or free the disk"
-        ) from error
+        needed = "expected to write there; choose another folder, or free the disk"
+        raise DownloadError(f"{folder}: {error.strerror or error}, {needed}") from error
 
 
 def source(name: str) -> str:
