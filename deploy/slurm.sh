@@ -18,11 +18,13 @@ set -u
 study=${1:?a study file}
 
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-4}
-# Slurm tells the worker a minute before its time is over; it hands its trial back and leaves with 143. Then the job
-# goes back in line: whoever is first, it or another worker, goes on with the trial.
-srun quell worker "$study" ${QUELL_OPTIONS:-}
+# Slurm tells the worker a minute or two before its time is over; it hands its trial back and leaves with 143. Then the
+# task goes back in line, for about two minutes: whoever is first, it or another worker, goes on with the trial.
+# srun takes the CPUs of a task from nobody but its own option (since Slurm 22.05).
+srun --cpus-per-task="$OMP_NUM_THREADS" quell worker "$study" ${QUELL_OPTIONS:-}
 code=$?
 if [ "$code" -eq 143 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    # By ARRAY_TASK: one of the tasks has the array's own number, by which all of them would go back in line.
+    scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 fi
 exit "$code"

@@ -40,26 +40,28 @@ class Cluster:
     """A Postgres server and the folder of its data and log; one process at a time may steer it.
 
     Without a password it listens on a Unix socket that only root and the server's user can open; with one it listens
-    on 127.0.0.1 and asks for it.
+    on `host` and asks for it.
 
     Args:
         folder: made by init() when absent.
         password: of the database's user postgres, as it is when init() makes the data.
         port: TCP port; 0 for one that is free now.
+        host: an address of this machine; others than 127.0.0.1 need a line in pg_hba.conf, too.
     """
 
-    def __init__(self, folder: Path, password: str | None = None, port: int = 0) -> None:
+    def __init__(self, folder: Path, password: str | None = None, port: int = 0, host: str = "127.0.0.1") -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.password = password
+        self.host = host
         self.port = PORT if password is None else port or _free_port()
 
     @property
     def url(self) -> str:
         """For SQLAlchemy, with psycopg as the driver."""
         if self.password is not None:
-            return f"postgresql+psycopg://postgres:{quote(self.password, safe='')}@127.0.0.1:{self.port}/postgres"
+            return f"postgresql+psycopg://postgres:{quote(self.password, safe='')}@{self.host}:{self.port}/postgres"
         # The port is given, or else $PGPORT would count.
         return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._sockets()))}&port={PORT}"
 
@@ -101,7 +103,7 @@ class Cluster:
         Raises:
             StorageError: it is not up within 60 s.
         """
-        host, sockets = ("", ".") if self.password is None else ("127.0.0.1", "")
+        host, sockets = ("", ".") if self.password is None else (self.host, "")
         options = ["-h", host, "-p", str(self.port), "-k", sockets]
         options += [f"--{key}={value}" for key, value in SETTINGS.items()]
         deadline = time.monotonic() + TIMEOUT_S

@@ -252,7 +252,11 @@ def test_the_kubernetes_pods_commands_run_a_study(tmp_path: Path, tiny_study: st
     assert "trial 0 ended" in done.stderr
 
 
-SRUN = '#!/bin/sh\n[ -z "$FAKE_CODE" ] || exit "$FAKE_CODE"\nexec "$@"\n'
+SRUN = """#!/bin/sh
+[ -z "$FAKE_CODE" ] || exit "$FAKE_CODE"
+[ "$1" = --cpus-per-task=1 ] && shift
+exec "$@"
+"""
 SCONTROL = '#!/bin/sh\necho "$@" >>"$FAKE_LOG"\n'
 
 
@@ -287,7 +291,8 @@ def test_the_slurm_script_runs_a_worker_and_goes_back_in_line_when_its_time_is_o
     assert "trial 0 ended" in done.stderr
     assert not (tmp_path / "scontrol.log").exists()
     assert run("bash", str(script), "tiny.toml", FAKE_CODE="143").returncode == 143
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 17\n"
-    assert run("bash", str(script), "tiny.toml", FAKE_CODE="1").returncode == 1
-    assert (tmp_path / "scontrol.log").read_text() == "requeue 17\n"
+    array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}
+    assert run("bash", str(script), "tiny.toml", FAKE_CODE="143", **array).returncode == 143
+    assert run("bash", str(script), "tiny.toml", FAKE_CODE="1", **array).returncode == 1
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 17\nrequeue 17_3\n"
     assert "a study file" in run("bash", str(script)).stderr
