@@ -24,7 +24,8 @@ RUN PIP_EXTRA_INDEX_URL=${TORCH_INDEX} PIP_CONSTRAINT=constraints.txt \
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/quell /opt/quell
-# Any user may run it (docker run --user, compose's QUELL_USER): the folder for runs takes them all.
+# Any user may run it (docker run --user, compose's QUELL_USER), the same one on each volume of runs: what one has made
+# there no other may write to.
 RUN useradd --uid 1000 --create-home quell && install --directory --mode 1777 /srv/quell/runs
 ENV PATH=/opt/quell/bin:$PATH \
     HOME=/tmp \

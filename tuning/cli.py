@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except usage_errors as error:
-        _say(f"{error.format_message()}; see `quell --help`")  # type: ignore[attr-defined]
+        _say(f"{error.format_message().rstrip('.')}; see `quell --help`")  # type: ignore[attr-defined]
         return 2
     except (DenoiserError, TuningError) as error:
         _say(str(error))

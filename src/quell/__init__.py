@@ -13,10 +13,14 @@ To use a denoiser:
     clean = quell.denoise(noisy, sample_rate, model)
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quell.shipped import denoise, load
+
+# onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "denoise", "load"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pkgutil
 import subprocess
 import sys
@@ -43,3 +44,12 @@ def test_no_module_names_the_search_in_an_import(module):
             assert node.level == 0, f"{module}: line {node.lineno} imports relatively"
             imported.add(node.module.split(".")[0])
     assert imported.isdisjoint({"optuna", "tuning", "tests"})
+
+
+def test_onnxruntime_writes_no_device_id_and_no_events(tmp_path):
+    pytest.importorskip("onnxruntime")
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    code = "import quell, onnxruntime, time; time.sleep(1)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=bare | places)
+    assert list(tmp_path.iterdir()) == []

@@ -97,7 +97,7 @@ class Stack:
 
     def command(self, service: str) -> list[str]:
         what = self.whole["services"][service]
-        entry = self.entrypoint if "build" in what else []
+        entry = self.entrypoint if what["image"].startswith("quell:") else []
         return [*self._enter(service), *entry, *what["command"]]
 
     def given(self, service: str) -> dict[str, str]:
@@ -138,13 +138,13 @@ def stack(
     mounts: dict[str, tuple[str, bool]] = {}
     for what in whole["services"].values():
         for volume in what.get("volumes", []):
-            source, target, *mode = volume.split(":")
+            source, target, read_only = _volume(volume)
             if source in whole["volumes"]:
                 place = folder / source
                 place.mkdir(exist_ok=True)
                 place.chmod(0o1777)  # as the image has it
                 source = str(place)
-            mounts[target] = str((file.parent / source).resolve()), mode == ["ro"]
+            mounts[target] = str((file.parent / source).resolve()), read_only
     for name, secret in whole["secrets"].items():
         mounts[f"/run/secrets/{name}"] = str((file.parent / secret["file"]).resolve()), True
     hosts = folder / "hosts"
@@ -168,6 +168,14 @@ def stack(
             yield made
         finally:
             made.stop()
+
+
+def _volume(said: str | dict[str, Any]) -> tuple[str, str, bool]:
+    """Source, target, and whether it may only be read."""
+    if isinstance(said, dict):
+        return said["source"], said["target"], said.get("read_only", False)
+    source, target, *mode = said.split(":")
+    return source, target, mode == ["ro"]
 
 
 def entrypoint(dockerfile: Path) -> list[str]:

@@ -68,6 +68,13 @@ def test_passwords_come_from_files_and_only_the_dashboard_is_published() -> None
     assert all(secret["file"].startswith("./secrets/") for secret in whole["secrets"].values())
 
 
+def test_one_service_builds_the_image_and_the_others_take_it() -> None:
+    services = load(COMPOSE, example())["services"]
+    assert [name for name, what in services.items() if "build" in what] == ["migrate"]
+    assert {what["image"] for what in services.values()} == {"quell:latest", "postgres:17.7-bookworm"}
+    assert all(what["pull_policy"] == "never" for what in services.values() if what["image"] == "quell:latest")
+
+
 def test_workers_have_longer_to_leave_than_a_hand_back_takes() -> None:
     services = load(COMPOSE, example())["services"]
     for name in ("worker", "worker-cpu"):
