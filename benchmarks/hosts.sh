@@ -137,5 +137,6 @@ say "trial $trial is as it was when host $victim came back"
 ended=$(ask "sum(t.state.name == 'COMPLETE' for t in trials), len(trials), sum('lost' in t.user_attrs for t in trials)")
 say "complete, rows, lost: $ended"
 [ "$ended" = "(2, 3, 1)" ] || exit 1
+[ -z "$(find runs/hosts -name "$(printf %05d "$trial").weights")" ] || { say "trial $trial has weights"; exit 1; }
 [ "$(ls runs/hosts/checkpoints 2>/dev/null | wc -l)" = 0 ] || { say "a checkpoint is left"; exit 1; }
 say "$(on database env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" "$python" -m tuning.cli status hosts --json | head -c 120)..."

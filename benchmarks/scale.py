@@ -29,7 +29,6 @@ from pathlib import Path
 import optuna
 import psutil
 import sqlalchemy
-from header import header
 from storage_overhead import STUDY, objective
 
 from tuning import samplers
@@ -219,6 +218,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.worker:
         sys.exit(worker(int(options.worker[0]), float(options.worker[1])))
+    from header import header  # which imports torch: workers do without
+
     print(header(f"python benchmarks/scale.py {' '.join(sys.argv[1:])}".strip()))
     found = []
     for name in options.storage or ("postgres", "grpc"):

@@ -32,6 +32,11 @@ AHEAD = 8
 # A worker says this often that it is alive (`tuning.lease`), and is taken for dead after this long without a word.
 GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
 RENEW_S = min(5.0, GRACE_S / 4)
+# Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
+# workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
+WATCHMEN = 8
+SELDOM = 6
+AWAY = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
 
 
 def is_lost(trial: FrozenTrial) -> bool:
@@ -112,6 +117,7 @@ class Budget:
         self._signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
         self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
         self._looked = time.monotonic()
+        self._lively: list[int] = []  # running trials that said something since the look before the last
 
     def look(self) -> Slots:
         return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
@@ -123,6 +129,10 @@ class Budget:
             self.fill()
             slots = self.look()
         return slots
+
+    def watches(self, number: int) -> bool:
+        """Whether the worker of a running trial is one of WATCHMEN, by the last look. Who says nothing is none."""
+        return number in self._lively[:WATCHMEN]
 
     def fill(self) -> None:
         """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
@@ -211,12 +221,13 @@ class Budget:
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
         # We did not look for a while, frozen or without the database, nor could the others write: all begin anew.
-        away = passed > 2 * RENEW_S
+        away = passed > AWAY * RENEW_S
         signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running}
         self._silent_s = {
             number: self._silent_s[number] + passed if self._signs.get(number) == sign and not away else 0.0
             for number, sign in signs.items()
         }
+        self._lively = [number for number, sign in signs.items() if self._signs.get(number) != sign]
         self._signs = dict(signs)
 
     def _gone(self, trial: FrozenTrial) -> str:

@@ -37,7 +37,7 @@ class Cluster:
     """A Ray cluster and what of it is asked for: so many workers, each with whole GPUs and CPUs, or parts of them.
 
     Attributes:
-        address: HOST:PORT, ray://HOST:PORT or auto.
+        address: HOST:PORT of its head, or auto.
         gpus: one where the cluster has any, for None.
     """
 
@@ -131,7 +131,7 @@ def _reason(said: str) -> str:
 
 def _answers(address: str) -> bool:
     """Whether somebody listens there; of what is no HOST:PORT, such as auto, Ray knows."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return True
     try:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import optuna
 
-from tuning.budget import RENEW_S, Budget
+from tuning.budget import RENEW_S, SELDOM, Budget
 from tuning.errors import StorageError
 
 log = logging.getLogger("quell")
@@ -57,13 +57,15 @@ class Lease:
             raise _Over
 
     def _renew(self) -> None:
-        count = 0
+        count = look = 0
         while not self._over.wait(RENEW_S):
             count += 1
             word = [count, round(self.audio_hours, 4)]
             try:
                 self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
-                self.budget.keep()
+                if count > look:
+                    self.budget.keep()
+                    look = count + (0 if self.budget.watches(self.trial.number) else SELDOM - 1)
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.lost = True
                 return

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from tuning.budget import Budget, Slots
+from tuning.budget import RENEW_S, Budget, Slots
 from tuning.errors import StorageError, TrialsFailed
 from tuning.shown import Shown
 
@@ -91,7 +91,9 @@ class Overseer(ABC):
         with suppress(_Asked), self.budget.storage.waiting(unless=self._asked):
             while True:
                 self._asked()
+                began = time.monotonic()
                 slots = self.budget.keep()
+                took = time.monotonic() - began
                 self.shown.show(slots, self.workers())
                 if slots.left == 0:
                     return
@@ -100,7 +102,7 @@ class Overseer(ABC):
                     self.progressed()
                     self._refuse_faults(slots)
                 self.tend(slots)
-                time.sleep(POLL_S)
+                time.sleep(min(RENEW_S, max(POLL_S, 4 * took)))  # of many running trials a look takes seconds
 
     def _refuse_faults(self, slots: Slots) -> None:
         reason = self.budget.fault(slots)

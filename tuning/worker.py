@@ -12,7 +12,7 @@ from types import FrameType
 
 import optuna
 
-from tuning.budget import RENEW_S, Budget
+from tuning.budget import AWAY, RENEW_S, WATCHMEN, Budget
 from tuning.errors import StorageError
 from tuning.lease import Lease
 
@@ -115,8 +115,8 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
 
 
 def _wait(budget: Budget, notice: Notice) -> None:
-    budget.keep()
-    until = time.monotonic() + RENEW_S / 2
+    crowd = len(budget.keep().running) / WATCHMEN  # the longer a look takes, the fewer
+    until = time.monotonic() + RENEW_S * min(AWAY / 2, max(0.5, crowd / 2))
     while time.monotonic() < until:
         notice.check()
         time.sleep(0.1)

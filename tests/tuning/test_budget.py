@@ -4,7 +4,7 @@ import multiprocessing
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from tuning import budget as module
-from tuning.budget import AHEAD, ATTEMPTS, Budget, is_lost
+from tuning.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget, is_lost
 from tuning.lease import Lease
 from tuning.patience import PatientStorage
 from tuning.storage import open_storage
@@ -368,6 +368,66 @@ def test_time_in_which_nobody_looked_is_nobodys_silence(study: optuna.Study, clo
     clock[0] += 3600  # frozen, or the database was away
     assert budget.reap() == []
     assert budget.reap() == []
+
+
+def running(budget: Budget, count: int) -> list[optuna.Trial]:
+    """Trials that workers of another machine run."""
+    found = [elsewhere(budget) for _ in range(count)]
+    for trial in found:
+        trial.set_user_attr("lease", [0, 0.0])
+    return found
+
+
+def renew(trials: Sequence[optuna.Trial], count: int) -> None:
+    for trial in trials:
+        trial.set_user_attr("lease", [count, 0.0])
+
+
+def test_the_first_of_many_workers_look_after_the_others(study: optuna.Study, clock: list[float]) -> None:
+    budget = Budget(study, 12)
+    trials = running(budget, 12)
+    for count in range(1, 4):
+        budget.keep()
+        assert [budget.watches(trial.number) for trial in trials] == [True] * WATCHMEN + [False] * 4
+        clock[0] += 5
+        renew(trials, count)
+
+
+def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, clock: list[float]) -> None:
+    budget = Budget(study, 12)
+    trials = running(budget, 12)
+    budget.keep()
+    lost, left = trials[:WATCHMEN], trials[WATCHMEN:]
+    clock[0] += 5 * SELDOM
+    renew(left, 1)
+    budget.keep()
+    assert [budget.watches(trial.number) for trial in left] == [True] * 4
+    began, count = clock[0], 1
+    while any(study.trials[trial.number].state == TrialState.RUNNING for trial in lost):
+        assert clock[0] - began < module.GRACE_S + 15
+        clock[0] += 5
+        count += 1
+        renew(left, count)
+        budget.keep()
+    assert all(study.trials[trial.number].state == TrialState.RUNNING for trial in left)
+
+
+def test_who_does_not_look_after_the_others_looks_seldom(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr("tuning.lease.RENEW_S", 0.02)
+    budget = Budget(study, WATCHMEN + 2)
+    running(budget, WATCHMEN + 1)
+    budget.fill()
+    mine, own, looks = claimed(budget), Budget(study, WATCHMEN + 2), []
+    look = own.keep
+    monkeypatch.setattr(own, "keep", lambda: looks.append(1) or look())
+    with Lease(mine, own):
+        wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * SELDOM)
+    beats = study.trials[mine.number].user_attrs["lease"][0]
+    # From its second look on it sees that the others say nothing, and looks after them.
+    assert looks and own.watches(mine.number)
+    assert len(looks) <= beats - SELDOM + 1
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
