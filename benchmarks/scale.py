@@ -221,16 +221,17 @@ def main() -> None:
     from header import header  # which imports torch: workers do without
 
     print(header(f"python benchmarks/scale.py {' '.join(sys.argv[1:])}".strip()))
+    print(f"{options.workers} workers, trials of {options.sleep_s:g} s\n")
+    print("| storage | of ideal | trials | lost | errors | connections | transactions a trial | server CPU, ms each |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     found = []
     for name in options.storage or ("postgres", "grpc"):
         with tempfile.TemporaryDirectory(prefix="quell-scale-") as folder:
-            found.append(measure(name, options.workers, options.sleep_s, Path(folder)))
-    print(f"{options.workers} workers, trials of {options.sleep_s:g} s\n")
-    print("| storage | of ideal | trials | lost | errors | connections | transactions a trial | server CPU, ms each |")
-    print("|---|---|---|---|---|---|---|---|")
-    for one in found:
+            one = measure(name, options.workers, options.sleep_s, Path(folder))
+        found.append(one)
         figures = f"{one.ended} of {one.trials} | {one.lost} | {one.errors} | {one.connections}"
-        print(f"| {one.storage} | {one.share:.1%} | {figures} | {one.transactions:.0f} | {one.cpu_ms:.2f} |")
+        row = f"| {one.storage} | {one.share:.1%} | {figures} | {one.transactions:.0f} | {one.cpu_ms:.2f} |"
+        print(row, flush=True)
     print("\nSimulated: share of ideal by workers and length of a trial\n")
     print("| storage | trial | " + " | ".join(map(str, SIMULATED)) + " |\n|---|---|" + "---|" * len(SIMULATED))
     for one in found:

@@ -122,10 +122,17 @@ class Budget:
     def look(self) -> Slots:
         return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
 
-    def keep(self) -> Slots:
-        """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds."""
+    def keep(self, own: int | None = None) -> Slots:
+        """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds.
+
+        Args:
+            own: the trial of the worker that asks. Of all workers only the first fills: eight that did so at once, over
+                a storage that took a second, filled each slot eight times.
+        """
         slots = self.look()
-        if self._reap(slots) or slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD):
+        reaped = self._reap(slots)
+        first = own is None or own in self._lively[:1]
+        if reaped or (first and (slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD))):
             self.fill()
             slots = self.look()
         return slots
@@ -161,14 +168,17 @@ class Budget:
         """
         while True:
             slots = slots or self.look()
-            for trial in slots.waiting:
+            waiting = slots.waiting
+            if len(slots.running) > WATCHMEN:  # many that end at once shall not all try the same one first
+                random.shuffle(waiting)
+            for trial in waiting:
                 if self._take(trial):
                     self.storage.set_trial_user_attr(trial._trial_id, "worker", worker_name())
                     return optuna.Trial(self.study, trial._trial_id)
             if slots.empty:
                 # Any of them: workers that come at the same time shall not all fill the same one.
                 self._fill(slots, [random.choice(slots.empty)])
-            elif not slots.waiting:
+            elif not waiting:
                 return None
             slots = None
 

@@ -64,7 +64,7 @@ class Lease:
             try:
                 self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
                 if count > look:
-                    self.budget.keep()
+                    self.budget.keep(self.trial.number)
                     look = count + (0 if self.budget.watches(self.trial.number) else SELDOM - 1)
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.lost = True

@@ -21,6 +21,7 @@ log = logging.getLogger("quell")
 POOL = "QUELL_POOL"  # process id of the pool that started the worker
 # A worker that was asked to leave has 10 s; a database that is away may take so many of them.
 HAND_BACK_S = 4.0
+NOBODY = -1  # the trial of a worker that waits
 
 
 class Leave(BaseException):
@@ -109,13 +110,15 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
                 except Leave:
                     _hand_back(trial, budget)
                     raise
+            if not slots.left:
+                budget.fill()  # ends what is superfluous, since nobody may come after us
     except Leave:
         pass
     return notice.exit_code or 0
 
 
 def _wait(budget: Budget, notice: Notice) -> None:
-    crowd = len(budget.keep().running) / WATCHMEN  # the longer a look takes, the fewer
+    crowd = len(budget.keep(NOBODY).running) / WATCHMEN  # the longer a look takes, the fewer
     until = time.monotonic() + RENEW_S * min(AWAY / 2, max(0.5, crowd / 2))
     while time.monotonic() < until:
         notice.check()

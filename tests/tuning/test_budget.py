@@ -412,6 +412,17 @@ def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, 
     assert all(study.trials[trial.number].state == TrialState.RUNNING for trial in left)
 
 
+def test_of_many_workers_only_the_first_fills(study: optuna.Study, clock: list[float]) -> None:
+    budget = Budget(study, 12)
+    trials = running(budget, 2)
+    for trial in budget.look().waiting:
+        budget._discard(trial)
+    later, first = Budget(study, 12), Budget(study, 12)
+    assert later.keep(trials[1].number).waiting == []
+    assert len(first.keep(trials[0].number).waiting) == AHEAD
+    assert later.keep(trials[1].number).superfluous == []
+
+
 def test_who_does_not_look_after_the_others_looks_seldom(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
@@ -421,7 +432,7 @@ def test_who_does_not_look_after_the_others_looks_seldom(
     budget.fill()
     mine, own, looks = claimed(budget), Budget(study, WATCHMEN + 2), []
     look = own.keep
-    monkeypatch.setattr(own, "keep", lambda: looks.append(1) or look())
+    monkeypatch.setattr(own, "keep", lambda trial: looks.append(1) or look(trial))
     with Lease(mine, own):
         wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * SELDOM)
     beats = study.trials[mine.number].user_attrs["lease"][0]
