@@ -31,7 +31,7 @@ ALIKE = 5
 AHEAD = 8
 # A worker says this often that it is alive (`tuning.lease`), and is taken for dead after this long without a word.
 GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
-RENEW_S = min(5.0, GRACE_S / 4)
+RENEW_S = GRACE_S / 6
 # Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
 # workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
 WATCHMEN = 8
