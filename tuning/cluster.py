@@ -176,7 +176,7 @@ class RayPool(Overseer):
         for task in ended:
             self._take_note(self._tasks.pop(task), self._result(task))
         if slots.waiting or slots.empty:
-            for slot in sorted(self._idle)[: slots.left - len(self._tasks)]:
+            for slot in sorted(self._idle)[: max(0, slots.left - len(self._tasks))]:
                 self._idle.remove(slot)
                 self._since[slot] = self._ended
                 self._tasks[self._task.remote(self.job(slot))] = slot

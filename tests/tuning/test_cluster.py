@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from namespaces import MAY, Namespace, namespace
 
 from tuning import cluster
-from tuning.cluster import Cluster, check_storage
+from tuning.cluster import Cluster, RayPool, check_storage
 from tuning.errors import UsageError
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -133,6 +135,22 @@ def test_killed_workers_lost_nodes_and_a_drain_leave_an_exact_study_and_no_proce
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| trials that ended | 20 of 20;" in done.stdout
     assert done.stdout.count("| workers left behind | 0 | ok |") == 2
+
+
+@pytest.mark.parametrize(("left", "launched"), [(1, []), (3, []), (4, [0]), (9, [0, 1])])
+def test_no_more_slots_are_kept_than_trials_are_left(
+    left: int, launched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
+    running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1])
+    pool = RayPool(budget=None, shown=None, job=lambda slot: slot, cluster=Cluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
+    pool._idle, pool._tasks = {0, 1}, {"a": 2, "b": 3, "c": 4}
+    asked: list[Any] = []
+    pool._task = SimpleNamespace(remote=lambda job: asked.append(job) or f"task {job}")
+    pool.tend(running)
+    assert asked == launched
+    assert pool._idle == {0, 1} - {*launched}
 
 
 @pytest.mark.parametrize("url", ["sqlite:///runs/quell.db", "postgres"])
