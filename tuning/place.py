@@ -45,17 +45,17 @@ def storage_url(flag: str | None, file: Path | None, runs: Runs) -> str:
         return url
     check_scheme(url)
     secret = os.environ.get(PASSWORD_FILE)
-    return with_password(url, _written(Path(secret), "the database's password")) if secret else url
+    return with_password(url, _written(Path(secret), "database's password")) if secret else url
 
 
-def _written(file: Path, what: str = "a storage URL") -> str:
+def _written(file: Path, what: str = "storage URL") -> str:
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise StorageError(f"{file}: {reason}, expected a file that holds {what}; check the path") from None
+        raise StorageError(f"{file}: {reason}, expected a file that holds a {what}; check the path") from None
     if len(lines) != 1:
-        raise StorageError(f"{file}: {len(lines)} words, expected one, {what}; remove the others")
+        raise StorageError(f"{file}: {len(lines)} words, expected one, the {what}; remove the others")
     return lines[0]
 
 

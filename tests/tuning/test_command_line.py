@@ -120,7 +120,7 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
         ("tune tiny.toml --devices tpu", 2, "--devices: 'tpu', expected cpu, cuda or cuda:<number>"),
         ("tune tiny.toml --devices cuda:99", 2, "--devices: 'cuda:99', expected one of this machine's"),
         ("tune tiny.toml --wrokers 2", 2, "No such option: --wrokers"),
-        ("tune tiny.toml --workers 0", 2, "--workers"),
+        ("tune tiny.toml --workers -1", 2, "--workers"),
         ("frobnicate", 2, "No such command 'frobnicate'"),
         ("status --runs elsewhere", 1, "elsewhere/quell.db: no such database"),
         ("status nobody", 1, "study 'nobody': not in the storage, expected one of tiny"),
