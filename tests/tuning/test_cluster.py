@@ -153,6 +153,25 @@ def test_no_more_slots_are_kept_than_trials_are_left(
     assert pool._idle == {0, 1} - {*launched}
 
 
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ((), "no number of workers"),
+        (("--workers", "0"), "no number of workers"),
+        (("--workers", "2", "--devices", "cpu"), "--devices or --per-gpu beside it"),
+    ],
+)
+def test_places_of_this_machine_are_refused_beside_a_cluster(
+    options: tuple[str, ...], found: str, tmp_path: Path, tiny_study: str
+) -> None:
+    (tmp_path / "tiny.toml").write_text(tiny_study)
+    command = [sys.executable, "-m", "tuning.cli", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=BARE)
+    assert refused.returncode == 2
+    expected = f"quell: --ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options"
+    assert refused.stderr.splitlines() == [expected]
+
+
 @pytest.mark.parametrize("url", ["sqlite:///runs/quell.db", "postgres"])
 def test_a_storage_that_other_machines_do_not_reach_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=r"expected one that every node reaches: postgresql\+psycopg://"):

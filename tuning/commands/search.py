@@ -106,10 +106,8 @@ def tune(
         from tuning.cluster import Cluster, check_storage
 
         if not workers or devices or per_gpu > 1:
-            needed = (
-                "expected --workers N of them, and their shares by --gpus-per-worker; leave --devices, --per-gpu out"
-            )
-            raise UsageError(f"--ray: {needed}")
+            found = "--devices or --per-gpu beside it" if workers else "no number of workers"
+            raise UsageError(f"--ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options")
         check_storage(place.storage_url)
         cluster = Cluster(ray, workers, gpus_per_worker, cpus_per_worker)
     names = [name.strip() for name in devices.split(",") if name.strip()]
