@@ -11,6 +11,7 @@ from typing import IO
 from tuning.errors import StorageError, UsageError
 
 AUTO = "auto"
+DEVICES = "cpu, cuda or cuda:<number>"
 # Where the drivers of NVIDIA (on WSL too) and AMD show that there is a GPU; nothing else is worth importing torch for.
 DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 MOST = 64  # workers on one device
@@ -22,21 +23,33 @@ def check_devices(names: Sequence[str]) -> list[str]:
     Raises:
         UsageError: a device that torch does not know or this machine does not have.
     """
+    _check(names, "--devices", f"{DEVICES}, separated by commas")
+    return list(names) or [f"cuda:{number}" for number in range(_gpus())] or ["cpu"]
+
+
+def check_device(name: str, also: str = "") -> str:
+    """The same device.
+
+    Args:
+        also: what may be given beside a device, for the error.
+
+    Raises:
+        UsageError: as `check_devices`.
+    """
+    _check([name], "--device", f"{DEVICES}{also}")
+    return name
+
+
+def _check(names: Sequence[str], option: str, expected: str) -> None:
     for name in names:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-            raise UsageError(f"--devices: {name!r}, expected cpu, cuda or cuda:<number>, separated by commas")
-    if names and all(name == "cpu" for name in names):
-        return list(names)
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            raise UsageError(f"{option}: {name!r}, expected {expected}; change it")
+    count = _gpus() if set(names) - {"cpu"} else 0
     for name in names:
-        number = int(name.partition(":")[2] or 0)
-        if name != "cpu" and number >= count:
+        if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
             raise UsageError(
-                f"--devices: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
+                f"{option}: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
             )
-    return list(names) or [f"cuda:{number}" for number in range(count)] or ["cpu"]
 
 
 def share_devices(devices: Sequence[str], per_gpu: int, workers: int | None) -> list[str]:
@@ -71,8 +84,8 @@ def choose(name: str, folder: Path) -> Claim:
         StorageError: the folder cannot be written to.
     """
     if name != AUTO:
-        return Claim(check_devices([name])[0])
-    return least_taken(_gpus() if any(driver.exists() for driver in DRIVERS) else {}, folder)
+        return Claim(check_device(name, also=f" or {AUTO}"))
+    return least_taken(_identified() if any(driver.exists() for driver in DRIVERS) else {}, folder)
 
 
 def least_taken(devices: Mapping[str, str], folder: Path) -> Claim:
@@ -100,8 +113,13 @@ def least_taken(devices: Mapping[str, str], folder: Path) -> Claim:
     return Claim(next(iter(devices), "cpu"))
 
 
-def _gpus() -> dict[str, str]:
+def _gpus() -> int:
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return {f"cuda:{number}": str(torch.cuda.get_device_properties(number).uuid) for number in range(count)}
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _identified() -> dict[str, str]:
+    import torch
+
+    return {f"cuda:{number}": str(torch.cuda.get_device_properties(number).uuid) for number in range(_gpus())}

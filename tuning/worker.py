@@ -21,6 +21,7 @@ log = logging.getLogger("quell")
 POOL = "QUELL_POOL"  # process id of the pool that started the worker
 # A worker that was asked to leave has 10 s; a database that is away may take so many of them.
 HAND_BACK_S = 4.0
+LOOK_S = 2.5  # so often a worker looks whether there is work again
 NOBODY = -1  # the trial of a worker that waits
 
 
@@ -119,7 +120,7 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
 
 def _wait(budget: Budget, notice: Notice) -> None:
     crowd = len(budget.keep(NOBODY).running) / WATCHMEN  # the longer a look takes, the fewer
-    until = time.monotonic() + RENEW_S * min(AWAY / 2, max(0.5, crowd / 2))
+    until = time.monotonic() + min(AWAY / 2 * RENEW_S, max(1.0, crowd) * min(LOOK_S, RENEW_S / 2))
     while time.monotonic() < until:
         notice.check()
         time.sleep(0.1)

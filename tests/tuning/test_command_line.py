@@ -23,6 +23,17 @@ def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
 
 
+@pytest.fixture(scope="module")
+def exported(tuned: Path) -> tuple[Path, str]:
+    """A folder with the best trial in best.pt and a noisy recording, and what the export said."""
+    done = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=tuned)
+    assert done.returncode == 0, done.stderr
+    (tuned / "noisy").mkdir()
+    noisy = np.random.default_rng(0).uniform(-0.1, 0.1, (44_100, 2))
+    soundfile.write(tuned / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")
+    return tuned, done.stdout
+
+
 def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(tuned: Path, tiny_recordings: Path) -> None:
     before = json.loads(quell("status", "--json", cwd=tuned).stdout)
     assert sum(before["states"].get(state, 0) for state in ENDED) == 3
@@ -48,27 +59,27 @@ def test_a_study_is_made_by_one_command_and_run_by_workers(
     assert quell("worker", "tiny.toml", "--corpus", tiny_recordings, cwd=tmp_path).returncode == 0  # nothing left
 
 
-def test_the_best_trial_is_exported_and_denoises_and_is_evaluated(tuned: Path) -> None:
-    leader = json.loads(quell("status", "--json", cwd=tuned).stdout)["leaderboard"][0]
-    exported = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=tuned)
-    assert exported.returncode == 0, exported.stderr
-    card = (tuned / "best.md").read_text()
+def test_the_best_trial_is_exported(exported: tuple[Path, str]) -> None:
+    folder, said = exported
+    status = json.loads(quell("status", "--json", cwd=folder).stdout)
+    leader, noisy = status["leaderboard"][0], status["noisy"]["si_sdr"]
+    card = (folder / "best.md").read_text()
     assert "Licence: CC0" in card and "quell denoise best.pt" in card and "| 20 | " in card
     # The file on the validation mixtures is the trial: what rounds differently is nothing that two decimals show.
-    noisy = json.loads(quell("status", "--json", cwd=tuned).stdout)["noisy"]["si_sdr"]
     denoised = leader["metrics"]["si_sdr"]
     assert f"{noisy:.2f} -> {denoised:.2f}, {denoised - noisy:+.2f} [" in card
-    assert f"trial {leader['trial']} of tiny" in exported.stdout
-    assert f"{leader['cost']['parameters']:,} parameters" in exported.stdout
-    assert "real-time factor 0.0" in exported.stdout
-    (tuned / "noisy").mkdir()
-    noisy = np.random.default_rng(0).uniform(-0.1, 0.1, (44_100, 2))
-    soundfile.write(tuned / "noisy" / "a.wav", noisy, 44_100, subtype="PCM_24")
-    done = quell("denoise", "best.pt", "noisy", "-o", "clean", cwd=tuned)
+    assert f"trial {leader['trial']} of tiny" in said
+    assert f"{leader['cost']['parameters']:,} parameters" in said
+    assert "real-time factor 0.0" in said
+
+
+def test_an_exported_file_denoises_and_is_evaluated(exported: tuple[Path, str]) -> None:
+    folder, _ = exported
+    done = quell("denoise", "best.pt", "noisy", "-o", "clean", cwd=folder)
     assert done.returncode == 0, done.stderr
-    info = soundfile.info(tuned / "clean" / "a.wav")
+    info = soundfile.info(folder / "clean" / "a.wav")
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (44_100, 2, 44_100, "PCM_24")
-    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--mixtures", "12", "--json", cwd=tuned)
+    result = quell("evaluate", "best.pt", "--study", "tiny.toml", "--mixtures", "12", "--json", cwd=folder)
     assert result.returncode == 0, result.stderr
     table = json.loads(result.stdout)
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
@@ -118,6 +129,7 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
         ("tune unknown.toml --corpus bad", 1, "unknown.toml: study.trails: unknown key"),
         ("tune zero.toml --corpus bad", 1, "zero.toml: corpus.sample_rate: 0, expected"),
         ("tune tiny.toml --devices tpu", 2, "--devices: 'tpu', expected cpu, cuda or cuda:<number>"),
+        ("worker tiny.toml --device tpu", 2, "--device: 'tpu', expected cpu, cuda or cuda:<number> or auto"),
         ("tune tiny.toml --devices cuda:99", 2, "--devices: 'cuda:99', expected one of this machine's"),
         ("tune tiny.toml --wrokers 2", 2, "No such option: --wrokers"),
         ("tune tiny.toml --workers -1", 2, "--workers"),
@@ -144,8 +156,9 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
     ],
 )
 def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
-    tuned: Path, arguments: str, code: int, said: str
+    exported: tuple[Path, str], arguments: str, code: int, said: str
 ) -> None:
+    tuned, _ = exported
     for folder in ("bad/speech/a", "bad/noise", "empty/speech", "empty/noise"):
         (tuned / folder).mkdir(parents=True, exist_ok=True)
     (tuned / "bad/speech/a/x.wav").write_text("not a sound")

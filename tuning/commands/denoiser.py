@@ -41,7 +41,7 @@ def export(
     storage_file: StorageFileOption = None,
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
-    from tuning.devices import check_devices
+    from tuning.devices import check_device
     from tuning.exporting import export_best
 
     formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
@@ -54,7 +54,7 @@ def export(
     place = open_place(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
-    again_on = check_devices([device])[0] if refit else None
+    again_on = check_device(device) if refit else None
     made = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
     print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
     before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]

@@ -153,7 +153,7 @@ def worker(
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)
     if device != devices.AUTO:
-        devices.check_devices([device])
+        devices.check_device(device, also=f" or {devices.AUTO}")
     check_tracking(track)
     place = open_place(runs, storage, storage_file, corpus, artifacts)
     with devices.choose(device, place.runs.folder / "devices") as claim:
@@ -192,11 +192,11 @@ def reproduce(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Train a trial again and compare its score; exit 1 when it differs."""
-    from tuning.devices import check_devices
+    from tuning.devices import check_device
     from tuning.reproduce import reproduce as train_again
 
     place = open_place(runs, storage, storage_file)
-    used = check_devices([device])[0]
+    used = check_device(device)
     return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())
 
 
