@@ -14,6 +14,8 @@ setup: $(STAMP) ## make .venv and install the package with pinned versions
 demo: $(STAMP) ## the whole way on a synthetic corpus: search, leaderboard, export, a denoised file
 	$(BIN)/quell demo
 
+# As `quell` has it: without, two processes of two threads on two cores spend their time spinning.
+test: export GOMP_SPINCOUNT ?= 1000
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -2,7 +2,8 @@
 
     python benchmarks/threads.py
 
-Each line starts so many processes at once, each training the same small network for some seconds.
+Each line starts so many processes at once, each training the same small network for some seconds: as torch comes, where
+a thread that waits for the others spins for milliseconds; as `quell` sets it; and with no spinning at all.
 """
 
 import os
@@ -14,6 +15,7 @@ import torch
 
 from quell.config import DenoiserConfig
 from quell.denoiser import Denoiser
+from tuning.cli import SPIN_COUNT
 
 SECONDS = 8.0
 NETWORK = DenoiserConfig(win_length=320, hop_length=160, depth=4, base_channels=12)
@@ -37,11 +39,12 @@ def main() -> None:
     print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores; steps a second of each process")
     settings: list[tuple[int, int, dict[str, str]]] = [
         (1, 1, {}),
-        (1, 2, {}),
         (2, 1, {}),
-        (2, 2, {}),
-        (1, 2, {"OMP_WAIT_POLICY": "PASSIVE"}),
-        (2, 2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        *(
+            (processes, 2, extra)
+            for extra in ({}, {"GOMP_SPINCOUNT": SPIN_COUNT}, {"OMP_WAIT_POLICY": "PASSIVE"})
+            for processes in (1, 2)
+        ),
     ]
     for processes, threads, extra in settings:
         environment = {**os.environ, **extra, "OMP_NUM_THREADS": str(threads)}
@@ -50,8 +53,8 @@ def main() -> None:
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(processes)
         ]
         found = [float(process.communicate()[0]) for process in started]
-        waiting = extra.get("OMP_WAIT_POLICY", "default").lower()
-        print(f"{processes} processes of {threads} threads, waiting {waiting}: " + ", ".join(f"{x:.1f}" for x in found))
+        waiting = " ".join(f"{name}={value}" for name, value in extra.items()) or "as torch comes"
+        print(f"{processes} x {threads} threads, {waiting}: " + ", ".join(f"{x:.1f}" for x in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ POOL = "QUELL_POOL"  # process id of the pool that started the worker
 # A worker that was asked to leave has 10 s; a database that is away may take so many of them.
 HAND_BACK_S = 4.0
 LOOK_S = 2.5  # so often a worker looks whether there is work again
+ORPHANED_S = 15.0  # until a worker without its pool that has not left by itself is ended
 NOBODY = -1  # the trial of a worker that waits
 
 
@@ -56,6 +58,24 @@ class Notice:
             self.exit_code = 143
         if self.exit_code is not None:
             raise Leave
+
+
+def end_with_pool(after_s: float = ORPHANED_S) -> None:
+    """Ends this process so long after the pool that started it, where the main thread never comes to look.
+
+    Native code that does not return keeps it from that, while the lease goes on: nobody would get the trial.
+    """
+    if POOL not in os.environ:
+        return
+    pool = int(os.environ[POOL])
+
+    def watch() -> None:
+        while os.getppid() == pool:
+            time.sleep(min(1.0, after_s))
+        time.sleep(after_s)
+        os._exit(143)
+
+    threading.Thread(target=watch, name="pool", daemon=True).start()
 
 
 class Running:

@@ -194,6 +194,26 @@ def test_help_answers_without_heavy_imports() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ids=["nothing", "a count", "a policy"],
+)
+def test_torch_threads_that_wait_leave_the_core_to_others_soon(given: dict[str, str], taken: str) -> None:
+    code = (
+        "import sys; from tuning import cli; sys.argv = ['quell', '--help']\n"
+        "try: cli.main()\nexcept SystemExit: import torch"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **given}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    if "GOMP" not in done.stderr:
+        pytest.skip("torch without GNU's OpenMP")
+    assert f"GOMP_SPINCOUNT = '{taken}'" in done.stderr
+
+
 def test_a_study_is_read_and_a_worker_waits_without_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from tuning import joining, parts, status, study_file, worker\n"

@@ -3,6 +3,8 @@ time."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -278,6 +280,13 @@ def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, m
     with pytest.raises(Leave):
         orphan.check()
     assert orphan.exit_code == 143
+
+
+@pytest.mark.parametrize(("pool", "ends"), [("1", True), (str(os.getpid()), False)], ids=["gone", "there"])
+def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool: str, ends: bool) -> None:
+    code = "import ctypes; from tuning.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
+    environment = {**os.environ, worker.POOL: pool}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
 
 
 def reasons(*found: str | None) -> Stub:

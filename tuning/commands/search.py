@@ -147,8 +147,10 @@ def worker(
     from tuning.joining import join
     from tuning.parts import PARTS
     from tuning.tracking import check_tracking
+    from tuning.worker import end_with_pool
 
     log_notes()
+    end_with_pool()
     if part not in PARTS:
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)

@@ -1,0 +1,114 @@
+"""Workers on paper: what single calls cost a server and its clients, for more workers than there are machines.
+
+Every worker has a core of its own and is two threads, as in `tuning`: one makes a trial's calls and then trains,
+the other renews its lease and looks at the others' trials. Calls wait for a core of the server, in the order in which
+they come.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import count
+
+from tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN
+
+CYCLES = 3  # trials of each worker; of the first one, nothing is counted
+LONGEST_S = 900.0  # of a trial's training that is played through; what is left of it goes on alike
+
+
+@dataclass(frozen=True)
+class Call:
+    """Seconds of one call, on the server and beside it: `each` more for every trial that runs."""
+
+    server_s: float
+    client_s: float
+    server_each_s: float = 0.0
+    client_each_s: float = 0.0
+
+    def on_server(self, running: int) -> float:
+        return self.server_s + running * self.server_each_s
+
+    def beside(self, running: int) -> float:
+        return self.client_s + running * self.client_each_s
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Calls of one, besides those of its lease: such that read all trials, and others."""
+
+    looks: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Played:
+    share: float  # of the throughput of workers that only train
+    late_s: float  # the longest that a lease was not renewed
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%}" if self.late_s < GRACE_S else "loses trials"
+
+
+Request = tuple[str, float]  # "sleep", seconds; or "look" or "other", 0
+Thread = Generator[Request, float, None]  # is sent the time at which it goes on
+
+
+def play(look: Call, other: Call, trial: Trial, workers: int, trial_s: float, cores: int, seed: int = 0) -> Played:
+    """So many workers with trials of so many seconds of training, on a server of so many cores."""
+    draw = random.Random(seed)
+    played_s = min(trial_s, LONGEST_S)
+    took_s: list[float] = []
+    late_s = [0.0]
+
+    def train() -> Thread:
+        now = yield "sleep", draw.uniform(0, played_s)
+        for cycle in count():  # on and on: who is ready first must not leave the others alone
+            began = now
+            calls = ["look"] * _whole(trial.looks, draw) + ["other"] * _whole(trial.others, draw)
+            draw.shuffle(calls)
+            for call in calls:
+                now = yield call, 0.0
+            now = yield "sleep", played_s
+            if 0 < cycle < CYCLES:
+                took_s.append(now - began - played_s)
+
+    def renew(number: int) -> Thread:
+        now = yield "sleep", draw.uniform(0, RENEW_S)
+        each = 1 if number < WATCHMEN else SELDOM
+        for turn in count(draw.randrange(each)):
+            before = now
+            yield "sleep", RENEW_S
+            now = yield "other", 0.0
+            late_s[0] = max(late_s[0], now - before)
+            if turn % each == 0:
+                now = yield "look", 0.0
+
+    free = [0.0] * cores
+    order = 0
+    waiting: list[tuple[float, int, Thread]] = []
+    for number in range(workers):
+        for thread in (train(), renew(number)):
+            waiting.append((next(thread)[1], order, thread))
+            order += 1
+    heapq.heapify(waiting)
+    while len(took_s) < workers * (CYCLES - 1):
+        now, _, thread = heapq.heappop(waiting)
+        what, seconds = thread.send(now)
+        if what == "sleep":
+            then = now + seconds
+        else:
+            call = look if what == "look" else other
+            done = max(now, heapq.heappop(free)) + draw.expovariate(1 / call.on_server(workers))
+            heapq.heappush(free, done)
+            then = done + call.beside(workers)
+        order += 1
+        heapq.heappush(waiting, (then, order, thread))
+    calls_s = sum(took_s) / len(took_s)
+    return Played(trial_s / (trial_s + calls_s), late_s[0])
+
+
+def _whole(number: float, draw: random.Random) -> int:
+    return int(number) + (draw.random() < number % 1)
