@@ -2,7 +2,7 @@
 
 Every worker has a core of its own and is two threads, as in `tuning`: one makes a trial's calls and then trains,
 the other renews its lease and looks at the others' trials. Calls wait for a core of the server, in the order in which
-they come.
+they come. A server may share reads: who asks for all trials while somebody waits for them joins him (`tuning.proxy`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN
@@ -28,11 +28,8 @@ class Call:
     server_each_s: float = 0.0
     client_each_s: float = 0.0
 
-    def on_server(self, running: int) -> float:
-        return self.server_s + running * self.server_each_s
-
-    def beside(self, running: int) -> float:
-        return self.client_s + running * self.client_each_s
+    def dearer(self, times: float) -> Call:
+        return replace(self, server_s=times * self.server_s, server_each_s=times * self.server_each_s)
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,26 @@ class Played:
         return f"{self.share:.1%}" if self.late_s < GRACE_S else "loses trials"
 
 
+@dataclass(frozen=True)
+class Server:
+    cores: int
+    shares_reads: bool
+
+
 Request = tuple[str, float]  # "sleep", seconds; or "look" or "other", 0
 Thread = Generator[Request, float, None]  # is sent the time at which it goes on
 
 
-def play(look: Call, other: Call, trial: Trial, workers: int, trial_s: float, cores: int, seed: int = 0) -> Played:
-    """So many workers with trials of so many seconds of training, on a server of so many cores."""
-    draw = random.Random(seed)
+def play(
+    server: Server, look: Call, other: Call, trial: Trial, workers: int, trial_s: float, running: int | None = None
+) -> Played:
+    """So many workers with trials of so many seconds of training.
+
+    Args:
+        running: trials at any time, where other workers are on other servers of the same study.
+    """
+    running = workers if running is None else running
+    draw = random.Random(0)
     played_s = min(trial_s, LONGEST_S)
     took_s: list[float] = []
     late_s = [0.0]
@@ -77,34 +87,39 @@ def play(look: Call, other: Call, trial: Trial, workers: int, trial_s: float, co
 
     def renew(number: int) -> Thread:
         now = yield "sleep", draw.uniform(0, RENEW_S)
-        each = 1 if number < WATCHMEN else SELDOM
+        each = 1 if number * running < WATCHMEN * workers else SELDOM
+        before = now
         for turn in count(draw.randrange(each)):
-            before = now
             yield "sleep", RENEW_S
             now = yield "other", 0.0
-            late_s[0] = max(late_s[0], now - before)
+            late_s[0], before = max(late_s[0], now - before), now
             if turn % each == 0:
-                now = yield "look", 0.0
+                yield "look", 0.0
 
-    free = [0.0] * cores
-    order = 0
-    waiting: list[tuple[float, int, Thread]] = []
-    for number in range(workers):
-        for thread in (train(), renew(number)):
-            waiting.append((next(thread)[1], order, thread))
-            order += 1
+    free = [0.0] * server.cores
+    joined_until = -1.0  # when the last read that was asked for begins
+
+    def called(what: str, now: float) -> float:
+        nonlocal joined_until
+        begins = max(now, heapq.heappop(free))
+        call = look if what == "look" else other
+        service_s = call.server_s + running * call.server_each_s
+        if what == "look" and server.shares_reads:
+            if now < joined_until:
+                service_s = call.server_s
+            else:
+                joined_until = begins
+        done = begins + draw.expovariate(1 / service_s)
+        heapq.heappush(free, done)
+        return done + call.client_s + running * call.client_each_s
+
+    threads = [thread for number in range(workers) for thread in (train(), renew(number))]
+    waiting = [(next(thread)[1], order, thread) for order, thread in enumerate(threads)]
     heapq.heapify(waiting)
     while len(took_s) < workers * (CYCLES - 1):
-        now, _, thread = heapq.heappop(waiting)
+        now, order, thread = heapq.heappop(waiting)
         what, seconds = thread.send(now)
-        if what == "sleep":
-            then = now + seconds
-        else:
-            call = look if what == "look" else other
-            done = max(now, heapq.heappop(free)) + draw.expovariate(1 / call.on_server(workers))
-            heapq.heappush(free, done)
-            then = done + call.beside(workers)
-        order += 1
+        then = now + seconds if what == "sleep" else called(what, now)
         heapq.heappush(waiting, (then, order, thread))
     calls_s = sum(took_s) / len(took_s)
     return Played(trial_s / (trial_s + calls_s), late_s[0])

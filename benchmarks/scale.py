@@ -1,122 +1,86 @@
 """Many workers on one study: throughput against ideal, errors, connections to the database; then many more on paper.
 
     python benchmarks/scale.py                                   # 64 workers on Postgres and on the gRPC proxy
-    python benchmarks/scale.py --storage grpc --workers 16 --sleep-s 10
+    python benchmarks/scale.py --storage grpc --workers 16 --sleep-s 10 --processes 2
 
 Workers as `quell worker` runs them, with the trials of `storage_overhead.py`: they sleep instead of training, and write
 what a real one writes. Ideal is a trial for each worker in every `sleep-s`; it is held against the time in which all of
-them had a trial. What the narrowest server (Postgres, or the proxy, which is Python and has one core) spent on a
-transaction then feeds a simulation: workers that sleep, and cores that serve their transactions one after another.
+them had a trial. Then single calls are timed, by what the narrowest server (Postgres, or the proxy, which is Python)
+computed and by what the client waited besides, and feed the simulation of `on_paper.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
+import json
 import os
-import random
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-import psutil
-import sqlalchemy
+from on_paper import Call, Server, Trial, play
+from servers import servers, single_calls
 from storage_overhead import STUDY, objective
 
 from tuning import samplers
-from tuning.budget import GRACE_S, RENEW_S, Budget, is_lost
+from tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget, is_lost
 from tuning.identity import worker_name
-from tuning.postgres_server import Cluster
 from tuning.storage import open_storage
 from tuning.worker import Notice, work
 
 ROUNDS = 4  # trials of each worker
 SIMULATED = (64, 250, 500, 1000)  # workers
 TRIAL_S = (60, 600, 3600)
-CORES = {"postgres": 4, "grpc": 1}  # of the narrowest server
-RENEWALS = 50
-STATISTICS_S = 11.0  # until Postgres has counted what an idle connection did
+POSTGRES_CORES = 4
+PROXIES = (1, 4)  # processes
+
+
+@dataclass
+class Counted:
+    """Calls of the main thread, which are not those of the lease."""
+
+    looks: int = 0
+    others: int = 0
+
+    def watch(self, storage: Any) -> None:
+        inner: Callable[..., Any] = storage._call
+
+        def call(method: Callable[..., Any], *arguments: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                look = method.__name__ == "get_all_trials"
+                self.looks, self.others = self.looks + look, self.others + (not look)
+            return inner(method, *arguments)
+
+        storage._call = call
 
 
 def worker(trials: int, sleep_s: float) -> int:
     notice = Notice()
     storage = open_storage(os.environ["QUELL_STORAGE"])
+    counted = Counted()
+    counted.watch(storage)
     with storage.waiting(unless=notice.check):
         study = optuna.load_study(study_name=STUDY, storage=storage)
     study.sampler = samplers.sampler("tpe", 0, worker_name())
     study.pruner = samplers.pruner("none", (0.25, 1.0))
-    return work(Budget(study, trials), notice, lambda: lambda running: objective(running, sleep_s), lambda number: None)
-
-
-@dataclass
-class Servers:
-    """Postgres, the proxy where there is one, and what they spend."""
-
-    database: sqlalchemy.Engine
-    url: str
-    processes: list[psutil.Process]
-    connections: int = 0  # the most that were seen at once
-    _over: threading.Event = field(default_factory=threading.Event)
-
-    def watch(self) -> None:
-        while not self._over.wait(1.0):
-            self.connections = max(
-                self.connections, self._ask("SELECT count(*) FROM pg_stat_activity WHERE state != ''")
-            )
-
-    def stop(self) -> None:
-        self._over.set()
-
-    def transactions(self) -> int:
-        return self._ask("SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database")
-
-    def cpu_s(self) -> float:
-        """Of the narrowest server so far, also of connections that were closed."""
-        process = self.processes[-1]
-        children = process.children(recursive=True)
-        return sum(process.cpu_times()[:4]) + sum(sum(child.cpu_times()[:2]) for child in children)
-
-    def _ask(self, query: str) -> int:
-        with self.database.connect() as connection:
-            return int(connection.execute(sqlalchemy.text(query)).scalar_one())
-
-
-@contextmanager
-def servers(name: str, folder: Path) -> Iterator[Servers]:
-    cluster = Cluster(folder / "postgres", password="scale")
-    cluster.init()
-    cluster.start()
-    processes = [psutil.Process(int((cluster.data / "postmaster.pid").read_text().split()[0]))]
-    url, proxy = cluster.url, None
-    if name == "grpc":
-        port = Cluster(folder, password="").port  # a free one
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
-        proxy = subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": url}, stderr=subprocess.DEVNULL)
-        processes.append(psutil.Process(proxy.pid))
-        url = f"grpc://127.0.0.1:{port}"
-    engine = sqlalchemy.create_engine(cluster.url, poolclass=sqlalchemy.pool.NullPool)
-    try:
-        yield Servers(engine, url, processes)
-    finally:
-        if proxy is not None:
-            proxy.kill()
-            proxy.wait()
-        cluster.stop()
+    code = work(Budget(study, trials), notice, lambda: lambda running: objective(running, sleep_s), lambda number: None)
+    print(json.dumps(vars(counted)))
+    return code
 
 
 @dataclass(frozen=True)
 class Found:
     """Of one storage. Times are those of the window in which every worker had a trial."""
 
-    storage: str
     share: float  # of the ideal throughput
     trials: int
     ended: int
@@ -124,59 +88,59 @@ class Found:
     errors: int
     connections: int
     transactions: float  # for each trial
-    renewal: float  # of them for each renewal of a lease, which a trial needs the more of the longer it is
-    cpu_ms: float  # of the narrowest server, for each transaction
+    cpu_ms: float  # of the narrowest server, for each trial
+    look: Call
+    other: Call
+    trial: Trial
+
+    def explained_ms(self, workers: int, trial_s: float) -> float:
+        """What of `cpu_ms` the single calls add up to."""
+        renewals = trial_s / RENEW_S
+        watchmen = min(1.0, WATCHMEN / workers)
+        looks = self.trial.looks + renewals * (watchmen + (1 - watchmen) / SELDOM)
+        look_s = self.look.server_s + workers * self.look.server_each_s
+        return 1000 * (looks * look_s + (self.trial.others + renewals) * self.other.server_s)
 
 
-def measure(name: str, workers: int, sleep_s: float, folder: Path) -> Found:
+def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Path) -> Found:
     trials = ROUNDS * workers
-    with servers(name, folder) as there, closing(open_storage(there.url, create=True)) as storage:
+    with servers(name, processes, folder) as there, closing(open_storage(there.url, create=True)) as storage:
         study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
         study.set_user_attr("trials", trials)
         watch = threading.Thread(target=there.watch)
         watch.start()
         environment = {**os.environ, "QUELL_STORAGE": there.url, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--worker", str(trials), str(sleep_s)]
-        processes = []
+        started = []
         for number in range(workers):
             with (folder / f"{number}.log").open("wb") as log:
-                processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         while sum(trial.state.name == "RUNNING" for trial in study.get_trials(deepcopy=False)) < workers:
             time.sleep(0.5)
         before = time.monotonic(), there.transactions(), there.cpu_s(), ended(study)
         while ended(study) < trials - workers:  # from here on some find nothing to do
             time.sleep(0.5)
         after = time.monotonic(), there.transactions(), there.cpu_s(), ended(study)
-        for process in processes:
+        for process in started:
             process.wait(GRACE_S + 4 * sleep_s)
         there.stop()
         watch.join()
         seconds, transactions, cpu_s, done = (late - early for late, early in zip(after, before, strict=True))
-        renewal = renewals(study, there)
+        look, other = single_calls(there, storage)
+        counted = [json.loads((folder / f"{number}.log").read_text().splitlines()[-1]) for number in range(workers)]
         return Found(
-            storage=name,
             share=done / seconds / (workers / sleep_s),
             trials=trials,
             ended=ended(study),
             lost=sum(is_lost(trial) and "superfluous" not in trial.user_attrs for trial in study.trials),
-            errors=sum(process.returncode != 0 for process in processes) + complaints(folder),
+            errors=sum(process.returncode != 0 for process in started) + complaints(folder),
             connections=there.connections,
             transactions=transactions / done,
-            renewal=renewal,
-            cpu_ms=1000 * cpu_s / transactions,
+            cpu_ms=1000 * cpu_s / done,
+            look=look,
+            other=other,
+            trial=Trial(*(sum(one[key] for one in counted) / trials for key in ("looks", "others"))),
         )
-
-
-def renewals(study: optuna.Study, there: Servers) -> float:
-    """Transactions of one."""
-    trial, budget = study.ask(), Budget(study, 1)
-    time.sleep(STATISTICS_S)
-    before = there.transactions()
-    for count in range(RENEWALS):
-        budget.storage.set_trial_user_attr(trial._trial_id, "lease", [count, 0.0])
-        budget.keep()
-    time.sleep(STATISTICS_S)
-    return (there.transactions() - before) / RENEWALS
 
 
 def ended(study: optuna.Study) -> int:
@@ -189,23 +153,26 @@ def complaints(folder: Path) -> int:
     )
 
 
-def simulate(workers: int, trial_s: float, transactions: float, service_s: float, cores: int) -> float:
-    """Share of the ideal throughput: workers that sleep `trial_s` in all, between as many transactions, which `cores`
-    serve in the order in which they come, each for an exponential time."""
-    draw = random.Random(0)
-    pause = trial_s / transactions
-    waiting = [draw.uniform(0, pause) for _ in range(workers)]  # when each comes with its next transaction
-    free = [0.0] * cores
-    heapq.heapify(waiting)
-    warm, served = min(trial_s, 300.0), 0
-    end = 2 * warm
-    while waiting[0] < end:
-        now = heapq.heappop(waiting)
-        left = max(now, heapq.heappop(free)) + draw.expovariate(1 / service_s)
-        heapq.heappush(free, left)
-        served += warm < left < end
-        heapq.heappush(waiting, left + pause * draw.uniform(0.5, 1.5))
-    return served * pause / warm / workers
+def on_paper(found: Found, dearer: float, workers: int, trial_s: float, proxies: int) -> str:
+    """Share of the ideal throughput, when every call costs the server so many times what a single one does."""
+    server = Server(1, shares_reads=True) if proxies else Server(POSTGRES_CORES, shares_reads=False)
+    look, other = found.look.dearer(dearer), found.other.dearer(dearer)
+    return str(play(server, look, other, found.trial, workers // max(1, proxies), trial_s, running=workers))
+
+
+def show(name: str, found: Found, explained_ms: float) -> None:
+    figures = f"{found.ended} of {found.trials} | {found.lost} | {found.errors} | {found.connections}"
+    print(f"| {name} | {found.share:.1%} | {figures} | {found.transactions:.0f} | {found.cpu_ms:.0f} |", flush=True)
+    look, other, trial = found.look, found.other, found.trial
+    print(
+        f"\nA trial reads all trials {trial.looks:.1f} times and makes {trial.others:.1f} other calls, its lease aside."
+    )
+    print(
+        f"A read takes {1000 * look.server_s:.2f} + {1000 * look.server_each_s:.3f} ms for each that runs on the server"
+        f" and {1000 * look.client_s:.2f} + {1000 * look.client_each_s:.3f} ms besides;"
+        f" another call {1000 * other.server_s:.2f} and {1000 * other.client_s:.2f} ms."
+    )
+    print(f"These add up to {explained_ms:.0f} of the server's {found.cpu_ms:.0f} ms a trial.\n")
 
 
 def main() -> None:
@@ -213,6 +180,7 @@ def main() -> None:
     parser.add_argument("--storage", choices=("postgres", "grpc"), action="append")
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--sleep-s", type=float, default=60.0, help="of a trial")
+    parser.add_argument("--processes", type=int, default=1, help="of the proxy")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -222,24 +190,24 @@ def main() -> None:
 
     print(header(f"python benchmarks/scale.py {' '.join(sys.argv[1:])}".strip()))
     print(f"{options.workers} workers, trials of {options.sleep_s:g} s\n")
-    print("| storage | of ideal | trials | lost | errors | connections | transactions a trial | server CPU, ms each |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
-    found = []
+    paper = []
     for name in options.storage or ("postgres", "grpc"):
+        print(
+            "| storage | of ideal | trials | lost | errors | connections | transactions a trial | server, ms a trial |"
+        )
+        print("|---|---|---|---|---|---|---|---|", flush=True)
         with tempfile.TemporaryDirectory(prefix="quell-scale-") as folder:
-            one = measure(name, options.workers, options.sleep_s, Path(folder))
-        found.append(one)
-        figures = f"{one.ended} of {one.trials} | {one.lost} | {one.errors} | {one.connections}"
-        row = f"| {one.storage} | {one.share:.1%} | {figures} | {one.transactions:.0f} | {one.cpu_ms:.2f} |"
-        print(row, flush=True)
-    print("\nSimulated: share of ideal by workers and length of a trial\n")
+            found = measure(name, options.processes, options.workers, options.sleep_s, Path(folder))
+        explained_ms = found.explained_ms(options.workers, options.sleep_s)
+        dearer = max(1.0, found.cpu_ms / explained_ms)
+        show(name, found, explained_ms)
+        for proxies in PROXIES if name == "grpc" else (0,):
+            for trial_s in TRIAL_S:
+                shares = [on_paper(found, dearer, many, trial_s, proxies) for many in SIMULATED]
+                paper.append(f"| {name}{f' x {proxies}' * (proxies > 1)} | {trial_s} s | {' | '.join(shares)} |")
+    print("Simulated: share of ideal by workers and length of a trial\n")
     print("| storage | trial | " + " | ".join(map(str, SIMULATED)) + " |\n|---|---|" + "---|" * len(SIMULATED))
-    for one in found:
-        for trial_s in TRIAL_S:
-            transactions = one.transactions + one.renewal * (trial_s - options.sleep_s) / RENEW_S
-            cost, cores = one.cpu_ms / 1000, CORES[one.storage]
-            shares = [simulate(many, trial_s, transactions, cost, cores) for many in SIMULATED]
-            print(f"| {one.storage} | {trial_s} s | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
+    print("\n".join(paper))
 
 
 if __name__ == "__main__":

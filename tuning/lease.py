@@ -5,7 +5,9 @@ Our own, since Optuna's heartbeat dies with the first database error and its gRP
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
 import threading
 from contextlib import suppress
 
@@ -16,6 +18,9 @@ from tuning.errors import StorageError
 
 log = logging.getLogger("quell")
 
+# A training that does nothing for so long hangs, in a driver or on a file system. Longer than patience with a database.
+HANG_S = float(os.environ.get("QUELL_HANG_S", "3600"))
+
 
 class _Over(Exception):
     """The trial ended while the thread waited for the database."""
@@ -23,7 +28,7 @@ class _Over(Exception):
 
 class Lease:
     """Renews a claimed trial from a thread until the block ends; the same thread ends and replaces trials of workers
-    that are gone, also while every worker is busy.
+    that are gone, also while every worker is busy. A process whose training hangs it ends: else nobody got the trial.
 
     What it writes is [a counter, the audio hours trained so far].
     """
@@ -32,6 +37,7 @@ class Lease:
         self.trial = trial
         self.budget = budget
         self.audio_hours = 0.0  # set by the one who trains
+        self.looks = 0  # counted by the one who trains; while it stays 0, a corpus may be decoded for hours
         self.lost = False  # somebody took this worker for dead and ended its trial; the thread saw it
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
@@ -57,9 +63,13 @@ class Lease:
             raise _Over
 
     def _renew(self) -> None:
-        count = look = 0
+        count = look = seen = 0
+        silent_s = 0.0  # by turns of this thread, which a frozen process does not make
         while not self._over.wait(RENEW_S):
             count += 1
+            silent_s, seen = silent_s + RENEW_S if seen == self.looks > 0 else 0.0, self.looks
+            if silent_s > HANG_S:
+                self._end_process(silent_s)
             word = [count, round(self.audio_hours, 4)]
             try:
                 self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
@@ -71,3 +81,8 @@ class Lease:
                 return
             except StorageError as error:
                 log.warning("lease of trial %d: %s", self.trial.number, error)
+
+    def _end_process(self, silent_s: float) -> None:
+        log.error("trial %d: nothing happened for %.0f s, this process ends; it was here:", self.trial.number, silent_s)
+        faulthandler.dump_traceback()
+        os._exit(1)

@@ -2,80 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
+import optuna
 from rich.console import Console
 
+from quell.processes import follow_parent, undisturbed
 from tuning.errors import StorageError
-from tuning.patience import absence
 from tuning.place import Place
 from tuning.storage import quiet_grpc
 
-# Calls served at once; each has a connection to the database.
-THREADS = 16
+# To the database; twice as many at times.
+CONNECTIONS = 16
+LEAST_CONNECTIONS = 4  # of one of several processes
+AGAIN_S = 1.0  # before a process that died is started again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(place: Place, host: str, port: int, console: Console) -> int:
+def serve(place: Place, host: str, port: int, processes: int, console: Console) -> int:
     """Serves until it is interrupted.
+
+    Args:
+        processes: that share the port and the clients: one Python process can use one core.
 
     Raises:
         StorageError: the database cannot be opened, or the port is taken.
     """
-    quiet_grpc()
     try:
-        import grpc
+        quiet_grpc()
+        import grpc  # noqa: F401
     except ImportError:
         raise StorageError(
             "storage serve: the package grpcio is not installed, expected it beside quell; "
             "pip install 'quell-denoiser[grpc]'"
         ) from None
-    from optuna.storages._grpc.auto_generated.api_pb2_grpc import add_StorageServiceServicer_to_server
-    from optuna.storages._grpc.servicer import OptunaStorageProxyService
+    if host not in LOOPBACK:
+        console.print(f"quell: {host} asks nobody for a password; keep it inside a network that you trust")
+    said = f"serving on grpc://{host}:{port}"
+    if processes > 1:
+        _serve_together(place, host, port, processes, lambda text: console.print(text, highlight=False), said)
+    else:
+        with _server(place, host, port, CONNECTIONS, shared=False) as server:
+            console.print(said, highlight=False)
+            server.wait_for_termination()
+    return 0
 
-    storage = place.open_storage(create=True, connections=THREADS)
-    # Not Optuna's run_grpc_proxy_server, which takes no options: two proxies would share a port and its calls.
-    server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[_candid()], options=[("grpc.so_reuseport", 0)])
+
+@contextmanager
+def _server(place: Place, host: str, port: int, connections: int, *, shared: bool) -> Iterator[Any]:
+    """A server that answers calls.
+
+    Args:
+        shared: others may listen on the same port; each new client goes to one of them.
+    """
+    from tuning.proxy import make_server
+
+    storage = place.open_storage(create=True, connections=connections)
     # Not patient: a client that waits here could not be interrupted, nor could we. It waits itself.
-    add_StorageServiceServicer_to_server(OptunaStorageProxyService(storage.backend), server)
+    server = make_server(storage.backend, shared=shared)
     try:
         try:
             server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
-            text = f"{host}:{port}: taken, or not ours, expected a free port of this machine; name another with --port"
-            raise StorageError(text) from None
+            raise _taken(host, port) from None
         server.start()
-        if host not in LOOPBACK:
-            console.print(f"quell: {host} asks nobody for a password; keep it inside a network that you trust")
-        console.print(f"serving on grpc://{host}:{port}", highlight=False)
-        server.wait_for_termination()
+        yield server
     finally:
         server.stop(None)
         storage.close()
-    return 0
 
 
-def _candid() -> Any:
-    """Answers UNAVAILABLE for a database that is away, where Optuna's servicer would answer UNKNOWN."""
-    import grpc
+def _taken(host: str, port: int) -> StorageError:
+    needed = "expected a free port of this machine; name another with --port"
+    return StorageError(f"{host}:{port}: taken, or not ours, {needed}")
 
-    class Candid(grpc.ServerInterceptor):  # type: ignore[misc]
-        def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-            handler = continuation(details)
 
-            def handle(request: Any, context: Any) -> Any:
-                try:
-                    return handler.unary_unary(request, context)
-                except Exception as error:
-                    reason = absence(error)
-                    if reason is not None:
-                        context.abort(grpc.StatusCode.UNAVAILABLE, reason)
-                    raise
+def _serve_together(place: Place, host: str, port: int, processes: int, say: Callable[[str], None], said: str) -> None:
+    place.open_storage(create=True, connections=1).close()  # or all of them would say what is wrong with it
+    _check_free(host, port)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Semaphore(0)
+    connections = max(LEAST_CONNECTIONS, CONNECTIONS // processes)
 
-            return grpc.unary_unary_rpc_method_handler(
-                handle, handler.request_deserializer, handler.response_serializer
-            )
+    def start() -> BaseProcess:
+        process = context.Process(target=_serve_beside, args=(place, host, port, connections, ready), daemon=True)
+        with undisturbed():
+            process.start()
+        return process
 
-    return Candid()
+    running: list[BaseProcess] = []
+    try:
+        running += [start() for _ in range(processes)]
+        for _ in running:
+            while not ready.acquire(timeout=0.2):
+                if not all(process.is_alive() for process in running):
+                    raise StorageError(f"{host}:{port}: a process ended before it served; see what it said above")
+        say(said)
+        while True:
+            wait([process.sentinel for process in running])
+            time.sleep(AGAIN_S)
+            for number, process in enumerate(running):
+                if not process.is_alive():
+                    say(f"quell: process {process.pid} of the proxy ended with {process.exitcode}; another one starts")
+                    running[number] = start()
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+def _serve_beside(place: Place, host: str, port: int, connections: int, ready: Any) -> None:
+    follow_parent()
+    quiet_grpc()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with _server(place, host, port, connections, shared=True) as server:
+            ready.release()
+            server.wait_for_termination()
+    except StorageError as error:
+        print(f"quell: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Several processes could share the port with somebody else's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections are no reason to wait
+            tried.bind(address)
+    except OSError:
+        raise _taken(host, port) from None

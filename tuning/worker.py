@@ -98,6 +98,7 @@ class Running:
             Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
             UpdateFinishedTrialError: another worker has the trial.
         """
+        self.lease.looks += 1
         if self.lease.lost:
             raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
         self.notice.check()

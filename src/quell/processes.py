@@ -8,8 +8,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,21 +25,33 @@ def pool(processes: int, begin: Callable[..., None] | None = None, *args: Any) -
         begin: called in each of them, with `args`, before its first task.
     """
     context = multiprocessing.get_context("spawn")
-    return _Pool(processes, mp_context=context, initializer=_follow_parent, initargs=(begin, *args))
+    return _Pool(processes, mp_context=context, initializer=_begin, initargs=(begin, *args))
 
 
 class _Pool(ProcessPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        # The process starts here. Until it has Python running, and says so itself, a Ctrl-C would end it with a
-        # traceback: it inherits that it waits.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with undisturbed():  # the process starts here
             return super().submit(fn, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _follow_parent(begin: Callable[..., None] | None, *args: Any) -> None:
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """For starting processes that follow their parent: until one has Python running, and says so itself, a Ctrl-C would
+    end it with a traceback. It inherits that it waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
+    follow_parent()
+    if begin is not None:
+        begin(*args)
+
+
+def follow_parent() -> None:
     """Leaves Ctrl-C to the parent, and ends when the parent does: nobody else would close a killed one's pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # It ends in 0.15 s instead of 0.6 s, for which its pool waits: Python looks for no cycles among all that it knows.
@@ -51,5 +64,3 @@ def _follow_parent(begin: Callable[..., None] | None, *args: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    if begin is not None:
-        begin(*args)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 from rich.console import Console
 
@@ -117,6 +118,65 @@ def test_a_taken_port_is_told_in_one_line(
     assert "expected a free port" in line
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_processes_share_a_port_with_each_other_and_with_nobody_else(
+    processes: str, start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    start(sqlite, port, "--processes", "2")
+    late = start(sqlite, port, "--processes", processes)
+    assert late.process.wait(20) == 1
+    (line,) = late.said
+    assert line.startswith(f"quell: 127.0.0.1:{port}: taken")
+
+
+def test_clients_of_several_processes_see_what_each_other_writes_though_one_process_is_killed(
+    start: Callable[..., Proxy],
+    sqlite: str,
+    free_port: Callable[[], int],
+    wait_for: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import grpc
+
+    own = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]  # or all share a connection
+    monkeypatch.setattr(
+        "optuna.storages._grpc.client.create_insecure_channel",
+        lambda host, port: grpc.insecure_channel(f"{host}:{port}", options=own),
+    )
+    port = free_port()
+    proxy = start(sqlite, port, "--processes", "2")
+    assert proxy.said == [f"serving on grpc://127.0.0.1:{port}"]
+    clients = [open_storage(f"grpc://127.0.0.1:{port}") for _ in range(8)]  # all at one of them: once in 128 times
+    optuna.create_study(study_name="s", storage=clients[0])
+    studies = [optuna.load_study(study_name="s", storage=client) for client in clients]
+    for study in studies:
+        study.enqueue_trial({"x": 0.5})
+    serving = [child for child in psutil.Process(proxy.process.pid).children() if "spawn_main" in str(child.cmdline())]
+    assert len(serving) == 2
+    assert all(any(found.status == "ESTABLISHED" for found in child.net_connections()) for child in serving)
+    serving[0].kill()
+    for study in studies:  # the clients of the killed one wait and go on
+        study.enqueue_trial({"x": 0.5})
+    assert [len(study.trials) for study in studies] == [16] * 8
+    errors = proxy.process.stderr
+    assert errors is not None
+    assert errors.readline().startswith(f"quell: process {serving[0].pid} of the proxy ended with -9; another one")
+    for client in clients:
+        client.close()
+    proxy.interrupt()
+    wait_for(lambda: not any(child.is_running() for child in serving), 5)
+
+
+def test_no_process_is_left_of_a_proxy_that_was_killed(
+    start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int], wait_for: Callable[..., Any]
+) -> None:
+    proxy = start(sqlite, free_port(), "--processes", "2")
+    serving = psutil.Process(proxy.process.pid).children()
+    proxy.process.kill()
+    wait_for(lambda: not any(child.is_running() for child in serving), 5)
+
+
 def test_a_database_that_cannot_be_opened_is_told_in_one_line(
     start: Callable[..., Proxy], free_port: Callable[[], int]
 ) -> None:
@@ -132,7 +192,7 @@ def test_without_the_package_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(StorageError, match=r"^storage serve: .* not installed, .*; pip install 'quell-denoiser\[grpc"):
-        serve(Place(Runs(tmp_path), sqlite, None), "127.0.0.1", 13000, Console())
+        serve(Place(Runs(tmp_path), sqlite, None), "127.0.0.1", 13000, 1, Console())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -289,6 +289,37 @@ def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
 
 
+HANGS = """
+import ctypes, sys, optuna
+from tuning.budget import Budget
+from tuning.storage import open_storage
+from tuning.worker import Notice, work
+
+def objective(running):
+    running.look_up()
+    ctypes.CDLL(None).sleep(60)  # native code: nothing reaches this thread
+
+storage = open_storage(sys.argv[1])
+study = optuna.load_study(study_name=sys.argv[2], storage=storage)
+work(Budget(study, 1), Notice(), lambda: objective, print)
+"""
+
+
+def test_a_worker_whose_training_hangs_ends_and_says_where_and_another_one_gets_its_trial(
+    run: Worker, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", HANGS, f"sqlite:///{tmp_path / 'q.db'}", run.study.study_name]
+    environment = {**os.environ, "QUELL_HANG_S": "1", "QUELL_GRACE_S": "1.2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "trial 0: nothing happened for 1 s, this process ends; it was here:" in done.stderr
+    assert "in objective" in done.stderr
+    assert run(complete, 1) == 0
+    assert run.ran == [1]
+    assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE"]
+    assert "ended" in run.study.trials[0].user_attrs["lost"]
+
+
 def reasons(*found: str | None) -> Stub:
     """Trials that fail for these reasons, one after the other, where there is one; those after them complete."""
     left = iter(found)

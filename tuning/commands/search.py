@@ -207,6 +207,9 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
         "127.0.0.1"
     ),
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="That share the clients; each can use one core.")
+    ] = 1,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
@@ -215,7 +218,7 @@ def serve(
     from tuning.serving import serve as run_server
 
     log_notes()
-    return run_server(open_place(runs, storage, storage_file), host, port, stderr())
+    return run_server(open_place(runs, storage, storage_file), host, port, processes, stderr())
 
 
 def _ended(code: int) -> int:

@@ -1,0 +1,124 @@
+"""What the proxy makes of Optuna's service: reads that callers share, and the same answers."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+
+pytest.importorskip("grpc")
+
+from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
+from optuna.storages._grpc.servicer import OptunaStorageProxyService
+
+from tuning.patience import PatientStorage
+from tuning.proxy import Service, Together
+
+
+class Slow:
+    """A read that ends when it is told to; answers with its number."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.reads = 0
+
+    def __call__(self, study_id: int) -> int:
+        self.reads += 1
+        number = self.reads
+        self.begun.release()
+        assert self.go.acquire(timeout=10)
+        if study_id == 404:
+            raise KeyError(study_id)
+        return number
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow()
+
+
+def test_who_comes_while_others_are_read_for_shares_the_next_read(slow: Slow, wait_for: Callable[..., Any]) -> None:
+    together = Together(slow)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together.get, 1)
+        assert slow.begun.acquire(timeout=10)
+        late = [pool.submit(together.get, 1) for _ in range(7)]
+        wait_for(lambda: pool._work_queue.empty(), 10)
+        slow.go.release()
+        assert first.result(10) == 1
+        slow.go.release()
+        # Of those, some may have come so late that a third read was needed; none has an answer from before it asked.
+        slow.go.release()
+        assert {answer.result(10) for answer in late} <= {2, 3}
+    assert slow.reads <= 3
+
+
+def test_nobody_is_answered_from_a_read_that_began_before_they_asked(slow: Slow) -> None:
+    together = Together(slow)
+    slow.go.release(100)
+    assert [together.get(1) for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+def test_studies_are_read_apart_and_an_error_goes_to_whoever_asked_for_it(slow: Slow) -> None:
+    together = Together(slow)
+    slow.go.release(100)
+    assert (together.get(1), together.get(2)) == (1, 2)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            together.get(404)
+    assert together.get(1) == 5
+
+
+def filled(storage: PatientStorage) -> optuna.Study:
+    study = optuna.create_study(study_name="s", storage=storage)
+    for number in range(4):
+        trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+        trial.set_user_attr("list", [number, None, "ü"])
+        trial.report(float("nan") if number == 1 else 0.5, step=1)
+        if number < 3:
+            study.tell(trial, number) if number else study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial({"x": 0.25})
+    return study
+
+
+@pytest.mark.parametrize(("after", "included"), [(-1, []), (2, []), (3, [1, 4]), (99, [5]), (99, [])])
+def test_trials_are_answered_as_optuna_answers(storage: PatientStorage, after: int, included: list[int]) -> None:
+    study = filled(storage)
+    service, plain = Service(storage.backend), OptunaStorageProxyService(storage.backend)
+    request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=after, included_trial_ids=included)
+    for _ in range(2):  # the second time from what was kept
+        written = service.GetTrials(request, None)
+        assert GetTrialsReply.FromString(written) == plain.GetTrials(request, None)
+
+
+def test_what_changes_is_seen_and_what_ended_is_written_down_once(storage: PatientStorage) -> None:
+    study = filled(storage)
+    service = Service(storage.backend)
+    request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1)
+
+    def asked() -> dict[int, Any]:
+        return {trial.number: trial for trial in GetTrialsReply.FromString(service.GetTrials(request, None)).trials}
+
+    asked()
+    assert set(service._ended) == {trial._trial_id for trial in study.trials if trial.state.is_finished()}
+    running = next(trial for trial in study.trials if trial.state.name == "RUNNING")
+    storage.set_trial_user_attr(running._trial_id, "lease", [1, 0.5])
+    assert asked()[running.number].user_attributes["lease"] == "[1, 0.5]"
+    storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.COMPLETE, [7.0])
+    assert list(asked()[running.number].values) == [7.0]
+    assert running._trial_id in service._ended
+
+
+def test_a_study_that_is_not_there_is_not_found(storage: PatientStorage) -> None:
+    class Aborted(Exception):
+        pass
+
+    def abort(code: Any, details: str) -> None:
+        raise Aborted(code.name)
+
+    with pytest.raises(Aborted, match="NOT_FOUND"):
+        Service(storage.backend).GetTrials(GetTrialsRequest(study_id=77), SimpleNamespace(abort=abort))
