@@ -60,12 +60,21 @@ Thread = Generator[Request, float, None]  # is sent the time at which it goes on
 
 
 def play(
-    server: Server, look: Call, other: Call, trial: Trial, workers: int, trial_s: float, running: int | None = None
+    server: Server,
+    look: Call,
+    other: Call,
+    trial: Trial,
+    workers: int,
+    trial_s: float,
+    *,
+    running: int | None = None,
+    begin_s: float | None = None,
 ) -> Played:
     """So many workers with trials of so many seconds of training.
 
     Args:
         running: trials at any time, where other workers are on other servers of the same study.
+        begin_s: they all begin within it; at any time of a trial without, as trials that take different times do.
     """
     running = workers if running is None else running
     draw = random.Random(0)
@@ -74,7 +83,7 @@ def play(
     late_s = [0.0]
 
     def train() -> Thread:
-        now = yield "sleep", draw.uniform(0, played_s)
+        now = yield "sleep", draw.uniform(0, played_s if begin_s is None else begin_s)
         for cycle in count():  # on and on: who is ready first must not leave the others alone
             began = now
             calls = ["look"] * _whole(trial.looks, draw) + ["other"] * _whole(trial.others, draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import socket
 import sys
 import time
@@ -16,7 +17,7 @@ import optuna
 from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
-from tuning.errors import StorageError
+from tuning.errors import Interrupted, StorageError
 from tuning.place import Place
 from tuning.storage import quiet_grpc
 
@@ -24,6 +25,7 @@ from tuning.storage import quiet_grpc
 CONNECTIONS = 16
 LEAST_CONNECTIONS = 4  # of one of several processes
 AGAIN_S = 1.0  # before a process that died is started again
+POLL_S = 0.2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -99,25 +101,47 @@ def _serve_together(place: Place, host: str, port: int, processes: int, say: Cal
         return process
 
     running: list[BaseProcess] = []
-    try:
-        running += [start() for _ in range(processes)]
-        for _ in running:
-            while not ready.acquire(timeout=0.2):
-                if not all(process.is_alive() for process in running):
+    with _noted() as asked:
+        try:
+            running += [start() for _ in range(processes)]
+            while not asked and len(running) > ready.get_value():
+                if wait([process.sentinel for process in running], POLL_S):
                     raise StorageError(f"{host}:{port}: a process ended before it served; see what it said above")
-        say(said)
-        while True:
-            wait([process.sentinel for process in running])
-            time.sleep(AGAIN_S)
-            for number, process in enumerate(running):
-                if not process.is_alive():
-                    say(f"quell: process {process.pid} of the proxy ended with {process.exitcode}; another one starts")
-                    running[number] = start()
+            if not asked:
+                say(said)
+            while not asked:
+                wait([process.sentinel for process in running], POLL_S)
+                for number, process in enumerate(running):
+                    if not process.is_alive() and not asked:
+                        say(f"quell: process {process.pid} ended with {process.exitcode}; another one starts")
+                        time.sleep(AGAIN_S)
+                        running[number] = start()
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.join()
+
+
+@contextmanager
+def _noted() -> Iterator[list[int]]:
+    """Inside, Ctrl-C and SIGTERM are noted; it is for the block to leave. They must not cut the start of a process.
+
+    Raises:
+        Interrupted: at the end, when one was noted.
+    """
+    asked: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, lambda number, frame: asked.append(number))
+    try:
+        yield asked
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    if asked:
+        raise Interrupted(128 + asked[0])
 
 
 def _serve_beside(place: Place, host: str, port: int, connections: int, ready: Any) -> None:

@@ -152,16 +152,17 @@ def test_clients_of_several_processes_see_what_each_other_writes_though_one_proc
     studies = [optuna.load_study(study_name="s", storage=client) for client in clients]
     for study in studies:
         study.enqueue_trial({"x": 0.5})
+    running = [study.ask() for study in studies]
     serving = [child for child in psutil.Process(proxy.process.pid).children() if "spawn_main" in str(child.cmdline())]
     assert len(serving) == 2
     assert all(any(found.status == "ESTABLISHED" for found in child.net_connections()) for child in serving)
     serving[0].kill()
-    for study in studies:  # the clients of the killed one wait and go on
-        study.enqueue_trial({"x": 0.5})
-    assert [len(study.trials) for study in studies] == [16] * 8
+    for study, trial in zip(studies, running, strict=True):  # the clients of the killed one wait and go on
+        study.tell(trial, trial.suggest_float("x", 0, 1))
+    assert [[trial.value for trial in study.trials] for study in studies] == [[0.5] * 8] * 8
     errors = proxy.process.stderr
     assert errors is not None
-    assert errors.readline().startswith(f"quell: process {serving[0].pid} of the proxy ended with -9; another one")
+    assert errors.readline().startswith(f"quell: process {serving[0].pid} ended with -9; another one")
     for client in clients:
         client.close()
     proxy.interrupt()
