@@ -192,7 +192,7 @@ except urllib.error.HTTPError as error:
 def test_the_services_commands_run_a_study_on_postgres(
     services: Callable[..., AbstractContextManager[Stack]], storage: str, place: Path
 ) -> None:
-    with services(QUELL_WORKER_STORAGE=storage) as running:
+    with services(QUELL_WORKER_STORAGE=storage, QUELL_PROXY_PROCESSES="2") as running:
         database(running, place)
         migrate = running.start("migrate")
         assert migrate.wait(120) == 0, running.said("migrate")
