@@ -49,21 +49,22 @@ class Read:
     """A study's trials at one moment, each written down when somebody first needs it.
 
     Args:
-        ended: what was written of trials that have ended, which is for good.
+        ended: trials that have ended, which are for good, and what was written of them.
     """
 
-    def __init__(self, trials: Sequence[FrozenTrial], ended: dict[int, bytes]) -> None:
+    def __init__(self, trials: Sequence[FrozenTrial], ended: dict[int, tuple[FrozenTrial, bytes]]) -> None:
         self.trials = trials
         self._ended = ended
-        self._unfinished: dict[int, bytes] = {}
+        self._unfinished: dict[int, tuple[FrozenTrial, bytes]] = {}
 
     def written(self, trial: FrozenTrial) -> bytes:
         """A reply with this trial alone. Several of them, one after the other, are a reply with all."""
         kept = self._ended if trial.state.is_finished() else self._unfinished
-        found = kept.get(trial._trial_id)
-        if found is None:
-            found = kept[trial._trial_id] = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
-        return found
+        known, text = kept.get(trial._trial_id, (None, b""))
+        if known is not trial:  # SQLite gives the numbers of a deleted study's trials to others
+            text = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
+            kept[trial._trial_id] = trial, text
+        return text
 
 
 class Service(OptunaStorageProxyService):
@@ -75,7 +76,7 @@ class Service(OptunaStorageProxyService):
 
     def __init__(self, storage: BaseStorage) -> None:
         super().__init__(storage)
-        self._ended: dict[int, bytes] = {}
+        self._ended: dict[int, tuple[FrozenTrial, bytes]] = {}
         self._reads = Together(lambda study_id: Read(storage.get_all_trials(study_id, deepcopy=False), self._ended))
 
     def GetTrials(self, request: Any, context: Any) -> bytes:  # type: ignore[override]  # written already

@@ -14,6 +14,7 @@ pytest.importorskip("grpc")
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
 
+from tuning import proxy
 from tuning.patience import PatientStorage
 from tuning.proxy import Service, Together
 
@@ -95,7 +96,7 @@ def test_trials_are_answered_as_optuna_answers(storage: PatientStorage, after: i
         assert GetTrialsReply.FromString(written) == plain.GetTrials(request, None)
 
 
-def test_what_changes_is_seen_and_what_ended_is_written_down_once(storage: PatientStorage) -> None:
+def test_what_changes_is_seen(storage: PatientStorage) -> None:
     study = filled(storage)
     service = Service(storage.backend)
     request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1)
@@ -104,13 +105,23 @@ def test_what_changes_is_seen_and_what_ended_is_written_down_once(storage: Patie
         return {trial.number: trial for trial in GetTrialsReply.FromString(service.GetTrials(request, None)).trials}
 
     asked()
-    assert set(service._ended) == {trial._trial_id for trial in study.trials if trial.state.is_finished()}
     running = next(trial for trial in study.trials if trial.state.name == "RUNNING")
     storage.set_trial_user_attr(running._trial_id, "lease", [1, 0.5])
     assert asked()[running.number].user_attributes["lease"] == "[1, 0.5]"
     storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.COMPLETE, [7.0])
     assert list(asked()[running.number].values) == [7.0]
-    assert running._trial_id in service._ended
+
+
+def test_trials_that_ended_are_written_down_once(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = filled(storage)
+    written: list[int] = []
+    inner = proxy._to_proto_trial
+    monkeypatch.setattr(proxy, "_to_proto_trial", lambda trial: written.append(trial.number) or inner(trial))
+    service = Service(storage.backend)
+    for _ in range(3):
+        service.GetTrials(GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1), None)
+    ended = [trial.number for trial in study.trials if trial.state.is_finished()]
+    assert [written.count(number) for number in ended] == [1] * len(ended)
 
 
 def test_a_study_that_is_not_there_is_not_found(storage: PatientStorage) -> None:
