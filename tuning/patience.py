@@ -40,7 +40,8 @@ def absence(error: BaseException) -> str | None:
     if isinstance(cause, sqlalchemy.exc.DBAPIError):
         gone = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
         return _first_line(cause.orig) if gone or cause.connection_invalidated else None
-    if isinstance(cause, sqlalchemy.exc.TimeoutError):
+    # PendingRollbackError: what is left of a call whose connection was lost in the middle; the next one begins anew.
+    if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
         return _first_line(cause)
     code = getattr(cause, "code", None)  # grpc.RpcError, without importing grpc
     if type(cause).__module__.startswith("grpc") and callable(code) and code().name in ("UNAVAILABLE", "CANCELLED"):

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,9 @@ from tuning.storage import open_storage
 
 AWAY_S = 3.0
 GONE = Exception("server closed the connection\n\tbefore or while processing the request")
+
+
+TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'quell'"
 
 
 class FakeRpcError(Exception):
@@ -50,6 +54,10 @@ AWAY = {
     "invalidated": (
         sqlalchemy.exc.DBAPIError("SELECT 1", {}, Exception("terminated"), connection_invalidated=True),
         "terminated",
+    ),
+    "lost in the middle of a call": (
+        internal(sqlalchemy.exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")),
+        "Can't reconnect",
     ),
     "no connection free": (sqlalchemy.exc.TimeoutError("QueuePool limit of size 2 reached"), "QueuePool limit"),
     "no proxy": (FakeRpcError("UNAVAILABLE", "failed to connect to all addresses"), "failed to connect"),
@@ -300,3 +308,28 @@ def test_reports_wait_for_a_proxy_that_was_killed_and_are_stored_once_each(
     assert reporter.is_alive()
     with proxied(postgres.url, port):
         check_all_is_stored(reporter, postgres)
+
+
+def test_reads_that_lose_their_connection_in_the_middle_begin_anew(postgres: Cluster) -> None:
+    storage = open_storage(postgres.url)
+    study = optuna.create_study(storage=storage)
+    for number in range(10):
+        study.ask().set_user_attr("number", number)
+    over, read = threading.Event(), []
+
+    def look() -> None:
+        while not over.is_set():
+            read.append(len(study.get_trials(deepcopy=False)))
+
+    engine = sqlalchemy.create_engine(postgres.url, poolclass=sqlalchemy.pool.NullPool)
+    with ThreadPoolExecutor(3) as pool:
+        looks = [pool.submit(look) for _ in range(3)]
+        for _ in range(60):
+            with engine.connect() as connection:
+                connection.execute(sqlalchemy.text(TERMINATE))
+            time.sleep(0.03)
+        over.set()
+    for look_on in looks:
+        look_on.result()
+    assert set(read) == {10}
+    storage.close()
