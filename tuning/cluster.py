@@ -29,6 +29,7 @@ PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); pr
 KNOCK_S = 5.0
 NOBODY = "no answer, expected a Ray cluster there; check the address, and that it runs"
 STARTED_S = 30.0  # a cluster with room has the first worker at work by then
+ASK_AGAIN_S = 4.0  # Ray promises no more than to try: of 17 searches that were asked to stop one heard nothing
 MARGIN_S = 3.0  # for Ray, beside what a worker takes to leave
 
 
@@ -216,10 +217,11 @@ class RayPool(Overseer):
     def dismiss(self) -> None:
         import ray
 
-        for task in self._tasks:
-            ray.cancel(task)
-        if self._tasks:
-            ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=GRACE_S + MARGIN_S)
+        left, until = list(self._tasks), time.monotonic() + GRACE_S + MARGIN_S
+        while left and (more_s := until - time.monotonic()) > 0:
+            for task in left:
+                ray.cancel(task)
+            _, left = ray.wait(left, num_returns=len(left), timeout=min(ASK_AGAIN_S, more_s))
 
     def kill(self) -> None:
         """Nothing: with this process Ray ends the slots, and their workers leave."""

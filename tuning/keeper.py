@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def keep(job: Job) -> Ended:
 
 def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Ended:
     process: subprocess.Popen[bytes] | None = None
+    handler = signal.getsignal(signal.SIGINT)
     deaths = 0
     try:
         while True:
@@ -102,6 +104,7 @@ def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
                 return Ended("died", f"{at}; it last said: {said}; see {log}")
             time.sleep(BACK_OFF_S * 2**deaths)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we may be asked once more, while the worker leaves
         return Ended("asked")
     finally:
         if process is not None and process.poll() is None:
@@ -111,6 +114,7 @@ def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        signal.signal(signal.SIGINT, handler)
 
 
 def _environment(job: Job) -> dict[str, str]:

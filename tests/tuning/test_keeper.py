@@ -67,7 +67,8 @@ def test_a_worker_that_left_by_itself_is_no_death(tmp_path: Path) -> None:
     assert keep(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 6 else 143)")) == Ended("done")
 
 
-def test_asked_to_leave_it_lets_the_worker_hand_its_trial_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 3])
+def test_asked_to_leave_it_lets_the_worker_hand_its_trial_back(times: int, tmp_path: Path) -> None:
     code = """
 import signal, sys, time
 def leave(number, frame):
@@ -83,11 +84,15 @@ time.sleep(60)
     def interrupt() -> None:
         while not log.exists() or "works" not in log.read_text():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
 
     threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.getsignal(signal.SIGINT)
     assert keep(job(tmp_path, code)) == Ended("asked")
     assert log.read_text() == "works\nhanded back\n"
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
