@@ -29,7 +29,7 @@ PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); pr
 KNOCK_S = 5.0
 NOBODY = "no answer, expected a Ray cluster there; check the address, and that it runs"
 STARTED_S = 30.0  # a cluster with room has the first worker at work by then
-ASK_AGAIN_S = 4.0  # Ray promises no more than to try: of 17 searches that were asked to stop one heard nothing
+ASK_AGAIN_S = 4.0  # Ray promises no more than to try: of 18 searches that were asked to stop one heard nothing
 MARGIN_S = 3.0  # for Ray, beside what a worker takes to leave
 
 
