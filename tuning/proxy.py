@@ -72,10 +72,13 @@ class Service(OptunaStorageProxyService):
 
     With 64 workers three quarters of the proxy's time went into reading and writing down the same running trials again
     and again, for each of them.
+
+    All else goes past Optuna's cache, where there is one: it takes no parameter of a trial that it has not read, which
+    is that of a client whose proxy was started again, and it keeps everybody waiting while it reads.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
-        super().__init__(storage)
+        super().__init__(getattr(storage, "_backend", storage))
         self._ended: dict[int, tuple[FrozenTrial, bytes]] = {}
         self._reads = Together(lambda study_id: Read(storage.get_all_trials(study_id, deepcopy=False), self._ended))
 

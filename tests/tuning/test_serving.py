@@ -169,6 +169,23 @@ def test_clients_of_several_processes_see_what_each_other_writes_though_one_proc
     wait_for(lambda: not any(child.is_running() for child in serving), 5)
 
 
+def test_a_trial_goes_on_through_a_proxy_that_has_never_read_it(
+    start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    first = start(sqlite, port)
+    client = open_storage(f"grpc://127.0.0.1:{port}")
+    trial = optuna.create_study(study_name="s", storage=client).ask()
+    trial.suggest_float("x", 0, 1)
+    first.process.kill()
+    first.process.wait()
+    start(sqlite, port)
+    assert 0 <= trial.suggest_float("y", 0, 1) <= 1
+    with pytest.raises(ValueError):  # still the same space for all
+        trial.study.ask().suggest_categorical("x", ["a", "b"])
+    client.close()
+
+
 def test_no_process_is_left_of_a_proxy_that_was_killed(
     start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int], wait_for: Callable[..., Any]
 ) -> None:
