@@ -79,7 +79,6 @@ def keep(job: Job) -> Ended:
 
 def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Ended:
     process: subprocess.Popen[bytes] | None = None
-    handler = signal.getsignal(signal.SIGINT)
     deaths = 0
     try:
         while True:
@@ -104,17 +103,22 @@ def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
                 return Ended("died", f"{at}; it last said: {said}; see {log}")
             time.sleep(BACK_OFF_S * 2**deaths)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # we may be asked once more, while the worker leaves
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # we may be asked once more, while the worker leaves
+        _dismiss(process)
+        signal.signal(signal.SIGINT, handler)
         return Ended("asked")
     finally:
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        signal.signal(signal.SIGINT, handler)
+        _dismiss(process)
+
+
+def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None and process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _environment(job: Job) -> dict[str, str]:

@@ -147,7 +147,7 @@ def test_clients_of_several_processes_see_what_each_other_writes_though_one_proc
     port = free_port()
     proxy = start(sqlite, port, "--processes", "2")
     assert proxy.said == [f"serving on grpc://127.0.0.1:{port}"]
-    clients = [open_storage(f"grpc://127.0.0.1:{port}") for _ in range(8)]  # all at one of them: once in 128 times
+    clients = [open_storage(f"grpc://127.0.0.1:{port}") for _ in range(20)]  # all at one: once in half a million
     optuna.create_study(study_name="s", storage=clients[0])
     studies = [optuna.load_study(study_name="s", storage=client) for client in clients]
     for study in studies:
@@ -159,7 +159,7 @@ def test_clients_of_several_processes_see_what_each_other_writes_though_one_proc
     serving[0].kill()
     for study, trial in zip(studies, running, strict=True):  # the clients of the killed one wait and go on
         study.tell(trial, trial.suggest_float("x", 0, 1))
-    assert [[trial.value for trial in study.trials] for study in studies] == [[0.5] * 8] * 8
+    assert [[trial.value for trial in study.trials] for study in studies] == [[0.5] * 20] * 20
     errors = proxy.process.stderr
     assert errors is not None
     assert errors.readline().startswith(f"quell: process {serving[0].pid} ended with -9; another one")
