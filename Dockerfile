@@ -17,6 +17,7 @@ RUN PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/quell/bin/pip install --no-cache-dir
 COPY pyproject.toml README.md ./
 COPY src src
 COPY tuning tuning
+COPY studies studies
 # ray besides, for the nodes of a Ray cluster.
 ARG EXTRAS=grpc,onnx,rooms,s3,wandb
 RUN PIP_EXTRA_INDEX_URL=${TORCH_INDEX} PIP_CONSTRAINT=constraints.txt \

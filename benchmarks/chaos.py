@@ -28,10 +28,9 @@ from pathlib import Path
 
 import optuna
 from chaos_stub import STUDY, UNITS_PER_RUNG, executed
-
-from tuning.budget import Budget, is_lost
-from tuning.postgres_server import Cluster
-from tuning.storage import open_storage
+from quell_tuning.budget import Budget, is_lost
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import open_storage
 
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short
 STOP_S = GRACE_S + 3
@@ -75,7 +74,7 @@ def grpc(folder: Path) -> Iterator[Place]:
     port = Cluster(folder, password="").port  # a free one
 
     def serve() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         with (folder / "proxy.log").open("ab") as log:
             return subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": below.url}, stdout=log, stderr=log)
 

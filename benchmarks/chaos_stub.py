@@ -16,21 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from quell_tuning import samplers
+from quell_tuning.budget import Budget
+from quell_tuning.checkpoints import Checkpoints
+from quell_tuning.errors import TuningError
+from quell_tuning.identity import worker_name
+from quell_tuning.patience import PatientStorage
+from quell_tuning.place import Place
+from quell_tuning.pool import Pool
+from quell_tuning.runs import Runs
+from quell_tuning.shown import Shown
+from quell_tuning.study import load_study
+from quell_tuning.worker import Leave, Notice, Running, work
 from rich.console import Console
 
 from quell.atomic import replacing
-from tuning import samplers
-from tuning.budget import Budget
-from tuning.checkpoints import Checkpoints
-from tuning.errors import TuningError
-from tuning.identity import worker_name
-from tuning.patience import PatientStorage
-from tuning.place import Place
-from tuning.pool import Pool
-from tuning.runs import Runs
-from tuning.shown import Shown
-from tuning.study import load_study
-from tuning.worker import Leave, Notice, Running, work
 
 STUDY = "chaos"
 RUNGS = 5
@@ -119,7 +119,7 @@ def main() -> None:
     kind, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     place = Place(Runs(folder), os.environ["QUELL_STORAGE"], None)
     if kind == "worker":
-        from tuning.joining import open_patiently
+        from quell_tuning.joining import open_patiently
 
         notice = Notice()
         try:
@@ -155,8 +155,8 @@ def main() -> None:
 
 
 def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: Shown) -> int:
-    from tuning.cluster import Cluster, RayPool
-    from tuning.keeper import Job
+    from quell_tuning.cluster import Cluster, RayPool
+    from quell_tuning.keeper import Job
 
     environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
 

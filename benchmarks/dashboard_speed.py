@@ -34,10 +34,10 @@ import optuna
 import sqlalchemy
 from header import header
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from quell_tuning import study_file
+from quell_tuning.storage import open_storage
 
 from quell.config import DenoiserConfig, TrainingConfig
-from tuning import study_file
-from tuning.storage import open_storage
 
 STARTS = 3
 METRICS = ("pesq", "stoi", "estoi", "si_sdr")
@@ -142,7 +142,7 @@ def served(name: str, file: Path) -> Iterator[int]:
     if name == "optuna-dashboard":
         command = [sys.executable, "-c", ALONE, f"sqlite:///{file}", str(port)]
     else:
-        command = [sys.executable, "-m", "tuning.cli", "dashboard", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "--port", str(port)]
         command += ["--runs", str(file.parent), "--storage", f"sqlite:///{file}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:

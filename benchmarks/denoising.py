@@ -23,6 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from header import header
+from quell_tuning import evaluation, progress
+from quell_tuning.errors import TuningError
+from quell_tuning.evaluation_tables import number
+from quell_tuning.options import stderr
+from quell_tuning.systems import SHIPPED, contenders
 from rich.console import Console
 
 from quell import baselines, metrics
@@ -36,11 +41,6 @@ from quell.recordings import CorpusConfig
 from quell.scoring import Job, Scorer
 from quell.splits import SPLITS
 from quell.store import prepare
-from tuning import evaluation, progress
-from tuning.errors import TuningError
-from tuning.evaluation_tables import number
-from tuning.options import stderr
-from tuning.systems import SHIPPED, contenders
 
 BASELINES = ("spectral-gate", "rnnoise")
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}

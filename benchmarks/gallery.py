@@ -18,13 +18,13 @@ import optuna
 import torch
 from header import header
 from optuna.artifacts import FileSystemArtifactStore
+from quell_tuning import gallery, space
+from quell_tuning.presets import DEFAULT, PRESETS
+from quell_tuning.storage import open_storage
 
 from quell.denoiser import Denoiser
 from quell.heldout import LONGEST_S, EvaluationSet
 from quell.scoring import Scores
-from tuning import gallery, space
-from tuning.presets import DEFAULT, PRESETS
-from tuning.storage import open_storage
 
 P = ParamSpec("P")
 T = TypeVar("T")

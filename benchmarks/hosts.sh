@@ -68,7 +68,7 @@ ask() { # prints what a line of Python finds in the study
     on database env QUELL_STORAGE="$url" "$python" - "$@" <<'END'
 import os, sys
 import optuna
-from tuning.storage import open_storage
+from quell_tuning.storage import open_storage
 study = optuna.load_study(study_name="hosts", storage=open_storage(os.environ["QUELL_STORAGE"]))
 trials = study.trials
 running = [t for t in trials if t.state.name == "RUNNING" and t.user_attrs.get("worker")]
@@ -88,7 +88,7 @@ until_true() { # SECONDS EXPRESSION
 on database "$python" - "$place/postgres" >database.log 2>&1 <<'END' &
 import sys, time
 from pathlib import Path
-from tuning.postgres_server import Cluster
+from quell_tuning.postgres_server import Cluster
 cluster = Cluster(Path(sys.argv[1]), "hosts", 5432, "10.83.0.1")
 cluster.init()
 with (cluster.data / "pg_hba.conf").open("a") as rules:
@@ -100,7 +100,7 @@ END
 url=postgresql+psycopg://postgres:hosts@10.83.0.1:5432/postgres
 until grep -q up database.log; do sleep 0.2; done
 
-common=(env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" OMP_NUM_THREADS=1 "$python" -m tuning.cli)
+common=(env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" OMP_NUM_THREADS=1 "$python" -m quell_tuning.cli)
 on one "${common[@]}" tune hosts.toml --workers 0 >made.log 2>&1 || { cat made.log; exit 1; }
 say "$(grep 'trials left' made.log)"
 for host in one two three; do # the third finds nothing to do yet
@@ -140,4 +140,4 @@ say "complete, lost: $ended"
 [ "$ended" = "(2, 1)" ] || exit 1
 [ -z "$(find runs/hosts -name "$(printf %05d "$trial").weights")" ] || { say "trial $trial has weights"; exit 1; }
 [ "$(ls runs/hosts/checkpoints 2>/dev/null | wc -l)" = 0 ] || { say "a checkpoint is left"; exit 1; }
-say "$(on database env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" "$python" -m tuning.cli status hosts --json | head -c 120)..."
+say "$(on database env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" "$python" -m quell_tuning.cli status hosts --json | head -c 120)..."

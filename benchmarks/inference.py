@@ -27,6 +27,8 @@ import numpy as np
 import soundfile
 import torch
 from header import header
+from quell_tuning import space
+from quell_tuning.presets import PRESETS
 from rich.progress import track
 
 from quell.audio import FloatArray
@@ -37,8 +39,6 @@ from quell.enhance import denoise, enhance_file
 from quell.errors import DenoiserError
 from quell.export import FORMATS, BlockDenoiser, export
 from quell.model import load
-from tuning import space
-from tuning.presets import PRESETS
 
 RATE = 16_000
 LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # and rounds

@@ -1,8 +1,9 @@
 """Workers on paper: what single calls cost a server and its clients, for more workers than there are machines.
 
-Every worker has a core of its own and is two threads, as in `tuning`: one makes a trial's calls and then trains,
+Every worker has a core of its own and is two threads, as in `quell_tuning`: one makes a trial's calls and then trains,
 the other renews its lease and looks at the others' trials. Calls wait for a core of the server, in the order in which
-they come. A server may share reads: who asks for all trials while somebody waits for them joins him (`tuning.proxy`).
+they come. A server may share reads: who asks for all trials while somebody waits for them joins him
+(`quell_tuning.proxy`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import count
 
-from tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN
+from quell_tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN
 
 CYCLES = 3  # trials of each worker; of the first one, nothing is counted
 LONGEST_S = 900.0  # of a trial's training that is played through; what is left of it goes on alike

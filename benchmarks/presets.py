@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from header import header
+from quell_tuning.presets import PRESETS
 from trainings import Outcome, Wanted, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
@@ -24,7 +25,6 @@ from quell.heldout import EvaluationSet
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
 from quell.store import prepare
-from tuning.presets import PRESETS
 
 METRICS = ("pesq", "stoi", "si_sdr")
 

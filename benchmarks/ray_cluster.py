@@ -28,10 +28,9 @@ import optuna
 import psutil
 from chaos_stub import STUDY
 from header import header
-
-from tuning.budget import Budget, is_lost
-from tuning.postgres_server import Cluster as Postgres
-from tuning.storage import open_storage
+from quell_tuning.budget import Budget, is_lost
+from quell_tuning.postgres_server import Cluster as Postgres
+from quell_tuning.storage import open_storage
 
 STUB = str(Path(__file__).with_name("chaos_stub.py"))
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short

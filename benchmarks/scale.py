@@ -28,14 +28,13 @@ from typing import Any
 
 import optuna
 from on_paper import Call, Server, Trial, play
+from quell_tuning import samplers
+from quell_tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget, is_lost
+from quell_tuning.identity import worker_name
+from quell_tuning.storage import open_storage
+from quell_tuning.worker import Notice, work
 from servers import servers, single_calls
 from storage_overhead import STUDY, objective
-
-from tuning import samplers
-from tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget, is_lost
-from tuning.identity import worker_name
-from tuning.storage import open_storage
-from tuning.worker import Notice, work
 
 ROUNDS = 4  # trials of each worker
 SIMULATED = (64, 250, 500, 1000)  # workers

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from quell_tuning import space, study_file
+from quell_tuning.presets import DEFAULT, PRESETS
+from quell_tuning.study_file import StudySpec
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from quell.corpus import Corpus
@@ -29,9 +32,6 @@ from quell.scoring import Scorer
 from quell.store import prepare
 from quell.trainer import Trainer
 from quell.training import train
-from tuning import space, study_file
-from tuning.presets import DEFAULT, PRESETS
-from tuning.study_file import StudySpec
 
 HERE = Path(__file__).parent
 STUDY = HERE / "search_bank.toml"

@@ -27,13 +27,13 @@ import numpy as np
 import optuna
 from header import header
 from numpy.typing import NDArray
+from quell_tuning import study_file
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from search_plain import STUDY, mixtures
 
 from quell.scoring import Scorer
 from quell.store import prepare
-from tuning import study_file
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -93,7 +93,18 @@ def run(arm: str, seed: int, study: Path, corpus: Path, folder: Path, minutes: f
         command = [str(Path(__file__).parent / "search_plain.py"), "--sampler", tools[arm], "--study", str(study)]
     else:
         trials = str(max(1, round(TRIALS_PER_MINUTE * minutes)))
-        command = ["-m", "tuning.cli", "tune", str(study), "--workers", "1", "--devices", "cpu", "--trials", trials]
+        command = [
+            "-m",
+            "quell_tuning.cli",
+            "tune",
+            str(study),
+            "--workers",
+            "1",
+            "--devices",
+            "cpu",
+            "--trials",
+            trials,
+        ]
     samples = []
     columns = (TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with (folder / "log").open("wb") as log, Progress(*columns, transient=True) as shown:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import optuna
 import torch
+from quell_tuning import space, study_file
+from quell_tuning.study_file import StudySpec
 
 from quell.corpus import Corpus
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer
 from quell.store import prepare
 from quell.training import train
-from tuning import space, study_file
-from tuning.study_file import StudySpec
 
 STUDY = Path(__file__).with_name("search_efficiency.toml")
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}

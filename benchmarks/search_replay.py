@@ -24,13 +24,12 @@ from header import header
 from numpy.typing import NDArray
 from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState
+from quell_tuning import samplers, space, study_file
+from quell_tuning.presets import PRESETS
+from quell_tuning.study_file import StudySpec
 from rich.progress import Progress
 from scipy.stats import spearmanr
 from search_bank import BANK, STUDY, Configuration, Rung, Searched, read_bank
-
-from tuning import samplers, space, study_file
-from tuning.presets import PRESETS
-from tuning.study_file import StudySpec
 
 TAKEN_OVER_S = 0.5  # asking, storing, and taking a result over
 TRIALS = 200  # of a search, at most: one that proposes what it has seen would go on for long
@@ -51,7 +50,7 @@ class Strategy:
     takes_over: bool = True  # the result of a configuration that was trained before
 
 
-# Tried beside those of `tuning.samplers`; the median keeps half.
+# Tried beside those of `quell_tuning.samplers`; the median keeps half.
 PRUNERS = {f"best {share} %": PercentilePruner(share, n_startup_trials=samplers.UNPRUNED) for share in (25, 75)}
 
 

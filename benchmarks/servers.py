@@ -18,10 +18,9 @@ import psutil
 import sqlalchemy
 from on_paper import Call
 from optuna.distributions import FloatDistribution
+from quell_tuning.patience import PatientStorage
+from quell_tuning.postgres_server import Cluster
 from storage_overhead import BEFORE
-
-from tuning.patience import PatientStorage
-from tuning.postgres_server import Cluster
 
 FEW, MANY = 8, 64  # trials that run while a single look is timed
 LOOKS, OTHERS = 40, 400  # of them timed
@@ -72,7 +71,7 @@ def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
     url, proxy = cluster.url, None
     if name == "grpc":
         port = Cluster(folder, password="").port  # a free one
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve"]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve"]
         command += ["--port", str(port), "--processes", str(processes)]
         proxy = subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": url}, stderr=subprocess.DEVNULL)
         narrowest = psutil.Process(proxy.pid)

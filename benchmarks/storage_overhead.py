@@ -30,19 +30,18 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-
-from tuning import samplers
-from tuning.budget import Budget
-from tuning.identity import worker_name
-from tuning.lease import Lease
-from tuning.postgres_server import Cluster
-from tuning.storage import open_storage
-from tuning.worker import Notice, Running
+from quell_tuning import samplers
+from quell_tuning.budget import Budget
+from quell_tuning.identity import worker_name
+from quell_tuning.lease import Lease
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import open_storage
+from quell_tuning.worker import Notice, Running
 
 STUDY = "overhead"
 TRIALS_EACH = 4  # of a worker; the first one is timed apart
 RUNGS = (900, 1800, 3600)  # seconds of audio
-# What a trial writes besides parameters and reports, in the sizes of a real one (tuning.objective).
+# What a trial writes besides parameters and reports, in the sizes of a real one (quell_tuning.objective).
 SCORES = {"pesq": 2.123456789, "stoi": 0.87654321, "estoi": 0.765432109, "si_sdr": 12.3456789}
 BEFORE = {
     "denoiser": {f"parameter_{number}": number for number in range(28)},
@@ -106,7 +105,7 @@ def objective(running: Running, sleep_s: float) -> None:
 
 
 def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
-    """Runs TRIALS_EACH trials as `tuning.worker.work` does, and prints what they took as JSON."""
+    """Runs TRIALS_EACH trials as `quell_tuning.worker.work` does, and prints what they took as JSON."""
     began = time.monotonic()
     storage = open_storage(os.environ["QUELL_STORAGE"])
     study = optuna.load_study(study_name=STUDY, storage=storage)
@@ -208,7 +207,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
             yield cluster.url
             return
         port = Cluster(folder, password="").port  # a free one
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         environment = {**os.environ, "QUELL_STORAGE": cluster.url}
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as proxy:
             yield f"grpc://127.0.0.1:{port}"

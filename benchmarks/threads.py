@@ -12,10 +12,10 @@ import sys
 import time
 
 import torch
+from quell_tuning.cli import SPIN_COUNT
 
 from quell.config import DenoiserConfig
 from quell.denoiser import Denoiser
-from tuning.cli import SPIN_COUNT
 
 SECONDS = 8.0
 NETWORK = DenoiserConfig(win_length=320, hop_length=160, depth=4, base_channels=12)

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from header import header
 from numpy.typing import NDArray
+from quell_tuning import space
+from quell_tuning.presets import DEFAULT, PRESETS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -33,8 +35,6 @@ from quell.mixing import Mixtures
 from quell.recordings import CorpusConfig
 from quell.store import prepare
 from quell.trainer import Trainer
-from tuning import space
-from tuning.presets import DEFAULT, PRESETS
 
 ROUNDS = 3
 WARM_UP = 3  # steps that are not timed: kernels are chosen, memory is claimed

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from quell_tuning import progress, space
+from quell_tuning.presets import PRESETS
 from rich.console import Console
 
 from quell.config import TrainingConfig
@@ -27,8 +29,6 @@ from quell.denoiser import save_weights
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer, Scores
 from quell.training import train
-from tuning import progress, space
-from tuning.presets import PRESETS
 
 SNR_DB = (-5.0, 20.0)
 VALIDATION, TEST = 128, 240  # mixtures

@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 from header import header
 from numpy.typing import NDArray
+from quell_tuning import evaluation
+from quell_tuning.options import stderr
+from quell_tuning.words import number
 from rich.console import Console
 from trainings import Wanted, mixtures, train_all, variant
 
@@ -31,9 +34,6 @@ from quell.material import Mixtures
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
 from quell.store import prepare
-from tuning import evaluation
-from tuning.options import stderr
-from tuning.words import number
 
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
 HEARD, UNHEARD = "heard in training", "never heard"

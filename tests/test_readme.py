@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tuning import commands, space, study_sections
+from quell_tuning import commands, space, study_sections
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

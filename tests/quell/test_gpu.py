@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from quell_tuning import space
+from quell_tuning.presets import PRESETS
 
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.trainer import Trainer
 from quell.training import train
-from tuning import space
-from tuning.presets import PRESETS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

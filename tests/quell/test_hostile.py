@@ -151,7 +151,18 @@ def test_each_damaged_file_is_refused_for_a_reason_or_done_well(hostile, model, 
 
 def test_the_command_line_says_one_line_for_each_refused_file_and_exits_with_1(hostile, model, tmp_path):
     before = state(hostile)
-    command = [sys.executable, "-m", "tuning.cli", "denoise", str(model), str(hostile), "-o", "out", "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "quell_tuning.cli",
+        "denoise",
+        str(model),
+        str(hostile),
+        "-o",
+        "out",
+        "--jobs",
+        "2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, cwd=tmp_path)
     assert done.returncode == 1
     assert state(hostile) == before

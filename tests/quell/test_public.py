@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from quell_tuning.commands import recordings as recordings_commands
+from quell_tuning.errors import UsageError
 
 from quell import public
 from quell.errors import DownloadError
 from quell.public import CORPORA, DONE, get
-from tuning.commands import recordings as recordings_commands
-from tuning.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 

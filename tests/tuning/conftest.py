@@ -20,11 +20,10 @@ import numpy as np
 import pytest
 import soundfile
 import sqlalchemy
-
-from tuning.patience import PatientStorage
-from tuning.postgres_server import Cluster
-from tuning.storage import open_storage
-from tuning.study_file import StudySpec
+from quell_tuning.patience import PatientStorage
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import open_storage
+from quell_tuning.study_file import StudySpec
 
 # With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,
 # which need another user as root. Read when grpc begins.
@@ -116,7 +115,17 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_recordings: Path, tiny_
     search = "depth = 3\nlearning_rate = 0.004\ndropout = { choices = [0.0, 0.05, 0.1] }"
     text = tiny_study.replace("depth = { low = 2, high = 3 }", search).replace("base_channels = 4", "base_channels = 8")
     (folder / "tiny.toml").write_text(text)
-    command = [sys.executable, "-m", "tuning.cli", "tune", "tiny.toml", "--corpus", tiny_recordings, "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "quell_tuning.cli",
+        "tune",
+        "tiny.toml",
+        "--corpus",
+        tiny_recordings,
+        "--workers",
+        "2",
+    ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
@@ -197,7 +206,7 @@ def proxied() -> Callable[[str, int], AbstractContextManager[subprocess.Popen[by
 
     @contextmanager
     def serve(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         environment = os.environ | {"QUELL_STORAGE": url}
         with (
             tempfile.TemporaryFile() as log,

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-
-from tuning import checkpoints, mirror
-from tuning.checkpoints import Checkpoints
-from tuning.errors import StorageError
+from quell_tuning import checkpoints, mirror
+from quell_tuning.checkpoints import Checkpoints
+from quell_tuning.errors import StorageError
 
 
 def test_an_attempt_begins_with_the_latest_file_before_it_and_leaves_that_alone(tmp_path: Path) -> None:
@@ -44,7 +43,8 @@ def test_an_ended_trial_is_forgotten_and_the_others_are_not(tmp_path: Path) -> N
 
 
 class Bucket:
-    """What `tuning.bucket.Bucket` does, in memory; `begun` is set while it writes, which it does when it is `open`."""
+    """What `quell_tuning.bucket.Bucket` does, in memory; `begun` is set while it writes, which it does when it is
+    `open`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from namespaces import MAY, Namespace, namespace
-
-from tuning import cluster
-from tuning.cluster import Cluster, RayPool, check_storage
-from tuning.errors import UsageError
+from quell_tuning import cluster
+from quell_tuning.cluster import Cluster, RayPool, check_storage
+from quell_tuning.errors import UsageError
 
 SUPPORT = Path(__file__).parents[1] / "support"
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "ray_cluster.py"
@@ -38,7 +37,16 @@ def network() -> Iterator[Namespace]:
 @pytest.fixture
 def quell(network: Namespace, tmp_path: Path) -> Quell:
     def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [*network.enter, "env", "-C", str(tmp_path), sys.executable, "-m", "tuning.cli", *map(str, arguments)]
+        command = [
+            *network.enter,
+            "env",
+            "-C",
+            str(tmp_path),
+            sys.executable,
+            "-m",
+            "quell_tuning.cli",
+            *map(str, arguments),
+        ]
         given = BARE | {"OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=given)
 
@@ -165,7 +173,7 @@ def test_places_of_this_machine_are_refused_beside_a_cluster(
     options: tuple[str, ...], found: str, tmp_path: Path, tiny_study: str
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
-    command = [sys.executable, "-m", "tuning.cli", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
+    command = [sys.executable, "-m", "quell_tuning.cli", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=BARE)
     assert refused.returncode == 2
     expected = f"quell: --ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options"

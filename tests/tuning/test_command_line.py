@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from quell_tuning import evaluation_tables
 from rich.console import Console
-
-from tuning import evaluation_tables
 
 ENDED = ("complete", "pruned", "infeasible", "fail")
 
 
 def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tuning.cli", *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "quell_tuning.cli", *(str(argument) for argument in arguments)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
 

@@ -20,8 +20,7 @@ import pytest
 import yaml
 from compose import Stack, Unset, entrypoint, load, reachable, stack, variables
 from namespaces import MAY
-
-from tuning.postgres_server import wheel
+from quell_tuning.postgres_server import wheel
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -253,7 +252,7 @@ def test_the_kubernetes_pods_commands_run_a_study(tmp_path: Path, tiny_study: st
     for job in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
         (container,) = job["spec"]["template"]["spec"]["containers"]
         arguments = [argument.replace("/srv/quell/studies", str(tmp_path)) for argument in container["args"]]
-        command = [sys.executable, "-m", "tuning.cli", *arguments]
+        command = [sys.executable, "-m", "quell_tuning.cli", *arguments]
         done = subprocess.run(command, env=bare | places, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     assert "trial 0 ended" in done.stderr
@@ -275,7 +274,11 @@ def test_the_slurm_script_runs_a_worker_and_goes_back_in_line_when_its_time_is_o
     options = re.findall(r"^#SBATCH --(\S+)$", script.read_text(), re.MULTILINE)
     assert {"signal=TERM@60", "requeue"} <= {*options} and any(option.startswith("array=") for option in options)
     (tmp_path / "bin").mkdir()
-    fakes = {"srun": SRUN, "scontrol": SCONTROL, "quell": f'#!/bin/sh\nexec {sys.executable} -m tuning.cli "$@"\n'}
+    fakes = {
+        "srun": SRUN,
+        "scontrol": SCONTROL,
+        "quell": f'#!/bin/sh\nexec {sys.executable} -m quell_tuning.cli "$@"\n',
+    }
     for name, text in fakes.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)

@@ -9,10 +9,9 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from quell_tuning import confirm, exporting
+from quell_tuning.runs import Runs
 from rich.console import Console
-
-from tuning import confirm, exporting
-from tuning.runs import Runs
 
 CLIPS = 32
 STEP = 108

@@ -16,11 +16,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import create_trial
-
-from tuning import dashboard
-from tuning.dashboard import keep_fresh, listen
-from tuning.errors import UsageError
-from tuning.patience import PatientStorage
+from quell_tuning import dashboard
+from quell_tuning.dashboard import keep_fresh, listen
+from quell_tuning.errors import UsageError
+from quell_tuning.patience import PatientStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 
@@ -67,7 +66,7 @@ def start(storage: PatientStorage, tmp_path: Path) -> Iterator[Callable[..., tup
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "tuning.cli", "dashboard", "s", "--port", "0", *arguments]
+        command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "s", "--port", "0", *arguments]
         command += ["--runs", str(tmp_path / "runs"), "--storage", f"sqlite:///{tmp_path / 'q.db'}"]
         process = subprocess.Popen(
             command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -13,11 +13,10 @@ import pytest
 import sqlalchemy.exc
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState, create_trial
-
-from tuning import dashboard_storage
-from tuning.dashboard import application
-from tuning.dashboard_storage import DashboardStorage
-from tuning.patience import PatientStorage
+from quell_tuning import dashboard_storage
+from quell_tuning.dashboard import application
+from quell_tuning.dashboard_storage import DashboardStorage
+from quell_tuning.patience import PatientStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 BROKEN = {"si_sdr": 0.5, "parameters": -0.1}

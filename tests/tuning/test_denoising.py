@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from quell_tuning import cli, denoising
 from rich.console import Console
 
 import quell
 from quell.audio import Raw
 from quell.errors import AudioError, ExportError
 from quell.settings import Mix
-from tuning import cli, denoising
 
 LONG_S = 400  # of sound; a second of work
 INTERRUPTED = "quell: interrupted\n"
@@ -59,7 +59,7 @@ def write(path: Path, length: int = 500) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "tuning.cli", "denoise", *(str(argument) for argument in arguments)]
+    return [sys.executable, "-m", "quell_tuning.cli", "denoise", *(str(argument) for argument in arguments)]
 
 
 def started(*arguments: str | Path, **settings: Any) -> subprocess.Popen[str]:

@@ -6,10 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-from tuning import devices
-from tuning.devices import check_devices, choose, least_taken, share_devices
-from tuning.errors import StorageError, UsageError
+from quell_tuning import devices
+from quell_tuning.devices import check_devices, choose, least_taken, share_devices
+from quell_tuning.errors import StorageError, UsageError
 
 TWO = {"cuda:0": "GPU-aaaa", "cuda:1": "GPU-bbbb"}
 

@@ -16,6 +16,9 @@ import soundfile
 import torch
 import typer
 from numpy.typing import NDArray
+from quell_tuning import evaluation, evaluation_tables, systems
+from quell_tuning.commands.evaluation import evaluate
+from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
@@ -29,9 +32,6 @@ from quell.material import Mixtures
 from quell.metrics import ClipScore
 from quell.model import Model
 from quell.scoring import Scorer
-from tuning import evaluation, evaluation_tables, systems
-from tuning.commands.evaluation import evaluate
-from tuning.errors import TuningError, UsageError
 
 Signal = NDArray[np.float32]
 QUIET = Console(file=io.StringIO())

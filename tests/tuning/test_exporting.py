@@ -5,10 +5,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import create_trial
-
-from tuning import exporting
-from tuning.errors import StudyNotFound
-from tuning.runs import Runs
+from quell_tuning import exporting
+from quell_tuning.errors import StudyNotFound
+from quell_tuning.runs import Runs
 
 
 def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
-
-from tuning.budget import is_lost
-from tuning.errors import StorageError
-from tuning.patience import PatientStorage
-from tuning.runs import Runs
-from tuning.storage import open_storage
+from quell_tuning.budget import is_lost
+from quell_tuning.errors import StorageError
+from quell_tuning.patience import PatientStorage
+from quell_tuning.runs import Runs
+from quell_tuning.storage import open_storage
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 
@@ -35,7 +34,7 @@ class Tune:
         self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
         self.runs = Runs(folder / "runs")
         self.storage: PatientStorage | None = None
-        self.command = [sys.executable, "-m", "tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
+        self.command = [sys.executable, "-m", "quell_tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
         self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]
 
     def start(self) -> None:

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, get_all_artifact_meta
 from optuna.trial import FrozenTrial
+from quell_tuning import gallery, pictures
+from quell_tuning.errors import StorageError
+from quell_tuning.gallery import hang_again, hang_study, hang_trial, showcase
+from quell_tuning.patience import PatientStorage
 
 from quell import heldout
 from quell.audio import FloatArray
 from quell.heldout import EvaluationSet
 from quell.scoring import Scores
-from tuning import gallery, pictures
-from tuning.errors import StorageError
-from tuning.gallery import hang_again, hang_study, hang_trial, showcase
-from tuning.patience import PatientStorage
 
 RATE = 8_000
 LEVELS = np.linspace(-5, 20, 6)

@@ -7,10 +7,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-
-from tuning import guard
-from tuning.errors import UsageError
-from tuning.guard import Guard
+from quell_tuning import guard
+from quell_tuning.errors import UsageError
+from quell_tuning.guard import Guard
 
 PASSWORD = "open: sésame, 100 %"
 

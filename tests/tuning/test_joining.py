@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy.exc
+from quell_tuning import joining
+from quell_tuning.errors import StorageError
+from quell_tuning.joining import join, open_patiently
+from quell_tuning.patience import PatientStorage
+from quell_tuning.study_file import StudySpec
+from quell_tuning.worker import POOL, Leave, Notice
 from rich.console import Console
-
-from tuning import joining
-from tuning.errors import StorageError
-from tuning.joining import join, open_patiently
-from tuning.patience import PatientStorage
-from tuning.study_file import StudySpec
-from tuning.worker import POOL, Leave, Notice
 
 pytestmark = pytest.mark.usefixtures("handlers")
 

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tuning import keeper
-from tuning.keeper import Ended, Job, keep
-from tuning.worker import POOL
+from quell_tuning import keeper
+from quell_tuning.keeper import Ended, Job, keep
+from quell_tuning.worker import POOL
 
 
 @pytest.fixture(autouse=True)
@@ -145,5 +144,5 @@ def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
 
 
 def test_the_keeper_needs_no_ray() -> None:
-    code = "import sys, tuning.keeper, tuning.worker; assert 'ray' not in sys.modules"
+    code = "import sys, quell_tuning.keeper, quell_tuning.worker; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

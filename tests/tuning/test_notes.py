@@ -10,15 +10,15 @@ import optuna
 import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from quell_tuning import note_tables, space, words
+from quell_tuning.commands import app
+from quell_tuning.markdown import literal
+from quell_tuning.notes import trial_note
+from quell_tuning.presets import PRESETS
+from quell_tuning.standing import Standing
+from quell_tuning.study_notes import study_note
 
 from quell.config import DenoiserConfig, TrainingConfig
-from tuning import note_tables, space, words
-from tuning.commands import app
-from tuning.markdown import literal
-from tuning.notes import trial_note
-from tuning.presets import PRESETS
-from tuning.standing import Standing
-from tuning.study_notes import study_note
 
 SNRS = ("-5", "0", "2.5", "10")
 NOISY = {snr: {"si_sdr": float(snr), "stoi": 0.7 + 0.01 * float(snr)} for snr in SNRS}

@@ -10,16 +10,16 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from quell_tuning import objective, outcome, parts, space, study_sections
+from quell_tuning.budget import Slots
+from quell_tuning.runs import Runs
+from quell_tuning.worker import Superseded
 
 from quell.config import DenoiserConfig
 from quell.cost import cost
 from quell.denoiser import Denoiser
 from quell.errors import TrainingError
 from quell.training import Trained
-from tuning import objective, outcome, parts, space, study_sections
-from tuning.budget import Slots
-from tuning.runs import Runs
-from tuning.worker import Superseded
 
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}
 
@@ -243,7 +243,7 @@ def test_after_some_asks_a_slots_trial_runs_although_one_like_it_is_running(task
         trial.set_user_attr("slot", 5)
         with pytest.raises(Superseded):
             objective.run_trial(Running(trial), here)
-        for key in ("asked", "superfluous"):  # as `tuning.budget` gives it up
+        for key in ("asked", "superfluous"):  # as `quell_tuning.budget` gives it up
             trial.set_user_attr(key, "the same as trial 0")
         study.tell(trial, state=TrialState.FAIL)
     trial = ask(study, depth=2)

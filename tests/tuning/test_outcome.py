@@ -9,11 +9,11 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from quell_tuning import outcome
+from quell_tuning.runs import Runs
 
 from quell.cost import Cost
 from quell.scoring import Scores
-from tuning import outcome
-from tuning.runs import Runs
 
 SEED = 2**47 + 11  # of a training: 48 bits
 BEGAN = datetime(2026, 1, 1)

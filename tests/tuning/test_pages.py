@@ -17,9 +17,8 @@ from optuna_dashboard._note import (
     save_note_with_version,
     version_is_incremented,
 )
-
-from tuning import pages
-from tuning.patience import PatientStorage
+from quell_tuning import pages
+from quell_tuning.patience import PatientStorage
 
 Study = Callable[..., optuna.Study]
 

@@ -7,14 +7,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-
-from tuning import parts, space, study_file
-from tuning.budget import Budget
-from tuning.patience import PatientStorage
-from tuning.presets import PRESETS
-from tuning.storage import open_storage
-from tuning.study import create_study
-from tuning.study_file import StudySpec
+from quell_tuning import parts, space, study_file
+from quell_tuning.budget import Budget
+from quell_tuning.patience import PatientStorage
+from quell_tuning.presets import PRESETS
+from quell_tuning.storage import open_storage
+from quell_tuning.study import create_study
+from quell_tuning.study_file import StudySpec
 
 # A search that two presets lie in.
 INSIDE = {

@@ -18,12 +18,11 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
-
-from tuning import patience
-from tuning.errors import StorageError
-from tuning.patience import PatientStorage
-from tuning.postgres_server import Cluster
-from tuning.storage import open_storage
+from quell_tuning import patience
+from quell_tuning.errors import StorageError
+from quell_tuning.patience import PatientStorage
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import open_storage
 
 AWAY_S = 3.0
 GONE = Exception("server closed the connection\n\tbefore or while processing the request")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 from PIL import Image
+from quell_tuning import pictures
+from quell_tuning.pictures import Clips, picture, spectrogram
 
 from quell.audio import FloatArray
-from tuning import pictures
-from tuning.pictures import Clips, picture, spectrogram
 
 RATE = 16_000
 PANELS = [slice(left, left + pictures.PANEL) for left in pictures.COLUMNS]
@@ -125,7 +125,7 @@ def test_a_title_may_hold_any_letters() -> None:
 
 def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:
     code = (
-        "import sys, numpy as np; from tuning.pictures import Clips, picture\n"
+        "import sys, numpy as np; from quell_tuning.pictures import Clips, picture\n"
         "clip = np.zeros(8000, np.float32); picture(Clips(clip, clip, clip), 8000, 'title')\n"
         "print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
     )

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-
-from tuning.errors import StorageError, UsageError
-from tuning.place import PASSWORD_FILE, STORAGE, storage_url
-from tuning.runs import Runs
+from quell_tuning.errors import StorageError, UsageError
+from quell_tuning.place import PASSWORD_FILE, STORAGE, storage_url
+from quell_tuning.runs import Runs
 
 RUNS = Runs(Path("runs"))
 SERVER = "postgresql+psycopg://quell@db.example/quell"

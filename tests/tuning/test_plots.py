@@ -9,10 +9,9 @@ import optuna
 import plotly.graph_objects as go
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-
-from tuning import plots
-from tuning.budget import feasible
-from tuning.standing import Standing
+from quell_tuning import plots
+from quell_tuning.budget import feasible
+from quell_tuning.standing import Standing
 
 SNRS = ("-5", "10", "2.5")
 START = datetime(2026, 11, 21)

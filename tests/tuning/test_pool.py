@@ -7,18 +7,17 @@ from pathlib import Path
 
 import optuna
 import pytest
+from quell_tuning.budget import Budget
+from quell_tuning.errors import WorkerError
+from quell_tuning.pool import DEATHS, Pool
+from quell_tuning.shown import Shown
+from quell_tuning.storage import open_storage
 from rich.console import Console
-
-from tuning.budget import Budget
-from tuning.errors import WorkerError
-from tuning.pool import DEATHS, Pool
-from tuning.shown import Shown
-from tuning.storage import open_storage
 
 WORKER = """
 import sys, optuna
-from tuning.budget import Budget
-from tuning.storage import open_storage
+from quell_tuning.budget import Budget
+from quell_tuning.storage import open_storage
 storage = open_storage(sys.argv[1])
 study = optuna.load_study(study_name="s", storage=storage)
 while (trial := Budget(study, int(sys.argv[2])).claim()) is not None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from quell_tuning import space
+from quell_tuning.presets import DEFAULT, PRESETS
 
 from quell import export
 from quell.config import TrainingConfig
@@ -16,8 +18,6 @@ from quell.recordings import CorpusConfig
 from quell.scoring import Scorer
 from quell.store import prepare
 from quell.training import train
-from tuning import space
-from tuning.presets import DEFAULT, PRESETS
 
 
 @pytest.fixture(scope="module", params=[8_000, 16_000], ids=["8 kHz", "16 kHz"])

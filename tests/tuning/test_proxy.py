@@ -13,10 +13,9 @@ pytest.importorskip("grpc")
 
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
-
-from tuning import proxy
-from tuning.patience import PatientStorage
-from tuning.proxy import Service, Together
+from quell_tuning import proxy
+from quell_tuning.patience import PatientStorage
+from quell_tuning.proxy import Service, Together
 
 
 class Slow:

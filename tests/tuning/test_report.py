@@ -18,17 +18,17 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
+from quell_tuning.errors import TuningError
+from quell_tuning.outcome import best_trials
+from quell_tuning.report import check, write
+from quell_tuning.report.content import Content
+from quell_tuning.report.media import gallery
+from quell_tuning.report.page import render
+from quell_tuning.report.plots import by_snr, cost, importance, plots
+from quell_tuning.report.words import MINUS
 from rich.console import Console
 
 from quell.config import DenoiserConfig, TrainingConfig
-from tuning.errors import TuningError
-from tuning.outcome import best_trials
-from tuning.report import check, write
-from tuning.report.content import Content
-from tuning.report.media import gallery
-from tuning.report.page import render
-from tuning.report.plots import by_snr, cost, importance, plots
-from tuning.report.words import MINUS
 
 NOISY = {"si_sdr": 5.0, "pesq": 1.5, "stoi": 0.7}
 QUIET = Console(file=io.StringIO())

@@ -12,9 +12,8 @@ import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import create_trial
 from PIL import Image
+from quell_tuning.report import write
 from rich.console import Console
-
-from tuning.report import write
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")
 

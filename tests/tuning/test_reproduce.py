@@ -10,17 +10,17 @@ import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from quell_tuning import objective
+from quell_tuning.errors import StudyNotFound
+from quell_tuning.reproduce import reproduce
+from quell_tuning.runs import Runs
+from quell_tuning.storage import open_storage
+from quell_tuning.study import create_study
 from rich.console import Console
 
 from quell.corpus import Corpus
 from quell.errors import CorpusError
 from quell.scoring import Scorer
-from tuning import objective
-from tuning.errors import StudyNotFound
-from tuning.reproduce import reproduce
-from tuning.runs import Runs
-from tuning.storage import open_storage
-from tuning.study import create_study
 
 COMPLETE, PRUNED, TWIN, OVER, FAILED = range(5)
 

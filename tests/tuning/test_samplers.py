@@ -3,9 +3,8 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
-
-from tuning import samplers, space
-from tuning.study_file import StudySection
+from quell_tuning import samplers, space
+from quell_tuning.study_file import StudySection
 
 SEARCH: dict[str, space.Domain] = {
     "depth": space.Range(low=2, high=7),

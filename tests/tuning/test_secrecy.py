@@ -12,17 +12,16 @@ from pathlib import Path
 
 import optuna
 import pytest
-
-from tuning.place import Place, storage_url
-from tuning.postgres_server import Cluster
-from tuning.runs import Runs
-from tuning.storage import open_storage
+from quell_tuning.place import Place, storage_url
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.runs import Runs
+from quell_tuning.storage import open_storage
 
 SECRET = "sesame"  # the part of the password that looks the same in every spelling
 
 
 def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tuning.cli", *arguments]
+    command = [sys.executable, "-m", "quell_tuning.cli", *arguments]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=clean | environment)
 
@@ -80,7 +79,11 @@ def test_a_search_keeps_the_password_to_itself(
         ]
     assert [one.returncode for one in done] == [0] * 4, "".join(one.stderr for one in done)
     assert json.loads(done[2].stdout)["trials"] == 2
-    assert {command.partition("tuning.cli ")[2].partition(" ")[0] for command in seen} >= {"tune", "worker", "export"}
+    assert {command.partition("quell_tuning.cli ")[2].partition(" ")[0] for command in seen} >= {
+        "tune",
+        "worker",
+        "export",
+    }
     assert not [command for command in seen if SECRET in command]
     assert not [one.args for one in done if SECRET in one.stdout + one.stderr]
     found = dict(contents(runs))

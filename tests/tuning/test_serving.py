@@ -14,14 +14,13 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from quell_tuning.errors import StorageError
+from quell_tuning.place import Place
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.runs import Runs
+from quell_tuning.serving import serve
+from quell_tuning.storage import open_storage
 from rich.console import Console
-
-from tuning.errors import StorageError
-from tuning.place import Place
-from tuning.postgres_server import Cluster
-from tuning.runs import Runs
-from tuning.serving import serve
-from tuning.storage import open_storage
 
 pytest.importorskip("grpc")
 
@@ -30,7 +29,7 @@ class Proxy:
     """A proxy that has said that it serves, or has ended."""
 
     def __init__(self, url: str, port: int, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tuning.cli", "storage", "serve", "--port", str(port), *arguments]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port), *arguments]
         self.process = subprocess.Popen(
             command,
             env=os.environ | {"QUELL_STORAGE": url},

@@ -5,10 +5,9 @@ import io
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from quell_tuning.budget import Slots
+from quell_tuning.shown import Shown
 from rich.console import Console
-
-from tuning.budget import Slots
-from tuning.shown import Shown
 
 
 @pytest.fixture

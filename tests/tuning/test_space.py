@@ -6,11 +6,11 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from quell_tuning import space, study_file
+from quell_tuning.presets import PRESETS
 
 from quell.config import TrainingConfig
 from quell.denoiser import Denoiser
-from tuning import space, study_file
-from tuning.presets import PRESETS
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 

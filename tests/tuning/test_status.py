@@ -13,18 +13,17 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from quell_tuning import quarantine, signs, watching
+from quell_tuning.errors import StudyNotFound
+from quell_tuning.identity import machine, worker_name
+from quell_tuning.patience import PatientStorage
+from quell_tuning.place import Place
+from quell_tuning.runs import Runs
+from quell_tuning.status import line, show, summary
+from quell_tuning.study import load_study
+from quell_tuning.study_file import StudySpec
+from quell_tuning.tune import Tune
 from rich.console import Console
-
-from tuning import quarantine, signs, watching
-from tuning.errors import StudyNotFound
-from tuning.identity import machine, worker_name
-from tuning.patience import PatientStorage
-from tuning.place import Place
-from tuning.runs import Runs
-from tuning.status import line, show, summary
-from tuning.study import load_study
-from tuning.study_file import StudySpec
-from tuning.tune import Tune
 
 KEYS = {
     *("study", "score", "trials", "ended", "done", "states", "hours", "workers", "noisy", "best", "best_preset"),

@@ -12,12 +12,11 @@ from urllib.parse import quote
 import optuna
 import pytest
 import sqlalchemy
-
-from tuning import storage as module
-from tuning.errors import StorageError, StudyNotFound
-from tuning.postgres_server import Cluster
-from tuning.storage import open_storage, shown
-from tuning.study import difference, load_study
+from quell_tuning import storage as module
+from quell_tuning.errors import StorageError, StudyNotFound
+from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import open_storage, shown
+from quell_tuning.study import difference, load_study
 
 
 def test_a_storage_of_each_kind_keeps_a_study(url: str, study_name: str) -> None:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-
-from tuning import study_file
-from tuning.errors import StudyFileError
+from quell_tuning import study_file
+from quell_tuning.errors import StudyFileError
 
 GOOD = """
 [study]

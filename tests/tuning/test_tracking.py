@@ -19,9 +19,8 @@ import soundfile
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
-
-from tuning import tracking
-from tuning.errors import UsageError
+from quell_tuning import tracking
+from quell_tuning.errors import UsageError
 
 TRIAL: dict[str, Any] = {
     "slot": 3,
@@ -50,7 +49,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
-from tuning import tracking
+from quell_tuning import tracking
 
 folder, killed = Path(sys.argv[1]), sys.argv[2] == "killed"
 attributes, trial = json.loads((folder / "attributes.json").read_text())

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quell_tuning import card, exporting, weaknesses
+from quell_tuning.exporting import Made, Validation
 
 from quell.corpus import Corpus
 from quell.cost import Cost
 from quell.scoring import Scores
-from tuning import card, exporting, weaknesses
-from tuning.exporting import Made, Validation
 
 SNRS = (0.0, 20.0)
 METADATA: dict[str, Any] = {

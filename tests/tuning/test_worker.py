@@ -13,12 +13,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-
-from tuning import worker
-from tuning.budget import ALIKE, Budget, is_lost
-from tuning.patience import PatientStorage
-from tuning.storage import open_storage
-from tuning.worker import Leave, Notice, Objective, Running, Superseded, work
+from quell_tuning import worker
+from quell_tuning.budget import ALIKE, Budget, is_lost
+from quell_tuning.patience import PatientStorage
+from quell_tuning.storage import open_storage
+from quell_tuning.worker import Leave, Notice, Objective, Running, Superseded, work
 
 Stub = Callable[[Running], None]
 
@@ -149,7 +148,7 @@ def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the
 
 
 def end_elsewhere(elsewhere: optuna.Study, running: Running) -> None:
-    """Takes the worker for dead, as `tuning.budget` does."""
+    """Takes the worker for dead, as `quell_tuning.budget` does."""
     elsewhere._storage.set_trial_user_attr(running.trial._trial_id, "lost", "its worker said nothing for 31 s")
     elsewhere._storage.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
 
@@ -174,7 +173,7 @@ def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_g
 def test_a_worker_whose_lease_is_lost_stops_at_its_next_step(
     run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuning.lease.RENEW_S", 0.01)
+    monkeypatch.setattr("quell_tuning.lease.RENEW_S", 0.01)
     noticed = False
 
     def frozen(running: Running) -> None:
@@ -284,16 +283,18 @@ def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, m
 
 @pytest.mark.parametrize(("pool", "ends"), [("1", True), (str(os.getpid()), False)], ids=["gone", "there"])
 def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool: str, ends: bool) -> None:
-    code = "import ctypes; from tuning.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
+    code = (
+        "import ctypes; from quell_tuning.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
+    )
     environment = {**os.environ, worker.POOL: pool}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
 
 
 HANGS = """
 import ctypes, sys, optuna
-from tuning.budget import Budget
-from tuning.storage import open_storage
-from tuning.worker import Notice, work
+from quell_tuning.budget import Budget
+from quell_tuning.storage import open_storage
+from quell_tuning.worker import Notice, work
 
 def objective(running):
     running.look_up()

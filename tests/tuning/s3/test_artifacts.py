@@ -13,12 +13,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
-
-from tuning.artifacts import open_artifacts
-from tuning.bucket import Bucket
-from tuning.errors import StorageError
-from tuning.mirror import open_mirror
-from tuning.runs import Runs
+from quell_tuning.artifacts import open_artifacts
+from quell_tuning.bucket import Bucket
+from quell_tuning.errors import StorageError
+from quell_tuning.mirror import open_mirror
+from quell_tuning.runs import Runs
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
 

@@ -9,12 +9,12 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from quell_tuning import exporting, objective, outcome
+from quell_tuning.bucket import open_bucket
+from quell_tuning.mirror import open_mirror
+from quell_tuning.runs import Runs
 
 from quell.denoiser import load_weights
-from tuning import exporting, objective, outcome
-from tuning.bucket import open_bucket
-from tuning.mirror import open_mirror
-from tuning.runs import Runs
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
 

@@ -1,0 +1,169 @@
+"""Artifacts of studies and trials over HTTP: what is listed and nothing else, in ranges, never as a page.
+
+The dashboard's own route sends no ranges, so that a browser cannot seek in a recording, and sends an HTML file as a
+page of the dashboard, with all its rights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
+
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from quell_tuning.guard import Refusal
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from optuna.artifacts._protocol import ArtifactStore
+    from optuna.storages import BaseStorage
+
+log = logging.getLogger("quell")
+
+# /artifacts/<study>/<artifact> and /artifacts/<study>/<trial>/<artifact>; with more digits no database has numbers.
+PATH = re.compile(r"/artifacts/(?P<study>\d{1,18})/(?:(?P<trial>\d{1,18})/)?(?P<artifact>[0-9a-fA-F-]{1,64})")
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
+# What a browser shows or plays in the page, and cannot run anything from. An SVG file is a page with scripts.
+SHOWN = re.compile(r"audio/.*|image/(png|jpeg|webp|gif)")
+CHUNK = 1 << 16
+
+
+class Artifacts:
+    """Answers everything under /artifacts; what lies elsewhere goes on to `app`."""
+
+    def __init__(self, app: WSGIApplication, storage: BaseStorage, store: ArtifactStore) -> None:
+        self.app = app
+        self.storage = storage
+        self.store = store
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if not path.startswith("/artifacts"):
+            return self.app(environ, start_response)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise Refusal("405 Method Not Allowed", "artifacts are read here, and uploaded under /api/artifacts")
+        found = PATH.fullmatch(path)
+        listed = found and self._listed(found)
+        if not listed:
+            raise Refusal("404 Not Found", "no such artifact, expected one that a study or a trial lists")
+        headers = [*_described(listed), ("ETag", f'"{listed["artifact_id"]}"')]
+        return self._send(listed["artifact_id"], headers, environ, start_response)
+
+    def _listed(self, asked: re.Match[str]) -> dict[str, Any] | None:
+        """What was written when the artifact was uploaded."""
+        study, trial = int(asked["study"]), asked["trial"]
+        try:
+            if trial is None:
+                attributes: Mapping[str, Any] = self.storage.get_study_system_attrs(study)
+            else:
+                attributes = self.storage.get_trial(int(trial)).system_attrs
+        except KeyError:
+            return None
+        listed = json.loads(attributes.get(f"artifacts:{asked['artifact']}", "null"))  # null: the page has deleted it
+        return None if listed is None else {**listed, "artifact_id": asked["artifact"]}
+
+    def _send(
+        self, artifact: str, headers: list[tuple[str, str]], environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        if environ.get("HTTP_IF_NONE_MATCH") == f'"{artifact}"':
+            start_response("304 Not Modified", headers)
+            return []
+        file = self._open(artifact)
+        size = file.seek(0, os.SEEK_END)
+        part = Part.asked(environ, artifact, size)
+        if part is None:
+            file.close()
+            wrong = {"Content-Range": f"bytes */{size}"}
+            raise Refusal("416 Range Not Satisfiable", f"{size} bytes, expected a range that begins in them", wrong)
+        headers += [("Accept-Ranges", "bytes"), ("Content-Length", str(part.length))]
+        if part.partial:
+            headers.append(("Content-Range", f"bytes {part.start}-{part.start + part.length - 1}/{size}"))
+        start_response("206 Partial Content" if part.partial else "200 OK", headers)
+        if environ["REQUEST_METHOD"] == "HEAD":
+            file.close()
+            return []
+        return _Pieces(file, part)
+
+    def _open(self, artifact: str) -> BinaryIO:
+        """The artifact as a file that can be sought in; one from a network is read first: a clip is under 1 MB."""
+        try:
+            file = self.store.open_reader(artifact)
+            if file.seekable():
+                return file
+            with file:
+                return BytesIO(file.read())
+        except ArtifactNotFound:
+            raise Refusal("404 Not Found", f"{artifact}: listed, but its file is gone from the artifacts") from None
+        except Exception as error:  # of a file system, of botocore, of whatever store is given
+            log.warning("artifact %s: %s: %s", artifact, type(error).__name__, " ".join(str(error).split()))
+            raise Refusal("503 Service Unavailable", f"{artifact}: the artifacts cannot be read now") from error
+
+
+@dataclass(frozen=True)
+class Part:
+    """The bytes of a file that are sent."""
+
+    start: int
+    length: int
+    partial: bool
+
+    @classmethod
+    def asked(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Part | None:
+        """What a request asks for (RFC 9110, section 14), None when none of it is there.
+
+        More than one range, or none that can be read, means the whole file; so does a range of another version of it.
+        """
+        found = RANGE.fullmatch(environ.get("HTTP_RANGE", "").strip())
+        other = environ.get("HTTP_IF_RANGE", f'"{artifact}"') != f'"{artifact}"'
+        if not found or found.groups() == ("", "") or other:
+            return cls(0, size, False)
+        first, last = found.groups()
+        if not first:
+            start, stop = max(0, size - int(last)), size
+        else:
+            start, stop = int(first), min(size, int(last) + 1) if last else size
+            if last and int(last) < int(first):
+                return cls(0, size, False)
+        return cls(start, stop - start, True) if start < stop else None
+
+
+class _Pieces:
+    """The part of a file in chunks; the server closes it, also after a client that left."""
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self.file = file
+        self.part = part
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.file.seek(self.part.start)
+        left = self.part.length
+        while left > 0 and (chunk := self.file.read(min(CHUNK, left))):
+            left -= len(chunk)
+            yield chunk
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _described(listed: Mapping[str, Any]) -> list[tuple[str, str]]:
+    mimetype = str(listed.get("mimetype"))
+    if listed.get("encoding") or not TYPE.fullmatch(mimetype):  # compressed: the type is that of what is inside
+        mimetype = "application/octet-stream"
+    how = "inline" if SHOWN.fullmatch(mimetype) else "attachment"
+    name = Path(str(listed.get("filename") or "")).name or "artifact"
+    plain = re.sub(r"[^\w.() -]", "_", name, flags=re.ASCII)
+    return [
+        ("Content-Type", mimetype),
+        ("Content-Disposition", f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"),
+        ("Cache-Control", "private, max-age=86400, immutable"),  # what an id stands for never changes
+    ]

@@ -1,0 +1,92 @@
+"""Where audio and pictures of trials are: a folder, or a bucket."""
+
+from __future__ import annotations
+
+import io
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from quell_tuning.bucket import Bucket, is_bucket, open_bucket
+from quell_tuning.errors import StorageError
+from quell_tuning.runs import Runs
+
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+
+ENVIRONMENT = "QUELL_ARTIFACTS"
+FOLDER = "artifacts"
+
+
+def open_artifacts(url: str | None, runs: Runs) -> ArtifactStore:
+    """The store of a study's artifacts: `s3://BUCKET/PREFIX`, a folder or its file:// URL, or a folder of the runs.
+
+    A folder is made when it is absent. A bucket is asked whether it can be listed, unless `runs` has it open already.
+
+    Raises:
+        StorageError: another kind of URL, or a place that cannot be used. A bucket's store raises it later too, when
+            the bucket refuses or is away.
+    """
+    if url and is_bucket(url):
+        if runs.mirror is not None:
+            return BucketArtifacts(runs.mirror.bucket)
+        bucket = open_bucket(url)
+        bucket.check(write=False)
+        return BucketArtifacts(bucket)
+    folder = _folder(url) if url else runs.folder / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: {error.strerror}, expected a folder for artifacts; check --artifacts and --runs"
+        ) from error
+    from optuna.artifacts import FileSystemArtifactStore
+
+    return FileSystemArtifactStore(folder)
+
+
+def _folder(url: str) -> Path:
+    scheme = re.match(r"([a-zA-Z][\w+.-]*):/", url)
+    if scheme is None:
+        return Path(url)
+    parsed = urlsplit(url)
+    if scheme[1] != "file" or parsed.netloc not in ("", "localhost"):
+        raise StorageError(
+            f"--artifacts: {scheme[1]}:, expected a folder or s3://BUCKET/PREFIX; leave it out for a folder in --runs"
+        )
+    return Path(unquote(parsed.path))
+
+
+class BucketArtifacts:
+    """Optuna's store in a bucket, with a prefix before the ids, and with its errors in one line.
+
+    boto3 tries again by itself: Optuna's Backoff (5.0) would delete ten times over, in 81 s, and log tracebacks.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        from optuna.artifacts import Boto3ArtifactStore
+
+        self._bucket = bucket
+        self._store = Boto3ArtifactStore(bucket.name, bucket.client)
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The whole artifact: it can be sought in, and holds no connection."""
+        with self._bucket.one_line(), closing(self._store.open_reader(self._key(artifact_id))) as body:
+            return io.BytesIO(body.read())
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        with self._bucket.one_line():
+            self._store.write(self._key(artifact_id), content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        with self._bucket.one_line():
+            self._store.remove(self._key(artifact_id))
+
+    def _key(self, artifact_id: str) -> str:
+        from optuna.artifacts.exceptions import ArtifactNotFound
+
+        if not re.fullmatch(r"[\w-]+", artifact_id):  # `..` would leave the folder on storage that is made of files
+            raise ArtifactNotFound(f"{artifact_id!r}: not an artifact's id")
+        return self._bucket.key(f"{FOLDER}/{artifact_id}")

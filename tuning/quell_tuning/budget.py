@@ -1,0 +1,285 @@
+"""The exact budget: slots.
+
+`trials = N` means N slots, 0 to N - 1. Every trial carries its slot; a slot is filled while it has a trial that
+waits, runs or ended. Workers claim waiting trials (compare and set in the storage), and of several in one slot only
+the lowest number is ever claimed, so the budget cannot be overshot. A trial that was lost with its worker ends as
+failed, does not fill its slot, and is put back in line with the same parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from quell_tuning.identity import runs_here, shown, worker_name
+from quell_tuning.patience import PatientStorage
+
+# A configuration that took its worker down this often is at fault itself.
+ATTEMPTS = 3
+# So many trials in a row that fail alike are the study's fault.
+ALIKE = 5
+# Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
+AHEAD = 8
+# A worker says this often that it is alive (`quell_tuning.lease`), and is taken for dead after this long without a
+# word.
+GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
+RENEW_S = GRACE_S / 6
+# Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
+# workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
+WATCHMEN = 8
+SELDOM = 6
+AWAY = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its worker, not by its own fault; it does not count."""
+    return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps to all constraints: limits, and not losing what it must not lose."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A study's trials at one moment, by slot."""
+
+    trials: int
+    filled: Mapping[int, FrozenTrial]  # of several live ones the lowest number: a storage numbers trials in order
+    lost: Mapping[int, list[FrozenTrial]]
+    asked: Mapping[int, int]  # how often a slot's trial was given up for being the same as a running one
+    superfluous: Sequence[FrozenTrial]  # waiting in a slot that another trial fills
+    running: Sequence[FrozenTrial]  # in any slot, also beyond `trials`
+
+    @classmethod
+    def of(cls, found: Sequence[FrozenTrial], trials: int) -> Slots:
+        filled: dict[int, FrozenTrial] = {}
+        lost: dict[int, list[FrozenTrial]] = {}
+        asked: dict[int, int] = {}
+        superfluous = []
+        for trial in found:
+            slot = trial.user_attrs.get("slot")
+            if slot is None:
+                continue
+            if "superfluous" in trial.user_attrs:
+                asked[slot] = asked.get(slot, 0) + ("asked" in trial.user_attrs)
+            elif is_lost(trial):
+                lost.setdefault(slot, []).append(trial)
+            elif slot not in filled:
+                filled[slot] = trial
+            elif trial.state == TrialState.WAITING:
+                superfluous.append(trial)
+        running = [trial for trial in found if trial.state == TrialState.RUNNING and "slot" in trial.user_attrs]
+        inside = {slot: filled[slot] for slot in sorted(filled) if slot < trials}
+        return cls(trials, inside, lost, asked, superfluous, running)
+
+    @property
+    def waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self.filled.values() if trial.state == TrialState.WAITING]
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """Trials that count: complete, pruned, infeasible, or failed by their own fault."""
+        return [trial for trial in self.filled.values() if trial.state.is_finished()]
+
+    @property
+    def empty(self) -> list[int]:
+        return [slot for slot in range(self.trials) if slot not in self.filled]
+
+    @property
+    def left(self) -> int:
+        return self.trials - len(self.ended)
+
+
+class Budget:
+    """The slots of one study. Any number of processes may hold one at the same time.
+
+    The study's attribute `plan` says what slots start from: slot -> {"params": ..., "attributes": ...}.
+
+    Args:
+        trials: number of slots.
+    """
+
+    def __init__(self, study: optuna.Study, trials: int) -> None:
+        assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage"
+        self.study = study
+        self.storage = study._storage
+        self.trials = trials
+        self._signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
+        self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
+        self._looked = time.monotonic()
+        self._lively: list[int] = []  # running trials that said something since the look before the last
+
+    def look(self) -> Slots:
+        return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
+
+    def keep(self, own: int | None = None) -> Slots:
+        """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds.
+
+        Args:
+            own: the trial of the worker that asks. Of all workers only the first fills: eight that did so at once, over
+                a storage that took a second, filled each slot eight times.
+        """
+        slots = self.look()
+        reaped = self._reap(slots)
+        first = own is None or own in self._lively[:1]
+        if reaped or (first and (slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD))):
+            self.fill()
+            slots = self.look()
+        return slots
+
+    def watches(self, number: int) -> bool:
+        """Whether the worker of a running trial is one of WATCHMEN, by the last look. Who says nothing is none."""
+        return number in self._lively[:WATCHMEN]
+
+    def fill(self) -> None:
+        """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
+        slots = self.look()
+        for trial in slots.superfluous:
+            self._discard(trial)
+        wanted = max(0, AHEAD - len(slots.waiting))
+        self._fill(slots, slots.empty[:wanted])
+
+    def _fill(self, slots: Slots, chosen: Sequence[int]) -> None:
+        plan = self.study.user_attrs.get("plan", {}) if chosen else {}
+        for slot in chosen:
+            planned = plan.get(str(slot), {})
+            lost = slots.lost.get(slot, [])
+            parameters: dict[str, Any] = dict(planned.get("params", {}))
+            for trial in lost:  # one that was killed while it asked has some of its parameters only
+                parameters |= trial.system_attrs.get("fixed_params", {}) | trial.params
+            attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
+            self.study.enqueue_trial(parameters, user_attrs=attributes)
+
+    def claim(self, slots: Slots | None = None) -> optuna.Trial | None:
+        """A trial to run, which is this process's from now on; None when the others are running or have ended.
+
+        Args:
+            slots: as this process saw them a moment ago; looks itself without.
+        """
+        while True:
+            slots = slots or self.look()
+            waiting = slots.waiting
+            if len(slots.running) > WATCHMEN:  # many that end at once shall not all try the same one first
+                random.shuffle(waiting)
+            for trial in waiting:
+                if self._take(trial):
+                    self.storage.set_trial_user_attr(trial._trial_id, "worker", worker_name())
+                    return optuna.Trial(self.study, trial._trial_id)
+            if slots.empty:
+                # Any of them: workers that come at the same time shall not all fill the same one.
+                self._fill(slots, [random.choice(slots.empty)])
+            elif not waiting:
+                return None
+            slots = None
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        try:
+            return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    def _discard(self, trial: FrozenTrial) -> None:
+        """Ends a waiting trial that no slot needs; taken first, so that nobody runs it meanwhile."""
+        if self._take(trial):
+            self.storage.set_trial_user_attr(trial._trial_id, "superfluous", "another trial fills its slot")
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def give_up(self, trial: optuna.Trial, reason: str) -> None:
+        """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead
+            trial.set_user_attr("asked", reason)
+            trial.set_user_attr("superfluous", reason)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def hand_back(self, trial: optuna.Trial) -> None:
+        """Puts a running trial of this process back in line, as when the worker is asked to leave."""
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead: it is back already
+            trial.set_user_attr("worker", "")  # the next one must not be taken for this process while it signs in
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def reap(self) -> list[int]:
+        """Ends running trials whose worker is gone; `fill` replaces them. Returns their numbers.
+
+        To be called every few seconds: a worker is gone when its process on this machine is, or when nothing was heard
+        of it in GRACE_S of looking.
+        """
+        return self._reap(self.look())
+
+    def _reap(self, slots: Slots) -> list[int]:
+        self._listen(slots.running)
+        reaped = []
+        for trial in slots.running:
+            reason = self._gone(trial)
+            if reason:
+                again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another one was faster
+                    self._end(trial, reason, again)
+                    reaped.append(trial.number)
+        return reaped
+
+    def _listen(self, running: Sequence[FrozenTrial]) -> None:
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        # We did not look for a while, frozen or without the database, nor could the others write: all begin anew.
+        away = passed > AWAY * RENEW_S
+        signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running}
+        self._silent_s = {
+            number: self._silent_s[number] + passed if self._signs.get(number) == sign and not away else 0.0
+            for number, sign in signs.items()
+        }
+        self._lively = [number for number, sign in signs.items() if self._signs.get(number) != sign]
+        self._signs = dict(signs)
+
+    def _gone(self, trial: FrozenTrial) -> str:
+        """Why nobody runs this running trial; empty when somebody does, or may."""
+        if trial.user_attrs.get("worker"):
+            who = f"its worker {shown(trial.user_attrs['worker'])}"
+            if runs_here(trial.user_attrs["worker"]) is False:
+                return f"{who} ended"
+        else:  # killed between claiming the trial and writing its name on it
+            who = "whoever claimed it"
+        silent = self._silent_s[trial.number]
+        return f"{who} said nothing for {silent:.0f} s" if silent > GRACE_S else ""
+
+    def _end(self, trial: FrozenTrial, reason: str, again: bool) -> None:
+        error = trial.user_attrs.get("error")  # a bug, or a full disk: the worker's last words
+        why = f"{reason} ({error})" if error else reason
+        key, text = ("lost", why) if again else ("failure", f"{why}, {ATTEMPTS} times")
+        self.storage.set_trial_user_attr(trial._trial_id, key, text)
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def fault(self, slots: Slots) -> str | None:
+        """The reason that the last ALIKE ended trials all failed for, numbers aside; None when they did not.
+
+        Those before the last `forgive` do not count.
+        """
+        if not _alike(slots.ended):
+            return None
+        forgiven = self.study.user_attrs.get("forgiven", [])
+        return _alike([trial for trial in slots.ended if trial.number not in forgiven])
+
+    def forgive(self) -> None:
+        """Forgets the failures so far: somebody has seen them and goes on."""
+        failed = [trial.number for trial in self.look().ended if trial.state == TrialState.FAIL]
+        if failed:
+            self.study.set_user_attr("forgiven", failed)
+
+
+def _alike(ended: Sequence[FrozenTrial]) -> str | None:
+    latest = sorted(ended, key=lambda trial: str(trial.datetime_complete))[-ALIKE:]
+    if len(latest) < ALIKE or any(trial.state != TrialState.FAIL for trial in latest):
+        return None
+    reasons = [str(trial.user_attrs["failure"]) for trial in latest]
+    same = len({re.sub(r"\d[\d.e+-]*", "#", reason) for reason in reasons}) == 1
+    return reasons[-1] if same else None

@@ -1,0 +1,35 @@
+"""The commands of `quell`, by what they are about. Heavy imports happen inside the command that needs them."""
+
+import typer
+
+from quell_tuning.commands import denoiser, evaluation, look, recordings, search
+
+app = typer.Typer(
+    help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(storage_app, name="storage")
+corpus_app = typer.Typer(help="Recordings, before anything is trained.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(corpus_app, name="corpus")
+
+
+for command in (
+    search.demo,
+    search.tune,
+    search.worker,
+    search.status,
+    search.reproduce,
+    look.dashboard,
+    look.report,
+    denoiser.export,
+    denoiser.denoise,
+    evaluation.evaluate,
+):
+    app.command()(command)
+storage_app.command()(search.serve)
+corpus_app.command()(recordings.check)
+corpus_app.command()(recordings.preview)
+corpus_app.command()(recordings.get)

@@ -1,0 +1,117 @@
+"""Command `evaluate`: a denoiser's scores on recordings that it does not know."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from quell_tuning.options import (
+    CorpusOption,
+    JsonOption,
+    ModelFiles,
+    RunsOption,
+    StorageFileOption,
+    StorageOption,
+    load_spec,
+    open_place,
+    open_study,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quell.baselines import System
+    from quell.corpus import Corpus
+    from quell_tuning.place import Place
+    from quell_tuning.study_file import StudySpec
+
+
+def evaluate(
+    models: ModelFiles = None,
+    study: Annotated[Path | None, typer.Option("--study", help="A study file, whose test split is used.")] = None,
+    noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
+    clean: Annotated[
+        Path | None, typer.Option("--clean", help="Their clean versions, by the same paths; DNSMOS estimates without.")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="Others to compare with: noisy, spectral-gate, rnnoise, with commas.")
+    ] = "noisy",
+    table: Annotated[Path | None, typer.Option("--csv", help="A file for a row for each clip and system.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --csv file if it exists.")] = False,
+    corpus: CorpusOption = None,
+    mixtures: Annotated[
+        int, typer.Option("--mixtures", min=6, help="Test mixtures of --study, at six SNRs in turn.")
+    ] = 240,
+    as_json: JsonOption = False,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Score denoisers on a study's test split, or on recordings, by SNR."""
+    _refuse(study, noisy, clean)
+    others = _systems(baseline)
+    import torch
+
+    from quell.scoring import Scorer
+    from quell_tuning import evaluation, evaluation_tables
+    from quell_tuning.systems import contenders
+
+    if table is not None:
+        evaluation.refuse_csv(table, overwrite)
+    torch.set_num_threads(1)  # a real-time factor is that of one thread; scoring takes the other cores
+    console = stderr()
+    spec = None if study is None else load_spec(study)
+    compared = contenders(models or [], None if spec is None else spec.corpus.sample_rate)
+    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+        if spec is None:
+            material = evaluation.of_folders(cast(Path, noisy), clean, console)
+        else:
+            data = _corpus(spec, open_place(runs, storage, storage_file, corpus), console)
+            evaluation.check_models(compared, data, console)
+            material = evaluation.of_study(spec, data, mixtures, scorer, console)
+        systems = {one.name: one.system for one in compared} | others
+        results = evaluation.compare(material, systems, scorer, console)
+    state = evaluation.summary(material, results)
+    if as_json:
+        print(json.dumps(state))
+    else:
+        evaluation_tables.show(state, stdout())
+    if table is not None:
+        evaluation.write_csv(table, material, results)
+    return 0
+
+
+def _refuse(study: Path | None, noisy: Path | None, clean: Path | None) -> None:
+    """Raises BadParameter unless exactly one thing to evaluate on is given."""
+    if (study is None) == (noisy is None):
+        found = "neither" if study is None else "both"
+        raise typer.BadParameter(f"{found} given, expected one of them", param_hint="--study, --noisy")
+    if clean is not None and noisy is None:
+        raise typer.BadParameter(f"{clean}, expected it with --noisy", param_hint="--clean")
+
+
+def _systems(baseline: str) -> dict[str, System]:
+    """The systems that are asked for, but for the noisy input, which is always there."""
+    from quell import baselines
+
+    names = [name.strip() for name in baseline.split(",")]
+    unknown = [name for name in names if name not in baselines.SYSTEMS]
+    if unknown:
+        known = ", ".join(baselines.SYSTEMS)
+        raise typer.BadParameter(f"{unknown[0]!r}, expected some of {known}", param_hint="--baseline")
+    return {name: baselines.system(name) for name in names if name != "noisy"}
+
+
+def _corpus(spec: StudySpec, place: Place, console: Console) -> Corpus:
+    from quell.corpus import open_store
+    from quell_tuning import quarantine
+
+    if place.corpus is None:  # the study knows which decoded corpus it was made from
+        return open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
+    return place.open_corpus(spec, console, quarantine.stored(spec, place))

@@ -1,0 +1,82 @@
+"""Commands that show a study to look at and listen to: dashboard, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quell_tuning.options import (
+    ArtifactsOption,
+    RunsOption,
+    StorageFileOption,
+    StorageOption,
+    StudyName,
+    log_notes,
+    open_place,
+    open_study,
+    stderr,
+)
+
+
+def dashboard(
+    study: StudyName = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; others than this machine's own need a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: any that is free.")] = 8080,
+    password_file: Annotated[
+        Path | None,
+        typer.Option("--password-file", help="A file that holds the password. Also QUELL_DASHBOARD_PASSWORD."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Nobody writes notes or deletes anything.")] = False,
+    artifacts: ArtifactsOption = None,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Trials, sounds and pictures of a study in the browser."""
+    from quell_tuning import guard
+
+    password = guard.password(password_file)
+    guard.check(host, password)
+
+    from quell_tuning import pages
+    from quell_tuning.dashboard import Access, serve
+
+    log_notes()
+    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    place.runs.check(write=False)
+    stored = open_study(study, place)
+
+    def refresh() -> None:
+        pages.refresh(stored, stored._storage)
+
+    return serve(stored, place.open_artifacts(), Access(host, port, password, read_only), stderr(), refresh)
+
+
+def report(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")],
+    study: StudyName = None,
+    best: Annotated[int, typer.Option("--best", min=1, help="Trials on the leaderboard.")] = 10,
+    listen: Annotated[
+        int, typer.Option("--listen", min=0, help="Best trials that come with their sounds; about 2 MB each.")
+    ] = 3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    artifacts: ArtifactsOption = None,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """A study as one HTML page with its sounds inside, for readers without the dashboard."""
+    from quell_tuning.report import check, write
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .html", param_hint="--output")
+    check(output, overwrite)
+    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    place.runs.check(write=False)
+    stored = open_study(study, place)
+    print(f"{output}: {write(stored, place.open_artifacts(), output, best, listen, stderr())}")
+    return 0

@@ -1,0 +1,228 @@
+"""Commands that search: demo, tune, worker, status, reproduce, storage serve."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quell_tuning.errors import Interrupted, UsageError
+from quell_tuning.options import (
+    ArtifactsOption,
+    CorpusOption,
+    DeviceOption,
+    JsonOption,
+    RunsOption,
+    StorageFileOption,
+    StorageOption,
+    StudyFile,
+    StudyName,
+    TrackOption,
+    TrialsOption,
+    load_spec,
+    log_notes,
+    open_place,
+    open_study,
+    stderr,
+    stdout,
+)
+
+
+def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
+    """Search, export and denoise on a synthetic corpus."""
+    from quell_tuning.demo import demo as run_demo
+    from quell_tuning.place import Place
+    from quell_tuning.runs import Runs
+
+    return _ended(run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr()))
+
+
+def tune(
+    study: StudyFile,
+    corpus: CorpusOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=0, help="Worker processes on this machine; one per device without. 0 makes the study only."
+        ),
+    ] = None,
+    devices: Annotated[
+        str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; given to the workers in turn.")
+    ] = "",
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers that share a device.")] = 1,
+    trials: TrialsOption = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Train the presets outside the search too, in the study NAME-presets.")
+    ] = False,
+    confirm: Annotated[
+        int | None, typer.Option("--confirm", min=0, help="Train so many of the best with two more seeds at the end.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option("--warm-start", help="A study whose best trials are tried first.")
+    ] = None,
+    warm_start_storage: Annotated[
+        str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
+    ] = None,
+    warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Place the workers on a Ray cluster: HOST:PORT or auto."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            min=0,
+            help="Of a Ray cluster; 0.25: four workers on a GPU. 1 without, if it has any.",
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float, typer.Option("--cpus-per-worker", min=0, help="Of a Ray cluster; threads of a worker, if 1 or more.")
+    ] = 1.0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave recordings with errors out, and name them on the study.")
+    ] = False,
+    artifacts: ArtifactsOption = None,
+    track: TrackOption = None,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Create or continue a study and run it."""
+    from dataclasses import replace
+
+    from quell_tuning import status as state
+    from quell_tuning.devices import check_devices, share_devices
+    from quell_tuning.parts import warm_starts
+    from quell_tuning.tracking import check_tracking
+    from quell_tuning.tune import Tune
+
+    log_notes()
+    spec = load_spec(study, trials, confirm)
+    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    cluster = None
+    if ray is not None:
+        from quell_tuning.cluster import Cluster, check_storage
+
+        if not workers or devices or per_gpu > 1:
+            found = "--devices or --per-gpu beside it" if workers else "no number of workers"
+            raise UsageError(f"--ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options")
+        check_storage(place.storage_url)
+        cluster = Cluster(ray, workers, gpus_per_worker, cpus_per_worker)
+    names = [name.strip() for name in devices.split(",") if name.strip()]
+    used = share_devices(check_devices(names), per_gpu, workers) if cluster is None else []
+    check_tracking(track)
+    console = stderr()
+    first: list[dict[str, Any]] = []
+    if warm_start is not None:
+        other = replace(place, storage_url=warm_start_storage or place.storage_url)
+        first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
+        console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
+    search = Tune(spec, study, place, used, console, first, track, skip_bad, cluster)
+    with nullcontext() if cluster is None else cluster.connected():
+        code, studies = search.run(presets=presets)
+    for stored in studies:
+        state.show(state.summary(stored), stdout())
+    return _ended(code)
+
+
+def worker(
+    study: StudyFile,
+    corpus: CorpusOption = None,
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda:<number>, or auto: the GPU that fewest workers have.")
+    ] = "auto",
+    part: Annotated[
+        str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
+    ] = "search",
+    artifacts: ArtifactsOption = None,
+    track: TrackOption = None,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """One more worker, on this machine, for an existing study."""
+    from quell_tuning import devices
+    from quell_tuning.joining import join
+    from quell_tuning.parts import PARTS
+    from quell_tuning.tracking import check_tracking
+    from quell_tuning.worker import end_with_pool
+
+    log_notes()
+    end_with_pool()
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
+    spec = load_spec(study)
+    if device != devices.AUTO:
+        devices.check_device(device, also=f" or {devices.AUTO}")
+    check_tracking(track)
+    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    with devices.choose(device, place.runs.folder / "devices") as claim:
+        return _ended(join(spec, part, place, claim.device, stderr(), track))
+
+
+def status(
+    study: StudyName = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look every 2 s until all trials have ended.")] = False,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Trials by state, who works on what, the best so far and the time left."""
+    from quell_tuning import status as state
+
+    stored = open_study(study, open_place(runs, storage, storage_file))
+    if watch:
+        from quell_tuning.watching import watch as look_on
+
+        look_on(stored, stdout(), as_json=as_json)
+    elif as_json:
+        print(json.dumps(state.summary(stored)))
+    else:
+        state.show(state.summary(stored), stdout())
+    return 0
+
+
+def reproduce(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
+    device: DeviceOption = "cpu",
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Train a trial again and compare its score; exit 1 when it differs."""
+    from quell_tuning.devices import check_device
+    from quell_tuning.reproduce import reproduce as train_again
+
+    place = open_place(runs, storage, storage_file)
+    used = check_device(device)
+    return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())
+
+
+def serve(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
+        "127.0.0.1"
+    ),
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="That share the clients; each can use one core.")
+    ] = 1,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Optuna's gRPC proxy in front of a database, for very many workers."""
+    from quell_tuning.serving import serve as run_server
+
+    log_notes()
+    return run_server(open_place(runs, storage, storage_file), host, port, processes, stderr())
+
+
+def _ended(code: int) -> int:
+    """Says how a search goes on that was asked to stop: all but 0 is 130 or 143."""
+    if code:
+        raise Interrupted(code, "trials are handed back, and the same command goes on with them")
+    return code

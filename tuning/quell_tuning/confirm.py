@@ -1,0 +1,129 @@
+"""Whether the winner is real: the best trials, trained again with other seeds and ranked by their means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from quell_tuning.budget import feasible, is_lost
+from quell_tuning.outcome import best_trainings
+
+# A repetition whose clips score lower than the leader's with this probability of error (one-sided) is hopeless.
+ERROR = 0.01
+RESAMPLES = 2000
+
+Clips = NDArray[np.float64]
+
+
+def hopeless(trial: optuna.Trial, step: int, clips: Clips) -> bool:
+    """Whether a repetition is behind the search's best trial at the same rung, over the same clips.
+
+    Signed-rank test (Wilcoxon, 1945). Never for a trial that is no repetition, nor for the leader's own.
+    """
+    leader = trial.study.user_attrs.get("leader")
+    if leader is None or "of" not in trial.user_attrs or trial.user_attrs["of"] == leader["trial"]:
+        return False
+    theirs = np.array(leader["clips"].get(str(step), ()))
+    if len(theirs) != len(clips) or np.array_equal(theirs, clips):
+        return False
+    from scipy.stats import wilcoxon
+
+    return bool(wilcoxon(clips - theirs, alternative="less").pvalue < ERROR)
+
+
+def leader(study: optuna.Study) -> dict[str, Any]:
+    """The search's best trial, as `hopeless` compares with it."""
+    best = best_trainings(study)[0]
+    return {"trial": best.number, "clips": best.user_attrs.get("clips", {})}
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One of the best trials with all its seeds."""
+
+    trial: int
+    values: list[float]  # of the search's training first
+    best: tuple[str, int]  # study and trial of the seed that is best on validation
+    clips: Clips  # (seeds, clips)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+
+def ranking(study: optuna.Study, repeated: optuna.Study, best: int) -> list[Confirmed]:
+    """The best trials whose repetitions all completed, highest mean over the seeds first."""
+    runs: dict[int, list[FrozenTrial]] = {}
+    for trial in repeated.get_trials(deepcopy=False):
+        if trial.state.is_finished() and not is_lost(trial):
+            runs.setdefault(trial.user_attrs["of"], []).append(trial)
+    found = []
+    for first in best_trainings(study)[:best]:
+        again = runs.get(first.number, [])
+        if not again or not all(trial.state == TrialState.COMPLETE and feasible(trial) for trial in again):
+            continue
+        seeds = [(study.study_name, first), *((repeated.study_name, trial) for trial in again)]
+        name, top = max(seeds, key=lambda seed: seed[1].value or 0.0)
+        found.append(
+            Confirmed(
+                first.number,
+                [float(trial.value or 0.0) for _, trial in seeds],
+                (name, top.number),
+                np.array([_last(trial.user_attrs["clips"]) for _, trial in seeds]),
+            )
+        )
+    return sorted(found, key=lambda row: -row.mean)
+
+
+def _last(clips: dict[str, list[float]]) -> list[float]:
+    return clips[max(clips, key=int)]
+
+
+def lead(winner: Confirmed, second: Confirmed) -> tuple[float, float, float]:
+    """How far the winner is ahead, with a 95 % interval: (mean, low, high); paired bootstrap over validation clips."""
+    gains = winner.clips.mean(axis=0) - second.clips.mean(axis=0)
+    draws = np.random.default_rng(0).integers(len(gains), size=(RESAMPLES, len(gains)))
+    low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
+    return float(gains.mean()), float(low), float(high)
+
+
+def record(study: optuna.Study, rows: list[Confirmed]) -> None:
+    """Writes on the study which training is exported from now on."""
+    name, number = rows[0].best
+    study.set_user_attr(
+        "confirmed",
+        {
+            "of": [trial.number for trial in best_trainings(study)[: len(rows)]],
+            "winner": rows[0].trial,
+            "study": name,
+            "trial": number,
+            "means": {str(row.trial): row.mean for row in rows},
+        },
+    )
+
+
+def show(study: optuna.Study, rows: list[Confirmed], given_up: int, score: str, console: Console) -> None:
+    """Prints the ranking, the winner's lead, and which training is exported."""
+    table = Table(title=f"best trials again with other seeds: {score} over the validation mixtures")
+    for column in ("trial", "mean", "seeds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(str(row.trial), f"{row.mean:.3f}", " ".join(f"{value:.3f}" for value in row.values))
+    console.print(table)
+    if given_up:
+        console.print(f"{given_up} given up: behind the best one over the clips (Wilcoxon, p < {ERROR})")
+    winner = rows[0]
+    if len(rows) > 1:
+        mean, low, high = lead(winner, rows[1])
+        interval = f"{mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+        console.print(f"trial {winner.trial} is ahead of trial {rows[1].trial} by {interval}", highlight=False)
+    name, number = winner.best
+    where = "" if name == study.study_name else f" of study {name}"
+    console.print(f"exported is its seed that is best on validation: trial {number}{where}", highlight=False)

@@ -1,0 +1,195 @@
+"""`quell dashboard`: optuna-dashboard behind a guard, in a server of its own."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import optuna
+import optuna_dashboard
+import waitress
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from quell_tuning.artifact_route import Artifacts
+from quell_tuning.dashboard_storage import Away, DashboardStorage
+from quell_tuning.errors import UsageError
+from quell_tuning.guard import Guard, Refusal, is_loopback
+from quell_tuning.patience import PatientStorage
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from optuna.artifacts._protocol import ArtifactStore
+    from rich.console import Console
+
+log = logging.getLogger("quell")
+
+# Requests answered at once: a page with 8 players asks for 6 things at a time.
+THREADS = 8
+# What a page uploads is held in memory, and anybody may begin to send it.
+LARGEST_UPLOAD_BYTES = 16 << 20
+# Under this, compressing gains nothing on a network.
+SMALL_BYTES = 4096
+REFRESH_S = 30.0
+# Until a request that is being answered is given up at the end.
+LEAVE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where the dashboard listens, and whom it lets do what."""
+
+    host: str
+    port: int  # 0: any that is free
+    password: str | None = field(repr=False)  # any user name; None: this machine only (`quell_tuning.guard.check`)
+    read_only: bool
+
+
+def serve(
+    study: optuna.Study,
+    store: ArtifactStore,
+    access: Access,
+    console: Console,
+    refresh: Callable[[], None] | None = None,
+) -> int:
+    """Prints the address of the study's page on stdout and serves until it is interrupted.
+
+    Args:
+        refresh: brings the study's notes and plots up to date; called in a thread, at the start and every REFRESH_S:
+            0.1 s for 1000 trials when nothing has changed.
+
+    Raises:
+        UsageError: the address is taken, or not this machine's.
+    """
+    assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage"
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it says how many wait for a thread
+    with listen(access.host, access.port) as listener:
+        app = application(study._storage, store, access.password, access.read_only)
+        server = waitress.create_server(
+            app, sockets=[listener], threads=THREADS, ident="", max_request_body_size=LARGEST_UPLOAD_BYTES
+        )
+        # Not in this thread: it would take an interruption for a wish of its own, and forget it.
+        serving = threading.Thread(target=server.run, daemon=True)
+        ended = threading.Event()
+        if refresh is not None:
+            threading.Thread(target=keep_fresh, args=(refresh, ended), daemon=True).start()
+        if not is_loopback(access.host):
+            console.print(
+                f"quell: {access.host}: the password crosses the network as it is; keep to one that you trust, or put "
+                "HTTPS in front"
+            )
+        print(f"{_address(listener)}/dashboard/studies/{study._study_id}", flush=True)
+        try:
+            serving.start()
+            serving.join()
+        finally:
+            ended.set()
+            server.task_dispatcher.shutdown(timeout=LEAVE_S)
+            study._storage.close()
+    return 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        UsageError: the port is taken or not ours, or the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family)
+    except OSError as error:
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror  # of names that are not found under 0
+        text = f"{host}:{port}: {reason}, expected a free port of this machine"
+        raise UsageError(f"{text}; name another with --port, 0 for any, or another --host") from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # all addresses: this one is there, too
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+
+
+def application(
+    storage: PatientStorage, store: ArtifactStore, password: str | None, read_only: bool
+) -> WSGIApplication:
+    """Everything between a request and its answer."""
+    view = DashboardStorage(storage)
+    page = optuna_dashboard.wsgi(view, artifact_store=_Unread(store))
+    return Guard(Patient(Artifacts(Json(page), view, store)), password, read_only)
+
+
+class Patient:
+    """Answers 503 while the database is away."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self.app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files are an error without it
+        try:
+            return self.app(environ, start_response)
+        except Away as away:
+            reason = "the study's database does not answer; this goes on when it is back"
+            raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from away
+
+
+class Json:
+    """Answers as the page's scripts want them: never empty, and compressed, which makes a tenth of 1000 trials."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self.app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+            began[:] = status, dict(headers), exc_info
+
+        body = self.app(environ, start)
+        status, headers, exc_info = began
+        if status.startswith("204"):  # optuna-dashboard 0.21 reads JSON from it, fails, and says that nothing was saved
+            status, headers, body = "200 OK", {"Content-Type": "application/json", "Content-Length": "2"}, [b"{}"]
+        elif headers.get("Content-Type") == "application/json" and "gzip" in environ["HTTP_ACCEPT_ENCODING"]:
+            whole = b"".join(body)
+            if len(whole) > SMALL_BYTES:
+                whole = gzip.compress(whole, compresslevel=1, mtime=0)
+                headers |= {"Content-Encoding": "gzip", "Content-Length": str(len(whole)), "Vary": "Accept-Encoding"}
+            body = [whole]
+        start_response(status, list(headers.items()), exc_info)
+        return body
+
+
+class _Unread:
+    """An artifact store for the dashboard's own routes: they write and remove; `Artifacts` alone reads."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+        self.write = store.write
+
+    def remove(self, artifact_id: str) -> None:
+        """Once: a study that is deleted names the clips that its trials share again for each of them."""
+        with suppress(ArtifactNotFound):
+            self.store.remove(artifact_id)
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        raise ArtifactNotFound(artifact_id)
+
+
+def keep_fresh(refresh: Callable[[], None], ended: threading.Event) -> None:
+    """Calls `refresh` now and every REFRESH_S. What goes wrong is said, and tried again."""
+    while True:
+        try:
+            refresh()
+        except Exception as error:
+            log.warning("notes and plots are as they were: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        if ended.wait(REFRESH_S):
+            return

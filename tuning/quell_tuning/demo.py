@@ -1,0 +1,78 @@
+"""`quell demo`: the whole way on a synthetic corpus, from recordings to a denoised file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from quell import audio, metrics
+from quell.corpus import Corpus
+from quell.enhance import enhance_file
+from quell.heldout import evaluation_set
+from quell.model import load
+from quell.scoring import Scorer
+from quell_tuning import status, study_file
+from quell_tuning.devices import check_devices, share_devices
+from quell_tuning.exporting import export_best
+from quell_tuning.place import Place
+from quell_tuning.tune import Tune
+
+
+def demo(study: Path, place: Place, console: Console, log: Console) -> int:
+    """Runs the study, exports its best trial, denoises one noisy file of the test split; returns the exit code."""
+    started = time.monotonic()
+    spec = study_file.load(study)
+    devices = share_devices(check_devices([]), 1, 2)
+    code, (stored, *_) = Tune(spec, study, place, devices, log).run()
+    if code:
+        return code
+    status.show(status.summary(stored), console)
+    folder = place.runs.study(spec.study.name)
+    model = folder / "best.pt"
+    export_best(stored, place.runs, model, console=log)
+    noisy, clean, denoised = (folder / f"{name}.wav" for name in ("noisy", "clean", "denoised"))
+    label = _write_example(place.open_corpus(spec, log), spec, noisy, clean)
+    enhance_file(noisy, denoised, load(model))
+    _show(noisy, clean, denoised, label, console)
+    for what, path in {
+        "recordings": place.corpus_root(spec),
+        "study": place.storage_url.removeprefix("sqlite:///"),
+        "denoiser": model,
+        "noisy": noisy,
+        "denoised": denoised,
+        "clean": clean,
+    }.items():
+        console.print(f"{what:<10} {path}", highlight=False)
+    where = "" if place.runs.folder == Path("runs") else f" --runs {place.runs.folder}"
+    console.print(f"listen     {Path(sys.argv[0])} dashboard {spec.study.name}{where}", highlight=False)
+    console.print(f"{time.monotonic() - started:.0f} s in all", highlight=False)
+    return 0
+
+
+def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clean: Path) -> str:
+    with Scorer() as scorer:
+        mixtures = evaluation_set(corpus, "test", 6, spec.corpus.snr_db, spec.study.seed, scorer)
+    stored = audio.Format(corpus.sample_rate, "WAV", "PCM_16")
+    chosen = int(np.argsort(mixtures.snr_db)[2])  # of the six SNRs the third lowest: 5 dB in the demo
+    audio.write(noisy, mixtures.noisy[chosen], stored)
+    audio.write(clean, mixtures.clean[chosen], stored)
+    return f"{mixtures.labels[chosen]} at {mixtures.snr_db[chosen]:g} dB SNR"
+
+
+def _show(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
+    target, stored = audio.read(clean)
+    names = metrics.available(stored.sample_rate)
+    table = Table(title=f"one file of the test split: {label}")
+    table.add_column("")
+    for name in names:
+        table.add_column(f"{name} ({metrics.UNITS[name]})", justify="right", no_wrap=True)
+    for path in (noisy, denoised):
+        estimate = np.ascontiguousarray(audio.read(path)[0][:, 0])
+        scores = metrics.score_clip(estimate, target[:, 0], stored.sample_rate, names)
+        table.add_row(path.stem, *(f"{scores.values[name]:.3f}" for name in names))
+    console.print(table)

@@ -1,0 +1,156 @@
+"""`quell denoise`: recordings with a progress bar, and what is to be said about each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from quell import audio, batch, shipped
+from quell.atomic import replacing
+from quell.errors import AudioError
+from quell.journal import Journal, how
+from quell.settings import Mix, Report
+from quell_tuning import progress
+from quell_tuning.errors import Interrupted
+
+
+def files(
+    model: Path | None,
+    inputs: Sequence[Path],
+    output: Path,
+    mix: Mix,
+    *,
+    overwrite: bool,
+    processes: int,
+    console: Console,
+) -> int:
+    """Denoises recordings and folders; returns the exit code: 1 when some could not be done.
+
+    Without a model each recording gets the shipped one that fits its rate.
+
+    Raises:
+        AudioError: what was asked for cannot be begun.
+        ExportError: the model cannot be loaded.
+    """
+    if model is not None and not model.is_file():
+        from quell.model import load
+
+        load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
+    settings = " ".join(how(file, mix) for file in (shipped.paths() if model is None else [model]))
+    plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
+    if plan.done:
+        _say(f"{len(plan.done)} recordings were done before, by the same model", console)
+    failed = 0
+    with _going_on(plan), progress.bar("denoising, seconds", console) as move:
+
+        def moved(done: float, total: float) -> None:
+            move(round(done), round(total))
+
+        with closing(batch.run(plan.jobs, model, mix, processes or batch.cores(), moved, plan.journal)) as ended:
+            for done in ended:
+                if done.error is not None:
+                    failed += 1
+                    _say(f"quell: {done.error}", console)
+                elif done.report is not None:
+                    _warn(str(done.job.target), done.report, console)
+                    if plan.journal is not None:
+                        plan.journal.note(done.job)
+    if plan.journal is not None and not failed:
+        plan.journal.close([*plan.jobs, *plan.done])
+    with _to_stdout():
+        print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
+    return 1 if failed else 0
+
+
+def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bool, console: Console) -> int:
+    """Denoises raw samples from standard input; returns the exit code.
+
+    Raises:
+        AudioError: nothing usable came, or the output exists or cannot be written.
+        ExportError: the model cannot be loaded.
+    """
+    from quell.pipe import pipe
+
+    loaded = shipped.load(model, raw.sample_rate)
+    if sys.stdin is None:
+        raise AudioError("standard input: closed, expected raw samples; pipe them in")
+    if output == Path("-"):
+        if sys.stdout is None:
+            raise AudioError("standard output: closed, expected to write samples to it; give -o a file")
+        with _to_stdout(), progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, mix, move)
+        _warn("standard output", report, console)
+        return 0
+    if output.suffix.lower() in audio.SUFFIXES:
+        needed = "expected a name like out.raw, since raw samples have no header"
+        raise AudioError(f"{output}: ends in {output.suffix}, {needed}; rename it")
+    try:
+        if output.exists() and not overwrite:
+            raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
+        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, file, loaded, raw, mix, move)
+    except OSError as error:
+        raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
+    _warn(str(output), report, console)
+    return 0
+
+
+@contextmanager
+def _going_on(plan: batch.Plan) -> Iterator[None]:
+    """Leaves the notes that the same command goes on with, and says so to whoever interrupts this one."""
+    try:
+        yield
+    except Interrupted as left:
+        if plan.journal is not None:
+            left.advice = "the same command goes on with what is left"
+        raise
+    finally:
+        if plan.journal is not None:
+            plan.journal.close(job for job in plan.jobs if not job.target.exists())
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Leaves as others in a pipe do when whoever read the standard output has gone.
+
+    Raises:
+        AudioError: the standard output cannot be written.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _drop_output()
+        raise AudioError(f"standard output: {error.strerror}, expected to write to it; redirect it") from error
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go; Python would complain about that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(name: str, report: Report, console: Console) -> None:
+    if report.limited:
+        found = f"{report.limited} samples beyond full scale were limited (peak {report.peak:.2f})"
+        _say(f"quell: {name}: {found}; a float format holds them, a lower input level avoids them", console)
+    elif report.peak > 1:
+        _say(f"quell: {name}: peak {report.peak:.2f}, beyond full scale; its format holds that", console)
+
+
+def _say(text: str, console: Console) -> None:
+    """A line as it is: what looks like markup in a file's name is none."""
+    console.print(Text(_one_line(text)), soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    """Line ends and escape sequences in a file's name are shown, not sent; so are bytes that are no text."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

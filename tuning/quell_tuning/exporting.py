@@ -1,0 +1,200 @@
+"""`quell export`: a trial's weights as one file with its history inside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+import quell
+from quell.corpus import Corpus, open_store
+from quell.cost import Cost, cost, measured
+from quell.denoiser import load_weights
+from quell.errors import CorpusError
+from quell.export import FORMATS, export
+from quell.model import Model, load
+from quell.scoring import Scorer, Scores
+from quell_tuning import card, progress
+from quell_tuning.errors import StudyNotFound
+from quell_tuning.objective import validation_set
+from quell_tuning.outcome import best_trials
+from quell_tuning.refit import refit
+from quell_tuning.runs import Runs
+from quell_tuning.study import SKIPPED
+from quell_tuning.study_file import restore
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The training that is exported."""
+
+    study: str
+    trial: FrozenTrial
+    label: str
+
+    @property
+    def value(self) -> float:
+        return float(self.trial.values[0])
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of the noisy mixtures and of what the exported file itself makes of them."""
+
+    noisy: Scores
+    denoised: Scores
+    labels: list[str]  # "speaker/utterance.flac + rain/1-2-A.ogg"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An exported file and what is to be said about it."""
+
+    chosen: Chosen
+    costs: Cost
+    rtf: float | None  # of the file itself; None for a format that Quell does not run
+    metadata: dict[str, Any]
+    corpus: Corpus | None  # None when the decoded recordings are not on this machine
+    validation: Validation | None  # None without a corpus
+
+
+def export_best(
+    study: optuna.Study,
+    runs: Runs,
+    path: Path,
+    number: int | None = None,
+    *,
+    licence: str = "",
+    again_on: str | None = None,
+    console: Console,
+) -> Made:
+    """Exports the best trial, or trial `number`, in the format of the path's suffix, with a card beside it.
+
+    Args:
+        again_on: a device, on which the trial is trained again on train and validation before; its scores are then
+            those of the trial.
+
+    Raises:
+        CorpusError: for that the decoded recordings are needed, and not there.
+        StudyNotFound: there is no such trial, or its weights were not kept.
+        ExportError: the file cannot be written, or would not run as the trial did.
+    """
+    chosen = choose(study, runs, number)
+    denoiser = load_weights(runs.fetch_weights(chosen.study, _owner(chosen.trial)))
+    card.check(path.with_suffix(".md"))
+    if again_on is not None:
+        whole = open_store(runs.corpora / study.user_attrs["corpus"])
+        denoiser = refit(study, chosen.trial, whole, runs, torch.device(again_on), console)
+    costs = cost(denoiser.config)
+    metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record(), "refit": again_on is not None}
+    kind = next(kind for kind, suffix in FORMATS.items() if suffix == path.suffix)
+    metadata |= export(denoiser, path, metadata, kind)
+    corpus = _corpus(study, runs)
+    rtf = validation = None
+    if kind != "pt2":
+        rtf = measured(lambda: load(path), denoiser.config.sample_rate)
+        if corpus is not None and again_on is None:
+            validation = _validation(study, corpus, load(path), console)
+    made = Made(chosen, costs, rtf, metadata, corpus, validation)
+    card.write(path, made)
+    return made
+
+
+def _corpus(study: optuna.Study, runs: Runs) -> Corpus | None:
+    try:
+        return open_store(runs.corpora / study.user_attrs["corpus"])
+    except CorpusError:
+        return None
+
+
+def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> Validation:
+    spec = restore(study.user_attrs["spec"], study.study_name)
+    with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.bar("scoring the exported file", console) as move:
+        mixtures = validation_set(spec, corpus, scorer)
+        return Validation(mixtures.noisy_scores, scorer.score(model, mixtures, progress=move), mixtures.labels)
+
+
+def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:
+    """The trial that was asked for, else the confirmed one, else the best.
+
+    Raises:
+        StudyNotFound: none is complete and feasible, its weights were not kept, or there are several best ones.
+    """
+    ranked = best_trials(study)
+    there = runs.kept_weights(study.study_name)
+    kept = [trial for trial in ranked if _owner(trial) in there]
+    names = ", ".join(str(trial.number) for trial in kept) or "none yet"
+    if not ranked:
+        raise StudyNotFound(
+            f"study {study.study_name!r}: no trial is complete and feasible, expected at least one; tune on"
+        )
+    if number is not None:
+        for trial in kept:
+            if trial.number == number:
+                return Chosen(study.study_name, trial, f"trial {number} of {study.study_name}")
+        raise StudyNotFound(f"trial {number}: no weights, expected one of the best trials ({names}); choose among them")
+    if len(study.directions) > 1 and len(ranked) > 1:
+        raise StudyNotFound(
+            f"study {study.study_name!r}: a front of {len(ranked)} trials, expected --trial with one of {names}; "
+            "`quell status` shows what each costs"
+        )
+    return _confirmed(study, runs, ranked) or Chosen(
+        study.study_name, ranked[0], f"trial {ranked[0].number} of {study.study_name}"
+    )
+
+
+def _confirmed(study: optuna.Study, runs: Runs, ranked: list[FrozenTrial]) -> Chosen | None:
+    """The seed that is best on validation of the configuration that won over several; None when none was confirmed, or
+    the search went on and found a better one."""
+    confirmed = study.user_attrs.get("confirmed")
+    if confirmed is None or _owner(ranked[0]) not in confirmed["of"]:
+        return None
+    name, number = confirmed["study"], confirmed["trial"]
+    trials = optuna.load_study(study_name=name, storage=study._storage).get_trials(deepcopy=False)
+    if number not in runs.kept_weights(name):
+        return None
+    of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed"
+    return Chosen(name, trials[number], f"trial {number} of {name}{of}, the best seed of the confirmed winner")
+
+
+def _owner(trial: FrozenTrial) -> int:
+    """Whose weights are the trial's: of equal configurations only one was trained."""
+    return int(trial.user_attrs.get("same_as", trial.number))
+
+
+def commit() -> str:
+    """The commit that this code was checked out from, with a + where it was changed since; "" where it was not."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
+        found = subprocess.run(
+            [*git, "describe", "--always", "--exclude=*", "--dirty=+"], check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
+def _metadata(study: optuna.Study, chosen: Chosen) -> dict[str, Any]:
+    trial = chosen.trial
+    return {
+        "study": chosen.study,
+        "spec_hash": study.user_attrs["spec_hash"],
+        "corpus": study.user_attrs["corpus"],
+        "skipped": len(study.user_attrs.get(SKIPPED, ())),
+        "trial": trial.number,
+        "params": trial.params,
+        "training": trial.user_attrs["training"],
+        "validation": {"noisy": study.user_attrs["noisy"], "denoised": trial.user_attrs["metrics"]},
+        "quell": quell.__version__,
+        "commit": commit(),
+        "exported": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

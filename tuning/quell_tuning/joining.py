@@ -1,0 +1,116 @@
+"""`quell worker`: joins a study that `quell tune` made, and works on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from quell_tuning import samplers
+from quell_tuning.budget import Budget
+from quell_tuning.errors import StorageError
+from quell_tuning.identity import worker_name
+from quell_tuning.patience import PATIENCE_S, PatientStorage
+from quell_tuning.place import Place
+from quell_tuning.study import SKIPPED, check_same, load_study
+from quell_tuning.worker import POOL, Leave, Notice, Objective, Running, work
+
+if TYPE_CHECKING:
+    import optuna
+
+    from quell.corpus import Corpus
+    from quell_tuning.study_file import StudySpec
+
+log = logging.getLogger("quell")
+
+
+def join(spec: StudySpec, part: str, place: Place, device: str, console: Console, track: str | None = None) -> int:
+    """Works on a part of a study until its budget is used up; returns the exit code.
+
+    Args:
+        track: where else trials are logged, one of `quell_tuning.tracking.TRACKERS`.
+
+    Raises:
+        StudyNotFound: nobody has made the study.
+        StudyMismatch: it was made from another specification or corpus.
+    """
+    from quell_tuning import parts
+
+    spec = parts.part(spec, part)
+    if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
+        place.runs.check(write=True)
+    notice = Notice()
+    try:
+        storage = open_patiently(place, notice)
+        with storage.waiting(unless=notice.check):  # it may go away between any two calls
+            study = load_study(spec.study.name, storage)
+            corpus = place.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
+            check_same(study, spec, corpus)
+            trials = study.user_attrs["trials"]
+    except Leave:
+        return notice.exit_code or 0
+    study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
+    study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
+
+    with ExitStack() as stack:
+        stack.callback(place.runs.close)
+
+        def begin() -> Objective:
+            return _objective(study, spec, corpus, place, device, notice, console, track, stack)
+
+        def drop(number: int) -> None:
+            place.runs.forget_weights(spec.study.name, [number])
+
+        return work(Budget(study, trials), notice, begin, drop)
+
+
+def open_patiently(place: Place, notice: Notice) -> PatientStorage:
+    """A worker that is started again while its database is away waits for it; one that a person starts says so."""
+    began = time.monotonic()
+    while True:
+        try:
+            return place.open_storage()
+        except StorageError as error:
+            if POOL not in os.environ or time.monotonic() - began > PATIENCE_S:
+                raise
+            log.warning("%s; trying again", error)
+        for _ in range(10):
+            notice.check()
+            time.sleep(0.1)
+
+
+def _objective(
+    study: optuna.Study,
+    spec: StudySpec,
+    corpus: Corpus,
+    place: Place,
+    device: str,
+    notice: Notice,
+    console: Console,
+    track: str | None,
+    stack: ExitStack,
+) -> Objective:
+    import torch
+
+    from quell.scoring import Scorer
+    from quell_tuning import objective, progress
+    from quell_tuning.tracking import Tracker
+
+    log.info("on %s with %d threads", device, torch.get_num_threads())
+    store = place.open_artifacts()
+    scorer = stack.enter_context(Scorer(torch.get_num_threads()))
+    bars = stack.enter_context(progress.Trainings(console))
+    tracker = None
+    if track is not None:
+        tracker = stack.enter_context(closing(Tracker(study, place.runs.study(spec.study.name), store)))
+    mixtures = objective.validation_set(spec, corpus, scorer, lambda *_: notice.check())
+    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, store, bars, tracker)
+
+    def run(running: Running) -> None:
+        objective.run_trial(running, task)
+
+    return run

@@ -1,0 +1,88 @@
+"""A sign of life for a trial that runs, and a look at the others' meanwhile.
+
+Our own, since Optuna's heartbeat dies with the first database error and its gRPC proxy passes none.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import threading
+from contextlib import suppress
+
+import optuna
+
+from quell_tuning.budget import RENEW_S, SELDOM, Budget
+from quell_tuning.errors import StorageError
+
+log = logging.getLogger("quell")
+
+# A training that does nothing for so long hangs, in a driver or on a file system. Longer than patience with a database.
+HANG_S = float(os.environ.get("QUELL_HANG_S", "3600"))
+
+
+class _Over(Exception):
+    """The trial ended while the thread waited for the database."""
+
+
+class Lease:
+    """Renews a claimed trial from a thread until the block ends; the same thread ends and replaces trials of workers
+    that are gone, also while every worker is busy. A process whose training hangs it ends: else nobody got the trial.
+
+    What it writes is [a counter, the audio hours trained so far].
+    """
+
+    def __init__(self, trial: optuna.Trial, budget: Budget) -> None:
+        self.trial = trial
+        self.budget = budget
+        self.audio_hours = 0.0  # set by the one who trains
+        self.looks = 0  # counted by the one who trains; while it stays 0, a corpus may be decoded for hours
+        self.lost = False  # somebody took this worker for dead and ended its trial; the thread saw it
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def taken(self) -> bool:
+        """Whether somebody took this worker for dead and ended its trial."""
+        return self.budget.storage.get_trial(self.trial._trial_id).state == optuna.trial.TrialState.FAIL
+
+    def _run(self) -> None:
+        with suppress(_Over), self.budget.storage.waiting(unless=self._check):
+            self._renew()
+
+    def _check(self) -> None:
+        if self._over.is_set():
+            raise _Over
+
+    def _renew(self) -> None:
+        count = look = seen = 0
+        silent_s = 0.0  # by turns of this thread, which a frozen process does not make
+        while not self._over.wait(RENEW_S):
+            count += 1
+            silent_s, seen = silent_s + RENEW_S if seen == self.looks > 0 else 0.0, self.looks
+            if silent_s > HANG_S:
+                self._end_process(silent_s)
+            word = [count, round(self.audio_hours, 4)]
+            try:
+                self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
+                if count > look:
+                    self.budget.keep(self.trial.number)
+                    look = count + (0 if self.budget.watches(self.trial.number) else SELDOM - 1)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                self.lost = True
+                return
+            except StorageError as error:
+                log.warning("lease of trial %d: %s", self.trial.number, error)
+
+    def _end_process(self, silent_s: float) -> None:
+        log.error("trial %d: nothing happened for %.0f s, this process ends; it was here:", self.trial.number, silent_s)
+        faulthandler.dump_traceback()
+        os._exit(1)

@@ -1,0 +1,172 @@
+"""What other machines need of the runs folder, in a bucket under the same names: weights and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from quell.atomic import replacing
+from quell_tuning.bucket import Bucket, is_bucket, open_bucket
+from quell_tuning.errors import StorageError
+
+log = logging.getLogger("quell")
+
+LOOK_S = 1.0  # between two looks at whether a file was written again
+PAUSE_S = 15.0  # before a bucket that is away is tried again
+CLOSE_S = 2.0  # of the 10 s in which a worker leaves
+
+Stamp = tuple[int, int]
+
+
+def open_mirror(url: str | None, folder: Path) -> Mirror | None:
+    """The mirror of a runs folder; None where the artifacts' URL is no bucket: then the folder is all there is.
+
+    Raises:
+        StorageError: a bucket that cannot be used; whether it answers, `Bucket.check` tells.
+    """
+    return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
+
+
+class Mirror:
+    """Files below `folder` and their copies in the bucket.
+
+    What is kept or forgotten is sent by a thread, one thing at a time, of each file what it holds then. A bucket that
+    is away is a warning, and is tried again; what is read and listed raises StorageError.
+    """
+
+    def __init__(self, folder: Path, bucket: Bucket) -> None:
+        self.folder = folder
+        self.bucket = bucket
+        self._sent: dict[Path, Stamp | None] = {}  # of every file that is kept: what the bucket has of it
+        self._forgotten: list[tuple[Path, Collection[str] | None]] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._over = False
+        self._failures = 0
+        self._not_before: float | None = None  # time.monotonic(); None while the bucket answers
+
+    def fetch(self, file: Path) -> bool:
+        """Makes a file here what it is in the bucket; False when there is none."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), replacing(file) as partial_file, partial_file.open("wb") as content:
+            self.bucket.get(self._name(file), content)
+            return True
+        return False
+
+    def names(self, folder: Path) -> list[str]:
+        """The files that a folder has in the bucket."""
+        return self.bucket.names(self._name(folder))
+
+    def keep(self, file: Path) -> None:
+        """Sends a file, now if it is there and whenever it is written again, until it is released or forgotten."""
+        with self._changed:
+            self._sent.setdefault(file, None)
+            self._wake()
+
+    def release(self, file: Path) -> None:
+        """Looks no longer at a file; what the bucket has of it stays."""
+        with self._changed:
+            self._sent.pop(file, None)
+
+    def forget(self, folder: Path, names: Collection[str] | None = None) -> None:
+        """Removes a folder's files from the bucket, or those of them that are named."""
+        with self._changed:
+            for file in list(self._sent):
+                if file.parent == folder and (names is None or file.name in names):
+                    del self._sent[file]
+            self._forgotten.append((folder, names))
+            self._wake()
+
+    def flush(self, at_most_s: float) -> bool:
+        """Waits until the bucket has everything; returns whether it does. Gives up at the first failure."""
+        with self._changed:
+            failures = self._failures
+            if self._not_before is not None:
+                self._not_before = 0.0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._failures > failures or self._next() is None, at_most_s)
+            return self._next() is None
+
+    def close(self) -> None:
+        """Sends what is left, in CLOSE_S at most, and ends the thread."""
+        if self._thread is None:
+            return
+        if not self.flush(CLOSE_S):
+            log.warning("%s: not everything was sent; what is missing there is in %s", self.bucket, self.folder)
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while not self._over:
+            with self._changed:
+                paused = self._not_before is not None and time.monotonic() < self._not_before
+                task = None if paused else self._next()
+                if task is None:
+                    self._changed.wait(LOOK_S)
+                    continue
+            self._do(task)
+
+    def _do(self, task: Callable[[], None]) -> None:
+        failure: Exception | None = None
+        try:
+            task()
+        except (StorageError, OSError) as error:
+            failure = error
+        with self._changed:
+            if failure is not None and self._not_before is None:
+                log.warning("%s; files stay here until it answers", failure)
+            elif failure is None and self._not_before is not None:
+                log.info("%s answers again", self.bucket)
+            self._failures += failure is not None
+            self._not_before = None if failure is None else time.monotonic() + PAUSE_S
+            self._changed.notify_all()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done; also while that is being done."""
+        for file, sent in self._sent.items():
+            if _stamp(file) not in (None, sent):
+                return partial(self._send, file)
+        return partial(self._remove, *self._forgotten[0]) if self._forgotten else None
+
+    def _send(self, file: Path) -> None:
+        with suppress(FileNotFoundError), file.open("rb") as content:
+            stamp = _of(os.fstat(content.fileno()))
+            self.bucket.put(self._name(file), content)
+            with self._changed:
+                if file in self._sent:
+                    self._sent[file] = stamp
+
+    def _remove(self, folder: Path, names: Collection[str] | None) -> None:
+        for name in self.names(folder):
+            if names is None or name in names:
+                self.bucket.delete(f"{self._name(folder)}/{name}")
+        with self._changed:
+            self._forgotten.remove((folder, names))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+def _stamp(file: Path) -> Stamp | None:
+    """Tells a file that was written again from what it was; None where there is none."""
+    try:
+        return _of(file.stat())
+    except OSError:
+        return None
+
+
+def _of(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_ino

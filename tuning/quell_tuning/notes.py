@@ -1,0 +1,118 @@
+"""Notes of trials for optuna-dashboard: what a trial reaches, sounds like, costs and is, and how to use it.
+
+What an older study does not know is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from quell_tuning import markdown, words
+from quell_tuning.budget import feasible
+from quell_tuning.markdown import literal
+from quell_tuning.note_tables import compared, cost_table, infeasible, over, score_table, snr_tables
+from quell_tuning.standing import Standing
+
+PICTURE = "waveforms and spectrograms of the three"
+
+
+def trial_note(standing: Standing, trial: FrozenTrial) -> str:
+    """What is to be known of a trial of the study, in Markdown."""
+    attributes = trial.user_attrs
+    sections = {
+        "Scores": score_table(standing, trial),
+        "Cost": cost_table(trial, standing.known["spec"].get("limits", {})),
+        "Configuration": markdown.facts(
+            words.configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
+        ),
+        "Scores by SNR": snr_tables(standing, trial),
+        "Worst clip": _worst(attributes.get("worst", {})),
+        "Training": _training(standing, trial),
+        "Export and reproduce": _commands(standing, trial),
+        "Listen": _gallery(standing, trial),  # next to the players, which the dashboard puts under the note
+    }
+    preset = f", preset {attributes['preset']}" if "preset" in attributes else ""
+    return markdown.page(f"Trial {trial.number} of {standing.name}{preset}", _verdict(standing, trial), sections)
+
+
+def _verdict(standing: Standing, trial: FrozenTrial) -> str:
+    attributes, why = trial.user_attrs, infeasible(trial)
+    said = ""
+    if trial.state == TrialState.COMPLETE:
+        score = words.number(standing.metric, trial.values[0])
+        gains = over(
+            standing.metric, attributes.get("metrics", {}), standing.known.get("noisy", {}), standing.rival(trial)
+        )
+        said = f"**{words.title(standing.metric)}: {score}**{gains}."
+    elif trial.state == TrialState.FAIL:
+        said = f"**Failed**: {literal(attributes.get('failure', 'lost with its worker'))}."
+    elif not why:
+        reason = f": {literal(attributes['pruned'])}" if "pruned" in attributes else ""
+        said = f"**{trial.state.name.capitalize()}**{reason}."
+    same, failures = attributes.get("same_as"), attributes.get("failures")
+    more = [
+        f"**Infeasible**: {why}." if why else "",
+        f"Its configuration is that of trial {same}, whose results it has." if same is not None else "",
+        f"{failures} values could not be computed and count as the metric's worst." if failures else "",
+    ]
+    return "\n\n".join(filter(None, [said, *more]))
+
+
+def _gallery(standing: Standing, trial: FrozenTrial) -> str:
+    taken_over = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
+    owner = standing.trials[trial.user_attrs["same_as"]] if taken_over else trial
+    shared, own = f"/artifacts/{standing.study_id}", f"/artifacts/{standing.study_id}/{owner._trial_id}"
+    texts = []
+    for clip, made in zip(standing.known.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False):
+        noisy, clean = f"[noisy]({shared}/{clip['noisy']})", f"[clean]({shared}/{clip['clean']})"
+        texts.append(f"{_clip(clip)}: {noisy}, [denoised]({own}/{made['denoised']}), {clean}")
+        texts.append(f"![{PICTURE}]({own}/{made['picture']})")
+    return "\n\n".join(texts)
+
+
+def _training(standing: Standing, trial: FrozenTrial) -> str:
+    attributes = trial.user_attrs
+    return markdown.facts(
+        [
+            ("time", f"{attributes['seconds'] / 60:.1f} min" if "seconds" in attributes else ""),
+            ("training audio", _audio(trial)),
+            ("seed", str(attributes.get("training", {}).get("seed", ""))),
+            ("machine", ", ".join(f"{key} {value}" for key, value in attributes.get("machine", {}).items())),
+            ("worker", ", process ".join(str(attributes.get("worker", "")).split(":")[:2])),
+            ("hash of the study", str(standing.known.get("spec_hash", ""))),
+            ("corpus", str(standing.known.get("corpus", ""))),
+        ]
+    )
+
+
+def _commands(standing: Standing, trial: FrozenTrial) -> str:
+    complete = trial.state == TrialState.COMPLETE
+    if not complete and not trial.intermediate_values:
+        return ""
+    lines = [f"quell export {standing.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
+    shown = markdown.commands([*lines, f"quell reproduce {standing.name} {trial.number}"])
+    return f"{shown}\n\nThe weights of the best trials only are kept; every trial can be trained again."
+
+
+def _worst(clip: dict[str, Any]) -> str:
+    if not clip:
+        return ""
+    rows = [[words.title(name), *compared(name, clip["denoised"], clip["noisy"], {})[:3]] for name in clip["denoised"]]
+    return f"{_clip(clip)}\n\n{markdown.table(['', 'noisy', 'denoised', 'gain'], rows)}"
+
+
+def _clip(clip: dict[str, Any]) -> str:
+    return f"{literal(clip['label'])} at {clip['snr_db']:g} dB SNR"
+
+
+def _audio(trial: FrozenTrial) -> str:
+    """Hours of audio that a trial was trained on, of those of a full one."""
+    rungs = trial.user_attrs.get("training", {}).get("rungs_audio_hours", ())
+    if not rungs:
+        return ""
+    complete = trial.state == TrialState.COMPLETE
+    lease = trial.user_attrs.get("lease", (0, 0.0))
+    heard = rungs[-1] if complete else max(lease[1], max(trial.intermediate_values, default=0) / 3600)
+    return f"{heard:.3g} of {rungs[-1]:g} h"

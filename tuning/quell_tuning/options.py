@@ -1,0 +1,122 @@
+"""Options that commands share, and what they stand for: a specification, a place, a stored study, consoles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import optuna
+    from rich.console import Console
+
+    from quell_tuning.place import Place
+    from quell_tuning.study_file import StudySpec
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="A study file, or a study's name; the latest study without it.")
+]
+ModelFiles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Files made by `quell export`, FILE@RATE for TorchScript or ONNX of others, or quell for the denoiser "
+        "that comes with it, which is also what is evaluated without any. The table by SNR is about the first.",
+    ),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", envvar="QUELL_RUNS", help="Folder for database, weights and logs.")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT, or postgres for a server of our own under "
+        "RUNS. Also QUELL_STORAGE; RUNS/quell.db without any.",
+    ),
+]
+StorageFileOption = Annotated[
+    Path | None, typer.Option("--storage-file", help="A file that holds the storage URL, for one with a password.")
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        envvar="QUELL_ARTIFACTS",
+        help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also has weights and checkpoints, for "
+        "workers on other machines. RUNS/artifacts without.",
+    ),
+]
+TrackOption = Annotated[
+    str | None, typer.Option("--track", help="wandb: every trial as a run of Weights & Biases too.")
+]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option("--corpus", envvar="QUELL_CORPUS", help="Folder that the study's clean and noise folders are in."),
+]
+TrialsOption = Annotated[
+    int | None, typer.Option("--trials", min=1, help="Trials in all, instead of the study file's.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_spec(study: Path, trials: int | None = None, confirm: int | None = None) -> StudySpec:
+    """What a study file says, with other numbers where they are given."""
+    from quell_tuning import study_file
+
+    return study_file.load(study, trials=trials, confirm=confirm)
+
+
+def open_place(
+    runs: Path,
+    storage: str | None,
+    storage_file: Path | None,
+    corpus: Path | None = None,
+    artifacts: str | None = None,
+) -> Place:
+    """Where studies, runs, recordings and artifacts are."""
+    from quell_tuning.mirror import open_mirror
+    from quell_tuning.place import Place, storage_url
+    from quell_tuning.runs import Runs
+
+    folder = Runs(runs, open_mirror(artifacts, runs))
+    return Place(folder, storage_url(storage, storage_file, folder), corpus, artifacts)
+
+
+def open_study(study: str | None, place: Place) -> optuna.Study:
+    """The stored study of a file or of a name, or the latest."""
+    import optuna
+
+    from quell_tuning.study import load_study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = load_spec(Path(study)).study.name if study is not None and study.endswith(".toml") else study
+    return load_study(name, place.open_storage())
+
+
+def log_notes() -> None:
+    """Notes of what happens go to stderr, with the time."""
+    import logging
+
+    import optuna
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def stdout() -> Console:
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    return _console(sys.stderr)
+
+
+def _console(file: Any) -> Console:
+    from rich.console import Console
+
+    console = Console(file=file)
+    # Piped, rich assumes 80 columns and cuts names.
+    return console if console.is_terminal else Console(file=file, width=400, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""What a finished trial leaves: scores, costs, weights; and which trials are the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from quell_tuning.budget import feasible
+from quell_tuning.runs import Runs
+from quell_tuning.study_file import StudySpec
+from quell_tuning.study_sections import COSTS
+
+if TYPE_CHECKING:
+    from quell.cost import Cost
+    from quell.heldout import EvaluationSet
+    from quell.scoring import Scores
+
+# Weights are kept for so many of the best trials; of a study with several scores for the whole front.
+KEPT_WEIGHTS = 3
+# What is copied when a trial has the configuration of one that ended.
+TAKEN_OVER = (
+    "cost",
+    "data_share",
+    "micro_batch",
+    "iou",
+    "metrics",
+    "by_snr",
+    "failures",
+    "worse",
+    "worst",
+    "clips",
+    "pruned",
+    "machine",
+)
+
+
+def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
+    """What the trial is told as: the study's scores in their order."""
+    costs = {name: getattr(cost, field) for name, field in COSTS.items()}
+    return [costs[name] if name in costs else scores.mean(name) for name in spec.study.scores]
+
+
+def worst(scores: Scores, mixtures: EvaluationSet, name: str) -> dict[str, Any]:
+    """The clip that lost most in a score against its noisy input, or gained least."""
+    noisy = mixtures.noisy_scores
+    clip = int((scores.values[name] - noisy.values[name]).argmin())
+    sides = {
+        side: {metric: round(float(values[clip]), 4) for metric, values in found.values.items()}
+        for side, found in (("noisy", noisy), ("denoised", scores))
+    }
+    return {"label": mixtures.labels[clip], "snr_db": float(mixtures.snr_db[clip]), **sides}
+
+
+def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
+    """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
+    constraints: Mapping[str, float] = trial.constraints  # of an attempt before this one; the first word stays
+    for name in ("si_sdr", "stoi"):
+        if name not in constraints:
+            trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete, feasible trials, best first, of equal ones the earlier; of a study with several scores the front."""
+    if len(study.directions) > 1:
+        return sorted(study.best_trials, key=lambda trial: (-trial.values[0], trial.number))
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(filter(feasible, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trials, of those with the same configuration the one that was trained."""
+    trials = study.get_trials(deepcopy=False)
+    trained = dict.fromkeys(trial.user_attrs.get("same_as", trial.number) for trial in best_trials(study))
+    return [trials[number] for number in trained]
+
+
+def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:
+    """Removes the weights of all but the best trials."""
+    # Before the best are looked for: one that another worker completes in between is not among them.
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = best_trainings(study)
+    kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
+    runs.forget_weights(study.study_name, {trial.number for trial in complete} - kept)
+
+
+def twin(trial: optuna.Trial, seed: int) -> FrozenTrial | None:
+    """Another trial of the same effective configuration, which the seed of its training stands for: one that ended, or
+    one that runs and began earlier."""
+    trials = trial.study.get_trials(deepcopy=False)
+    mine = next(other for other in trials if other.number == trial.number)
+    same = [
+        other
+        for other in trials
+        if other.number != trial.number and other.user_attrs.get("training", {}).get("seed") == seed
+    ]
+    ended = [other for other in same if other.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    running = [other for other in same if other.state == TrialState.RUNNING and _began(other) < _began(mine)]
+    return next(iter([*ended, *running]), None)
+
+
+def _began(trial: FrozenTrial) -> tuple[str, int]:
+    return str(trial.datetime_start), trial.number
+
+
+def take_over(trial: optuna.Trial, ended: FrozenTrial) -> None:
+    """Ends a trial as the one before it with the same configuration did."""
+    attributes: dict[str, Any] = {key: ended.user_attrs[key] for key in TAKEN_OVER if key in ended.user_attrs}
+    attributes["same_as"] = ended.user_attrs.get("same_as", ended.number)
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    known = trial.constraints
+    for name, value in ended.constraints.items():
+        if name not in known:
+            trial.set_constraint(name, value)
+    if len(trial.study.directions) == 1:
+        said = trial.study._storage.get_trial(trial._trial_id).intermediate_values  # before it was handed back
+        for step in ended.intermediate_values.keys() - said.keys():
+            trial.report(ended.intermediate_values[step], step)
+    reached: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
+    trial.study.tell(trial, reached, state=ended.state)

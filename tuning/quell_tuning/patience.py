@@ -1,0 +1,202 @@
+"""A storage that waits for its database: every call is tried again while the database cannot be reached.
+
+Optuna takes a lost connection for a failed trial, or leaves the trial running for ever; here it never hears of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, TypeVar
+
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from quell_tuning.errors import StorageError
+
+log = logging.getLogger("quell")
+
+T = TypeVar("T")
+
+PATIENCE_S = float(os.environ.get("QUELL_PATIENCE_S", "1800"))
+# Between two tries; the first comes at once after a restart, the last rate is gentle to a server under repair.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 3.0
+
+
+def absence(error: BaseException) -> str | None:
+    """What a storage's error says about a database that cannot be reached for now; None for any other error."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    if isinstance(cause, sqlalchemy.exc.DBAPIError):
+        gone = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        return _first_line(cause.orig) if gone or cause.connection_invalidated else None
+    # PendingRollbackError: what is left of a call whose connection was lost in the middle; the next one begins anew.
+    if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
+        return _first_line(cause)
+    code = getattr(cause, "code", None)  # grpc.RpcError, without importing grpc
+    if type(cause).__module__.startswith("grpc") and callable(code) and code().name in ("UNAVAILABLE", "CANCELLED"):
+        return str(getattr(cause, "details", lambda: "")() or code().name)
+    return None
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _Waiting(threading.local):
+    """How this thread waits."""
+
+    at_most_s = PATIENCE_S
+    unless: Callable[[], None] = staticmethod(lambda: None)
+
+
+class PatientStorage(BaseStorage):
+    """Another storage, asked again with longer and longer pauses while it is away.
+
+    Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial made twice the
+    second one is superfluous (`quell_tuning.budget`); a claim whose answer was lost is found by its silence.
+
+    Args:
+        close: ends its connections.
+        reading: what a call that only reads is made in.
+
+    Raises:
+        StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S (1800).
+    """
+
+    def __init__(
+        self,
+        backend: BaseStorage,
+        close: Callable[[], None] = lambda: None,
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.backend = backend
+        self.close = close
+        self._reading = reading
+        self._waiting = _Waiting()
+
+    @contextmanager
+    def waiting(self, *, at_most_s: float | None = None, unless: Callable[[], None] | None = None) -> Iterator[None]:
+        """Inside, this thread waits for so long at most, and calls `unless` meanwhile, which may raise to give up."""
+        before = self._waiting.at_most_s, self._waiting.unless
+        if at_most_s is not None:
+            self._waiting.at_most_s = at_most_s
+        if unless is not None:
+            self._waiting.unless = unless
+        try:
+            yield
+        finally:
+            self._waiting.at_most_s, self._waiting.unless = before
+
+    def _call(self, method: Callable[..., T], *arguments: Any) -> T:
+        pauses = 0
+        while True:
+            try:
+                with self._reading() if getattr(method, "__name__", "").startswith("get_") else nullcontext():
+                    result = method(*arguments)
+            except Exception as error:
+                reason = absence(error)
+                if reason is None:
+                    raise
+                if pauses == 0:
+                    began = time.monotonic()
+                    log.warning("storage: %s; trying again for %.0f s", reason, self._waiting.at_most_s)
+                self._pause(pauses, time.monotonic() - began, reason, error)
+                pauses += 1
+            else:
+                if pauses:
+                    log.warning("storage: back after %.1f s", time.monotonic() - began)
+                return result
+
+    def _pause(self, number: int, away_s: float, reason: str, error: Exception) -> None:
+        if away_s >= self._waiting.at_most_s:
+            text = f"storage: away for {away_s:.0f} s ({reason}), expected it back; start it and run the same again"
+            raise StorageError(text) from error
+        pause_s = min(FIRST_PAUSE_S * 2.0**number, LONGEST_PAUSE_S)
+        until = time.monotonic() + pause_s * random.uniform(0.5, 1)  # not all workers at the same instant
+        while (left := until - time.monotonic()) > 0:
+            self._waiting.unless()
+            time.sleep(min(left, 0.2))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        try:
+            return self._call(self.backend.set_trial_state_values, trial_id, state, values)
+        except UpdateFinishedTrialError:
+            # Stored by the try before, whose answer was lost. Failed is what others say of a trial, never a success.
+            stored = self.get_trial(trial_id)
+            wanted = None if values is None else list(values)
+            if state != TrialState.FAIL and (stored.state, stored.values) == (state, wanted):
+                return True
+            raise
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        return self._call(self.backend.create_new_study, directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        self._call(self.backend.delete_study, study_id)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._call(self.backend.set_study_user_attr, study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._call(self.backend.set_study_system_attr, study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._call(self.backend.get_study_id_from_name, study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._call(self.backend.get_study_name_from_id, study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._call(self.backend.get_study_directions, study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._call(self.backend.get_study_user_attrs, study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._call(self.backend.get_study_system_attrs, study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        return self._call(self.backend.get_all_studies)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        return self._call(self.backend.create_new_trial, study_id, template_trial)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        self._call(self.backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self._call(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._call(self.backend.set_trial_user_attr, trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._call(self.backend.set_trial_system_attr, trial_id, key, value)
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        return self._call(self.backend.get_trial_id_from_study_id_trial_number, study_id, trial_number)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._call(self.backend.get_trial, trial_id)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self._call(self.backend.get_all_trials, study_id, deepcopy, states)
+
+    def remove_session(self) -> None:
+        with suppress(Exception):
+            self.backend.remove_session()

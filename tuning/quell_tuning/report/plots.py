@@ -1,0 +1,216 @@
+"""The report's plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import matplotlib
+import optuna
+from matplotlib.ticker import PercentFormatter
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from quell_tuning.budget import feasible
+from quell_tuning.report import words
+from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
+from quell_tuning.report.content import Content, Row
+from quell_tuning.words import title
+
+NONE_YET = "No trial is complete and feasible yet."
+# The evaluator of importance advises at least so many trials above its threshold, which is a tenth of them otherwise.
+ABOVE, SHARE = 5, 0.1
+CROWD = 40  # more curves than these are drawn thinner
+BARS = 16  # parameters, the most important ones
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture (data URI) with what is to be said about it, or the reason why there is none."""
+
+    name: str
+    caption: str
+    picture: str = ""
+    said: str = ""  # the picture in words, for who does not see it
+
+
+def plots(content: Content, move: Callable[[int, int], None]) -> Iterator[Plot]:
+    """All plots, one after another: each takes a moment.
+
+    Args:
+        move: called with (plots done, of how many).
+    """
+    kinds = (cost, by_snr, learning, progress, importance)
+    for index, draw in enumerate(kinds):
+        with matplotlib.rc_context(STYLE):
+            yield draw(content)
+        move(index + 1, len(kinds))
+
+
+def cost(content: Content) -> Plot:
+    """Score against cost, the front, and the presets by name."""
+    name, score = "Quality against cost", title(content.metric)
+    every = [content.row(trial) for trial in content.trials]
+    trials = _placed([row for row in every if not row.preset], content.metric)
+    presets = _placed(content.presets, content.metric)
+    best = _placed(content.leaderboard[:1], content.metric)
+    points = [(x, y) for x, y, _ in [*trials, *presets]]
+    if not points:
+        return Plot(name, NONE_YET)
+    chart = Chart("multiply-accumulates per second of audio (millions)", score)
+    front = _front(points)
+    last = (max(x for x, _ in points), front[-1][1])
+    chart.axes.step(*zip(*front, last, strict=True), where="post", color=DIM, lw=1, label="front", zorder=1)
+    for rows, label, colour, marker, size in (
+        (trials, "trial", OTHER, "o", 22),
+        (presets, "preset", PRESET, "D", 30),
+        (best, f"best: {best[0][2].label}" if best else "", BEST, "*", 150),
+    ):
+        if rows:
+            x, y, _ = zip(*rows, strict=True)
+            chart.axes.scatter(
+                x, y, s=size, color=colour, marker=marker, linewidths=0, label=label, zorder=2 + (rows is best)
+            )
+    chart.logarithmic([x for x, _ in points])
+    chart.axes.margins(y=0.12)
+    chart.legend()
+    chart.name([(x, y, row.label) for x, y, row in presets], PRESET)
+    caption = f"{len(points)} complete trials. On the line: those that no other one beats at the same cost or less."
+    said = ", ".join(f"{y:.3f} at {x:.3g} million" for x, y in front)
+    return Plot(name, caption, chart.picture(), f"{score} on the front, by multiply-accumulates per second: {said}")
+
+
+def _placed(rows: Sequence[Row], metric: str) -> list[tuple[float, float, Row]]:
+    """Millions of multiply-accumulates per second, score, and row, of those that are complete and feasible."""
+    known = [row for row in rows if row.ranks and "macs_per_s" in row.cost and metric in row.metrics]
+    return [(row.cost["macs_per_s"] / 1e6, row.metrics[metric], row) for row in known]
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that none of the same cost or less beats, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def by_snr(content: Content) -> Plot:
+    """The best trial's score at each SNR, beside the best preset's and the noisy input's."""
+    name, score, best = "Quality by noise level", title(content.metric), content.best
+    if best is None or not content.snrs:
+        return Plot(name, "Scores by SNR are not kept with the best trial." if best else NONE_YET)
+    lines = [(best.label, best.by_snr, BEST, "o-"), ("noisy input", content.noisy_by_snr, DIM, "s:")]
+    if content.rival:
+        lines.insert(1, (content.rival.label, content.rival.by_snr, PRESET, "D--"))
+    chart = Chart("SNR of the noisy mixture (dB)", score)
+    for label, means, colour, form in lines:
+        known = _levels(means, content.metric)
+        if known:
+            chart.axes.plot(*_lines([known]), form, color=colour, label=label, ms=4.5, lw=2 if colour == BEST else 1.4)
+    chart.ticks([float(snr) for snr in content.snrs])
+    chart.legend()
+    found = _levels(best.by_snr, content.metric).items()
+    said = ", ".join(f"{words.number(value, content.metric)} at {words.decibels(snr)}" for snr, value in found)
+    caption = "Means over the validation mixtures of each SNR."
+    return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {said}")
+
+
+def _levels(means: Mapping[str, Mapping[str, float]], metric: str) -> dict[float, float]:
+    """SNR in dB, ascending -> a metric's mean."""
+    return {float(snr): means[snr][metric] for snr in sorted(means, key=float) if metric in means[snr]}
+
+
+def learning(content: Content) -> Plot:
+    """Scores at the rungs of every trial."""
+    name, score, best = "Learning curves", title(content.metric), content.best
+    curves = [(trial, curve) for trial in content.trials if (curve := _curve(trial))]
+    if not curves:
+        return Plot(name, "No trial has reached its first rung yet.")
+    chart = Chart("training audio (h)", score)
+    ends = {TrialState.PRUNED: FAINT, TrialState.COMPLETE: OTHER, TrialState.RUNNING: RUNNING}
+    for state, colour in ends.items():
+        found = [curve for trial, curve in curves if trial.state == state]
+        if found:
+            thin, label = max(0.25, min(1.0, CROWD / len(found))), state.name.lower()
+            chart.axes.plot(*_lines(found), color=colour, lw=thin, marker=".", ms=4 * thin**0.5, label=label)
+    mine = [curve for trial, curve in curves if best is not None and trial.number == best.number]
+    if best is not None and mine:
+        chart.axes.plot(*_lines(mine), color=BEST, lw=2.2, marker="o", ms=4.5, label=f"best: {best.label}")
+    rungs = sorted({hours for _, curve in curves for hours in curve})
+    chart.logarithmic(rungs)  # rungs mostly double
+    chart.ticks(rungs)
+    chart.legend()
+    pruned = sum(trial.state == TrialState.PRUNED for trial, _ in curves)
+    caption = f"Scores at the rungs, where trials that lag are pruned: {pruned} of {len(curves)} so far."
+    return Plot(name, caption, chart.picture(), f"{score} by hours of training audio, of {len(curves)} trials")
+
+
+def _curve(trial: FrozenTrial) -> dict[float, float]:
+    """Audio hours -> score; of a study with several scores, which reports none, the mean over a rung's clips."""
+    told: Mapping[int, float] = trial.intermediate_values
+    clips = trial.user_attrs.get("clips", {}).items()
+    known = told or {int(step): sum(scores) / len(scores) for step, scores in clips if scores}
+    return {step / 3600: score for step, score in sorted(known.items())}
+
+
+def _lines(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], list[float]]:
+    """x and y of all of them as one line with gaps, which takes a fraction of the room of many."""
+    points = [point for curve in curves for point in [*curve.items(), (nan, nan)]]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def progress(content: Content) -> Plot:
+    """The best score so far against the work that it took."""
+    name, score = "Progress of the search", title(content.metric)
+    spent_h, best, steps = 0.0, float("-inf"), []
+    ended = [trial for trial in content.standing.trials if trial.datetime_complete is not None]
+    for trial in sorted(ended, key=lambda trial: (str(trial.datetime_complete), trial.number)):
+        row = content.row(trial)
+        spent_h += row.seconds / 3600
+        if row.ranks and row.metrics.get(content.metric, best) > best:
+            best = row.metrics[content.metric]
+            steps.append((spent_h, best))
+    if not steps:
+        return Plot(name, NONE_YET)
+    chart = Chart("worker-hours", f"best {score} so far")
+    hours, values = [hours for hours, _ in steps], [value for _, value in steps]
+    chart.axes.step([*hours, spent_h], [*values, best], where="post", color=BEST, lw=2, label="search")
+    chart.axes.plot(hours, values, "o", color=BEST, ms=4)
+    preset = content.best_preset
+    if preset is not None and content.metric in preset.metrics:
+        bar = preset.metrics[content.metric]
+        chart.axes.axhline(bar, color=PRESET, ls="--", lw=1.2, label=f"best preset: {preset.label}")
+    chart.axes.set_xlim(left=0)
+    chart.axes.margins(y=0.12)
+    chart.legend()
+    caption = f"Each dot is a new best. All workers together have worked for {words.duration(spent_h * 3600)}."
+    said = ", ".join(f"{value:.3f} after {hours:.2f} h" for hours, value in steps)
+    return Plot(name, caption, chart.picture(), f"Best {score}: {said}")
+
+
+def importance(content: Content) -> Plot:
+    """Which parameters tell good trials from others."""
+    name = "What mattered"
+    complete = [trial for trial in content.trials if trial.state == TrialState.COMPLETE and feasible(trial)]
+    trials = [trial for trial in complete if trial.params]
+    if len({str(sorted(trial.params.items())) for trial in trials}) < 2:
+        return Plot(name, "Needs two complete trials that differ in what is searched.")
+    among = optuna.create_study(direction="maximize")  # without those that broke a rule: they must not count as good
+    among.add_trials(
+        create_trial(params=trial.params, distributions=trial.distributions, value=trial.values[0]) for trial in trials
+    )
+    share = min(0.5, max(SHARE, ABOVE / len(trials)))
+    found = get_param_importances(among, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
+    rising = sorted(found, key=lambda parameter: found[parameter])[-BARS:]
+    chart = Chart("importance (share of all)", "")
+    bars = chart.axes.barh(rising, [found[parameter] for parameter in rising], color=BEST, height=0.7)
+    chart.axes.bar_label(bars, [f"{found[parameter]:.0%}" for parameter in rising], padding=3, fontsize=8.5)
+    chart.axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    chart.axes.margins(x=0.12)
+    chart.axes.grid(visible=False, axis="y")
+    hint = "; of so few it is a hint only." if len(trials) * SHARE < ABOVE else "."
+    caption = f"What separates the best {share:.0%} of {len(trials)} complete trials from the others (PED-ANOVA){hint}"
+    said = ", ".join(f"{parameter} {found[parameter]:.0%}" for parameter in reversed(rising))
+    return Plot(name, caption, chart.picture(), f"Importance: {said}")

@@ -1,0 +1,98 @@
+"""Where a study's things are, besides its database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quell_tuning.checkpoints import Checkpoints
+from quell_tuning.mirror import Mirror
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The folder that holds everything a study makes; never in the repository.
+
+    Args:
+        mirror: where weights and checkpoints are for other machines.
+    """
+
+    folder: Path
+    mirror: Mirror | None = field(default=None, repr=False)
+
+    @property
+    def storage_url(self) -> str:
+        return f"sqlite:///{self.folder / 'quell.db'}"
+
+    @property
+    def corpora(self) -> Path:
+        return self.folder / "corpora"
+
+    def study(self, name: str) -> Path:
+        return self.folder / name
+
+    def logs(self, name: str) -> Path:
+        return self.study(name) / "logs"
+
+    def checkpoints(self, name: str) -> Checkpoints:
+        return Checkpoints(self.study(name) / "checkpoints", self.mirror)
+
+    def weights(self, name: str, number: int) -> Path:
+        """Where a trial's weights are written."""
+        return self._trials(name) / f"{number:05d}.weights"
+
+    def share_weights(self, name: str, number: int) -> None:
+        """Sends weights that were written to the mirror."""
+        if self.mirror is not None:
+            self.mirror.keep(self.weights(name, number))
+
+    def fetch_weights(self, name: str, number: int) -> Path:
+        """A trial's weights, brought here where another machine wrote them; not there when nobody kept them.
+
+        Raises:
+            StorageError: the mirror is away.
+        """
+        file = self.weights(name, number)
+        if self.mirror is not None and not file.exists():
+            self.mirror.fetch(file)
+        return file
+
+    def kept_weights(self, name: str) -> set[int]:
+        """The trials whose weights are here or in the mirror.
+
+        Raises:
+            StorageError: the mirror is away.
+        """
+        files = [file.name for file in self._trials(name).glob("*.weights")]
+        if self.mirror is not None:
+            files += self.mirror.names(self._trials(name))
+        return {int(file[:-8]) for file in files if re.fullmatch(r"\d+\.weights", file)}  # not those half written
+
+    def forget_weights(self, name: str, numbers: Collection[int]) -> None:
+        """Removes the weights of trials, where there are any."""
+        for number in numbers:
+            self.weights(name, number).unlink(missing_ok=True)
+        if self.mirror is not None and numbers:
+            self.mirror.forget(self._trials(name), {self.weights(name, number).name for number in numbers})
+
+    def check(self, *, write: bool) -> None:
+        """Whether the mirror can be used, before anything else takes time.
+
+        Args:
+            write: whether it will be written to.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        if self.mirror is not None:
+            self.mirror.bucket.check(write=write)
+
+    def close(self) -> None:
+        """Sends what the mirror does not have yet, for a moment."""
+        if self.mirror is not None:
+            self.mirror.close()
+
+    def _trials(self, name: str) -> Path:
+        return self.study(name) / "trials"

@@ -1,0 +1,202 @@
+"""What a study has reached, as a dictionary and as tables."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from quell.metrics import UNITS
+from quell_tuning import words
+from quell_tuning.budget import feasible, is_lost
+from quell_tuning.signs import Signs
+from quell_tuning.standing import Preset, Standing, beside, gains, hours
+
+FAILURES = 10  # latest ones that are told
+
+
+def summary(study: optuna.Study, best: int = 10, signs: Signs | None = None) -> dict[str, Any]:
+    """States, the best trials and what they gain, who works, worker-hours; everything is JSON.
+
+    Args:
+        best: length of the leaderboard.
+        signs: from the looks before this one, of somebody who watches.
+    """
+    standing = Standing.of(study, *beside(study, study._storage))
+    trials = [trial for trial in standing.trials if not is_lost(trial)]
+    states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    ended, wanted = sum(trial.state.is_finished() for trial in trials), standing.known.get("trials", len(trials))
+    confirmed = standing.known.get("confirmed")
+    return {
+        "study": standing.name,
+        "score": standing.metric,
+        "trials": wanted,
+        "ended": ended,
+        "done": ended >= wanted and not running,
+        "states": dict(states),
+        "hours": asdict(hours(standing.trials, wanted)),
+        "workers": (signs or Signs()).look(running),
+        "noisy": standing.known.get("noisy", {}),
+        "best": _best(standing),
+        "best_preset": _preset(standing.best_preset),
+        "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
+        "leaderboard": [_row(trial) for trial in standing.ranked[:best]],
+    } | ({"confirmed": confirmed} if confirmed else {})
+
+
+def _best(standing: Standing) -> dict[str, Any] | None:
+    """The best trial and what each of its metrics gains; over the best preset None when it is that itself."""
+    if not standing.ranked:
+        return None
+    best = standing.ranked[0]
+    rival, metrics = standing.rival(best), best.user_attrs.get("metrics", {})
+    return {
+        "trial": best.number,
+        "value": best.values[0],
+        "gain_over_noisy": gains(metrics, standing.known.get("noisy", {})),
+        "gain_over_preset": gains(metrics, rival.metrics) if rival else None,
+    }
+
+
+def _preset(preset: Preset | None) -> dict[str, Any] | None:
+    if preset is None:
+        return None
+    return {
+        "preset": preset.name,
+        "study": preset.study,
+        "trial": preset.trial.number,
+        "metrics": preset.metrics,
+    }
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    keys = ("preset", "warm_start", "same_as", "metrics", "cost", "seconds", "data_share")
+    row = {"trial": trial.number, "value": trial.values[0], "params": trial.params}
+    return row | {key: trial.user_attrs[key] for key in keys if key in trial.user_attrs}
+
+
+def show(state: dict[str, Any], console: Console) -> None:
+    """Prints a summary."""
+    console.print(view(state))
+
+
+def view(state: dict[str, Any]) -> RenderableType:
+    """A summary: states, the best trial, worker-hours, who works on what, failures, the leaderboard."""
+    lines = [f"study {state['study']}: {state['trials']} trials asked for; {_states(state)}", _gained(state)]
+    lines.append(f"worker-hours: {_hours(state)}")
+    parts: list[RenderableType] = [*map(Text, lines)]
+    if state["workers"]:
+        parts.append(_workers(state))
+    parts += map(Text, _failures(state["failures"]))
+    if state["leaderboard"]:
+        parts.append(_Widest(_leaderboard(state, True), _leaderboard(state, False)))
+    if "confirmed" in state:
+        winner = state["confirmed"]["winner"]
+        mean = state["confirmed"]["means"][str(winner)]
+        parts.append(Text(f"trial {winner} won over several seeds: mean {state['score']} {mean:.3f}"))
+    return Group(*parts)
+
+
+def line(state: dict[str, Any]) -> str:
+    """A summary in one line, which changes only when something has happened."""
+    alive = sum(worker["alive"] is True for worker in state["workers"])
+    working = f"{len(state['workers'])} at work, {alive} known to be alive"
+    return f"{state['ended']} of {state['trials']} trials ended: {_states(state)}; {_gained(state)}; {working}"
+
+
+def _states(state: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(state["states"].items())) or "none yet"
+
+
+def _gained(state: dict[str, Any]) -> str:
+    best, preset, score = state["best"], state["best_preset"], state["score"]
+    if best is None:
+        return "no trial is complete and feasible yet"
+    said = [f"best: trial {best['trial']}, {words.title(score)} {words.number(score, best['value'])}"]
+    if score in best["gain_over_noisy"]:
+        said.append(f"{words.number(score, best['gain_over_noisy'][score], '+')} over the noisy input")
+    if preset is not None and best["gain_over_preset"] is None:
+        said.append(f"which is the preset {preset['preset']}")
+    elif preset is not None and score in best["gain_over_preset"]:
+        gain = words.number(score, best["gain_over_preset"][score], "+")
+        said.append(f"{gain} over the best preset, {preset['preset']}")
+    return ", ".join(said)
+
+
+def _hours(state: dict[str, Any]) -> str:
+    spent, left = state["hours"]["spent"], state["hours"]["left"]
+    alive = sum(worker["alive"] is True for worker in state["workers"])
+    said = f"{spent:.3g} spent by trials that ended"
+    if left is None or state["done"]:
+        return said
+    return f"{said}, about {left:.3g} to come" + (f": {left / alive:.2g} h for {alive} workers" if alive else "")
+
+
+def _workers(state: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    score = state["score"]
+    for column in ("worker", "trial", "audio (h)", "last rung (h)", words.title(score), ""):
+        table.add_column(column, justify="left" if column in ("worker", "") else "right", no_wrap=True)
+    for worker in state["workers"]:
+        rung = worker["rung_hours"]
+        at = "" if rung is None else f"{rung:.3g}"
+        reached = "" if worker["score"] is None else words.number(score, worker["score"])
+        said = {True: "alive", False: "gone", None: "on another machine: watch to see if it is alive"}[worker["alive"]]
+        silent = worker["silent_s"]
+        said += f", silent for {silent:.0f} s" if silent is not None and not worker["alive"] else ""
+        cells = (worker["worker"] or "unknown", str(worker["trial"]), f"{worker['audio_hours']:.2f}", at, reached, said)
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _failures(failures: dict[int, str]) -> list[str]:
+    latest = list(failures.items())[-FAILURES:]
+    more = len(failures) - len(latest)
+    lines = [f"trial {number} failed: {reason}" for number, reason in latest]
+    return [f"{more} more failed before", *lines] if more else lines
+
+
+class _Widest:
+    """The first of two tables, or the second where a terminal is too narrow for it."""
+
+    def __init__(self, *tables: Table) -> None:
+        self.tables = tables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full, short = self.tables
+        needed = Measurement.get(console, options.update(max_width=sys.maxsize), full).maximum
+        yield full if needed <= options.max_width else short
+
+
+def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
+    rows: Sequence[dict[str, Any]] = state["leaderboard"]
+    metrics = list(rows[0].get("metrics", {}))
+    searched = sorted({name for row in rows for name in row["params"]}) if configurations else []
+    table = Table(title="best trials, means over the validation mixtures")
+    heads = [f"{words.plain(name)}\n{UNITS.get(name, '')}".strip() for name in metrics]
+    for column in ("trial", *heads, "parameters", "M\nMAC/s", *searched):
+        table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
+    if state["noisy"]:
+        table.add_row("noisy", *(_number(name, state["noisy"]) for name in metrics))
+    for row in rows:
+        values = [_number(name, row.get("metrics", {})) for name in metrics]
+        cost = row.get("cost", {})
+        counted = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
+        point = [words.value(row["params"].get(name, "")) for name in searched]
+        cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *counted, *point]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _number(name: str, metrics: dict[str, float]) -> str:
+    return words.number(name, metrics[name]) if name in metrics else ""

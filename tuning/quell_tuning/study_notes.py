@@ -1,0 +1,144 @@
+"""The note of a study for optuna-dashboard: what is searched, in what and how, and how far it is.
+
+What an older study does not know is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quell_tuning import markdown, words
+from quell_tuning.markdown import literal
+from quell_tuning.note_tables import COSTS, infeasible, number, over, score_table, shown_cost
+from quell_tuning.space import PARAMETERS
+from quell_tuning.standing import Preset, Standing
+from quell_tuning.study import SKIPPED
+
+FRONT = 10  # trials of a front that are listed
+NAMED = 5  # recordings that are left out
+
+
+def study_note(standing: Standing) -> str:
+    """What is to be known of a study, in Markdown."""
+    known, name = standing.known, standing.name
+    spec = known["spec"]
+    which = "--trial TRIAL " if len(standing.scores) > 1 else ""
+    sections = {
+        "Presets": _presets(standing.presets),
+        "Score and budget": _budget(standing, spec),
+        "Limits": _limits(spec.get("limits", {})),
+        "Corpus": _corpus(spec.get("corpus", {}), known),
+        "Search": _search(spec.get("search", {})),
+        "Commands": markdown.commands(
+            [
+                f"quell status {name}",
+                f"quell report {name} -o report.html",
+                f"quell export {name} {which}-o best.pt",
+                "quell denoise best.pt noisy.wav -o clean.wav",
+                f"quell reproduce {name} TRIAL",
+            ]
+        ),
+    }
+    return markdown.page(f"Study {name}", _best(standing), sections)
+
+
+def _best(standing: Standing) -> str:
+    if not standing.ranked:
+        return "No trial is complete and feasible yet."
+    if len(standing.scores) > 1:
+        return _front(standing)
+    score, best = standing.metric, standing.ranked[0]
+    rival, noisy, metrics = standing.rival(best), standing.known.get("noisy", {}), best.user_attrs.get("metrics", {})
+    preset = f", preset {literal(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
+    said = f"**{words.title(score)}: {words.number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
+    parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(standing, best)]
+    if "confirmed" in standing.known:
+        parts.append(f"Trial {standing.known['confirmed']['winner']} won over several seeds.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _front(standing: Standing) -> str:
+    scores, ranked = standing.scores, standing.ranked
+    header = ["trial", *map(words.title, scores)]
+    rows = [[str(trial.number), *map(words.number, scores, trial.values)] for trial in ranked[:FRONT]]
+    first = f"; the best {FRONT} by {words.plain(standing.metric)}" if len(ranked) > FRONT else ""
+    return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
+
+
+def _presets(found: Sequence[Preset]) -> str:
+    names = list(dict.fromkeys(name for preset in found for name in preset.metrics))
+    header = ["preset", "study, trial", *map(words.title, names), "parameters", "M MAC/s"]
+    rows, lines = [], []
+    for preset in found:
+        cost = preset.trial.user_attrs.get("cost", {})
+        scores = [number(name, preset.metrics.get(name)) for name in names]
+        costs = [shown_cost(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
+        rows.append([literal(preset.name), f"{literal(preset.study)}, {preset.trial.number}", *scores, *costs])
+        if not preset.complete:
+            why = infeasible(preset.trial)
+            state = f"infeasible, {why}" if why else preset.trial.state.name.lower()
+            lines.append(f"{literal(preset.name)} is {state}.")
+    return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
+
+
+def _budget(standing: Standing, spec: Mapping[str, Any]) -> str:
+    study, training, known = spec["study"], spec.get("training", {}), standing.known
+    mixtures = f", mean over {training['validation_mixtures']} mixtures" if "validation_mixtures" in training else ""
+    rungs = ", ".join(f"{hours:g}" for hours in training.get("rungs_audio_hours", ()))
+    audio = f"{training['audio_hours']:g} h of audio" if "audio_hours" in training else ""
+    return markdown.facts(
+        [
+            ("score", f"{' and '.join(map(words.title, standing.scores))}{mixtures}"),
+            ("trials", str(known.get("trials", ""))),
+            ("a full trial", f"{audio}, scored after {rungs} h" if audio and rungs else audio),
+            ("sampler, pruner", ", ".join(study[key] for key in ("sampler", "pruner") if key in study)),
+            ("seed", str(study.get("seed", ""))),
+            ("hash of the study", str(known.get("spec_hash", ""))),
+        ]
+    )
+
+
+def _limits(limits: Mapping[str, float | None]) -> str:
+    rows = [[COSTS[name], shown_cost(name, limit)] for name, limit in limits.items() if limit is not None]
+    return markdown.table(["", "at most"], rows) if rows else ""
+
+
+def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    folders = known.get("folders", {})
+    low, high = corpus.get("snr_db", (None, None))
+    said = markdown.facts(
+        [
+            ("clean speech", str(folders.get("clean", ""))),
+            ("noise", str(folders.get("noise", ""))),
+            ("noisy versions", str(folders.get("noisy", ""))),
+            ("room responses", str(folders.get("rooms", ""))),
+            ("sample rate", f"{corpus['sample_rate']} Hz" if "sample_rate" in corpus else ""),
+            ("mixtures", f"{low:g} to {high:g} dB SNR" if low is not None else ""),
+            ("fingerprint", str(known.get("corpus", ""))),
+            ("left out for errors", _named(known.get(SKIPPED, []))),
+        ]
+    )
+    minutes = [
+        [split, f"{split_minutes['clean']:.1f}", f"{split_minutes['noise']:.1f}"]
+        for split, split_minutes in known.get("minutes", {}).items()
+    ]
+    table = markdown.table(["split", "speech (min)", "noise (min)"], minutes) if minutes else ""
+    return "\n\n".join(filter(None, [said, table and f"Recordings by split:\n\n{table}"]))
+
+
+def _named(recordings: Sequence[str]) -> str:
+    first, more = literal(", ".join(recordings[:NAMED])), len(recordings) - NAMED
+    return first + (f" and {more} more" if more > 0 else "")
+
+
+def _search(search: Mapping[str, Any]) -> str:
+    searched = {name: domain for name, domain in search.items() if isinstance(domain, dict)}
+    fixed = [f"{name} {words.value(value)}" for name, value in search.items() if name not in searched]
+    rows = [(literal(name), f"{words.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
+    parts = [markdown.facts(rows), f"Fixed: {literal(', '.join(fixed))}." if fixed else ""]
+    return "\n\n".join(filter(None, parts))
+
+
+def _unit(name: str) -> str:
+    return PARAMETERS[name].unit if name in PARAMETERS else ""

@@ -1,0 +1,75 @@
+"""What `quell evaluate` compares: exported denoisers, the one that comes with Quell, models and methods of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quell import baselines, foreign, shipped
+from quell.baselines import System
+from quell.enhance import denoise
+from quell.errors import ExportError
+from quell.model import Model, load
+from quell_tuning.errors import UsageError
+
+SHIPPED = "quell"  # what the denoiser that comes with the package is called
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system with its name in tables, and the model that it runs where that is one of ours."""
+
+    name: str
+    system: System
+    model: Model | None = None
+
+
+def as_system(model: Model) -> System:
+    """An exported denoiser, at any rate."""
+    return lambda samples, sample_rate: denoise(samples, sample_rate, model)
+
+
+def contenders(given: Sequence[str], sample_rate: int | None = None) -> list[Contender]:
+    """Models by FILE, FILE@RATE for those of others, or SHIPPED, which is also what is meant by none.
+
+    Args:
+        sample_rate: Hz, that all recordings have, for the choice of the shipped one; by recording without it.
+
+    Raises:
+        ExportError: a file is missing, or is no model that maps waveforms to waveforms.
+        UsageError: two are called the same.
+    """
+    made = [_shipped(sample_rate) if name == SHIPPED else _of(name) for name in given or [SHIPPED]]
+    _refuse_twins(contender.name for contender in made)
+    return made
+
+
+def _shipped(sample_rate: int | None) -> Contender:
+    if sample_rate is None:
+        shipped.paths()  # says what is not there
+        return Contender(SHIPPED, shipped.denoise)
+    model = shipped.load(sample_rate=sample_rate)
+    return Contender(SHIPPED, as_system(model), model)
+
+
+def _of(given: str) -> Contender:
+    file, at, rate = given.rpartition("@")
+    if at and rate.isdecimal():
+        return Contender(Path(given).name, foreign.system(Path(file), int(rate)))
+    path = Path(given)
+    try:
+        model = load(path)
+    except ExportError:
+        if not path.is_file():
+            raise
+        return Contender(path.name, foreign.system(path))
+    return Contender(path.name, as_system(model), model)
+
+
+def _refuse_twins(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen or name in baselines.SYSTEMS:
+            raise UsageError(f"{name}: two systems of that name, expected one; rename a file")
+        seen.add(name)

@@ -1,0 +1,256 @@
+"""`--track wandb`: every training as a run of Weights & Biases, beside the study's own storage.
+
+Where runs go and whose they are, wandb finds by its own ways (WANDB_PROJECT, WANDB_ENTITY, WANDB_API_KEY, WANDB_MODE,
+`wandb login`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.trial import FrozenTrial, TrialState
+
+from quell_tuning.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
+
+log = logging.getLogger("quell")
+
+TRACKERS = ("wandb",)
+EXTRA = "pip install 'quell-denoiser[wandb]'"
+PROJECT = "quell"
+POINT_S = 5.0  # of training, that a point of the loss curve is the mean of
+BEGIN_S = 8.0  # a server that does not answer for so long is away
+END_S = 5.0  # at the end of a trial, and of the 10 s in which a worker leaves, for what was not sent yet
+# The names that metrics have there, with their units.
+NAMES = {"pesq": "pesq_mos", "si_sdr": "si_sdr_db"}
+# Of a trial's attributes, what was known before it trained.
+KNOWN = ("slot", "attempt", "preset", "warm_start", "of", "repeat", "machine", "worker", "denoiser", "training")
+
+
+def check_tracking(name: str | None) -> None:
+    """Whether trials can be tracked as they are to be, before anything else takes time.
+
+    Raises:
+        UsageError: an unknown tracker, one that is not installed, or nobody is logged in.
+    """
+    if name is None:
+        return
+    if name not in TRACKERS:
+        raise UsageError(f"--track: {name!r}, expected {' or '.join(TRACKERS)}; leave it out to track nothing")
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError(f"--track wandb: expected wandb to be installed; {EXTRA}") from None
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "run", "shared"):
+        return
+    try:
+        known = wandb.login(prompt=False, verify=False)
+    except Exception as error:
+        raise UsageError(f"--track wandb: {_line(error)}, expected an API key; `wandb login` asks for it") from None
+    if not known:
+        raise UsageError("--track wandb: no API key, expected one; run `wandb login`, or set WANDB_MODE=offline")
+
+
+class Tracker:
+    """The trials that one worker trains, one at a time. All of wandb's files are in `folder`/wandb.
+
+    Whatever goes wrong there is a warning, once, and the trials go on: on the disk when the server is away, else
+    untracked.
+
+    Args:
+        folder: the study's.
+        store: where its audio and pictures are.
+    """
+
+    def __init__(self, study: optuna.Study, folder: Path, store: ArtifactStore) -> None:
+        self.study = study
+        self.folder = folder
+        self.store = store
+        self._run: Any = None
+        self._broken = False
+        self._offline = False
+        self._losses: list[float] = []
+        self._point = 0.0  # time.monotonic() of the last one
+        place = folder / "wandb"
+        place.mkdir(parents=True, exist_ok=True)
+        settings = {"CACHE_DIR": f"{place}/cache", "DATA_DIR": f"{place}/data", "ERROR_REPORTING": "false"}
+        for key, value in settings.items():
+            os.environ.setdefault(f"WANDB_{key}", value)
+
+    def started(self, trial: FrozenTrial) -> None:
+        """A trial begins to train, or goes on from its checkpoint: then in the run that it had."""
+        self._end(1)
+        attributes = self.study.user_attrs
+        self._losses, self._point = [], time.monotonic()
+        self._try(lambda: self._start(trial, attributes))
+
+    def step(self, audio_hours: float, loss: float) -> None:
+        """The training took a step."""
+        self._losses.append(loss)
+        if time.monotonic() - self._point >= POINT_S:
+            self._curve(audio_hours)
+
+    def rung(self, audio_hours: float, metric: str, score: float) -> None:
+        """The trial was scored."""
+        self._curve(audio_hours)
+        self._log({"audio_hours": audio_hours, f"rung/{_name(metric)}": score})
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """The trial was told, with all its attributes."""
+        if self._run is not None:
+            attributes = self.study.user_attrs
+            self._try(lambda: self._tell(trial, attributes))
+            self._end(1 if trial.state == TrialState.FAIL else 0)
+
+    def close(self) -> None:
+        """The worker leaves; a trial that it has not ended goes on elsewhere, in the same run."""
+        if self._run is not None:
+            self._try(lambda: self._run.mark_preempting())
+            self._end(1)
+
+    def _start(self, trial: FrozenTrial, study: dict[str, Any]) -> None:
+        import wandb
+
+        known = {key: trial.user_attrs[key] for key in KNOWN if key in trial.user_attrs}
+        # The seed stands for the configuration.
+        of = [self.study.study_name, study["spec_hash"], study["corpus"], known.get("slot"), known["training"]["seed"]]
+        arguments: dict[str, Any] = {
+            "dir": str(self.folder),
+            "project": os.environ.get("WANDB_PROJECT", PROJECT),
+            "group": self.study.study_name,
+            "name": f"{trial.number} {known.get('preset', '')}".strip(),
+            "id": hashlib.sha256(repr(of).encode()).hexdigest()[:16],
+            "resume": "allow",
+            "reinit": "create_new",
+            "config": {"study": self.study.study_name, "trial": trial.number, "params": trial.params, **known},
+            "settings": _settings(),
+        }
+        if not self._offline:
+            try:
+                self._run = wandb.init(**arguments)
+            except wandb.errors.CommError as error:
+                self._offline = True
+                wandb.teardown()  # its service keeps the run's id otherwise
+                log.warning("wandb: %s; runs are kept in %s/wandb, for `wandb sync`", _line(error), self.folder)
+        if self._offline:
+            self._run = wandb.init(**arguments, mode="offline")
+        for axis, curves in (("audio_hours", ("train/*", "rung/*")), ("snr_db", ("by_snr/*",))):
+            self._run.define_metric(axis, hidden=True)
+            for curve in curves:
+                self._run.define_metric(curve, step_metric=axis)
+
+    def _tell(self, trial: FrozenTrial, study: dict[str, Any]) -> None:
+        found = trial.user_attrs
+        metrics = {"noisy": study.get("noisy", {}), "final": found.get("metrics", {}), "worse": found.get("worse", {})}
+        summary = {f"{kind}/{_name(name)}": value for kind, values in metrics.items() for name, value in values.items()}
+        summary |= {f"cost/{name}": value for name, value in found.get("cost", {}).items()}
+        summary |= {"state": trial.state.name.lower(), "reason": found.get("pruned") or found.get("failure")}
+        summary |= {"seconds": found.get("seconds"), "clips_failed": found.get("failures")}
+        self._run.summary.update({name: value for name, value in summary.items() if value is not None})
+        noisy = study.get("noisy_by_snr", {})
+        for snr_db, means in found.get("by_snr", {}).items():
+            curves = {f"by_snr/{_name(name)}": value for name, value in means.items()}
+            curves |= {f"by_snr/noisy_{_name(name)}": value for name, value in noisy.get(snr_db, {}).items()}
+            self._run.log({"snr_db": float(snr_db), **curves})
+        try:
+            self._show(found.get("gallery", []), study.get("showcase", []))
+        except (StorageError, ArtifactNotFound) as error:
+            log.warning("wandb: trial %d without its clips: %s", trial.number, error)
+
+    def _show(self, gallery: list[dict[str, Any]], showcase: list[dict[str, Any]]) -> None:
+        """Sends the clips that the trial was shown with, one panel for each: noisy, denoised, clean."""
+        import wandb
+
+        with TemporaryDirectory(dir=self.folder / "wandb") as folder:
+            for place, (mine, shown) in enumerate(zip(gallery, showcase, strict=False), 1):
+                where = f"{shown['label']}, {shown['snr_db']:g} dB SNR"
+                ids = {"noisy": shown["noisy"], "denoised": mine["denoised"], "clean": shown["clean"]}
+                clips = [
+                    wandb.Audio(self._file(folder, id, "wav"), caption=f"{side}: {where}") for side, id in ids.items()
+                ]
+                picture = wandb.Image(self._file(folder, mine["picture"], "png"), caption=where)
+                self._run.log({f"showcase/clip_{place}": clips, f"showcase/picture_{place}": picture})
+
+    def _file(self, folder: str, artifact: str, suffix: str) -> str:
+        path = Path(folder, f"{artifact}.{suffix}")
+        with closing(self.store.open_reader(artifact)) as reader:
+            path.write_bytes(reader.read())
+        return str(path)
+
+    def _curve(self, audio_hours: float) -> None:
+        if self._losses:
+            mean = sum(self._losses) / len(self._losses)
+            self._losses, self._point = [], time.monotonic()
+            self._log({"audio_hours": audio_hours, "train/loss": mean})
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self._run is not None:
+            self._try(lambda: self._run.log(values))
+
+    def _end(self, code: int) -> None:
+        run, self._run = self._run, None
+        if run is not None and not self._broken:
+            try:
+                run.finish(exit_code=code)
+            except TimeoutError:
+                log.warning(
+                    "wandb: not everything was sent in %g s; `wandb sync %s` sends it", END_S, Path(run.dir).parent
+                )
+            except Exception as error:
+                self._give_up(error)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        if not self._broken:
+            try:
+                call()
+            except Exception as error:  # whatever wandb raises, and what it does not expect
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._broken, self._run = True, None
+        log.warning("wandb: %s; trials go on without it", _line(error))
+        with suppress(Exception):
+            import wandb
+
+            wandb.teardown()  # else it fails at the end of the process too, with a traceback
+
+
+def _settings() -> Any:
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        x_disable_meta=True,  # command lines and paths are nobody's business
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        symlink=False,
+        init_timeout=BEGIN_S,
+        finish_timeout=END_S,
+        finish_timeout_raises=True,
+        stop_fn=lambda: None,  # else its Stop button interrupts the worker
+    )
+
+
+def _name(metric: str) -> str:
+    return NAMES.get(metric, metric)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

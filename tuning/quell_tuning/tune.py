@@ -1,0 +1,215 @@
+"""`quell tune`: everything between a checked study file and its last trial."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import optuna
+from rich.console import Console
+
+from quell.config import weights_objection
+from quell.corpus import Corpus
+from quell.recordings import Kind
+from quell.scoring import Scorer, Scores
+from quell_tuning import confirm, pages, parts, progress, quarantine
+from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS
+from quell_tuning.budget import Budget
+from quell_tuning.cluster import Cluster, RayPool
+from quell_tuning.errors import StudyFileError
+from quell_tuning.keeper import CORPUS, RUNS, Job
+from quell_tuning.objective import validation_set
+from quell_tuning.outcome import best_trainings
+from quell_tuning.overseer import Overseer
+from quell_tuning.patience import PatientStorage
+from quell_tuning.place import STORAGE, Place
+from quell_tuning.pool import Pool
+from quell_tuning.shown import Shown
+from quell_tuning.study import SKIPPED, TUNED, create_study
+from quell_tuning.study_file import StudySpec
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A study file, and where and with what it is run.
+
+    Args:
+        devices: one for each worker; without any the study is made, and left to workers elsewhere.
+        first: what slots start from besides the presets, as `quell_tuning.parts.plan` takes it.
+        cluster: where workers run instead of here.
+        track: where else trials are logged, as `quell worker --track` takes it.
+        skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
+    """
+
+    spec: StudySpec
+    study_file: Path
+    place: Place
+    devices: Sequence[str]
+    console: Console
+    first: Sequence[dict[str, Any]] = field(default=())
+    track: str | None = None
+    skip_bad: bool = False
+    cluster: Cluster | None = None
+
+    def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
+        """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
+
+        Args:
+            presets: train the presets outside the search too.
+
+        Raises:
+            DenoiserError: the corpus cannot be used.
+            StudyFileError: it weighs kinds of noise that are not there.
+            TuningError: the study cannot be opened or its workers do not get anywhere.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.place.runs.check(write=True)  # before anything takes time
+        self.place.open_artifacts()
+        skipped = sorted(quarantine.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
+        corpus = self.place.open_corpus(self.spec, self.console, skipped)
+        for split, minutes in _minutes(corpus).items():
+            found = f"{minutes['clean']:.1f} min of speech, "
+            if minutes["noisy"]:
+                found += "each with a noisy version"
+            else:
+                found += f"{minutes['noise']:.1f} min of noise"
+            self.console.print(f"{split}: {found}", highlight=False)
+        self._check_weights(corpus)
+        storage = self.place.open_storage(create=True)
+        with (
+            Scorer(len(os.sched_getaffinity(0))) as scorer,
+            progress.bar("scoring the noisy mixtures", self.console) as move,
+        ):
+            noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores
+        study = self._study("search", corpus, storage, noisy, skipped)
+        study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
+        code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
+        studies = [study]
+        if code == 0 and presets and parts.outside(self.spec):
+            studies.append(self._study("presets", corpus, storage, noisy, skipped))
+            code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
+        if code == 0 and self.spec.study.confirm and best_trainings(study) and _over(study):
+            code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
+        pages.refresh(study, storage)
+        return code, studies
+
+    def _check_weights(self, corpus: Corpus) -> None:
+        """Whether the study's noises are there, which its file alone cannot know."""
+        weights = self.spec.training.noise_weights
+        kinds = {clip.category for clip in corpus.splits["train"].of("noise")}
+        if weights and (problem := weights_objection(weights, kinds)):
+            raise StudyFileError(f"{self.study_file}: training.noise_weights: {problem}; mend it there")
+
+    def _study(
+        self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores, skipped: Sequence[str]
+    ) -> optuna.Study:
+        spec = parts.part(self.spec, part)
+        study = create_study(spec, corpus, storage)
+        known = {
+            "noisy": noisy.means(),
+            "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy.by_snr().items()},
+            "folders": spec.corpus.model_dump(include=_folders(spec)),
+            "minutes": _minutes(corpus),
+            "trials": spec.study.trials,
+            SKIPPED: list(skipped),
+        }
+        for key, value in known.items():
+            study.set_user_attr(key, value)
+        return study
+
+    def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
+        best = self.spec.study.confirm
+        repeated.set_user_attr("leader", confirm.leader(study))
+        code = self._pool("confirm", repeated, parts.repetitions(study, best))
+        rows = confirm.ranking(study, repeated, best)
+        if code == 0 and rows:
+            confirm.record(study, rows)
+            given_up = min(best, len(best_trainings(study))) - len(rows)
+            confirm.show(study, rows, given_up, self.spec.study.metric, self.console)
+        return code
+
+    def _pool(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:
+        spec = parts.part(self.spec, part)
+        trials = spec.study.trials
+        if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
+            trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})
+            study.set_user_attr("trials", trials)
+        parts.plan(study, trials, starts)
+        planned = study.user_attrs.get("plan", {}).values()
+        left = sum(start not in planned for start in starts)
+        if left:
+            self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
+        budget = Budget(study, trials)
+        budget.forgive()
+        if not self.devices and self.cluster is None:
+            found = f"study {spec.study.name}: {budget.keep().left} of {trials} trials left"
+            self.console.print(f"{found}, for `quell worker`", highlight=False)
+            return 0
+        if part != "search":
+            self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
+        return self._overseer(part, spec, budget).run()
+
+    def _overseer(self, part: str, spec: StudySpec, budget: Budget) -> Overseer:
+        shown = Shown(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
+        if self.cluster is not None:
+            job = partial(self._job, part, spec)
+            return RayPool(budget=budget, shown=shown, job=job, cluster=self.cluster)
+        return Pool(
+            command=self._worker_command(part),
+            environment=self._environment(),
+            devices=self.devices,
+            logs=self.place.runs.logs(spec.study.name),
+            budget=budget,
+            shown=shown,
+        )
+
+    def _job(self, part: str, spec: StudySpec, slot: int) -> Job:
+        """A worker on another machine, which may have its recordings and runs elsewhere, and no study file."""
+        assert self.cluster is not None
+        environment, defaults = self._environment(), {RUNS: str(self.place.runs.folder.absolute())}
+        folders: set[str] = set()
+        if not self.spec.corpus.synthetic:
+            root = str(self.place.corpus_root(self.spec).absolute())
+            # What this machine's environment says is no order to the others.
+            (defaults if os.environ.get(CORPUS) else environment)[CORPUS] = root
+            folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
+        track = [] if self.track is None else ["--track", self.track]
+        return Job(
+            command=["-P", "-m", "quell_tuning.cli", "worker", "--part", part, *track],
+            study=(self.study_file.name, self.study_file.read_text()),
+            environment=environment,
+            defaults=defaults,
+            folders=sorted(folders),
+            threads=self.cluster.threads,
+            log=f"{spec.study.name}/logs/worker-{slot}.log",
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Of a worker. URLs go this way, since that of a storage may hold a password."""
+        artifacts = self.place.artifacts_url
+        return {STORAGE: self.place.storage_url} | ({} if artifacts is None else {ARTIFACTS: artifacts})
+
+    def _worker_command(self, part: str) -> list[str]:
+        command = [sys.executable, "-P", "-m", "quell_tuning.cli", "worker", str(self.study_file), "--part", part]
+        root = self.place.corpus_root(self.spec)
+        track = [] if self.track is None else ["--track", self.track]
+        return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
+
+
+def _over(study: optuna.Study) -> bool:
+    return Budget(study, study.user_attrs["trials"]).look().left == 0
+
+
+def _folders(spec: StudySpec) -> set[str]:
+    return {"clean", "rooms", "noisy" if spec.corpus.noisy else "noise"}
+
+
+def _minutes(corpus: Corpus) -> dict[str, dict[Kind, float]]:
+    """Of speech and noise in each split."""
+    return {split: {kind: round(corpus.minutes(split, kind), 2) for kind in get_args(Kind)} for split in corpus.splits}
