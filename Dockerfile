@@ -14,7 +14,7 @@ COPY constraints.txt ./
 ARG TORCH_INDEX=
 # A layer of its own, and the largest: it stays when Quell changes.
 RUN PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/quell/bin/pip install --no-cache-dir --constraint constraints.txt torch
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
 COPY tuning tuning
 COPY studies studies
