@@ -6,7 +6,6 @@ Recordings of FOLDER/speech are repeated with changes (level and a little noise)
 """
 
 import argparse
-import os
 import resource
 import shutil
 import sys
@@ -17,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from header import header
 
-from quell import audio
+from quell import audio, writer
 from quell.audit import audit
 from quell.formats import Format
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.store import prepare
 
@@ -38,7 +38,7 @@ def repeat(source: Path, folder: Path, hours: float) -> float:
                 samples = rng.uniform(0.3, 0.9) * samples + 1e-4 * rng.standard_normal(len(samples)).astype(np.float32)
             place = folder / f"{path.parent.name}-{turn}" / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
-            audio.write(place, samples.astype(np.float32), Format(RATE, "FLAC", "PCM_16"))
+            writer.write(place, samples.astype(np.float32), Format(RATE, "FLAC", "PCM_16"))
             seconds += len(samples) / RATE
             if seconds >= hours * 3600:
                 break
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
     parser.add_argument("--hours", type=float, default=8.0)
     given = parser.parse_args()
-    processes = len(os.sched_getaffinity(0))
+    processes = cores()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         hours = repeat(given.corpus / "speech", folder / "speech", given.hours)

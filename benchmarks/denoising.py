@@ -13,7 +13,6 @@ Needs `pip install 'quell-denoiser[baselines]'` for spectral-gate and rnnoise; w
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,6 +36,7 @@ from quell.corpus import Corpus
 from quell.errors import DenoiserError, PackageError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.scoring import Job, Scorer
 from quell.splits import SPLITS
@@ -226,7 +226,7 @@ def main() -> None:
     console = stderr()
     corpus = opened(given, console)
     systems = systems_of(given.model, given.baselines, corpus, console)
-    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+    with Scorer(cores()) as scorer:
         mixtures, material = material_of(given, corpus, scorer, console)
         state = evaluation.summary(material, evaluation.compare(material, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)

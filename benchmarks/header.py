@@ -1,6 +1,5 @@
 """What every result is headed by: date, machine, versions, commit."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -8,17 +7,18 @@ from pathlib import Path
 
 import torch
 
+from quell.processes import cores
+
 
 def header(command: str) -> str:
     """Markdown lines that say when, where and with what a benchmark ran."""
     root = Path(__file__).parents[1]
     commit = _output(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
     changed = " with changes" if _output(["git", "-C", str(root), "status", "--porcelain", "-uno"]) else ""
-    cores = len(os.sched_getaffinity(0))
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"`{command}`\n\n{when}, commit {commit}{changed}, {cores} shared CPU cores ({_cpu()}){gpu}, {versions}\n"
+    return f"`{command}`\n\n{when}, commit {commit}{changed}, {cores()} shared CPU cores ({_cpu()}){gpu}, {versions}\n"
 
 
 def _cpu() -> str:

@@ -34,11 +34,13 @@ from rich.progress import track
 from quell.audio import FloatArray
 from quell.baselines import system
 from quell.blocks import blocks_of
+from quell.config import FORMATS
 from quell.denoiser import Denoiser
 from quell.enhance import denoise, enhance_file
 from quell.errors import DenoiserError
-from quell.export import FORMATS, BlockDenoiser, export
+from quell.export import export
 from quell.model import load
+from quell.torchscript import BlockDenoiser
 
 RATE = 16_000
 LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # and rounds

@@ -9,7 +9,6 @@ split. A run that is interrupted goes on from its checkpoints.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from trainings import Outcome, Wanted, mixtures, train_all, variant
 from quell.config import TrainingConfig
 from quell.cost import real_time_factor
 from quell.denoiser import load_weights
-from quell.heldout import EvaluationSet
+from quell.heldout import EvaluationSet, score_denoiser
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
 from quell.store import prepare
@@ -82,7 +82,7 @@ def main() -> None:
     given.runs.mkdir(parents=True, exist_ok=True)
     config = CorpusConfig(given.corpus / "speech", given.corpus / "noise", group_noise=r"^\d-(\d+)-")
     store = prepare(replace(config, sample_rate=given.sample_rate), given.runs / "corpora").folder
-    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+    with Scorer(cores()) as scorer:
         noisy = mixtures(store, "validation", scorer).noisy_scores
         wanted = [Wanted(recipe, recipe) for recipe in given.presets]
         outcomes = train_all(wanted, store, given.audio_hours, given.runs)
@@ -90,7 +90,7 @@ def main() -> None:
         show_validation(outcomes, noisy)
         best = max(outcomes, key=lambda outcome: outcome.scores.mean("pesq"))
         test = mixtures(store, "test", scorer)
-        found = {outcome.name: scorer.score(load_weights(outcome.weights), test) for outcome in outcomes}
+        found = {outcome.name: score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes}
         show_test(best, test, found)
 
 

@@ -27,7 +27,7 @@ from quell_tuning.study_file import StudySpec
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from quell.corpus import Corpus
-from quell.heldout import EvaluationSet, evaluation_set
+from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.scoring import Scorer
 from quell.store import prepare
 from quell.trainer import Trainer
@@ -118,7 +118,7 @@ class Bench:
             cpu, wall = cpu + time.process_time() - began[0], wall + time.perf_counter() - began[1]
             began_scoring = time.perf_counter()
             last = hours == trainer.config.rungs_audio_hours[-1]
-            scores = self.scorer.score(trainer.averaged, self.validation, None if last else ("pesq",))
+            scores = score_denoiser(self.scorer, trainer.averaged, self.validation, None if last else ("pesq",))
             rungs.append(Rung(hours, cpu, wall, time.perf_counter() - began_scoring, scores.values["pesq"]))
         return Configuration(point, tuple(rungs))
 

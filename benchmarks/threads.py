@@ -16,6 +16,7 @@ from quell_tuning.cli import SPIN_COUNT
 
 from quell.config import DenoiserConfig
 from quell.denoiser import Denoiser
+from quell.processes import cores
 
 SECONDS = 8.0
 NETWORK = DenoiserConfig(win_length=320, hop_length=160, depth=4, base_channels=12)
@@ -36,7 +37,7 @@ def steps_per_s() -> float:
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores; steps a second of each process")
+    print(f"torch {torch.__version__}, {cores()} cores; steps a second of each process")
     settings: list[tuple[int, int, dict[str, str]]] = [
         (1, 1, {}),
         (2, 1, {}),

@@ -6,7 +6,6 @@ A run that is interrupted goes on from its checkpoints.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from quell.corpus import Corpus, open_store
 from quell.cost import Cost, cost
 from quell.denoiser import save_weights
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.processes import cores
 from quell.scoring import Scorer, Scores
 from quell.training import train
 
@@ -84,7 +84,7 @@ def train_all(wanted: Sequence[Wanted], store: Path, audio_hours: float, folder:
     context = multiprocessing.get_context("spawn")
     with (
         context.Manager() as manager,
-        ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool,
+        ProcessPoolExecutor(cores(), mp_context=context) as pool,
         progress.Trainings(Console(stderr=True)) as bars,
     ):
         queue = manager.Queue()

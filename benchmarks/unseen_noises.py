@@ -10,7 +10,6 @@ kinds, and by the one that did not hear that of the mixture. A recipe is PRESET[
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +28,9 @@ from quell.config import TrainingConfig
 from quell.corpus import open_store
 from quell.denoiser import load_weights
 from quell.errors import PackageError
-from quell.heldout import EvaluationSet
+from quell.heldout import EvaluationSet, score_denoiser
 from quell.material import Mixtures
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
 from quell.store import prepare
@@ -110,10 +110,10 @@ def main() -> None:
     folds = folds_of(kinds, given.folds)
     wanted = [Wanted(f"without {'+'.join(fold)}", given.recipe, fold) for fold in folds]
     outcomes = train_all([Wanted(given.recipe, given.recipe), *wanted], store, given.audio_hours, given.runs)
-    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+    with Scorer(cores()) as scorer:
         test = mixtures(store, "test", scorer, tuple(given.snr_db))
         of = np.array([label.partition(" + ")[2].partition("/")[0] for label in test.labels])
-        heard, *unheard = (scorer.score(load_weights(outcome.weights), test) for outcome in outcomes)
+        heard, *unheard = (score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes)
         parts = [(np.isin(of, fold), scores) for fold, scores in zip(folds, unheard, strict=True)]
         found = {HEARD: heard, UNHEARD: pieced(parts), **of_rnnoise(test, scorer, console)}
     print(header(f"python benchmarks/unseen_noises.py {' '.join(sys.argv[1:])}"))

@@ -9,8 +9,9 @@ from pathlib import Path
 from quell.errors import AudioError
 from quell.findings import Finding, Inspected, Pairing, judge, usable
 from quell.inspection import Inspection, inspect
-from quell.pairs import measured_snr_db, partners, read
-from quell.recordings import CorpusConfig, Kind, Progress, Recording, find
+from quell.pairs import measured_snr_db, read
+from quell.recordings import CorpusConfig, Kind, Progress, Recording, partners
+from quell.scan import find
 
 
 @dataclass(frozen=True)

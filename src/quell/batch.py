@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from quell import audio, shipped
+from quell import audio
 from quell.atomic import sweep
-from quell.errors import AudioError, DenoiserError
-from quell.settings import Mix, Report
-
-if TYPE_CHECKING:
-    from quell.journal import Journal
-    from quell.model import Model
-
-Progress = Callable[[float, float], None]  # seconds of sound done, seconds in all
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to denoise and where the result goes."""
-
-    source: Path
-    target: Path
-
-
-class Done(NamedTuple):
-    """A job that ended: with a report, or with what is wrong with its file."""
-
-    job: Job
-    report: Report | None
-    error: AudioError | None
+from quell.errors import AudioError
+from quell.journal import Journal
+from quell.settings import Done, Job, Mix, Progress, seconds
 
 
 class Plan(NamedTuple):
@@ -140,6 +118,7 @@ def run(
 
         yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
         return
+    from quell.enhance import do
     from quell.model import load
 
     loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
@@ -154,33 +133,3 @@ def run(
 
     for job in jobs:
         yield do(job, loaded, mix, move)
-
-
-def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
-    """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
-    from quell.enhance import enhance_file
-
-    try:
-        fit = model or shipped.fitting(audio.Recording(job.source).stored.sample_rate)
-        return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
-    except AudioError as error:
-        return Done(job, None, error)
-    except DenoiserError:
-        raise
-    except Exception as error:  # out of memory, or what nobody has thought of: it ends this file, not the run
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Done(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))
-
-
-def seconds(path: Path) -> float:
-    """Length of a recording; 0 where it does not say. What is wrong with it is said when it is its turn."""
-    try:
-        recording = audio.Recording(path)
-    except Exception:
-        return 0.0
-    return recording.frames / recording.stored.sample_rate
-
-
-def cores() -> int:
-    """Files at once unless somebody says otherwise."""
-    return len(os.sched_getaffinity(0))

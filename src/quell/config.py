@@ -190,3 +190,6 @@ def loss_objection(name: str, output: str, target: str) -> str | None:
     if target == "noise":
         return f"{name!r} with target {target!r}, expected target mask or direct"
     return None
+
+
+FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.errors import CorpusError
-from quell.pairs import stem
-from quell.recordings import Kind
+from quell.recordings import Kind, stem
 
 
 @dataclass(frozen=True)

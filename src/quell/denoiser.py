@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quell.atomic import replacing
 from quell.config import DenoiserConfig
 from quell.errors import ExportError
+from quell.levels import rms
 from quell.representation import Representation, Target
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 from quell.unet import UNet
@@ -142,11 +143,6 @@ def clean_spectrum(found: Estimate, spectrum: Tensor) -> Tensor:
     if found.turn.shape[1] == 0:
         return spectrum * share
     return spectrum * torch.complex(share * found.turn[:, 0], share * found.turn[:, 1])
-
-
-def rms(waveform: Tensor) -> Tensor:
-    """Root mean square over the last axis, which is kept with size 1."""
-    return waveform.square().mean(-1, keepdim=True).sqrt()
 
 
 def save_weights(denoiser: Denoiser, path: Path) -> None:

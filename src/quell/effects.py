@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 import soundfile
@@ -59,3 +60,35 @@ def coded(waveform: FloatArray, sample_rate: int, codec: int, compression: float
     out = np.zeros(len(waveform), np.float32)
     out[: len(back)] = back[: len(out)]
     return out * np.float32(peak / 0.9)
+
+
+def room_response(recorded: FloatArray) -> FloatArray:
+    """An impulse response that neither delays nor amplifies: it begins with its peak, the direct sound, and has an
+    energy of 1. Shape: (T,), shortened at the beginning."""
+    direct = recorded[int(np.abs(recorded).argmax()) :]
+    unit: FloatArray = direct / np.sqrt(np.square(direct).sum())
+    return unit
+
+
+OCTAVES = 8  # points: 0, half the sample rate and the octaves below it
+
+
+@cache
+def octaves(bins: int, device: torch.device) -> Tensor:
+    """Weights of the points for the bins of a spectrum from 0 to half the sample rate: straight lines between them.
+
+    Shape (OCTAVES, bins); each bin's weights add up to 1.
+    """
+    points = [0.0, *(2.0 ** -(OCTAVES - 2 - number) for number in range(OCTAVES - 1))]
+    place = np.linspace(0, 1, bins)
+    weights = [np.interp(place, points, np.eye(OCTAVES)[number]) for number in range(OCTAVES)]
+    return torch.tensor(np.array(weights), dtype=torch.float32, device=device)
+
+
+def coloured(waveforms: Tensor, gains_db: Tensor) -> Tensor:
+    """Waveforms (B, T) through filters of such gains in dB at the points, (B, OCTAVES); they neither delay nor ring on:
+    what would, goes around."""
+    samples = waveforms.shape[1]
+    gains = 10 ** (gains_db @ octaves(samples // 2 + 1, waveforms.device) / 20)
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(waveforms) * gains, n=samples)
+    return filtered

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell import audio
+from quell import audio, shipped, writer
 from quell.audio import FloatArray
-from quell.errors import AudioError
+from quell.errors import AudioError, DenoiserError
 from quell.model import Model, Stream
 from quell.resampling import Resampler
-from quell.settings import Mix, Report
-
-__all__ = ["Mix", "Report", "denoise", "denoised", "enhance_file", "transfer"]
+from quell.settings import Done, Job, Mix, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
 # OFFSET_S it may as well be sound.
@@ -86,7 +84,7 @@ def enhance_file(
     except OSError as error:
         found = f"{error.strerror}: {error.filename}"
         raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
-    with audio.writing(target, recording.stored, recording.channels) as append:
+    with writer.writing(target, recording.stored, recording.channels) as append:
         return transfer(recording, model, append, mix, progress)
 
 
@@ -197,3 +195,17 @@ class _Kept:
             taken.append(piece[:frames])
             frames -= len(taken[-1])
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
+
+
+def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
+    """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
+    try:
+        fit = model or shipped.fitting(audio.Recording(job.source).stored.sample_rate)
+        return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
+    except AudioError as error:
+        return Done(job, None, error)
+    except DenoiserError:
+        raise
+    except Exception as error:  # out of memory, or what nobody has thought of: it ends this file, not the run
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Done(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))

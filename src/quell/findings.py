@@ -10,8 +10,8 @@ from typing import Literal
 from quell import fingerprint
 from quell.decoding import SILENT
 from quell.inspection import Inspection
-from quell.pairs import alone, partners, stem
-from quell.recordings import CorpusConfig, Kind, Recording, leaks
+from quell.recordings import CorpusConfig, Kind, Recording, alone, partners, stem
+from quell.scan import leaks
 from quell.splits import SPLITS
 
 CLIPPED = 1e-4  # share of the samples: a few peaks are cut off in most recordings

@@ -57,7 +57,7 @@ def system(path: Path, sample_rate: int | None = None) -> System:
 def _torchscript(path: Path) -> tuple[Run, int | None]:
     import torch
 
-    from quell.model import quiet
+    from quell.torchscript import quiet
 
     with quiet():
         module = torch.jit.load(str(path), map_location="cpu").eval()

@@ -16,9 +16,10 @@ import torch
 import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
-from quell.denoiser import Denoiser, rms, seen, turned
+from quell.denoiser import Denoiser, seen, turned
 from quell.errors import ExportError
 from quell.layers import Recurrence
+from quell.levels import rms
 from quell.phases import pays_in_onnxruntime, with_phases
 from quell.spectrogram import Spectrogram
 

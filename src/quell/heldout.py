@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from quell import metrics
@@ -91,6 +92,31 @@ def evaluation_set(
     if not path.exists():
         _save(_build(corpus, split, count, snr_db, seed, scorer, progress), path)
     return _load(path, corpus.sample_rate)
+
+
+def score_denoiser(
+    scorer: Scorer,
+    denoise: Callable[[torch.Tensor], torch.Tensor],
+    mixtures: EvaluationSet,
+    names: tuple[str, ...] | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Metrics of `denoise`, which maps (1, T) to (1, T), over a set.
+
+    What `progress` raises ends the scoring and comes through.
+
+    Args:
+        names: of the metrics; all that the sample rate has if omitted.
+        device: that `denoise` computes on.
+    """
+    names = metrics.available(mixtures.sample_rate) if names is None else names
+    with torch.inference_mode():
+        estimates = (
+            denoise(torch.from_numpy(noisy)[None].to(device))[0].float().cpu().numpy() for noisy in mixtures.noisy
+        )
+        clips = scorer.score_clips(estimates, mixtures.clean, mixtures.sample_rate, names, progress)
+    return Scores.of(clips, mixtures.snr_db)
 
 
 class _Mixture(NamedTuple):

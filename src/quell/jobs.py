@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from quell.decoding import Decoded, Samples, decode, decode_pair
-from quell.pairs import partners
-from quell.recordings import CorpusConfig, Kind, Recording
+from quell.recordings import CorpusConfig, Kind, Recording, partners
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
 DECODER = 1

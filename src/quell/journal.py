@@ -9,14 +9,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.settings import Mix
-
-if TYPE_CHECKING:
-    from quell.batch import Job
+from quell.settings import Job, Mix
 
 JOURNAL = ".quell-denoise.jsonl"
 

@@ -6,21 +6,27 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quell.audio import FloatArray
-from quell.colour import OCTAVES, coloured
-from quell.config import MixingConfig, weights_objection
-from quell.corpus import Clip, Split
-from quell.denoiser import rms
-from quell.effects import CLIP_DB, CODECS, COMPRESSION, LOWEST_EDGE_HZ, band_limited, clipped, coded
+from quell.config import MixingConfig, TrainingConfig, weights_objection
+from quell.corpus import Clip, Corpus, Split
+from quell.effects import (
+    CLIP_DB,
+    CODECS,
+    COMPRESSION,
+    LOWEST_EDGE_HZ,
+    OCTAVES,
+    band_limited,
+    clipped,
+    coded,
+    coloured,
+    room_response,
+)
+from quell.levels import noise_gain, rms, speech_level
 
 SECOND_DB = 10.0  # that a second noise is softer at most
-FRAME_S = 0.02
-ACTIVE_DB = 25.0  # below the loudest frame: no speech
 
 
 class Mixtures(NamedTuple):
@@ -29,41 +35,6 @@ class Mixtures(NamedTuple):
     noisy: Tensor
     clean: Tensor
     level: Tensor
-
-
-def noise_gain(clean: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
-    """Factor for `noise` that puts `clean` snr_db above it, energies over the whole signal.
-
-    A silent clean signal gives 0, and silent noise stays silent.
-
-    Shape:
-        clean, noise: (B, T); snr_db: (B, 1), dB. Returns (B, 1).
-    """
-    return rms(clean) / rms(noise).clamp_min(1e-8) * 10 ** (-snr_db / 20)
-
-
-def speech_level(clean: Tensor, sample_rate: int) -> Tensor:
-    """Root mean square of speech where there is some: of the frames that are at most ACTIVE_DB below the loudest one.
-
-    As ITU-T P.56 has it, but for its envelope, whose hangover counts short pauses as speech; of silence 0.
-
-    Shape:
-        clean: (B, T). Returns (B, 1).
-    """
-    frame = min(round(FRAME_S * sample_rate), clean.shape[1])
-    whole = clean[:, : clean.shape[1] // frame * frame]
-    powers = whole.unflatten(1, (-1, frame)).square().mean(2)
-    active = powers >= powers.amax(1, keepdim=True) * 10 ** (-ACTIVE_DB / 10)
-    level: Tensor = ((powers * active).sum(1, keepdim=True) / active.sum(1, keepdim=True)).sqrt()
-    return level
-
-
-def room_response(recorded: FloatArray) -> FloatArray:
-    """An impulse response that neither delays nor amplifies: it begins with its peak, the direct sound, and has an
-    energy of 1. Shape: (T,), shortened at the beginning."""
-    direct = recorded[int(np.abs(recorded).argmax()) :]
-    unit: FloatArray = direct / np.sqrt(np.square(direct).sum())
-    return unit
 
 
 class MixtureSampler:
@@ -227,3 +198,9 @@ class _Pool:
     def choose(self, uniform: Tensor) -> Tensor:
         """Indices of clips, shape of `uniform`, whose values lie in [0, 1)."""
         return torch.searchsorted(self.upto, uniform, right=True).clamp_max(len(self.upto) - 1)
+
+
+def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:
+    """What draws the mixtures of a training, on the generator's device."""
+    segment = round(config.segment_s * corpus.sample_rate)
+    return MixtureSampler(corpus.splits["train"], segment, corpus.sample_rate, generator, config)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ import torch
 from torch import Tensor
 
 from quell.blocks import Blocks, span
-from quell.denoiser import rms
 from quell.errors import ExportError
-
-METADATA = "quell.json"
+from quell.levels import rms
+from quell.torchscript import METADATA, quiet
 
 
 @dataclass(frozen=True)
@@ -160,12 +157,3 @@ def _onnx(path: Path) -> OnnxModel:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
     return OnnxModel(int(metadata["sample_rate"]), metadata, Blocks(**metadata["blocks"]), session)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Quiet about TorchScript's deprecation (torch 2.13, no date): its files are what older torch and C++ load."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
-        yield

@@ -7,6 +7,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from quell.config import OPTIMISERS, TrainingConfig
+from quell.denoiser import Denoiser
+
 # Of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -82,3 +85,18 @@ def muon_groups(module: nn.Module) -> list[Group]:
             plain.append(part.weight)
     plain = [weight for weight in plain if min(weight.flatten(1).shape) >= SMALLEST]
     return [Group(params=weights, gates=gates) for gates, weights in ((1, plain), (3, gated)) if weights]
+
+
+def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """What moves the weights; each of them has one.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if config.optimiser not in OPTIMISERS:
+        raise ValueError(f"optimiser: {config.optimiser!r}, expected one of {', '.join(OPTIMISERS)}")
+    groups = muon_groups(denoiser) if config.optimiser == "muon" else []
+    matrices = {weight for group in groups for weight in group["params"]}
+    others = [weight for weight in denoiser.parameters() if weight not in matrices]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=1e-2)]
+    return [*found, Muon(groups, lr=config.learning_rate)] if groups else found

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quell import audio
 from quell.audio import FloatArray
-
-if TYPE_CHECKING:
-    from quell.recordings import Recording
 
 LONGEST_LAG_S = 0.5  # that one may begin before the other
 CORRELATED = 1 << 18  # samples at once
@@ -85,26 +80,3 @@ def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:
         AudioError: one of them cannot be read.
     """
     return align(audio.read_mono(noisy, sample_rate), audio.read_mono(clean, sample_rate), sample_rate)
-
-
-def stem(path: str) -> str:
-    """What a noisy recording and its clean version have in common: the path without suffix."""
-    return str(PurePosixPath(path).with_suffix(""))
-
-
-def partners(recordings: Iterable[Recording]) -> list[tuple[Recording, Recording]]:
-    """(noisy, clean) recordings of the same path but for the suffix."""
-    sides: dict[str, dict[str, Recording]] = {"clean": {}, "noisy": {}}
-    for recording in recordings:
-        if recording.kind in sides:
-            sides[recording.kind].setdefault(stem(recording.path), recording)
-    return [(noisy, sides["clean"][name]) for name, noisy in sides["noisy"].items() if name in sides["clean"]]
-
-
-def alone(recordings: Iterable[Recording]) -> list[Recording]:
-    """Noisy and clean recordings without a partner, where there are noisy ones at all."""
-    listed = [recording for recording in recordings if recording.kind in ("clean", "noisy")]
-    if all(recording.kind == "clean" for recording in listed):
-        return []
-    paired = {recording.name for pair in partners(listed) for recording in pair}
-    return [recording for recording in listed if recording.name not in paired]

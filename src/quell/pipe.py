@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from quell import audio
+from quell import audio, writer
 from quell.enhance import transfer
 from quell.errors import AudioError
 from quell.model import Model
@@ -79,7 +79,7 @@ def _denoise(recording: audio.Recording, made: Path, model: Model, mix: Mix | No
         done += more
         move(done, came)
 
-    with audio.writing(made, recording.stored, recording.channels) as append:
+    with writer.writing(made, recording.stored, recording.channels) as append:
         return transfer(recording, model, append, mix, moved)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -12,10 +13,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OWN_GROUPS = Path("/proc/self/cgroup")  # the control groups of this process
+GROUPS = Path("/sys/fs/cgroup")
 
 
 def pool(processes: int, begin: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
@@ -64,3 +69,28 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def cores() -> int:
+    """How many cores this process may use, at least 1: its affinity where the system has one, and a container's quota
+    of CPU time."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(found, math.ceil(_cpu_quota())))
+
+
+def _cpu_quota() -> float:
+    """Cores' worth of CPU time that the control groups (version 2) of this process allow, infinite without a limit."""
+    try:
+        own = OWN_GROUPS.read_text().rpartition("::/")[2].strip()
+    except OSError:  # no Linux
+        return math.inf
+    group = GROUPS / own
+    return min(_quota_of(folder) for folder in (group, *group.parents) if folder.is_relative_to(GROUPS))
+
+
+def _quota_of(group: Path) -> float:
+    try:
+        allowed, period = (group / "cpu.max").read_text().split()  # microseconds; "max" without a limit
+        return float(allowed) / float(period)
+    except (OSError, ValueError):
+        return math.inf

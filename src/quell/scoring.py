@@ -6,20 +6,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from quell import metrics
 from quell.audio import FloatArray
-from quell.denoiser import Denoiser, rms
 from quell.processes import pool
-from quell.spectrogram import magnitude
-
-if TYPE_CHECKING:
-    from quell.heldout import EvaluationSet
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
 Job = Callable[[], metrics.ClipScore]  # a function of a module with its arguments: it goes to another process
@@ -91,26 +84,6 @@ class Scorer:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def score(
-        self,
-        denoise: Callable[[torch.Tensor], torch.Tensor],
-        mixtures: EvaluationSet,
-        names: tuple[str, ...] | None = None,
-        device: torch.device | None = None,
-        progress: Progress | None = None,
-    ) -> Scores:
-        """Metrics of `denoise`, which maps (1, T) to (1, T), over a set; all available ones unless named.
-
-        What `progress` raises ends the scoring and comes through.
-        """
-        names = metrics.available(mixtures.sample_rate) if names is None else names
-        with torch.inference_mode():
-            estimates = (
-                denoise(torch.from_numpy(noisy)[None].to(device))[0].float().cpu().numpy() for noisy in mixtures.noisy
-            )
-            clips = self.score_clips(estimates, mixtures.clean, mixtures.sample_rate, names, progress)
-        return Scores.of(clips, mixtures.snr_db)
-
     def score_clips(
         self,
         estimates: Iterable[FloatArray],
@@ -149,19 +122,3 @@ class Scorer:
                 future.cancel()
             raise
         return [future.result() for future in pending]
-
-
-@torch.inference_mode()
-def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
-    """Intersection over union of the clean spectrogram and the estimated one, both binarised in the middle of the
-    representation's scale; the mean over the clips, 0 to 1."""
-    represent = denoiser.target.representation
-    values = []
-    for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
-        signals = torch.from_numpy(np.stack([noisy, clean]))
-        spectra = denoiser.spectrogram(signals / rms(signals[:1]))
-        found, _ = denoiser.estimate(spectra[:1])
-        estimate = represent(found.clean.clamp_min(denoiser.floor))[0].numpy()
-        target = represent(magnitude(spectra[1])).numpy()
-        values.append(metrics.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
-    return float(np.mean(values))

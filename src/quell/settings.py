@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from quell import audio
+from quell.errors import AudioError
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,31 @@ class Report:
     seconds: float
     peak: float  # full scale is 1
     limited: int  # samples beyond what the format holds
+
+
+Progress = Callable[[float, float], None]  # seconds of sound done, seconds in all
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to denoise and where the result goes."""
+
+    source: Path
+    target: Path
+
+
+class Done(NamedTuple):
+    """A job that ended: with a report, or with what is wrong with its file."""
+
+    job: Job
+    report: Report | None
+    error: AudioError | None
+
+
+def seconds(path: Path) -> float:
+    """Length of a recording; 0 where it does not say. What is wrong with it is said when it is its turn."""
+    try:
+        recording = audio.Recording(path)
+    except Exception:
+        return 0.0
+    return recording.frames / recording.stored.sample_rate

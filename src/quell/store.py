@@ -18,8 +18,8 @@ from quell import audio, jobs
 from quell.corpus import Clip, Corpus, open_store
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.pairs import alone
-from quell.recordings import CorpusConfig, Kind, Progress, Recording, leaks, scan
+from quell.recordings import CorpusConfig, Kind, Progress, Recording, alone
+from quell.scan import leaks, scan
 from quell.splits import SPLITS, point
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quell.config import OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
+from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser, clean_spectrum
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
-from quell.mixing import Mixtures, MixtureSampler
-from quell.muon import Muon, muon_groups
+from quell.mixing import Mixtures, sampler
+from quell.muon import optimisers
 from quell.spectrogram import magnitude
 
 # The learning rate holds until this share of the budget and then falls to zero in a straight line.
@@ -33,12 +33,6 @@ FITTED_S = 128.0
 # A recurrence forwards goes on from the state that the mixture before left it in, but for this share of the mixtures,
 # which begin a signal: recordings are longer than segments.
 BEGINNINGS = 0.1
-
-
-def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:
-    """What draws the mixtures of a training, on the generator's device."""
-    segment = round(config.segment_s * corpus.sample_rate)
-    return MixtureSampler(corpus.splits["train"], segment, corpus.sample_rate, generator, config)
 
 
 class Trainer:
@@ -222,21 +216,6 @@ class Trainer:
                 mine[name].lerp_(value, weight)
             else:
                 mine[name].copy_(value)
-
-
-def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """What moves the weights; each of them has one.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if config.optimiser not in OPTIMISERS:
-        raise ValueError(f"optimiser: {config.optimiser!r}, expected one of {', '.join(OPTIMISERS)}")
-    groups = muon_groups(denoiser) if config.optimiser == "muon" else []
-    matrices = {weight for group in groups for weight in group["params"]}
-    others = [weight for weight in denoiser.parameters() if weight not in matrices]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=1e-2)]
-    return [*found, Muon(groups, lr=config.learning_rate)] if groups else found
 
 
 def native_bfloat16(device: torch.device) -> bool:

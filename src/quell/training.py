@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell.atomic import replacing
+from quell import metrics
+from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser
-from quell.errors import CheckpointError
-from quell.heldout import EvaluationSet
-from quell.scoring import Progress, Scorer, Scores, spectrogram_iou
+from quell.heldout import EvaluationSet, score_denoiser
+from quell.levels import rms
+from quell.scoring import Progress, Scorer, Scores
+from quell.spectrogram import magnitude
 from quell.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.
 RUNG_MIXTURES = 32
-# Training that a killed process may lose, seconds.
-CHECKPOINT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,14 @@ def train(
         _advance(trainer, config.steps(hours), hours_per_step, on_step, stored)
         if hours not in stored.reached:
             stored.save()
-            scores = scorer.score(trainer.averaged, few, (metric,), device, on_score)
+            scores = score_denoiser(scorer, trainer.averaged, few, (metric,), device, on_score)
             stored.reached[hours] = scores.values[metric].tolist()
             stored.save()
         if on_rung is not None:
             on_rung(hours, np.array(stored.reached[hours]))
     _advance(trainer, trainer.total, hours_per_step, on_step, stored)
     stored.save()
-    scores = scorer.score(trainer.averaged, validation, device=device, progress=on_score)
+    scores = score_denoiser(scorer, trainer.averaged, validation, device=device, progress=on_score)
     if on_rung is not None:
         on_rung(config.rungs_audio_hours[-1], scores.values[metric])
     share = trainer.data_seconds / max(trainer.seconds, 1e-9)
@@ -115,44 +113,17 @@ def _advance(
             stored.save()
 
 
-class _Checkpoint:
-    """A trainer's file, or nothing at all without a path; `reached` holds the clips' scores at the rungs behind it."""
-
-    def __init__(self, path: Path | None, trainer: Trainer) -> None:
-        self.path = path
-        self.trainer = trainer
-        self.reached: dict[float, list[float]] = {}
-        self.saved = time.monotonic()
-        if path is not None and path.exists():
-            self._load(path)
-
-    def save(self) -> None:
-        self.saved = time.monotonic()
-        if self.path is not None:
-            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.snapshot()}
-            with replacing(self.path) as partial:
-                torch.save(content, partial)
-
-    def _load(self, path: Path) -> None:
-        needed = "expected a checkpoint of this training; remove it to begin anew"
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch.load checks no sums (2.13): damaged weights would pass
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(damaged)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if content["of"] == self._owner():
-                self.reached = content["reached"]
-                self.trainer.take_up(content["state"])
-                return
-        except Exception as error:  # torch.load raises whatever the bytes make it raise
-            raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error
-        raise CheckpointError(f"{path}: another configuration, {needed}")
-
-    def _owner(self) -> dict[str, Any]:
-        trainer = self.trainer
-        return {
-            "model": asdict(trainer.model),
-            "training": asdict(trainer.config),
-            "device": trainer.device.type,  # whose random numbers cannot be continued on another
-        }
+@torch.inference_mode()
+def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
+    """Intersection over union of the clean spectrogram and the estimated one, both binarised in the middle of the
+    representation's scale; the mean over the clips, 0 to 1."""
+    represent = denoiser.target.representation
+    values = []
+    for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
+        signals = torch.from_numpy(np.stack([noisy, clean]))
+        spectra = denoiser.spectrogram(signals / rms(signals[:1]))
+        found, _ = denoiser.estimate(spectra[:1])
+        estimate = represent(found.clean.clamp_min(denoiser.floor))[0].numpy()
+        target = represent(magnitude(spectra[1])).numpy()
+        values.append(metrics.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
+    return float(np.mean(values))

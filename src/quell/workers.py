@@ -19,13 +19,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quell import batch, shipped
+from quell import settings, shipped
 from quell.atomic import sweep
-from quell.batch import Done, Job
 from quell.errors import AudioError, ExportError
 from quell.journal import Journal
 from quell.processes import pool
-from quell.settings import Mix
+from quell.settings import Done, Job, Mix
 
 POLL_S = 0.2
 ATTEMPTS = 2  # a process that was killed by chance, for want of memory say, is not killed by the same file again
@@ -39,7 +38,7 @@ def denoise(
     model: Path | None,
     mix: Mix,
     processes: int,
-    progress: batch.Progress | None,
+    progress: settings.Progress | None,
     journal: Journal | None,
 ) -> Iterator[Done]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
@@ -254,7 +253,7 @@ def _probe(paths: Sequence[Path]) -> list[float]:
     with _busy(own.signs):
         for path in paths:
             own.signs.steps += 1
-            found.append(0.0 if own.stop.value else batch.seconds(path))
+            found.append(0.0 if own.stop.value else settings.seconds(path))
     return found
 
 
@@ -267,11 +266,13 @@ def _task(job: Job) -> Done | None:
         if own.stop.value:
             raise _Stopped
 
+    from quell.enhance import do
+
     _ready()
     if own.stop.value:
         return None
     with _busy(own.signs):
-        return batch.do(job, _model[0], own.mix, move)
+        return do(job, _model[0], own.mix, move)
     return None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio
+from quell import audio, writer
 from quell.audio import Format
 from quell.errors import AudioError
 from quell.resampling import Resampler
@@ -33,7 +33,7 @@ def level_db(signal, reference):
 def test_samples_come_back_as_they_were_written(tmp_path, container, subtype, step, channels):
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1_001, channels)).astype(np.float32)
     path = tmp_path / f"a.{container.lower()}"
-    audio.write(path, samples, Format(44_100, container, subtype))
+    writer.write(path, samples, Format(44_100, container, subtype))
     back, stored = audio.read(path)
     assert stored == Format(44_100, container, subtype)
     # libsndfile scales by 2 ** 15 - 1 on the way out and 2 ** 15 on the way in: one more step at full scale.
@@ -42,12 +42,12 @@ def test_samples_come_back_as_they_were_written(tmp_path, container, subtype, st
 
 
 def test_samples_of_one_axis_are_one_channel(tmp_path):
-    audio.write(tmp_path / "a.wav", tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
+    writer.write(tmp_path / "a.wav", tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
     np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], tone(440, 8_000, 100)[:, None])
 
 
 def test_integer_formats_are_limited_at_full_scale(tmp_path):
-    audio.write(tmp_path / "a.wav", np.float32([2.0, -3.0, 0.5]), Format(8_000, "WAV", "PCM_16"))
+    writer.write(tmp_path / "a.wav", np.float32([2.0, -3.0, 0.5]), Format(8_000, "WAV", "PCM_16"))
     assert audio.read(tmp_path / "a.wav")[0][:, 0].tolist() == pytest.approx([1, -1, 0.5], abs=2**-14)
 
 
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
 def test_names_that_are_no_text_are_read_and_written(tmp_path):
     path = tmp_path / os.fsdecode(b"not\xff\xfetext\n.wav")
-    audio.write(path, tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
+    writer.write(path, tone(440, 8_000, 100), Format(8_000, "WAV", "FLOAT"))
     np.testing.assert_array_equal(audio.read(path)[0], tone(440, 8_000, 100)[:, None])
 
 
@@ -191,12 +191,12 @@ def test_what_nobody_records_is_refused(tmp_path, channels, rate):
 def test_a_format_that_comes_back_another_length_is_refused(tmp_path):
     # ADPCM fills up its last block: 500 samples of a file by others, whose blocks were shorter.
     with pytest.raises(AudioError, match=r"a\.wav: comes back as .* 1012, .* 500, .*, expected to write WAV/MS_ADPCM"):
-        audio.write(tmp_path / "a.wav", np.zeros(500, np.float32), Format(22_050, "WAV", "MS_ADPCM"))
+        writer.write(tmp_path / "a.wav", np.zeros(500, np.float32), Format(22_050, "WAV", "MS_ADPCM"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_whoever_writes_is_not_taken_for_one_of_the_file(tmp_path):
-    with pytest.raises(ValueError, match="mine"), audio.writing(tmp_path / "a.wav", Format(8_000, "WAV", "FLOAT"), 1):
+    with pytest.raises(ValueError, match="mine"), writer.writing(tmp_path / "a.wav", Format(8_000, "WAV", "FLOAT"), 1):
         raise ValueError("mine")
     assert list(tmp_path.iterdir()) == []
 
@@ -229,7 +229,7 @@ def test_samples_that_are_no_numbers_are_counted(tmp_path):
 
 def test_a_format_that_cannot_hold_the_rate_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'a.opus'}: ") + ".*OGG/OPUS at 44100 Hz"):
-        audio.write(tmp_path / "a.opus", np.zeros(100, np.float32), Format(44_100, "OGG", "OPUS"))
+        writer.write(tmp_path / "a.opus", np.zeros(100, np.float32), Format(44_100, "OGG", "OPUS"))
     with pytest.raises(AudioError, match=re.escape(f"{tmp_path / 'none' / 'a.wav'}: ") + ".*WAV/PCM_16 at 8000 Hz"):
-        audio.write(tmp_path / "none" / "a.wav", np.zeros(100, np.float32), Format(8_000, "WAV", "PCM_16"))
+        writer.write(tmp_path / "none" / "a.wav", np.zeros(100, np.float32), Format(8_000, "WAV", "PCM_16"))
     assert list(tmp_path.iterdir()) == []

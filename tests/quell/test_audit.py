@@ -14,7 +14,8 @@ import soundfile
 from quell import audio
 from quell.audit import audit, without
 from quell.errors import CorpusError
-from quell.recordings import CorpusConfig, find
+from quell.recordings import CorpusConfig
+from quell.scan import find
 from quell.splits import SPLITS
 
 RATE = 16_000

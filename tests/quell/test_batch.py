@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from quell import batch, enhance
-from quell.batch import Job, run
+from quell.batch import run
 from quell.errors import AudioError
-from quell.settings import Mix
+from quell.settings import Job, Mix
 
 MIX = Mix()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quell.colour import OCTAVES, coloured, octaves
+from quell.effects import OCTAVES, coloured, octaves
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS, DenoiserConfig
-from quell.denoiser import Denoiser, load_weights, rms, save_weights
+from quell.denoiser import Denoiser, load_weights, save_weights
 from quell.errors import ExportError
+from quell.levels import rms
 
 MEANINGS = [
     {"representation": representation, "target": target, "output": output}

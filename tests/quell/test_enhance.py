@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from quell import audio, export
+from quell import audio, config, export
 from quell.blocks import Blocks
 from quell.enhance import denoise, denoised, enhance_file
 from quell.errors import AudioError
@@ -94,8 +94,8 @@ def test_pieces_of_any_size_give_what_one_pass_gives(tiny_denoiser, tmp_path, se
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     denoiser = tiny_denoiser(seed=3, **settings)
-    export.export(denoiser, tmp_path / f"model{export.FORMATS[kind]}", {}, kind)
-    model = load(tmp_path / f"model{export.FORMATS[kind]}")
+    export.export(denoiser, tmp_path / f"model{config.FORMATS[kind]}", {}, kind)
+    model = load(tmp_path / f"model{config.FORMATS[kind]}")
     length = 2 * model.blocks.block + 2 * model.blocks.context + 321
     waveform = 0.1 * np.random.default_rng(4).standard_normal((length, 2)).astype(np.float32)
     waveform *= np.linspace(0.01, 1, length, dtype=np.float32)[:, None]

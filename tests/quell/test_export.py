@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from quell import export
+from quell import export, torchscript
 from quell.blocks import blocks_of
 from quell.errors import ExportError
-from quell.export import BlockDenoiser
-from quell.model import METADATA, load
+from quell.model import load
+from quell.torchscript import METADATA, BlockDenoiser
 
 # One sample, 0.1 s, and a length that no hop divides.
 LENGTHS = (1, 800, 8_001)
@@ -106,7 +106,7 @@ def test_blocks_of_a_drawn_denoiser_give_what_one_pass_gives(tiny_denoiser, draw
 @torch.inference_mode()
 def test_scripted_and_frozen_a_drawn_denoiser_stays_what_it_is(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(number))
-    scripted = export.freeze(denoiser)
+    scripted = torchscript.freeze(denoiser)
     for shape in ((2, 1_501), (1, 1)):
         # Folding BatchNorm into convolutions rounds anew
         assert relative_gap(scripted(noisy(*shape)), denoiser(noisy(*shape))) <= 1e-5

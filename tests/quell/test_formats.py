@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from quell import audio, export
+from quell import audio, export, writer
 from quell.audio import Format
 from quell.blocks import Blocks
 from quell.enhance import enhance_file
@@ -133,7 +133,7 @@ def test_what_is_louder_than_a_format_holds_is_limited_and_never_wraps(tmp_path,
 @pytest.mark.parametrize(("suffix", "container", "subtype"), COMMON[-1:] + OTHERS[-2:])
 def test_lossy_formats_survive_levels_that_end_their_encoders(tmp_path, suffix, container, subtype, stored):
     samples = np.full((9_000, 1), 1e6, np.float32)
-    audio.write(tmp_path / f"a.{suffix}", samples, Format(8_000, container, subtype))
+    writer.write(tmp_path / f"a.{suffix}", samples, Format(8_000, container, subtype))
     assert stored(tmp_path / f"a.{suffix}")[:3] == (8_000, 1, 9_000)
 
 
@@ -184,7 +184,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, container, sub
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))  # as a full disk, but for the reason
         try:
             with pytest.raises(AudioError, match=rf"a\.{suffix}: .*, expected to write {container}/{subtype}"):
-                audio.write(path, noise(60_000), Format(16_000, container, subtype))
+                writer.write(path, noise(60_000), Format(16_000, container, subtype))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from quell import batch
-from quell.batch import Job, run
+from quell.batch import run
 from quell.errors import AudioError, ExportError
 from quell.journal import JOURNAL, Journal, how
-from quell.settings import Mix
+from quell.settings import Job, Mix
 
 MIX = Mix()
 

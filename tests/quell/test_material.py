@@ -11,8 +11,7 @@ import soundfile
 
 from quell import audio, dnsmos, metrics
 from quell.errors import AudioError, CorpusError
-from quell.folders import pair_up
-from quell.material import BIN_DB, MOST_DB, Mixtures, Pairs, Recordings
+from quell.material import BIN_DB, MOST_DB, Mixtures, Pairs, Recordings, pair_up
 
 
 def still(done, of):

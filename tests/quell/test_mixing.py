@@ -9,8 +9,9 @@ from scipy.signal import fftconvolve
 
 from quell.config import MixingConfig
 from quell.corpus import Clip, Split
-from quell.denoiser import rms
-from quell.mixing import MixtureSampler, noise_gain, room_response, speech_level
+from quell.effects import room_response
+from quell.levels import noise_gain, rms, speech_level
+from quell.mixing import MixtureSampler
 
 RATE = 8_000
 

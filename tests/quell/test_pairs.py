@@ -13,8 +13,9 @@ from quell.audit import audit, without
 from quell.corpus import open_store
 from quell.errors import CorpusError
 from quell.heldout import evaluation_set
-from quell.pairs import MOST_DB, align, alone, measured_snr_db, partners
-from quell.recordings import CorpusConfig, Recording, find
+from quell.pairs import MOST_DB, align, measured_snr_db
+from quell.recordings import CorpusConfig, Recording, alone, partners
+from quell.scan import find
 from quell.splits import SPLITS
 from quell.store import prepare
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio
+from quell import audio, writer
 from quell.audio import ENCODINGS, Raw
 from quell.enhance import denoise
 from quell.errors import AudioError
@@ -33,7 +33,7 @@ def noise(length, channels=1):
 def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, loaded, encoding, rate, channels):
     raw = Raw(rate, channels, ENCODINGS[encoding])
     stored = audio.Format(rate, "RAW", raw.subtype, "LITTLE")
-    audio.write(tmp_path / "a.bin", noise(70_001, channels), stored)
+    writer.write(tmp_path / "a.bin", noise(70_001, channels), stored)
     content = (tmp_path / "a.bin").read_bytes()
     (tmp_path / "a.bin").unlink()
     out = io.BytesIO()

@@ -11,7 +11,8 @@ import pytest
 from sounds import ESC, recordings_of, tone, write
 
 from quell.errors import CorpusError
-from quell.recordings import CorpusConfig, find, leaks
+from quell.recordings import CorpusConfig
+from quell.scan import find, leaks
 from quell.splits import SPLITS
 from quell.store import prepare
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS
-from quell.denoiser import clean_spectrum, load_weights, rms, save_weights
+from quell.denoiser import clean_spectrum, load_weights, save_weights
+from quell.levels import rms
 from quell.representation import HIGHEST, Representation, Target
 from quell.spectrogram import FLOOR, Spectrogram, magnitude
 

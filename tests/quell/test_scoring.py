@@ -14,13 +14,15 @@ import torch
 from quell import heldout, metrics, scoring
 from quell.config import DenoiserConfig
 from quell.corpus import Corpus, open_store
-from quell.denoiser import Denoiser, Estimate, rms
+from quell.denoiser import Denoiser, Estimate
 from quell.errors import CorpusError
-from quell.heldout import EvaluationSet, evaluation_set
+from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
+from quell.levels import rms
 from quell.recordings import CorpusConfig
-from quell.scoring import Scorer, Scores, spectrogram_iou
+from quell.scoring import Scorer, Scores
 from quell.spectrogram import magnitude
 from quell.store import prepare
+from quell.training import spectrogram_iou
 
 SNRS = np.linspace(-5, 20, 6)
 
@@ -134,7 +136,7 @@ def test_first_is_the_beginning(validation):
 
 
 def test_the_noisy_input_scores_what_noisy_scores_say(validation, scorer):
-    found = scorer.score(lambda noisy: noisy, validation, ("pesq", "stoi", "si_sdr"))
+    found = score_denoiser(scorer, lambda noisy: noisy, validation, ("pesq", "stoi", "si_sdr"))
     for name, values in found.values.items():
         assert values.tolist() == validation.noisy_scores.values[name].tolist()
     assert found.failures == validation.noisy_scores.failures == 0
@@ -144,13 +146,13 @@ def test_the_noisy_input_scores_what_noisy_scores_say(validation, scorer):
 
 
 def test_silence_scores_worst_and_every_clip_counts_as_failed(validation, scorer):
-    found = scorer.score(torch.zeros_like, validation)
+    found = score_denoiser(scorer, torch.zeros_like, validation)
     assert found.means() == metrics.WORST
     assert found.failures == 6 * len(metrics.WORST)
 
 
 def test_scoring_processes_never_import_torch(validation, scorer):
-    scorer.score(lambda noisy: noisy, validation.first(1), ("stoi",))
+    score_denoiser(scorer, lambda noisy: noisy, validation.first(1), ("stoi",))
     loaded = scorer._pool.submit(eval, "sorted(__import__('sys').modules)").result()
     assert "quell.metrics" in loaded
     assert "torch" not in loaded
@@ -168,10 +170,12 @@ def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(v
 
     made = []
     with pytest.raises(InterruptedError):
-        scorer.score(lambda noisy: made.append(noisy) or noisy, validation, ("pesq",), progress=move)
+        score_denoiser(scorer, lambda noisy: made.append(noisy) or noisy, validation, ("pesq",), progress=move)
     assert len(made) == min(at, 6)
     whole = []
-    found = scorer.score(lambda noisy: noisy, validation, ("pesq",), progress=lambda *moved: whole.append(moved))
+    found = score_denoiser(
+        scorer, lambda noisy: noisy, validation, ("pesq",), progress=lambda *moved: whole.append(moved)
+    )
     assert found.values["pesq"].tolist() == validation.noisy_scores.values["pesq"].tolist()
     assert len(whole) == 12 and whole[-1] == (6, 6) and whole == sorted(whole)
 

@@ -10,11 +10,10 @@ import soundfile
 
 import quell
 from quell import batch, enhance, shipped
-from quell.batch import Job
 from quell.errors import ExportError
 from quell.export import export
 from quell.model import load
-from quell.settings import Mix
+from quell.settings import Job, Mix
 
 MOST_BYTES = 4.5e6
 RATES = [rate for rate, name in shipped.FILES.items() if (shipped.FOLDER / name).exists()]

@@ -22,7 +22,8 @@ from quell.corpus import open_store
 from quell.decoding import decode
 from quell.digests import Digests
 from quell.errors import AudioError, CorpusError
-from quell.recordings import CorpusConfig, find, scan
+from quell.recordings import CorpusConfig
+from quell.scan import find, scan
 from quell.splits import SPLITS
 from quell.store import fingerprint, prepare
 

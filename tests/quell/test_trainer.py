@@ -15,8 +15,8 @@ from torch import nn
 
 from quell import trainer as trainer_module
 from quell.config import FIX_GAIN, OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
-from quell.denoiser import rms
 from quell.errors import TrainingError
+from quell.levels import rms
 from quell.losses import Loss
 from quell.mixing import Mixtures
 from quell.spectrogram import magnitude

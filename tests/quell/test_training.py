@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from quell import metrics, training
+from quell import checkpoint, metrics, training
 from quell import trainer as trainer_module
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.errors import CheckpointError, TrainingError
 from quell.losses import Loss
-from quell.scoring import Scores, spectrogram_iou
-from quell.training import train
+from quell.scoring import Scores
+from quell.training import spectrogram_iou, train
 
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
 # Steps of 4 x 0.5 s: 2 s of audio each; rungs after 2, 4 and 8 of them.
@@ -242,7 +242,7 @@ def test_a_training_killed_between_checkpoints_repeats_the_steps_since_the_last(
 def test_within_a_minute_a_checkpoint_is_written_at_rungs_alone(go_on, tmp_path):
     path, found = tmp_path / "trial.pt", []
     go_on(on_step=lambda *_: found.append(torch.load(path)["state"]["counts"][0] if path.exists() else 0))
-    assert training.CHECKPOINT_S == 60
+    assert checkpoint.CHECKPOINT_S == 60
     assert found == [0, 0, 2, 2, 4, 4, 4, 4]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 
 from quell import workers
-from quell.batch import Job, run
+from quell.batch import run
 from quell.errors import AudioError, ExportError
-from quell.settings import Mix
+from quell.settings import Job, Mix
 
 # A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
 # written; as often as its last suffix but one says. Spawned processes import it.

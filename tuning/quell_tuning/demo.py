@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from quell import audio, metrics
+from quell import audio, metrics, writer
 from quell.corpus import Corpus
 from quell.enhance import enhance_file
 from quell.heldout import evaluation_set
@@ -59,8 +59,8 @@ def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clea
         mixtures = evaluation_set(corpus, "test", 6, spec.corpus.snr_db, spec.study.seed, scorer)
     stored = audio.Format(corpus.sample_rate, "WAV", "PCM_16")
     chosen = int(np.argsort(mixtures.snr_db)[2])  # of the six SNRs the third lowest: 5 dB in the demo
-    audio.write(noisy, mixtures.noisy[chosen], stored)
-    audio.write(clean, mixtures.clean[chosen], stored)
+    writer.write(noisy, mixtures.noisy[chosen], stored)
+    writer.write(clean, mixtures.clean[chosen], stored)
     return f"{mixtures.labels[chosen]} at {mixtures.snr_db[chosen]:g} dB SNR"
 
 

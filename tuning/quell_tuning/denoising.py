@@ -16,6 +16,7 @@ from quell import audio, batch, shipped
 from quell.atomic import replacing
 from quell.errors import AudioError
 from quell.journal import Journal, how
+from quell.processes import cores
 from quell.settings import Mix, Report
 from quell_tuning import progress
 from quell_tuning.errors import Interrupted
@@ -53,7 +54,7 @@ def files(
         def moved(done: float, total: float) -> None:
             move(round(done), round(total))
 
-        with closing(batch.run(plan.jobs, model, mix, processes or batch.cores(), moved, plan.journal)) as ended:
+        with closing(batch.run(plan.jobs, model, mix, processes or cores(), moved, plan.journal)) as ended:
             for done in ended:
                 if done.error is not None:
                     failed += 1

@@ -18,9 +18,8 @@ from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.baselines import System
 from quell.corpus import Corpus
-from quell.folders import pair_up
 from quell.heldout import evaluation_set
-from quell.material import Material, Mixtures, Pairs, Recordings
+from quell.material import Material, Mixtures, Pairs, Recordings, pair_up
 from quell.scoring import Job, Progress, Scorer, Scores
 from quell_tuning import progress
 from quell_tuning.errors import TuningError
@@ -70,7 +69,7 @@ def of_folders(noisy: Path, clean: Path | None, console: Console) -> Material:
     """The recordings of a folder, with or without their clean versions; all are read once.
 
     Raises:
-        AudioError, CorpusError: as `quell.folders.pair_up` and `quell.material.Pairs`.
+        AudioError, CorpusError: as `quell.material.pair_up` and `quell.material.Pairs`.
         PackageError: DNSMOS is not installed.
     """
     if clean is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +14,15 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 import quell
+from quell.config import FORMATS
 from quell.corpus import Corpus, open_store
 from quell.cost import Cost, cost, measured
 from quell.denoiser import load_weights
 from quell.errors import CorpusError
-from quell.export import FORMATS, export
+from quell.export import export
+from quell.heldout import score_denoiser
 from quell.model import Model, load
+from quell.processes import cores
 from quell.scoring import Scorer, Scores
 from quell_tuning import card, progress
 from quell_tuning.errors import StudyNotFound
@@ -117,9 +119,10 @@ def _corpus(study: optuna.Study, runs: Runs) -> Corpus | None:
 
 def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> Validation:
     spec = restore(study.user_attrs["spec"], study.study_name)
-    with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.bar("scoring the exported file", console) as move:
+    with Scorer(cores()) as scorer, progress.bar("scoring the exported file", console) as move:
         mixtures = validation_set(spec, corpus, scorer)
-        return Validation(mixtures.noisy_scores, scorer.score(model, mixtures, progress=move), mixtures.labels)
+        scores = score_denoiser(scorer, model, mixtures, progress=move)
+        return Validation(mixtures.noisy_scores, scores, mixtures.labels)
 
 
 def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from quell.corpus import Corpus
 from quell.errors import CorpusError
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.store import prepare
 from quell_tuning import progress
@@ -131,4 +132,4 @@ class Place:
         """
         config = self.corpus_config(spec, console).without(skipped)
         with progress.bar("decoding recordings", console) as move:
-            return prepare(config, self.runs.corpora, move, len(os.sched_getaffinity(0)))
+            return prepare(config, self.runs.corpora, move, cores())

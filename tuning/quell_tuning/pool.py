@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quell.processes import cores
 from quell_tuning.budget import Slots
 from quell_tuning.errors import WorkerError
 from quell_tuning.overseer import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
@@ -77,7 +78,7 @@ class Pool(Overseer):
             worker.process = self._launch(worker)
 
     def _launch(self, worker: _Worker) -> subprocess.Popen[bytes]:
-        threads = max(1, len(os.sched_getaffinity(0)) // len(self._workers))
+        threads = max(1, cores() // len(self._workers))
         environment = {
             **os.environ,
             **self.environment,

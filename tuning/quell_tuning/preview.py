@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quell import audio
+from quell import writer
 from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.corpus import Corpus
@@ -31,7 +31,7 @@ def preview(
     Raises:
         AudioError: a file of that name is there, or the folder cannot be written.
     """
-    from quell.trainer import sampler
+    from quell.mixing import sampler
 
     drawn = sampler(spec.training_config(), corpus, torch.Generator().manual_seed(spec.study.seed))
     batches = [drawn.draw(1) for _ in range(count)]
@@ -58,7 +58,7 @@ def preview(
 
 
 def _write(path: Path, samples: FloatArray, sample_rate: int) -> None:
-    audio.write(path, samples, Format(sample_rate, "WAV", "PCM_16"))
+    writer.write(path, samples, Format(sample_rate, "WAV", "PCM_16"))
 
 
 def _snr_db(noisy: torch.Tensor, clean: torch.Tensor) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from quell.audit import Audit, audit, without
 from quell.errors import AudioError, CorpusError
+from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.store import home
 from quell_tuning import progress
@@ -36,7 +36,7 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
     if _checked_before(config, place):
         return known
     with progress.bar("reading recordings", console) as move:
-        found = audit(config, len(os.sched_getaffinity(0)), move)
+        found = audit(config, cores(), move)
     skipped = _skipped(found, console, skip_bad=skip_bad)
     mark = _mark(config.without(skipped), place)
     mark.parent.mkdir(parents=True, exist_ok=True)

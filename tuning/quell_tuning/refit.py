@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from rich.console import Console
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser
+from quell.processes import cores
 from quell.scoring import Scorer
 from quell.training import train
 from quell_tuning import progress
@@ -36,7 +36,7 @@ def refit(
     config = TrainingConfig(**training | {"rungs_audio_hours": (hours,)})
     checkpoint = runs.study(study.study_name) / f"refit-{trial.number:05d}.checkpoint"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.Trainings(console) as bars:
+    with Scorer(cores()) as scorer, progress.Trainings(console) as bars:
         trained = train(
             DenoiserConfig(**trial.user_attrs["denoiser"]),
             config,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from quell.processes import cores
 from quell_tuning import progress, study_file
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.runs import Runs
@@ -77,7 +77,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
         if trial.state == TrialState.PRUNED and len(found) == len(trial.intermediate_values):
             raise _Pruned
 
-    with Scorer(len(os.sched_getaffinity(0))) as scorer, progress.Trainings(log) as bars, suppress(_Pruned):
+    with Scorer(cores()) as scorer, progress.Trainings(log) as bars, suppress(_Pruned):
         trained = train(
             DenoiserConfig(**trial.user_attrs["denoiser"]),
             TrainingConfig(**training_of(trial)),

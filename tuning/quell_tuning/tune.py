@@ -16,6 +16,7 @@ from rich.console import Console
 
 from quell.config import weights_objection
 from quell.corpus import Corpus
+from quell.processes import cores
 from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
 from quell_tuning import confirm, pages, parts, progress, quarantine
@@ -83,7 +84,7 @@ class Tune:
         self._check_weights(corpus)
         storage = self.place.open_storage(create=True)
         with (
-            Scorer(len(os.sched_getaffinity(0))) as scorer,
+            Scorer(cores()) as scorer,
             progress.bar("scoring the noisy mixtures", self.console) as move,
         ):
             noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from quell.processes import cores
 from quell_tuning.options import (
     CorpusOption,
     JsonOption,
@@ -68,7 +68,7 @@ def evaluate(
     console = stderr()
     spec = None if study is None else load_spec(study)
     compared = contenders(models or [], None if spec is None else spec.corpus.sample_rate)
-    with Scorer(len(os.sched_getaffinity(0))) as scorer:
+    with Scorer(cores()) as scorer:
         if spec is None:
             material = evaluation.of_folders(cast(Path, noisy), clean, console)
         else:

@@ -1,12 +1,12 @@
 """Commands about recordings: corpus check, corpus preview, corpus get."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from quell.processes import cores
 from quell_tuning.options import CorpusOption, JsonOption, RunsOption, StudyFile, load_spec, stderr, stdout
 
 # Those of quell.public, which is imported only when something is downloaded.
@@ -33,7 +33,7 @@ def check(
     place = Place(Runs(runs), Runs(runs).storage_url, corpus)
     config = place.corpus_config(spec, console)
     with progress.bar("reading recordings", console) as move:
-        found = audit(config, len(os.sched_getaffinity(0)), move)
+        found = audit(config, cores(), move)
     state = corpus_report.summary(found)
     if as_json:
         print(json.dumps(state))

@@ -1,0 +1,61 @@
+"""The checkpoint of one training: written whole, read back, or refused."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quell.atomic import replacing
+from quell.errors import CheckpointError
+from quell.trainer import Trainer
+
+# Training that a killed process may lose, seconds.
+CHECKPOINT_S = 60.0
+
+
+class _Checkpoint:
+    """A trainer's file, or nothing at all without a path; `reached` holds the clips' scores at the rungs behind it."""
+
+    def __init__(self, path: Path | None, trainer: Trainer) -> None:
+        self.path = path
+        self.trainer = trainer
+        self.reached: dict[float, list[float]] = {}
+        self.saved = time.monotonic()
+        if path is not None and path.exists():
+            self._load(path)
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        if self.path is not None:
+            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.snapshot()}
+            with replacing(self.path) as partial:
+                torch.save(content, partial)
+
+    def _load(self, path: Path) -> None:
+        needed = "expected a checkpoint of this training; remove it to begin anew"
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load checks no sums (2.13): damaged weights would pass
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(damaged)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content["of"] == self._owner():
+                self.reached = content["reached"]
+                self.trainer.take_up(content["state"])
+                return
+        except Exception as error:  # torch.load raises whatever the bytes make it raise
+            raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error
+        raise CheckpointError(f"{path}: another configuration, {needed}")
+
+    def _owner(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return {
+            "model": asdict(trainer.model),
+            "training": asdict(trainer.config),
+            "device": trainer.device.type,  # whose random numbers cannot be continued on another
+        }

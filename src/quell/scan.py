@@ -1,0 +1,176 @@
+"""Folders to recordings: what is there, its group and split, and groups that leak between splits."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quell import audio
+from quell.errors import CorpusError
+from quell.recordings import FOLDERS, CorpusConfig, Kind, Recording, partners
+from quell.splits import SPLITS, group_of, split_groups
+
+
+def find(config: CorpusConfig) -> list[Recording]:
+    """Every recording with its group and split, sorted by kind and path. Nothing is opened.
+
+    Raises:
+        CorpusError: a folder that is missing or empty, a name without a group or a split, or too few groups.
+    """
+    found: list[Recording] = []
+    other: tuple[Kind, str] = ("noise", config.group_noise) if config.noisy is None else ("noisy", config.group_clean)
+    sides: tuple[tuple[Kind, str], ...] = (("clean", config.group_clean), other)
+    for kind, rule in sides:
+        folder = config.folder(kind)
+        if not folder.is_dir():
+            raise CorpusError(
+                f"{folder}: no such folder, expected the {kind} recordings; give --corpus or QUELL_CORPUS"
+            )
+        paths = [path.relative_to(folder) for path in audio.find(folder)]
+        paths = [path for path in paths if f"{kind}/{path.as_posix()}" not in config.skip]
+        if kind == "noise" and config.kinds:
+            paths = _of_kinds(folder, paths, config.kinds, config.splits == FOLDERS)
+        if not paths:
+            raise CorpusError(f"{folder}: no sound files, expected {kind} recordings (WAV, FLAC, Ogg, ...); add some")
+        found += _placed(kind, folder, paths, rule, config.splits)
+    if config.noisy is not None:
+        found = _as_partners(found)
+    return found + ([] if config.rooms is None else _rooms(config.rooms, config.skip))
+
+
+def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]:
+    """What `find` finds, with the digest of each file's bytes (`quell.digests`).
+
+    Raises:
+        AudioError: a file that cannot be read.
+        CorpusError: as `find`.
+    """
+    return [
+        replace(recording, digest=digest(config.folder(recording.kind) / recording.path)) for recording in find(config)
+    ]
+
+
+def leaks(recordings: Sequence[Recording]) -> dict[tuple[Kind, str], list[str]]:
+    """Groups that lie in more than one split, with these: what training hears would be scored on."""
+    splits: dict[tuple[Kind, str], set[str]] = {}
+    for recording in recordings:
+        if recording.kind == "noisy":  # where its clean version is
+            continue
+        splits.setdefault((recording.kind, recording.group), set()).add(recording.split)
+    return {
+        group: [name for name in SPLITS if name in found] for group, found in sorted(splits.items()) if len(found) > 1
+    }
+
+
+def _of_kinds(folder: Path, paths: Sequence[Path], kinds: Sequence[str], below: bool) -> list[Path]:
+    """The recordings of some kinds of noise, whose folders lie below those of the splits where there are such."""
+    found: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    for path in paths:
+        parts = path.parts[1:] if below else path.parts
+        if len(parts) > 1 and parts[0] in found:
+            found[parts[0]].append(path)
+    for kind, listed in found.items():
+        if not listed:
+            there = sorted({path.parts[-2] for path in paths if len(path.parts) > 1})
+            raise CorpusError(f"{folder}: no noise of the kind {kind!r}, expected its folder among {', '.join(there)}")
+    return [path for path in paths if any(path in listed for listed in found.values())]
+
+
+def _as_partners(recordings: Sequence[Recording]) -> list[Recording]:
+    """Noisy recordings in the groups and splits of the clean ones."""
+    clean = {noisy.name: clean for noisy, clean in partners(recordings)}
+    return [
+        replace(one, group=clean[one.name].group, split=clean[one.name].split) if one.name in clean else one
+        for one in recordings
+    ]
+
+
+def _placed(
+    kind: Kind, folder: Path, paths: Sequence[Path], rule: str, splits: Mapping[str, float] | str
+) -> list[Recording]:
+    if not isinstance(splits, str):
+        return _dealt(kind, folder, paths, rule, splits)
+    placed = _by_folders(folder, paths) if splits == FOLDERS else _by_list(folder, paths, Path(splits))
+    for name in SPLITS:
+        if name not in placed.values():
+            raise CorpusError(f"{folder}: no {kind} recordings for the {name} split, expected some; see {splits}")
+    # Below a folder that is a split, groups and categories are named as if it were not there.
+    short = {path: Path(*path.parts[1:]) if splits == FOLDERS else path for path in paths}
+    return [
+        Recording(kind, path.as_posix(), group_of(short[path], rule), _category(kind, short[path]), placed[path])
+        for path in paths
+    ]
+
+
+def _dealt(kind: Kind, folder: Path, paths: Sequence[Path], rule: str, shares: Mapping[str, float]) -> list[Recording]:
+    groups = {path: group_of(path, rule) for path in paths}
+    categories: dict[str, str] = {}
+    for path in paths:  # a group in two folders counts for the first: it must move as one
+        categories.setdefault(groups[path], _category(kind, path))
+    try:
+        assigned = split_groups(categories, shares)
+    except CorpusError as error:
+        raise CorpusError(f"{folder}: {error}") from None
+    return [
+        Recording(kind, path.as_posix(), groups[path], _category(kind, path), assigned[groups[path]]) for path in paths
+    ]
+
+
+def _category(kind: Kind, path: Path) -> str:
+    return path.parts[0] if kind == "noise" and len(path.parts) > 1 else ""
+
+
+def _by_folders(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
+    for path in paths:
+        if path.parts[0] not in SPLITS or len(path.parts) < 2:
+            raise CorpusError(
+                f"{folder / path}: not in a folder of a split, expected {', '.join(SPLITS)}; move it there, or change "
+                "corpus.splits"
+            )
+    return {path: path.parts[0] for path in paths}
+
+
+def _by_list(folder: Path, paths: Sequence[Path], table: Path) -> dict[Path, str]:
+    """Splits by the longest path in the table that a recording is, or lies below."""
+    listed = _read_list(table)
+    placed = {}
+    for path in paths:
+        whole = (folder / path).resolve()
+        row = next((listed[above] for above in (whole, *whole.parents) if above in listed), None)
+        if row is None:
+            raise CorpusError(f"{table}: nothing about {folder / path}, expected its split; add a row, or a folder's")
+        placed[path] = row
+    return placed
+
+
+def _read_list(table: Path) -> dict[Path, str]:
+    try:
+        with table.open(newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames is None or not {"path", "split"} <= set(rows.fieldnames):
+                raise CorpusError(f"{table}: columns {rows.fieldnames}, expected path and split; mend its first line")
+            listed: dict[Path, str] = {}
+            for row in rows:
+                path = (table.parent / (row["path"] or "")).resolve()
+                if row["split"] not in SPLITS:
+                    raise CorpusError(
+                        f"{table}: line {rows.line_num} has the split {row['split']!r}, expected {', '.join(SPLITS)}"
+                    )
+                if listed.setdefault(path, row["split"]) != row["split"]:
+                    raise CorpusError(
+                        f"{table}: {row['path']} in {listed[path]} and {row['split']}, expected one; take a row out"
+                    )
+            return listed
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{table}: {reason}, expected a CSV file with path and split; see corpus.splits") from None
+
+
+def _rooms(folder: Path, skip: frozenset[str]) -> list[Recording]:
+    names = [path.relative_to(folder).as_posix() for path in audio.find(folder)] if folder.is_dir() else []
+    names = [name for name in names if f"room/{name}" not in skip]
+    if not names:
+        raise CorpusError(f"{folder}: no room responses, expected a folder of impulse responses; take corpus.rooms out")
+    return [Recording("room", name, name, "", "train") for name in names]

@@ -1,0 +1,96 @@
+"""Writes sound files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from quell.atomic import replacing
+from quell.audio import _File, _reason
+from quell.errors import AudioError
+from quell.formats import Format
+from quell.resampling import FloatArray
+
+WRITE_BLOCK = 65_536  # samples of each channel
+MARGIN = 4_096  # bytes
+
+
+@contextmanager
+def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[FloatArray], None]]:
+    """A function that appends (n, C) samples to a new file; the final name appears only when the block ends well.
+
+    Samples beyond what the format holds (`Format.limit`) are limited.
+
+    Raises:
+        AudioError: the format cannot hold this, or the disk refuses.
+    """
+    count = 0
+
+    def append(samples: FloatArray) -> None:
+        nonlocal count
+        # libsndfile limits plain PCM only: µ-law and A-law are looked up behind the end of a table, ADPCM wraps.
+        limited = np.clip(samples, -stored.limit, stored.highest)
+        # Its Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
+        for start in range(0, len(limited), WRITE_BLOCK):
+            try:
+                file.write(limited[start : start + WRITE_BLOCK])
+            except AssertionError as error:  # soundfile's, when less was taken than given
+                raise OSError("less was written than there is; the disk may be full") from error
+        count += len(limited)
+
+    try:
+        with replacing(path) as partial:
+            partial.touch()  # libsndfile does not say what the system objected to
+            try:
+                with _new(partial, stored, channels) as file:
+                    yield append
+            except soundfile.SoundFileError:
+                _more(partial)
+                raise
+            _more(partial)  # nor always that it did
+            needed = (stored.sample_rate, channels, count, stored.container, stored.subtype)
+            found = needed if stored.container == "RAW" else _of(partial)
+            if found != needed:
+                raise OSError(f"comes back as {found}, written as {needed}")
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: {_reason(error)}, expected to write {stored}; choose another output") from error
+
+
+def _new(path: Path, stored: Format, channels: int) -> _File:
+    kind = {"subtype": stored.subtype, "endian": stored.endian, "format": stored.container}
+    try:
+        file = _File(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
+    except (TypeError, ValueError) as error:  # soundfile's, of formats that it does not know
+        raise OSError(str(error)) from error
+    for tag, text in stored.tags:
+        with suppress(soundfile.SoundFileError):  # not every container has every tag
+            setattr(file, tag, text)
+    return file
+
+
+def _more(path: Path) -> None:
+    """Raises OSError where a file cannot grow."""
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(bytes(MARGIN))
+    os.truncate(path, size)
+
+
+def _of(path: Path) -> tuple[int, int, int, str, str]:
+    with _File(os.fsencode(path)) as file:
+        return file.samplerate, file.channels, file.frames, file.format, file.subtype
+
+
+def write(path: Path, samples: FloatArray, stored: Format) -> None:
+    """Writes (T,) or (T, C) as `stored` says.
+
+    Raises:
+        AudioError: as `writing`.
+    """
+    with writing(path, stored, 1 if samples.ndim == 1 else samples.shape[1]) as append:
+        append(samples)
