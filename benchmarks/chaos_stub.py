@@ -21,13 +21,14 @@ from quell_tuning.budget import Budget
 from quell_tuning.checkpoints import Checkpoints
 from quell_tuning.errors import TuningError
 from quell_tuning.identity import worker_name
+from quell_tuning.lease import Running
 from quell_tuning.patience import PatientStorage
 from quell_tuning.place import Place
 from quell_tuning.pool import Pool
 from quell_tuning.runs import Runs
 from quell_tuning.shown import Shown
 from quell_tuning.study import load_study
-from quell_tuning.worker import Leave, Notice, Running, work
+from quell_tuning.worker import Leave, Notice, work
 from rich.console import Console
 
 from quell.atomic import replacing

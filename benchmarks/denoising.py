@@ -29,7 +29,7 @@ from quell_tuning.options import stderr
 from quell_tuning.systems import SHIPPED, contenders
 from rich.console import Console
 
-from quell import baselines, metrics
+from quell import baselines, comparison, metrics
 from quell.audio import FloatArray
 from quell.baselines import System
 from quell.corpus import Corpus
@@ -228,7 +228,7 @@ def main() -> None:
     systems = systems_of(given.model, given.baselines, corpus, console)
     with Scorer(cores()) as scorer:
         mixtures, material = material_of(given, corpus, scorer, console)
-        state = evaluation.summary(material, evaluation.compare(material, systems, scorer, console))
+        state = comparison.summary(material, evaluation.compare(material, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
     print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
     show(state, given.split)

@@ -28,8 +28,9 @@ import optuna
 import psutil
 from chaos_stub import STUDY
 from header import header
-from quell_tuning.budget import Budget, is_lost
+from quell_tuning.budget import Budget
 from quell_tuning.postgres_server import Cluster as Postgres
+from quell_tuning.ranking import is_lost
 from quell_tuning.storage import open_storage
 
 STUB = str(Path(__file__).with_name("chaos_stub.py"))

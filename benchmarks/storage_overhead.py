@@ -33,10 +33,10 @@ import sqlalchemy
 from quell_tuning import samplers
 from quell_tuning.budget import Budget
 from quell_tuning.identity import worker_name
-from quell_tuning.lease import Lease
+from quell_tuning.lease import Lease, Running
 from quell_tuning.postgres_server import Cluster
 from quell_tuning.storage import open_storage
-from quell_tuning.worker import Notice, Running
+from quell_tuning.worker import Notice
 
 STUDY = "overhead"
 TRIALS_EACH = 4  # of a worker; the first one is timed apart

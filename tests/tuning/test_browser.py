@@ -13,7 +13,7 @@ import optuna
 import pytest
 import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from quell_tuning.outcome import best_trials
+from quell_tuning.ranking import best_trials
 from quell_tuning.storage import open_storage
 
 PASSWORD = "open sesame"

@@ -15,9 +15,10 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from quell_tuning import budget as module
-from quell_tuning.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget, is_lost
+from quell_tuning.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
 from quell_tuning.lease import Lease
 from quell_tuning.patience import PatientStorage
+from quell_tuning.ranking import is_lost
 from quell_tuning.storage import open_storage
 
 PROCESSES = 3

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import confirm, exporting
+from quell_tuning import chosen_trial, confirm
 from quell_tuning.runs import Runs
 from rich.console import Console
 
@@ -214,9 +214,9 @@ def ranked(search: optuna.Study, repeated: optuna.Study) -> list[confirm.Confirm
 
 def test_the_confirmed_winners_best_seed_is_exported(search: optuna.Study, repeated: optuna.Study, runs: Runs) -> None:
     rows = ranked(search, repeated)
-    assert exporting.choose(search, runs).label == "trial 0 of s"
+    assert chosen_trial.choose(search, runs).label == "trial 0 of s"
     confirm.record(search, rows)
-    chosen = exporting.choose(search, runs)
+    chosen = chosen_trial.choose(search, runs)
     assert (chosen.study, chosen.trial.number, chosen.value) == ("s-confirm", 1, 2.95)
     assert chosen.label == "trial 1 of s-confirm, trial 1 with another seed, the best seed of the confirmed winner"
 
@@ -228,7 +228,7 @@ def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
     for value in (2.9, 2.8):
         end(repeated, value, of=0)
     confirm.record(search, confirm.ranking(search, repeated, 3))
-    chosen = exporting.choose(search, runs)
+    chosen = chosen_trial.choose(search, runs)
     assert (chosen.study, chosen.trial.number) == ("s", 0)
     assert chosen.label == "trial 0 of s, the best seed of the confirmed winner"
 
@@ -238,9 +238,9 @@ def test_a_better_trial_that_the_search_found_later_is_exported_instead(
 ) -> None:
     confirm.record(search, ranked(search, repeated))
     end(search, 2.95)  # between the two
-    assert exporting.choose(search, runs).study == "s-confirm"
+    assert chosen_trial.choose(search, runs).study == "s-confirm"
     later = end(search, 3.5)
-    chosen = exporting.choose(search, runs)
+    chosen = chosen_trial.choose(search, runs)
     assert (chosen.study, chosen.trial.number) == ("s", later)
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_is_asked_for_is_exported_whoever_won(
     search: optuna.Study, repeated: optuna.Study, runs: Runs
 ) -> None:
     confirm.record(search, ranked(search, repeated))
-    chosen = exporting.choose(search, runs, 0)
+    chosen = chosen_trial.choose(search, runs, 0)
     assert (chosen.study, chosen.trial.number) == ("s", 0)
 
 

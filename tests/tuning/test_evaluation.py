@@ -22,7 +22,7 @@ from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
-from quell import dnsmos, export, shipped
+from quell import comparison, dnsmos, export, shipped
 from quell.blocks import Blocks
 from quell.corpus import Corpus
 from quell.denoiser import Denoiser
@@ -96,7 +96,7 @@ def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: R
     for rate in (8_000, 16_000):
         material = evaluation.of_folders(*recordings(rate=rate), QUIET)
         compared = {"same": systems.as_system(identity(rate))}
-        state = evaluation.summary(material, evaluation.compare(material, compared, scorer, QUIET))
+        state = comparison.summary(material, evaluation.compare(material, compared, scorer, QUIET))
         assert state["noisy"] == state["denoised"]
         assert all(row["noisy"] == row["denoised"] for row in state["by_snr"])
         assert state["gain"] == dict.fromkeys(METRICS, (0.0, 0.0, 0.0))
@@ -106,7 +106,7 @@ def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: R
 def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) -> None:
     material = Mixtures(validation)
     compared = {"same": systems.as_system(identity(8_000))}
-    state = evaluation.summary(material, evaluation.compare(material, compared, scorer, QUIET))
+    state = comparison.summary(material, evaluation.compare(material, compared, scorer, QUIET))
     assert state["noisy"] == state["denoised"] == validation.noisy_scores.means()
     assert [row["snr_db"] for row in state["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert "6 test mixtures, 0.1 minutes, noisy -> denoised" in printed(state)
@@ -127,7 +127,7 @@ def test_recordings_of_another_rate_pass_through_the_models(recordings: Recordin
 def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer: Scorer) -> None:
     material = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(material, {"m": halved}, scorer, QUIET)
-    state = evaluation.summary(material, results)
+    state = comparison.summary(material, results)
     assert material.snr_db == pytest.approx([0, 10, 5, 15], abs=1e-3)  # by path; float32
     assert [(row["snr_db"], row["clips"]) for row in state["by_snr"]] == [(0, 1), (5, 1), (10, 1), (15, 1)]
     shown = printed(state)
@@ -139,7 +139,7 @@ def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer
 def test_the_means_of_the_csv_are_the_tables(recordings: Recordings, scorer: Scorer, tmp_path: Path) -> None:
     material = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(material, {"tiny.pt": halved, "other": muted}, scorer, QUIET)
-    state = json.loads(json.dumps(evaluation.summary(material, results)))
+    state = json.loads(json.dumps(comparison.summary(material, results)))
     evaluation.write_csv(tmp_path / "out.csv", material, results)
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -163,7 +163,7 @@ def test_the_means_of_the_csv_are_the_tables(recordings: Recordings, scorer: Sco
 def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordings: Recordings, scorer: Scorer) -> None:
     material = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(material, {"m.pt": halved, "silent": muted}, scorer, QUIET)
-    state = evaluation.summary(material, results)
+    state = comparison.summary(material, results)
     noisy, model, silent = state["systems"]
     assert "gain" not in noisy
     assert silent["means"] == pytest.approx({"pesq": 1.0, "stoi": 0.0, "estoi": 0.0, "si_sdr": -80.0})
@@ -187,13 +187,13 @@ def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordin
 def test_one_table_is_enough_for_the_model_alone(recordings: Recordings, scorer: Scorer) -> None:
     material = evaluation.of_folders(*recordings(1), QUIET)
     results = evaluation.compare(material, {"m.pt": halved}, scorer, QUIET)
-    assert "made worse (" not in printed(evaluation.summary(material, results))
+    assert "made worse (" not in printed(comparison.summary(material, results))
 
 
 def test_a_narrow_terminal_loses_no_digit(recordings: Recordings, scorer: Scorer) -> None:
     material = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(material, {"m.pt": halved, "other": halved}, scorer, QUIET)
-    state = evaluation.summary(material, results)
+    state = comparison.summary(material, results)
 
     def numbers(text: str) -> list[str]:
         words = text.replace("│", " ").replace("[", " ").replace("]", " ").replace(",", " ").split()
@@ -221,11 +221,11 @@ def test_the_real_time_factor_is_cpu_time_and_leaves_out_what_is_built_once(
         spend(0.3 if len(calls) == 1 else 0.06)
         return samples
 
-    result = evaluation.measure("slow", slow_at_first, material, scorer, lambda done, of: None)
+    result = comparison.measure("slow", slow_at_first, material, scorer, lambda done, of: None)
     assert len(calls) == 2 * (1 + 2 + 2 + 2)  # twice, each channel
     # 60 ms of 1.2 s for a channel. A shared core adds what its caches lose, and up to 30 ms have been seen at once.
     assert result.rtf == pytest.approx([0.05, 0.1, 0.1, 0.1], rel=0.5)
-    system = evaluation.summary(material, [result, result])["systems"][1]
+    system = comparison.summary(material, [result, result])["systems"][1]
     assert system["rtf"] == pytest.approx(7 * 0.06 / 4.8, rel=0.5)
     assert system["rtf_new"] == pytest.approx((0.3 + 6 * 0.06) / 4.8, rel=0.5)
     assert system["first_call_s"] == pytest.approx(0.3, rel=0.5)
@@ -245,7 +245,7 @@ def test_without_clean_recordings_dnsmos_is_called_an_estimate(
     monkeypatch.setattr(dnsmos, "require", lambda: None)
     material = evaluation.of_folders(recordings()[0], None, QUIET)
     results = evaluation.compare(material, {"m.pt": lambda samples, rate: samples / 2}, Opinions(), QUIET)  # type: ignore[arg-type]
-    state = json.loads(json.dumps(evaluation.summary(material, results)))
+    state = json.loads(json.dumps(comparison.summary(material, results)))
     assert state["by_snr"] == []
     assert state["worse"] == dict.fromkeys(dnsmos.NAMES, 0.0)
     shown = printed(state)

@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import create_trial
-from quell_tuning import exporting
+from quell_tuning import chosen_trial
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.runs import Runs
 
@@ -18,7 +18,7 @@ def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp
         runs.weights("front", number).parent.mkdir(parents=True, exist_ok=True)
         runs.weights("front", number).touch()
         if number < 2:
-            assert exporting.choose(front, runs).trial.number == 0
+            assert chosen_trial.choose(front, runs).trial.number == 0
     with pytest.raises(StudyNotFound, match="a front of 2 trials, expected --trial with one of 2, 0"):
-        exporting.choose(front, runs)
-    assert exporting.choose(front, runs, 0).trial.number == 0
+        chosen_trial.choose(front, runs)
+    assert chosen_trial.choose(front, runs, 0).trial.number == 0

@@ -13,9 +13,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
-from quell_tuning.budget import is_lost
 from quell_tuning.errors import StorageError
 from quell_tuning.patience import PatientStorage
+from quell_tuning.ranking import is_lost
 from quell_tuning.runs import Runs
 from quell_tuning.storage import open_storage
 

@@ -10,7 +10,8 @@ import optuna
 import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import note_tables, space, words
+from quell_tuning import notes as note_tables
+from quell_tuning import space, words
 from quell_tuning.commands import app
 from quell_tuning.markdown import literal
 from quell_tuning.notes import trial_note

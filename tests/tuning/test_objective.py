@@ -10,10 +10,10 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import objective, outcome, parts, space, study_sections
+from quell_tuning import objective, parts, ranking, space, study_sections
 from quell_tuning.budget import Slots
+from quell_tuning.lease import Superseded
 from quell_tuning.runs import Runs
-from quell_tuning.worker import Superseded
 
 from quell.config import DenoiserConfig
 from quell.cost import cost
@@ -66,7 +66,7 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
     assert ended.user_attrs["pruned"] == "over the limit of parameters"
     assert ended.constraints["parameters"] == pytest.approx(found.parameters / 1_000 - 1)
     assert ended.constraints["macs_per_s"] < 0
-    assert outcome.best_trials(study) == []
+    assert ranking.best_trials(study) == []
 
 
 def test_a_trial_within_the_limits_trains(task) -> None:

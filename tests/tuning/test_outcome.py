@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import outcome
+from quell_tuning import outcome, ranking
 from quell_tuning.runs import Runs
 
 from quell.cost import Cost
@@ -67,7 +67,7 @@ def numbers(trials: list[FrozenTrial]) -> list[int]:
 def test_the_best_trial_scores_highest_and_of_equal_ones_is_the_earlier(study: optuna.Study) -> None:
     for value in (-1.0, 3.0, 0.0, 3.0, 4.0, -0.5):
         add(study, value)
-    assert numbers(outcome.best_trials(study)) == [4, 1, 3, 2, 5, 0]
+    assert numbers(ranking.best_trials(study)) == [4, 1, 3, 2, 5, 0]
 
 
 def test_only_complete_and_feasible_trials_are_among_the_best(study: optuna.Study) -> None:
@@ -78,7 +78,7 @@ def test_only_complete_and_feasible_trials_are_among_the_best(study: optuna.Stud
     add(study, state=TrialState.FAIL, lost="its worker ended", rungs={108: 9.0})
     add(study, state=TrialState.RUNNING, rungs={108: 9.0})
     add(study, state=TrialState.WAITING)
-    assert numbers(outcome.best_trials(study)) == [good]
+    assert numbers(ranking.best_trials(study)) == [good]
 
 
 def test_of_several_scores_the_best_are_the_front_best_sounding_first(front: optuna.Study) -> None:
@@ -88,9 +88,9 @@ def test_of_several_scores_the_best_are_the_front_best_sounding_first(front: opt
     again = add(front, 3.0, 10.0)
     add(front, state=TrialState.PRUNED)
     add(front, state=TrialState.FAIL, lost="its worker ended")
-    assert numbers(outcome.best_trials(front)) == [large, again, small]
+    assert numbers(ranking.best_trials(front)) == [large, again, small]
     add(front, 9.0, 1.0, constraints={"si_sdr": 0.1})  # better than all of them, but for its limits
-    assert numbers(outcome.best_trials(front)) == [large, again, small]
+    assert numbers(ranking.best_trials(front)) == [large, again, small]
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -
     assert taken.intermediate_values == RUNGS
     assert taken.constraints == constraints
     assert taken.user_attrs == LEFT | {"same_as": 0}
-    assert numbers(outcome.best_trials(study)) == [0, 1]
+    assert numbers(ranking.best_trials(study)) == [0, 1]
 
 
 def test_who_takes_over_from_a_twin_that_took_over_names_the_one_that_trained(study: optuna.Study) -> None:
@@ -262,7 +262,7 @@ def test_the_twin_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> N
     assert take_over(study, 0).constraints == {"si_sdr": 0.2, "stoi": -0.1}
     add(study, state=TrialState.PRUNED, constraints={"parameters": 1.5}, pruned="over the limit of parameters")
     assert take_over(study, 2).constraints == {"parameters": 1.5}
-    assert outcome.best_trials(study) == []
+    assert ranking.best_trials(study) == []
 
 
 def test_of_several_scores_all_are_taken_over(front: optuna.Study) -> None:
@@ -313,4 +313,4 @@ def test_a_trial_that_spoils_si_sdr_or_stoi_is_infeasible(
     trial = study.ask()
     outcome.forbid_losses(trial, scores(si_sdr=si_sdr, stoi=stoi), scores(si_sdr=5.0, stoi=0.7))
     study.tell(trial, 4.5)
-    assert numbers(outcome.best_trials(study)) == ([0] if feasible else [])
+    assert numbers(ranking.best_trials(study)) == ([0] if feasible else [])

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import parts, space, study_file
+from quell_tuning import parts, space, starting_points, study_file
 from quell_tuning.budget import Budget
 from quell_tuning.patience import PatientStorage
 from quell_tuning.presets import PRESETS
@@ -121,7 +121,7 @@ def test_the_trials_of_the_presets_part_are_the_presets(tiny_spec, make) -> None
     part = parts.part(spec, "presets")
     study = make(part)
     trials = part.study.trials
-    assert parts.plan(study, trials, parts.starts(spec, "presets")) == trials
+    assert starting_points.plan(study, trials, parts.starts(spec, "presets")) == trials
     for trial in claim_all(study, trials).values():
         assert space.suggest(trial, part.search) == PRESETS[trial.user_attrs["preset"]]
 
@@ -129,7 +129,7 @@ def test_the_trials_of_the_presets_part_are_the_presets(tiny_spec, make) -> None
 def test_presets_inside_the_search_are_its_first_slots(tiny_spec, make) -> None:
     spec = tiny_spec(search=INSIDE)
     study = make(spec)
-    assert parts.plan(study, 4, parts.starts(spec, "search")) == 2
+    assert starting_points.plan(study, 4, parts.starts(spec, "search")) == 2
     trials = claim_all(study, 4)
     for slot, preset in enumerate(("compressed-unet", "recurrent-unet")):
         assert trials[slot].user_attrs["preset"] == preset
@@ -144,33 +144,33 @@ def test_a_search_without_presets_inside_starts_from_none(tiny_spec) -> None:
 
 def test_planning_twice_changes_nothing(study: optuna.Study) -> None:
     starts = [start(0.1, preset="a"), start(0.2, preset="b")]
-    assert parts.plan(study, 3, starts) == 2
+    assert starting_points.plan(study, 3, starts) == 2
     before = study.user_attrs["plan"]
     assert before == {"0": starts[0], "1": starts[1]}
-    assert parts.plan(study, 3, starts) == 0
+    assert starting_points.plan(study, 3, starts) == 0
     assert study.user_attrs["plan"] == before
 
 
 def test_as_many_starts_are_planned_as_there_are_slots(study: optuna.Study) -> None:
     starts = [start(number / 10) for number in range(5)]
-    assert parts.plan(study, 3, starts) == 3
-    assert parts.plan(study, 4, starts) == 1
+    assert starting_points.plan(study, 3, starts) == 3
+    assert starting_points.plan(study, 4, starts) == 1
     assert list(study.user_attrs["plan"].values()) == starts[:4]
 
 
 def test_new_starts_are_given_to_slots_that_have_nothing_yet(study: optuna.Study) -> None:
-    assert parts.plan(study, 5, [start(0.1)]) == 1
+    assert starting_points.plan(study, 5, [start(0.1)]) == 1
     for slot in (1, 3):
         study.enqueue_trial({}, user_attrs={"slot": slot})
     running = claim(study, 5)
     assert running.user_attrs["slot"] == 1
-    assert parts.plan(study, 5, [start(0.2), start(0.3), start(0.4)]) == 2
+    assert starting_points.plan(study, 5, [start(0.2), start(0.3), start(0.4)]) == 2
     assert study.user_attrs["plan"] == {"0": start(0.1), "2": start(0.2), "4": start(0.3)}
 
 
 def test_a_slot_whose_trial_was_lost_is_left_to_that_trials_parameters(study: optuna.Study) -> None:
     lose(claim(study, 1), suggested=["x"])
-    assert parts.plan(study, 1, [start(0.1, preset="known")]) == 0
+    assert starting_points.plan(study, 1, [start(0.1, preset="known")]) == 0
     assert "preset" not in claim(study, 1).user_attrs
 
 
@@ -187,7 +187,7 @@ def test_a_planned_slot_starts_from_its_point_also_when_its_trial_was_lost(
     study: optuna.Study, suggested: list[str]
 ) -> None:
     planned = {"params": {"x": 0.25, "y": 0.75}, "attributes": {"preset": "known", "repeat": 2}}
-    parts.plan(study, 1, [planned])
+    starting_points.plan(study, 1, [planned])
     lose(claim(study, 1), suggested)
     lose(claim(study, 1), [])
     again = claim(study, 1)
@@ -199,7 +199,7 @@ def test_the_best_trials_are_repeated_first_each_once_and_then_each_again(study:
     search: dict[str, space.Domain] = {"dropout": space.Range(low=0.0, high=0.9)}
     for value, dropout in ((1.0, 0.1), (3.0, 0.3), (2.0, 0.2), (9.0, 0.8)):
         end(study, value, {"dropout": dropout}, search, constraints={"stoi": 1.0 if value == 9.0 else -1.0})
-    assert parts.repetitions(study, 2) == [
+    assert starting_points.repetitions(study, 2) == [
         {"params": {"dropout": dropout}, "attributes": {"of": number, "repeat": repeat}}
         for repeat in (1, 2)
         for number, dropout in ((1, 0.3), (2, 0.2))
@@ -210,14 +210,14 @@ def test_no_configuration_is_repeated_for_each_of_the_trials_that_had_it(study: 
     search: dict[str, space.Domain] = {"power": space.Range(low=0.1, high=1.0)}
     for value, same in ((3.0, {}), (3.0, {"same_as": 0}), (2.0, {}), (1.0, {})):
         end(study, value, {"power": 0.5}, search, user_attrs=same)
-    assert [start["attributes"]["of"] for start in parts.repetitions(study, 2)] == [0, 2, 0, 2]
+    assert [start["attributes"]["of"] for start in starting_points.repetitions(study, 2)] == [0, 2, 0, 2]
 
 
 def test_there_is_a_slot_for_every_repetition(tiny_spec, study: optuna.Study) -> None:
     for value in (1.0, 2.0, 3.0, 4.0):
         end(study, value, {"depth": 2}, tiny_spec().search)
     part = parts.part(tiny_spec(study={"confirm": 3}), "confirm")
-    assert part.study.trials == len(parts.repetitions(study, 3))
+    assert part.study.trials == len(starting_points.repetitions(study, 3))
 
 
 WARM = {"depth": {"low": 2, "high": 4}, "dropout": {"low": 0.0, "high": 0.4}}
@@ -264,7 +264,7 @@ def test_warm_starts_are_the_old_studys_best_trials_that_lie_inside(
     tiny_spec, old: optuna.Study, search: dict[str, Any], best: int, found: list[int], outside: int
 ) -> None:
     spec = tiny_spec(search=search)
-    starts, left_out = parts.warm_starts(old, spec, best)
+    starts, left_out = starting_points.warm_starts(old, spec, best)
     assert [start["attributes"] for start in starts] == [
         {"warm_start": f"{old.study_name} trial {number}"} for number in found
     ]
@@ -279,8 +279,8 @@ def test_warm_starts_are_the_old_studys_best_trials_that_lie_inside(
 def test_warm_starts_become_trials_of_the_new_study(tiny_spec, old: optuna.Study, make) -> None:
     spec = tiny_spec(search=WARM | {"win_ms": {"choices": [16, 32]}})
     study = make(spec)
-    starts, _ = parts.warm_starts(old, spec, 2)
-    assert parts.plan(study, 4, [*parts.starts(spec, "search"), *starts]) == 2
+    starts, _ = starting_points.warm_starts(old, spec, 2)
+    assert starting_points.plan(study, 4, [*parts.starts(spec, "search"), *starts]) == 2
     trials = claim_all(study, 4)
     point = space.suggest(trials[0], spec.search)
     assert (point["depth"], point["dropout"], point["win_ms"]) == (4, 0.2, 16)

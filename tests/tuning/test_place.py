@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from quell_tuning.errors import StorageError, UsageError
-from quell_tuning.place import PASSWORD_FILE, STORAGE, storage_url
 from quell_tuning.runs import Runs
+from quell_tuning.urls import PASSWORD_FILE, STORAGE, storage_url
 
 RUNS = Runs(Path("runs"))
 SERVER = "postgresql+psycopg://quell@db.example/quell"
@@ -20,23 +20,23 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flag_or_file_comes_before_the_environment_and_that_before_the_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert storage_url(None, None, RUNS) == "sqlite:///runs/quell.db"
+    assert storage_url(None, None, RUNS.storage_url) == "sqlite:///runs/quell.db"
     monkeypatch.setenv(STORAGE, SERVER)
-    assert storage_url(None, None, RUNS) == SERVER
-    assert storage_url("sqlite:///a.db", None, RUNS) == "sqlite:///a.db"
+    assert storage_url(None, None, RUNS.storage_url) == SERVER
+    assert storage_url("sqlite:///a.db", None, RUNS.storage_url) == "sqlite:///a.db"
     (tmp_path / "url").write_text("grpc://proxy:13000\n")
-    assert storage_url(None, tmp_path / "url", RUNS) == "grpc://proxy:13000"
+    assert storage_url(None, tmp_path / "url", RUNS.storage_url) == "grpc://proxy:13000"
     with pytest.raises(UsageError, match="both given"):
-        storage_url("sqlite:///a.db", tmp_path / "url", RUNS)
+        storage_url("sqlite:///a.db", tmp_path / "url", RUNS.storage_url)
 
 
 def test_a_server_takes_its_password_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "password").write_text("a b@c:/%"[2:] + "\n")
     monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
-    assert storage_url(SERVER, None, RUNS) == "postgresql+psycopg://quell:b%40c%3A%2F%25@db.example/quell"
+    assert storage_url(SERVER, None, RUNS.storage_url) == "postgresql+psycopg://quell:b%40c%3A%2F%25@db.example/quell"
     known = "postgresql://quell:known@db.example/quell"
     for url in (known, "sqlite:///a.db", "grpc://proxy:13000", "postgres"):
-        assert storage_url(url, None, RUNS) == url
+        assert storage_url(url, None, RUNS.storage_url) == url
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,6 @@ def test_a_file_without_a_password_is_named_and_not_told(
         file.write_text(content)
     monkeypatch.setenv(PASSWORD_FILE, str(file))
     with pytest.raises(StorageError) as refused:
-        storage_url(SERVER, None, RUNS)
+        storage_url(SERVER, None, RUNS.storage_url)
     assert str(refused.value).startswith(f"{file}: {found}, expected ")
     assert "secret" not in str(refused.value)

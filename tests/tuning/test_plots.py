@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import plots
-from quell_tuning.budget import feasible
+from quell_tuning.ranking import feasible
 from quell_tuning.standing import Standing
 
 SNRS = ("-5", "10", "2.5")

@@ -12,7 +12,7 @@ import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import create_trial
 from PIL import Image
-from quell_tuning.report import write
+from quell_tuning.report.page import write
 from rich.console import Console
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra test")

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import objective
+from quell_tuning import objective, study_file
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.reproduce import reproduce
 from quell_tuning.runs import Runs
@@ -53,7 +53,7 @@ def study(tiny_spec, runs: Runs, small_corpus: Corpus, scorer: Scorer, one_threa
     spec = tiny_spec(training={"audio_hours": 0.05, "rungs_audio_hours": [0.03, 0.05]}, search={"depth": 2})
     storage = open_storage(runs.storage_url, create=True)
     study = create_study(spec, small_corpus, storage)
-    validation = objective.validation_set(spec, small_corpus, scorer)
+    validation = study_file.validation_set(spec, small_corpus, scorer)
     task = objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
     for pruned in (False, True, False):
         study.pruner = optuna.pruners.ThresholdPruner(lower=1000.0 if pruned else -1000.0)

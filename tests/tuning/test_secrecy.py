@@ -12,10 +12,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from quell_tuning.place import Place, storage_url
+from quell_tuning.place import Place
 from quell_tuning.postgres_server import Cluster
 from quell_tuning.runs import Runs
 from quell_tuning.storage import open_storage
+from quell_tuning.urls import storage_url
 
 SECRET = "sesame"  # the part of the password that looks the same in every spelling
 
@@ -109,11 +110,11 @@ def test_the_file_goes_before_the_environment_and_the_flag_before_both(
 ) -> None:
     runs, file = Runs(tmp_path / "runs"), tmp_path / "url"
     file.write_text("\n  grpc://file:1 \n")
-    assert storage_url(None, None, runs) == f"sqlite:///{tmp_path}/runs/quell.db"
+    assert storage_url(None, None, runs.storage_url) == f"sqlite:///{tmp_path}/runs/quell.db"
     monkeypatch.setenv("QUELL_STORAGE", "grpc://environment:1")
-    assert storage_url(None, None, runs) == "grpc://environment:1"
-    assert storage_url(None, file, runs) == "grpc://file:1"
-    assert storage_url("grpc://flag:1", None, runs) == "grpc://flag:1"
+    assert storage_url(None, None, runs.storage_url) == "grpc://environment:1"
+    assert storage_url(None, file, runs.storage_url) == "grpc://file:1"
+    assert storage_url("grpc://flag:1", None, runs.storage_url) == "grpc://flag:1"
 
 
 def write(content: bytes) -> Callable[[Path], object]:

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import quarantine, signs, watching
+from quell_tuning import quarantine, signs, status
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.identity import machine, worker_name
 from quell_tuning.patience import PatientStorage
@@ -248,7 +248,7 @@ def test_watching_tells_what_changed_and_ends_with_the_study(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Steps(study, monkeypatch)
-    watching.watch(study, Console(file=io.StringIO()))
+    status.watch(study, Console(file=io.StringIO()))
     lines = capsys.readouterr().out.splitlines()
     assert [text.partition(" trials")[0] for text in lines] == ["0 of 3", "1 of 3", "2 of 3", "3 of 3"]
     assert "best: trial 2, PESQ (MOS-LQO) 2.50" in lines[-1]
@@ -258,7 +258,7 @@ def test_watching_as_json_is_a_summary_a_line(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Steps(study, monkeypatch)
-    watching.watch(study, Console(file=io.StringIO(), force_terminal=True), as_json=True)
+    status.watch(study, Console(file=io.StringIO(), force_terminal=True), as_json=True)
     told = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [state["ended"] for state in told] == [0, 1, 2, 3]
     assert [state["done"] for state in told] == [False, False, False, True]
@@ -269,7 +269,7 @@ def test_watching_on_a_terminal_redraws_at_every_look_and_leaves_the_last_view(
 ) -> None:
     Steps(study, monkeypatch)
     out = io.StringIO()
-    watching.watch(study, Console(file=out, force_terminal=True, width=100, height=50))
+    status.watch(study, Console(file=out, force_terminal=True, width=100, height=50))
     looks = re.findall(r"study s: 3 trials asked for; (none yet|\d complete)", out.getvalue())
     assert list(dict.fromkeys(looks)) == ["none yet", "1 complete", "2 complete", "3 complete"]
     shown = out.getvalue().rpartition("study s: ")[2]

@@ -15,8 +15,9 @@ import sqlalchemy
 from quell_tuning import storage as module
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.postgres_server import Cluster
-from quell_tuning.storage import open_storage, shown
+from quell_tuning.storage import open_storage
 from quell_tuning.study import difference, load_study
+from quell_tuning.urls import shown
 
 
 def test_a_storage_of_each_kind_keeps_a_study(url: str, study_name: str) -> None:

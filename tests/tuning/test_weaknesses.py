@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quell_tuning import card, exporting, weaknesses
-from quell_tuning.exporting import Made, Validation
+from quell_tuning import card, chosen_trial, exporting, weaknesses
+from quell_tuning.chosen_trial import Made, Validation
 
 from quell.corpus import Corpus
 from quell.cost import Cost
@@ -45,7 +45,7 @@ def validation(corpus: Corpus) -> Validation:
 
 @pytest.fixture
 def made(small_corpus: Corpus) -> Made:
-    chosen = exporting.Chosen("mine", None, "trial 3 of mine")  # type: ignore[arg-type]
+    chosen = chosen_trial.Chosen("mine", None, "trial 3 of mine")  # type: ignore[arg-type]
     return Made(chosen, Cost(10, 20.0, 30.0), None, METADATA, small_corpus, validation(small_corpus))
 
 

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.identity import runs_here, shown, worker_name
 from quell_tuning.patience import PatientStorage
+from quell_tuning.ranking import is_lost
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
@@ -38,16 +39,6 @@ RENEW_S = GRACE_S / 6
 WATCHMEN = 8
 SELDOM = 6
 AWAY = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with its worker, not by its own fault; it does not count."""
-    return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
-
-
-def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps to all constraints: limits, and not losing what it must not lose."""
-    return all(value <= 0 for value in trial.constraints.values())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from quell_tuning.words import number
 if TYPE_CHECKING:
     from quell.corpus import Corpus
     from quell.scoring import Scores
-    from quell_tuning.exporting import Made
+    from quell_tuning.chosen_trial import Made
 
 MARK = "<!-- model card, written by quell export -->"
 

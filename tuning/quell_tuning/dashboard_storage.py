@@ -17,9 +17,9 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import words
-from quell_tuning.budget import feasible
 from quell_tuning.errors import StorageError
 from quell_tuning.patience import PatientStorage
+from quell_tuning.ranking import feasible
 
 T = TypeVar("T")
 

@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from optuna.trial import FrozenTrial
 from rich.console import Console
 
 import quell
 from quell.config import FORMATS
 from quell.corpus import Corpus, open_store
-from quell.cost import Cost, cost, measured
+from quell.cost import cost, measured
 from quell.denoiser import load_weights
 from quell.errors import CorpusError
 from quell.export import export
 from quell.heldout import score_denoiser
 from quell.model import Model, load
 from quell.processes import cores
-from quell.scoring import Scorer, Scores
+from quell.scoring import Scorer
 from quell_tuning import card, progress
-from quell_tuning.errors import StudyNotFound
-from quell_tuning.objective import validation_set
-from quell_tuning.outcome import best_trials
-from quell_tuning.refit import refit
+from quell_tuning.chosen_trial import Chosen, Made, Validation, _owner, choose
+from quell_tuning.reproduce import refit
 from quell_tuning.runs import Runs
 from quell_tuning.study import SKIPPED
-from quell_tuning.study_file import restore
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The training that is exported."""
-
-    study: str
-    trial: FrozenTrial
-    label: str
-
-    @property
-    def value(self) -> float:
-        return float(self.trial.values[0])
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Scores of the noisy mixtures and of what the exported file itself makes of them."""
-
-    noisy: Scores
-    denoised: Scores
-    labels: list[str]  # "speaker/utterance.flac + rain/1-2-A.ogg"
-
-
-@dataclass(frozen=True)
-class Made:
-    """An exported file and what is to be said about it."""
-
-    chosen: Chosen
-    costs: Cost
-    rtf: float | None  # of the file itself; None for a format that Quell does not run
-    metadata: dict[str, Any]
-    corpus: Corpus | None  # None when the decoded recordings are not on this machine
-    validation: Validation | None  # None without a corpus
+from quell_tuning.study_file import restore, validation_set
 
 
 def export_best(
@@ -123,54 +85,6 @@ def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Cons
         mixtures = validation_set(spec, corpus, scorer)
         scores = score_denoiser(scorer, model, mixtures, progress=move)
         return Validation(mixtures.noisy_scores, scores, mixtures.labels)
-
-
-def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:
-    """The trial that was asked for, else the confirmed one, else the best.
-
-    Raises:
-        StudyNotFound: none is complete and feasible, its weights were not kept, or there are several best ones.
-    """
-    ranked = best_trials(study)
-    there = runs.kept_weights(study.study_name)
-    kept = [trial for trial in ranked if _owner(trial) in there]
-    names = ", ".join(str(trial.number) for trial in kept) or "none yet"
-    if not ranked:
-        raise StudyNotFound(
-            f"study {study.study_name!r}: no trial is complete and feasible, expected at least one; tune on"
-        )
-    if number is not None:
-        for trial in kept:
-            if trial.number == number:
-                return Chosen(study.study_name, trial, f"trial {number} of {study.study_name}")
-        raise StudyNotFound(f"trial {number}: no weights, expected one of the best trials ({names}); choose among them")
-    if len(study.directions) > 1 and len(ranked) > 1:
-        raise StudyNotFound(
-            f"study {study.study_name!r}: a front of {len(ranked)} trials, expected --trial with one of {names}; "
-            "`quell status` shows what each costs"
-        )
-    return _confirmed(study, runs, ranked) or Chosen(
-        study.study_name, ranked[0], f"trial {ranked[0].number} of {study.study_name}"
-    )
-
-
-def _confirmed(study: optuna.Study, runs: Runs, ranked: list[FrozenTrial]) -> Chosen | None:
-    """The seed that is best on validation of the configuration that won over several; None when none was confirmed, or
-    the search went on and found a better one."""
-    confirmed = study.user_attrs.get("confirmed")
-    if confirmed is None or _owner(ranked[0]) not in confirmed["of"]:
-        return None
-    name, number = confirmed["study"], confirmed["trial"]
-    trials = optuna.load_study(study_name=name, storage=study._storage).get_trials(deepcopy=False)
-    if number not in runs.kept_weights(name):
-        return None
-    of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed"
-    return Chosen(name, trials[number], f"trial {number} of {name}{of}, the best seed of the confirmed winner")
-
-
-def _owner(trial: FrozenTrial) -> int:
-    """Whose weights are the trial's: of equal configurations only one was trained."""
-    return int(trial.user_attrs.get("same_as", trial.number))
 
 
 def commit() -> str:

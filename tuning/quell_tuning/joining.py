@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from quell_tuning import samplers
+from quell_tuning.artifacts import open_artifacts
 from quell_tuning.budget import Budget
 from quell_tuning.errors import StorageError
 from quell_tuning.identity import worker_name
+from quell_tuning.lease import Running
 from quell_tuning.patience import PATIENCE_S, PatientStorage
 from quell_tuning.place import Place
 from quell_tuning.study import SKIPPED, check_same, load_study
-from quell_tuning.worker import POOL, Leave, Notice, Objective, Running, work
+from quell_tuning.worker import POOL, Leave, Notice, Objective, work
 
 if TYPE_CHECKING:
     import optuna
@@ -97,17 +99,17 @@ def _objective(
     import torch
 
     from quell.scoring import Scorer
-    from quell_tuning import objective, progress
+    from quell_tuning import objective, progress, study_file
     from quell_tuning.tracking import Tracker
 
     log.info("on %s with %d threads", device, torch.get_num_threads())
-    store = place.open_artifacts()
+    store = open_artifacts(place.artifacts_url, place.runs)
     scorer = stack.enter_context(Scorer(torch.get_num_threads()))
     bars = stack.enter_context(progress.Trainings(console))
     tracker = None
     if track is not None:
         tracker = stack.enter_context(closing(Tracker(study, place.runs.study(spec.study.name), store)))
-    mixtures = objective.validation_set(spec, corpus, scorer, lambda *_: notice.check())
+    mixtures = study_file.validation_set(spec, corpus, scorer, lambda *_: notice.check())
     task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, store, bars, tracker)
 
     def run(running: Running) -> None:

@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import optuna
@@ -86,3 +87,33 @@ class Lease:
         log.error("trial %d: nothing happened for %.0f s, this process ends; it was here:", self.trial.number, silent_s)
         faulthandler.dump_traceback()
         os._exit(1)
+
+
+class Superseded(Exception):
+    """A trial that need not be run; its slot gets another one. The message says why."""
+
+
+class Running:
+    """A trial that this process runs, and what its objective must call."""
+
+    def __init__(self, trial: optuna.Trial, check: Callable[[], None], lease: Lease) -> None:
+        self.trial = trial
+        self.check = check
+        self.lease = lease
+
+    def step(self, audio_hours: float) -> None:
+        """The training has got so far; raises what `look_up` raises."""
+        self.lease.audio_hours = audio_hours
+        self.look_up()
+
+    def look_up(self) -> None:
+        """To be called often, and outside of anything that must be finished.
+
+        Raises:
+            Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
+            UpdateFinishedTrialError: another worker has the trial.
+        """
+        self.lease.looks += 1
+        if self.lease.lost:
+            raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
+        self.check()

@@ -5,15 +5,16 @@ What an older study does not know is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import markdown, words
-from quell_tuning.budget import feasible
-from quell_tuning.markdown import literal
-from quell_tuning.note_tables import compared, cost_table, infeasible, over, score_table, snr_tables
-from quell_tuning.standing import Standing
+from quell_tuning.costs import COSTS, costs, infeasible, shown_cost
+from quell_tuning.markdown import literal, table
+from quell_tuning.ranking import feasible
+from quell_tuning.standing import Preset, Standing
 
 PICTURE = "waveforms and spectrograms of the three"
 
@@ -116,3 +117,78 @@ def _audio(trial: FrozenTrial) -> str:
     lease = trial.user_attrs.get("lease", (0, 0.0))
     heard = rungs[-1] if complete else max(lease[1], max(trial.intermediate_values, default=0) / 3600)
     return f"{heard:.3g} of {rungs[-1]:g} h"
+
+
+COMPARED = ("noisy", "this trial", "gain", "best preset", "gain over it")
+
+
+Metrics = Mapping[str, float]
+
+
+def score_table(standing: Standing, trial: FrozenTrial) -> str:
+    """A row for each metric: means of the noisy input, the trial and the best preset, gains, and clips made worse."""
+    metrics, worse = trial.user_attrs.get("metrics", {}), trial.user_attrs.get("worse", {})
+    rival, noisy = standing.rival(trial), standing.known.get("noisy", {})
+    theirs = rival.metrics if rival else {}
+    rows = []
+    for name in by_rank(standing, metrics):
+        share = f"{worse[name]:.0%}" if name in worse else ""
+        rows.append([words.title(name), *compared(name, metrics, noisy, theirs), share])
+    return table(["", *COMPARED, "clips made worse"], rows)
+
+
+def snr_tables(standing: Standing, trial: FrozenTrial) -> str:
+    """A table for each metric, with a row for each SNR."""
+    mine, noisy = trial.user_attrs.get("by_snr", {}), standing.known.get("noisy_by_snr", {})
+    rival = standing.rival(trial)
+    theirs = rival.trial.user_attrs.get("by_snr", {}) if rival else {}
+    levels = sorted(mine, key=float)
+    texts = []
+    for name in by_rank(standing, trial.user_attrs.get("metrics", {})):
+        rows = [
+            [f"{float(snr):g}", *compared(name, mine[snr], noisy.get(snr, {}), theirs.get(snr, {}))] for snr in levels
+        ]
+        if rows:
+            texts.append(f"{words.title(name)}\n\n{table(['SNR (dB)', *COMPARED], rows)}")
+    return "\n\n".join(texts)
+
+
+def by_rank(standing: Standing, metrics: Metrics) -> list[str]:
+    """Names of metrics, the study's score first."""
+    return sorted(metrics, key=lambda name: name != standing.metric)
+
+
+def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[str]:
+    """One metric in the columns COMPARED."""
+    value, before, other = (side.get(name) for side in (mine, noisy, rival))
+    gains = gain(name, value, before), gain(name, value, other)
+    return [number(name, before), number(name, value), gains[0], number(name, other), gains[1]]
+
+
+def number(name: str, value: float | None) -> str:
+    """A score, or nothing."""
+    return "" if value is None else words.number(name, value)
+
+
+def gain(name: str, value: float | None, reference: float | None) -> str:
+    """A difference of scores with its sign, or nothing."""
+    return "" if value is None or reference is None else words.number(name, value - reference, "+")
+
+
+def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:
+    """How far a metric is above the noisy input's and the best preset's, to be put behind its value."""
+    sides = {"the noisy input": noisy}
+    if rival is not None:
+        sides[f"the best preset, {literal(rival.name)}"] = rival.metrics
+    found = {what: gain(name, mine.get(name), side.get(name)) for what, side in sides.items()}
+    return "".join(f", {value} over {what}" for what, value in found.items() if value)
+
+
+def cost_table(trial: FrozenTrial, limits: Mapping[str, float | None]) -> str:
+    """Each cost, its limit and the share of the limit that it takes."""
+    rows = []
+    for name, value in costs(trial, limits).items():
+        limit = limits.get(name)
+        share = "" if value is None or limit is None else f"{value / limit:.0%}"
+        rows.append([COSTS[name], shown_cost(name, value), "" if limit is None else shown_cost(name, limit), share])
+    return table(["", "this trial", "limit", "share"], rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -20,15 +19,15 @@ from quell.corpus import Corpus
 from quell.cost import cost, real_time_factor
 from quell.denoiser import Denoiser, save_weights
 from quell.errors import CheckpointError, TrainingError
-from quell.heldout import EvaluationSet, evaluation_set
+from quell.heldout import EvaluationSet
 from quell.scoring import Scorer
 from quell.training import Trained, train
 from quell_tuning import gallery, outcome, progress, space
 from quell_tuning.confirm import hopeless
+from quell_tuning.lease import Running, Superseded
 from quell_tuning.runs import Runs
 from quell_tuning.study_file import StudySpec
 from quell_tuning.study_sections import RTF_MARGIN, LimitsSection
-from quell_tuning.worker import Running, Superseded
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -56,14 +55,6 @@ class Task:
     artifacts: ArtifactStore | None = None  # where trials are heard and seen; nowhere without one
     bars: progress.Trainings | None = None
     tracker: Tracker | None = None
-
-
-def validation_set(
-    spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Callable[[int, int], None] | None = None
-) -> EvaluationSet:
-    """What the study's trials are scored on."""
-    count, seed = spec.training.validation_mixtures, spec.study.seed
-    return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)
 
 
 def run_trial(running: Running, task: Task) -> None:

@@ -78,11 +78,12 @@ def open_place(
 ) -> Place:
     """Where studies, runs, recordings and artifacts are."""
     from quell_tuning.mirror import open_mirror
-    from quell_tuning.place import Place, storage_url
+    from quell_tuning.place import Place
     from quell_tuning.runs import Runs
+    from quell_tuning.urls import storage_url
 
     folder = Runs(runs, open_mirror(artifacts, runs))
-    return Place(folder, storage_url(storage, storage_file, folder), corpus, artifacts)
+    return Place(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)
 
 
 def open_study(study: str | None, place: Place) -> optuna.Study:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.budget import feasible
+from quell_tuning.ranking import best_trainings
 from quell_tuning.runs import Runs
 from quell_tuning.study_file import StudySpec
 from quell_tuning.study_sections import COSTS
@@ -60,21 +60,6 @@ def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
     for name in ("si_sdr", "stoi"):
         if name not in constraints:
             trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
-
-
-def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete, feasible trials, best first, of equal ones the earlier; of a study with several scores the front."""
-    if len(study.directions) > 1:
-        return sorted(study.best_trials, key=lambda trial: (-trial.values[0], trial.number))
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(filter(feasible, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
-
-
-def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trials, of those with the same configuration the one that was trained."""
-    trials = study.get_trials(deepcopy=False)
-    trained = dict.fromkeys(trial.user_attrs.get("same_as", trial.number) for trial in best_trials(study))
-    return [trials[number] for number in trained]
 
 
 def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:

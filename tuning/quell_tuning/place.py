@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,48 +15,12 @@ from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.store import prepare
 from quell_tuning import progress
-from quell_tuning.errors import StorageError, UsageError
 from quell_tuning.patience import PatientStorage
 from quell_tuning.runs import Runs
-from quell_tuning.storage import CONNECTIONS, check_scheme, open_storage, with_password
+from quell_tuning.storage import CONNECTIONS, open_storage
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
-
     from quell_tuning.study_file import StudySpec
-
-STORAGE = "QUELL_STORAGE"
-PASSWORD_FILE = "QUELL_STORAGE_PASSWORD_FILE"
-LOCAL_POSTGRES = "postgres"
-
-
-def storage_url(flag: str | None, file: Path | None, runs: Runs) -> str:
-    """The storage that was asked for; a URL with a password in it belongs in a file or in the environment. One without
-    takes that of the file which the environment names (PASSWORD_FILE), as container engines hand out secrets.
-
-    Raises:
-        UsageError: both a URL and a file.
-        StorageError: the file cannot be read, or what is asked for is no storage URL.
-    """
-    if flag and file:
-        raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
-    url = _written(file) if file is not None else flag or os.environ.get(STORAGE) or runs.storage_url
-    if url == LOCAL_POSTGRES:
-        return url
-    check_scheme(url)
-    secret = os.environ.get(PASSWORD_FILE)
-    return with_password(url, _written(Path(secret), "database's password")) if secret else url
-
-
-def _written(file: Path, what: str = "storage URL") -> str:
-    try:
-        lines = file.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise StorageError(f"{file}: {reason}, expected a file that holds a {what}; check the path") from None
-    if len(lines) != 1:
-        raise StorageError(f"{file}: {len(lines)} words, expected one, the {what}; remove the others")
-    return lines[0]
 
 
 @dataclass(frozen=True)
@@ -69,33 +32,13 @@ class Place:
     corpus: Path | None  # as given; None when nobody named one
     artifacts_url: str | None = None  # a folder or a bucket; None for a folder among the runs
 
-    def open_artifacts(self) -> ArtifactStore:
-        """The store of sounds and pictures.
-
-        Raises:
-            StorageError: it cannot be used; of a bucket that `runs` has open, `runs.check` tells.
-        """
-        from quell_tuning.artifacts import open_artifacts
-
-        return open_artifacts(self.artifacts_url, self.runs)
-
     def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
         """The storage; starts the server of `--storage postgres`, which this process then keeps alive.
 
         Raises:
             StorageError: it cannot be opened.
         """
-        if self.storage_url != LOCAL_POSTGRES:
-            return open_storage(self.storage_url, create=create, connections=connections)
-        from quell_tuning import local_postgres
-
-        folder = self.runs.folder / "postgres"
-        if not create and not folder.exists():
-            raise StorageError(
-                f"{folder}: no such database, expected one made by `quell tune --storage postgres`; run that"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return open_storage(local_postgres.join(folder), connections=connections)
+        return open_storage(self.storage_url, self.runs.postgres, create=create, connections=connections)
 
     def corpus_root(self, spec: StudySpec) -> Path:
         """The folder that `clean` and `noise` are relative to; a synthetic corpus is made when it is absent."""

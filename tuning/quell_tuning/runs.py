@@ -27,6 +27,11 @@ class Runs:
         return f"sqlite:///{self.folder / 'quell.db'}"
 
     @property
+    def postgres(self) -> Path:
+        """The folder of the server that `--storage postgres` starts."""
+        return self.folder / "postgres"
+
+    @property
     def corpora(self) -> Path:
         return self.folder / "corpora"
 

@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,8 +20,8 @@ from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
 from quell_tuning.errors import Interrupted, StorageError
-from quell_tuning.place import Place
-from quell_tuning.storage import quiet_grpc
+from quell_tuning.patience import PatientStorage
+from quell_tuning.storage import open_storage, quiet_grpc
 
 # To the database; twice as many at times.
 CONNECTIONS = 16
@@ -29,7 +31,18 @@ POLL_S = 0.2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(place: Place, host: str, port: int, processes: int, console: Console) -> int:
+@dataclass(frozen=True)
+class Backend:
+    """The database that is served."""
+
+    url: str = field(repr=False)  # may hold a password
+    local: Path  # folder of the server that `postgres` as URL starts
+
+    def open(self, connections: int) -> PatientStorage:
+        return open_storage(self.url, self.local, create=True, connections=connections)
+
+
+def serve(backend: Backend, host: str, port: int, processes: int, console: Console) -> int:
     """Serves until it is interrupted.
 
     Args:
@@ -50,16 +63,16 @@ def serve(place: Place, host: str, port: int, processes: int, console: Console) 
         console.print(f"quell: {host} asks nobody for a password; keep it inside a network that you trust")
     said = f"serving on grpc://{host}:{port}"
     if processes > 1:
-        _serve_together(place, host, port, processes, lambda text: console.print(text, highlight=False), said)
+        _serve_together(backend, host, port, processes, lambda text: console.print(text, highlight=False), said)
     else:
-        with _server(place, host, port, CONNECTIONS, shared=False) as server:
+        with _server(backend, host, port, CONNECTIONS, shared=False) as server:
             console.print(said, highlight=False)
             server.wait_for_termination()
     return 0
 
 
 @contextmanager
-def _server(place: Place, host: str, port: int, connections: int, *, shared: bool) -> Iterator[Any]:
+def _server(backend: Backend, host: str, port: int, connections: int, *, shared: bool) -> Iterator[Any]:
     """A server that answers calls.
 
     Args:
@@ -67,7 +80,7 @@ def _server(place: Place, host: str, port: int, connections: int, *, shared: boo
     """
     from quell_tuning.proxy import make_server
 
-    storage = place.open_storage(create=True, connections=connections)
+    storage = backend.open(connections=connections)
     # Not patient: a client that waits here could not be interrupted, nor could we. It waits itself.
     server = make_server(storage.backend, shared=shared)
     try:
@@ -87,15 +100,17 @@ def _taken(host: str, port: int) -> StorageError:
     return StorageError(f"{host}:{port}: taken, or not ours, {needed}")
 
 
-def _serve_together(place: Place, host: str, port: int, processes: int, say: Callable[[str], None], said: str) -> None:
-    place.open_storage(create=True, connections=1).close()  # or all of them would say what is wrong with it
+def _serve_together(
+    backend: Backend, host: str, port: int, processes: int, say: Callable[[str], None], said: str
+) -> None:
+    backend.open(connections=1).close()  # or all of them would say what is wrong with it
     _check_free(host, port)
     context = multiprocessing.get_context("spawn")
     ready = context.Semaphore(0)
     connections = max(LEAST_CONNECTIONS, CONNECTIONS // processes)
 
     def start() -> BaseProcess:
-        process = context.Process(target=_serve_beside, args=(place, host, port, connections, ready), daemon=True)
+        process = context.Process(target=_serve_beside, args=(backend, host, port, connections, ready), daemon=True)
         with undisturbed():
             process.start()
         return process
@@ -144,12 +159,12 @@ def _noted() -> Iterator[list[int]]:
         raise Interrupted(128 + asked[0])
 
 
-def _serve_beside(place: Place, host: str, port: int, connections: int, ready: Any) -> None:
+def _serve_beside(backend: Backend, host: str, port: int, connections: int, ready: Any) -> None:
     follow_parent()
     quiet_grpc()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with _server(place, host, port, connections, shared=True) as server:
+        with _server(backend, host, port, connections, shared=True) as server:
             ready.release()
             server.wait_for_termination()
     except StorageError as error:

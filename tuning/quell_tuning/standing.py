@@ -10,8 +10,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.budget import feasible, is_lost
-from quell_tuning.outcome import best_trials
+from quell_tuning.ranking import best_trials, feasible, is_lost
 from quell_tuning.study import metric
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from quell.metrics import UNITS
 from quell_tuning import words
-from quell_tuning.budget import feasible, is_lost
+from quell_tuning.ranking import feasible, is_lost
 from quell_tuning.signs import Signs
 from quell_tuning.standing import Preset, Standing, beside, gains, hours
 
@@ -200,3 +204,25 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
 
 def _number(name: str, metrics: dict[str, float]) -> str:
     return words.number(name, metrics[name]) if name in metrics else ""
+
+
+PAUSE_S = 2.0
+
+
+def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> None:
+    """Shows a study until it is done: on a terminal redrawn at every look, elsewhere a line whenever something changed,
+    of JSON if asked for."""
+    signs, told = Signs(), ""
+    drawn = console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if drawn else nullcontext() as live:
+        while True:
+            state = summary(study, signs=signs)
+            text = line(state)
+            if live is not None:
+                live.update(view(state), refresh=True)
+            elif text != told:
+                print(json.dumps(state) if as_json else text, flush=True)
+            told = text
+            if state["done"]:
+                return
+            time.sleep(PAUSE_S)

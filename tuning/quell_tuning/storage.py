@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import sqlite3
 import threading
 import warnings
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quell_tuning.errors import StorageError
 from quell_tuning.patience import PatientStorage
+from quell_tuning.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_scheme, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
@@ -30,38 +30,24 @@ SILENT_S = 20
 # Two processes that make the tables at once must take turns; the number means nothing.
 TABLES_LOCK = 0x51756C6C
 
-EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, grpc://HOST:PORT or postgres"
 
-
-def shown(url: str) -> str:
-    """A storage URL without anything secret in it."""
-    parsed = _parsed(url)
-    if parsed is None:
-        scheme = re.match(r"[\w+]*(?=:|$)", url)
-        return repr(scheme[0]) if scheme else "no URL"
-    return parsed.set(query={}).render_as_string(hide_password=True)
-
-
-def _parsed(url: str) -> sqlalchemy.URL | None:
-    try:
-        parsed = sqlalchemy.engine.make_url(url)
-    except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
-        return None
-    return None if "@" in (parsed.host or "") else parsed  # the end of a password with an @ that is not quoted
-
-
-def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
+def open_storage(
+    url: str, local: Path | None = None, *, create: bool = False, connections: int = CONNECTIONS
+) -> PatientStorage:
     """The storage behind a URL, cached and patient. Call its `close` when done.
 
     Args:
         url: `sqlite:///FILE`, `postgresql+psycopg://...` (or `postgresql://...`), or `grpc://HOST:PORT` of
-            `quell storage serve`.
+            `quell storage serve`, or `postgres` for a server that is started in `local`, and lives as long as a
+            process that uses it.
         create: make a SQLite file when it is absent. Tables are always made where there are none.
         connections: to Postgres, kept open; twice as many at times.
 
     Raises:
         StorageError: another scheme, or the database cannot be opened now.
     """
+    if url == LOCAL_POSTGRES and local is not None:
+        return _local_postgres(local, create, connections)
     check_scheme(url)
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
@@ -69,22 +55,15 @@ def open_storage(url: str, *, create: bool = False, connections: int = CONNECTIO
     return _grpc(url) if scheme == "grpc" else _postgres(url, connections)
 
 
-def with_password(url: str, password: str) -> str:
-    """The same URL with a password, where it is of Postgres and has none."""
-    parsed = _parsed(url)
-    if parsed is None or parsed.password is not None or not parsed.drivername.startswith("postgresql"):
-        return url
-    return parsed.set(password=password).render_as_string(hide_password=False)
+def _local_postgres(folder: Path, create: bool, connections: int) -> PatientStorage:
+    from quell_tuning import local_postgres
 
-
-def check_scheme(url: str) -> None:
-    """Refuses a URL of a kind that `open_storage` does not know, before anything else takes time.
-
-    Raises:
-        StorageError: so.
-    """
-    if url.partition(":")[0] not in ("sqlite", "postgresql", "postgresql+psycopg", "grpc"):
-        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
+    if not create and not folder.exists():
+        raise StorageError(
+            f"{folder}: no such database, expected one made by `quell tune --storage postgres`; run that"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return _postgres(local_postgres.join(folder), connections)
 
 
 def _patient(storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> PatientStorage:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
@@ -19,6 +20,11 @@ from quell_tuning.errors import StudyFileError
 from quell_tuning.objections import first_objection, unknown_key
 from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.study_sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
+
+if TYPE_CHECKING:
+    from quell.corpus import Corpus
+    from quell.heldout import EvaluationSet
+    from quell.scoring import Scorer
 
 # A rung means something once the averaged weights have left their random start.
 FIRST_RUNG_STEPS = 100
@@ -147,3 +153,13 @@ def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     study = {**resolved["study"], "name": name, "trials": 1}
     # The presets lie in a search of which not every point could be trained.
     return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
+
+
+def validation_set(
+    spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Callable[[int, int], None] | None = None
+) -> EvaluationSet:
+    """What the study's trials are scored on."""
+    from quell.heldout import evaluation_set  # loads torch, which a study file needs not
+
+    count, seed = spec.training.validation_mixtures, spec.study.seed
+    return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)

@@ -19,21 +19,22 @@ from quell.corpus import Corpus
 from quell.processes import cores
 from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
-from quell_tuning import confirm, pages, parts, progress, quarantine
+from quell_tuning import confirm, pages, parts, progress, quarantine, starting_points
 from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS
+from quell_tuning.artifacts import open_artifacts
 from quell_tuning.budget import Budget
 from quell_tuning.cluster import Cluster, RayPool
 from quell_tuning.errors import StudyFileError
 from quell_tuning.keeper import CORPUS, RUNS, Job
-from quell_tuning.objective import validation_set
-from quell_tuning.outcome import best_trainings
 from quell_tuning.overseer import Overseer
 from quell_tuning.patience import PatientStorage
-from quell_tuning.place import STORAGE, Place
+from quell_tuning.place import Place
 from quell_tuning.pool import Pool
+from quell_tuning.ranking import best_trainings
 from quell_tuning.shown import Shown
 from quell_tuning.study import SKIPPED, TUNED, create_study
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study_file import StudySpec, validation_set
+from quell_tuning.urls import STORAGE
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Tune:
 
     Args:
         devices: one for each worker; without any the study is made, and left to workers elsewhere.
-        first: what slots start from besides the presets, as `quell_tuning.parts.plan` takes it.
+        first: what slots start from besides the presets, as `quell_tuning.starting_points.plan` takes it.
         cluster: where workers run instead of here.
         track: where else trials are logged, as `quell worker --track` takes it.
         skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
@@ -71,7 +72,7 @@ class Tune:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.place.runs.check(write=True)  # before anything takes time
-        self.place.open_artifacts()
+        open_artifacts(self.place.artifacts_url, self.place.runs)
         skipped = sorted(quarantine.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
         corpus = self.place.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
@@ -127,7 +128,7 @@ class Tune:
     def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
         best = self.spec.study.confirm
         repeated.set_user_attr("leader", confirm.leader(study))
-        code = self._pool("confirm", repeated, parts.repetitions(study, best))
+        code = self._pool("confirm", repeated, starting_points.repetitions(study, best))
         rows = confirm.ranking(study, repeated, best)
         if code == 0 and rows:
             confirm.record(study, rows)
@@ -141,7 +142,7 @@ class Tune:
         if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
             trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})
             study.set_user_attr("trials", trials)
-        parts.plan(study, trials, starts)
+        starting_points.plan(study, trials, starts)
         planned = study.user_attrs.get("plan", {}).values()
         left = sum(start not in planned for start in starts)
         if left:

@@ -15,7 +15,7 @@ import optuna
 
 from quell_tuning.budget import AWAY, RENEW_S, WATCHMEN, Budget
 from quell_tuning.errors import StorageError
-from quell_tuning.lease import Lease
+from quell_tuning.lease import Lease, Running, Superseded
 
 log = logging.getLogger("quell")
 
@@ -29,10 +29,6 @@ NOBODY = -1  # the trial of a worker that waits
 
 class Leave(BaseException):
     """The worker was asked to leave; not an Exception, so that nothing on the way takes it for a failure."""
-
-
-class Superseded(Exception):
-    """A trial that need not be run; its slot gets another one. The message says why."""
 
 
 class Notice:
@@ -78,32 +74,6 @@ def end_with_pool(after_s: float = ORPHANED_S) -> None:
     threading.Thread(target=watch, name="pool", daemon=True).start()
 
 
-class Running:
-    """A trial that this process runs, and what its objective must call."""
-
-    def __init__(self, trial: optuna.Trial, notice: Notice, lease: Lease) -> None:
-        self.trial = trial
-        self.notice = notice
-        self.lease = lease
-
-    def step(self, audio_hours: float) -> None:
-        """The training has got so far; raises what `look_up` raises."""
-        self.lease.audio_hours = audio_hours
-        self.look_up()
-
-    def look_up(self) -> None:
-        """To be called often, and outside of anything that must be finished.
-
-        Raises:
-            Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
-            UpdateFinishedTrialError: another worker has the trial.
-        """
-        self.lease.looks += 1
-        if self.lease.lost:
-            raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
-        self.notice.check()
-
-
 Objective = Callable[[Running], None]
 
 
@@ -128,7 +98,7 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
                 try:
                     with Lease(trial, Budget(budget.study, budget.trials)) as lease:
                         objective = objective or begin()
-                        _run(Running(trial, notice, lease), objective, budget, drop)
+                        _run(Running(trial, notice.check, lease), objective, budget, drop)
                 except Leave:
                     _hand_back(trial, budget)
                     raise

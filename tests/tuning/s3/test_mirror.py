@@ -9,7 +9,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import exporting, objective, outcome
+from quell_tuning import chosen_trial, objective, outcome
 from quell_tuning.bucket import open_bucket
 from quell_tuning.mirror import open_mirror
 from quell_tuning.runs import Runs
@@ -69,7 +69,7 @@ def test_a_trial_that_is_left_on_one_machine_ends_on_another_and_is_exported_fro
     assert keys() == ["studies/tiny/trials/00000.weights"]
 
     third = machine("third")
-    assert exporting.choose(study, third).trial.number == 0
+    assert chosen_trial.choose(study, third).trial.number == 0
     restored = load_weights(third.fetch_weights("tiny", 0)).state_dict()
     trained = load_weights(other.weights("tiny", 0)).state_dict()
     assert all(torch.equal(restored[name], trained[name]) for name in trained)

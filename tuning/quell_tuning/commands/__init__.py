@@ -2,7 +2,7 @@
 
 import typer
 
-from quell_tuning.commands import denoiser, evaluation, look, recordings, search
+from quell_tuning.commands import denoiser, evaluation, export, look, recordings, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -20,11 +20,11 @@ for command in (
     search.demo,
     search.tune,
     search.worker,
-    search.status,
-    search.reproduce,
+    look.status,
+    export.reproduce,
     look.dashboard,
     look.report,
-    denoiser.export,
+    export.export,
     denoiser.denoise,
     evaluation.evaluate,
 ):

@@ -1,69 +1,29 @@
 """Commands about a denoiser that was found: export, denoise."""
 
-import math
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quell_tuning.errors import Interrupted
 from quell_tuning.options import (
-    ArtifactsOption,
-    DeviceOption,
-    RunsOption,
-    StorageFileOption,
-    StorageOption,
-    StudyName,
-    open_place,
-    open_study,
     stderr,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quell import audio, batch
+    from quell.settings import Mix, Report
+
 MODELS = (".pt", ".onnx")  # how files end that Quell runs
-
-
-def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a card goes beside it.")],
-    study: StudyName = None,
-    trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial's number, instead of the best.")] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
-    ] = None,
-    licence: Annotated[str, typer.Option("--licence", help="For the card and the file's metadata.")] = "",
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="Train it again before, on train and validation."),
-    ] = False,
-    device: DeviceOption = "cpu",
-    artifacts: ArtifactsOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
-) -> int:
-    """The best (or a given) trial as one file, with a model card."""
-    from quell_tuning.devices import check_device
-    from quell_tuning.exporting import export_best
-
-    formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
-    if kind is not None and kind not in formats:
-        raise typer.BadParameter(f"{kind!r}, expected one of {', '.join(formats)}", param_hint="--format")
-    needed = [formats[kind]] if kind else list(formats.values())
-    if output.suffix not in needed:
-        found = f"{output}: ends in {output.suffix!r}"
-        raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")
-    place = open_place(runs, storage, storage_file, artifacts=artifacts)
-    place.runs.check(write=False)
-    stored = open_study(study, place)
-    again_on = check_device(device) if refit else None
-    made = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
-    print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
-    before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
-    whose = "validation, of the trial before it was trained again: " if refit else "validation: "
-    print(whose + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
-    print(f"{made.costs.parameters:,} parameters, {made.costs.macs_per_s / 1e6:.0f} M MAC/s")
-    latency = "infinite" if math.isinf(made.costs.latency_ms) else f"{made.costs.latency_ms:.0f} ms"
-    print(f"latency {latency}" + (f", real-time factor {made.rtf:.4f} on one thread" if made.rtf is not None else ""))
-    return 0
 
 
 def denoise(
@@ -93,7 +53,6 @@ def denoise(
     kept."""
     from quell.audio import ENCODINGS, Raw
     from quell.settings import Mix
-    from quell_tuning.denoising import files, stream
 
     model, inputs = _parted(inputs)
     try:
@@ -125,3 +84,151 @@ def _parted(given: list[Path]) -> tuple[Path | None, list[Path]]:
     if late:
         raise typer.BadParameter(f"{late[0]} among recordings, expected one model, first", param_hint="MODEL")
     return given[0] if count else None, inputs
+
+
+def files(
+    model: Path | None,
+    inputs: Sequence[Path],
+    output: Path,
+    mix: Mix,
+    *,
+    overwrite: bool,
+    processes: int,
+    console: Console,
+) -> int:
+    """Denoises recordings and folders; returns the exit code: 1 when some could not be done.
+
+    Without a model each recording gets the shipped one that fits its rate.
+
+    Raises:
+        AudioError: what was asked for cannot be begun.
+        ExportError: the model cannot be loaded.
+    """
+    from quell import batch, shipped
+    from quell.journal import Journal, how
+    from quell.processes import cores
+    from quell_tuning import progress
+
+    if model is not None and not model.is_file():
+        from quell.model import load
+
+        load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
+    settings = " ".join(how(file, mix) for file in (shipped.paths() if model is None else [model]))
+    plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
+    if plan.done:
+        _say(f"{len(plan.done)} recordings were done before, by the same model", console)
+    failed = 0
+    with _going_on(plan), progress.bar("denoising, seconds", console) as move:
+
+        def moved(done: float, total: float) -> None:
+            move(round(done), round(total))
+
+        with closing(batch.run(plan.jobs, model, mix, processes or cores(), moved, plan.journal)) as ended:
+            for done in ended:
+                if done.error is not None:
+                    failed += 1
+                    _say(f"quell: {done.error}", console)
+                elif done.report is not None:
+                    _warn(str(done.job.target), done.report, console)
+                    if plan.journal is not None:
+                        plan.journal.note(done.job)
+    if plan.journal is not None and not failed:
+        plan.journal.close([*plan.jobs, *plan.done])
+    with _to_stdout():
+        print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
+    return 1 if failed else 0
+
+
+def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bool, console: Console) -> int:
+    """Denoises raw samples from standard input; returns the exit code.
+
+    Raises:
+        AudioError: nothing usable came, or the output exists or cannot be written.
+        ExportError: the model cannot be loaded.
+    """
+    from quell import audio, shipped
+    from quell.atomic import replacing
+    from quell.errors import AudioError
+    from quell.pipe import pipe
+    from quell_tuning import progress
+
+    loaded = shipped.load(model, raw.sample_rate)
+    if sys.stdin is None:
+        raise AudioError("standard input: closed, expected raw samples; pipe them in")
+    if output == Path("-"):
+        if sys.stdout is None:
+            raise AudioError("standard output: closed, expected to write samples to it; give -o a file")
+        with _to_stdout(), progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, mix, move)
+        _warn("standard output", report, console)
+        return 0
+    if output.suffix.lower() in audio.SUFFIXES:
+        needed = "expected a name like out.raw, since raw samples have no header"
+        raise AudioError(f"{output}: ends in {output.suffix}, {needed}; rename it")
+    try:
+        if output.exists() and not overwrite:
+            raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
+        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as move:
+            report = pipe(sys.stdin.buffer, file, loaded, raw, mix, move)
+    except OSError as error:
+        raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
+    _warn(str(output), report, console)
+    return 0
+
+
+@contextmanager
+def _going_on(plan: batch.Plan) -> Iterator[None]:
+    """Leaves the notes that the same command goes on with, and says so to whoever interrupts this one."""
+    try:
+        yield
+    except Interrupted as left:
+        if plan.journal is not None:
+            left.advice = "the same command goes on with what is left"
+        raise
+    finally:
+        if plan.journal is not None:
+            plan.journal.close(job for job in plan.jobs if not job.target.exists())
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Leaves as others in a pipe do when whoever read the standard output has gone.
+
+    Raises:
+        AudioError: the standard output cannot be written.
+    """
+    from quell.errors import AudioError
+
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _drop_output()
+        raise AudioError(f"standard output: {error.strerror}, expected to write to it; redirect it") from error
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go; Python would complain about that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(name: str, report: Report, console: Console) -> None:
+    if report.limited:
+        found = f"{report.limited} samples beyond full scale were limited (peak {report.peak:.2f})"
+        _say(f"quell: {name}: {found}; a float format holds them, a lower input level avoids them", console)
+    elif report.peak > 1:
+        _say(f"quell: {name}: peak {report.peak:.2f}, beyond full scale; its format holds that", console)
+
+
+def _say(text: str, console: Console) -> None:
+    """A line as it is: what looks like markup in a file's name is none."""
+    from rich.text import Text
+
+    console.print(Text(_one_line(text)), soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    """Line ends and escape sequences in a file's name are shown, not sent; so are bytes that are no text."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

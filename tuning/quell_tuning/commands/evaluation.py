@@ -58,6 +58,7 @@ def evaluate(
     others = _systems(baseline)
     import torch
 
+    from quell import comparison
     from quell.scoring import Scorer
     from quell_tuning import evaluation, evaluation_tables
     from quell_tuning.systems import contenders
@@ -77,7 +78,7 @@ def evaluate(
             material = evaluation.of_study(spec, data, mixtures, scorer, console)
         systems = {one.name: one.system for one in compared} | others
         results = evaluation.compare(material, systems, scorer, console)
-    state = evaluation.summary(material, results)
+    state = comparison.summary(material, results)
     if as_json:
         print(json.dumps(state))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from quell_tuning.options import (
     ArtifactsOption,
+    JsonOption,
     RunsOption,
     StorageFileOption,
     StorageOption,
@@ -17,6 +19,7 @@ from quell_tuning.options import (
     open_place,
     open_study,
     stderr,
+    stdout,
 )
 
 
@@ -43,6 +46,7 @@ def dashboard(
     guard.check(host, password)
 
     from quell_tuning import pages
+    from quell_tuning.artifacts import open_artifacts
     from quell_tuning.dashboard import Access, serve
 
     log_notes()
@@ -53,7 +57,13 @@ def dashboard(
     def refresh() -> None:
         pages.refresh(stored, stored._storage)
 
-    return serve(stored, place.open_artifacts(), Access(host, port, password, read_only), stderr(), refresh)
+    return serve(
+        stored,
+        open_artifacts(place.artifacts_url, place.runs),
+        Access(host, port, password, read_only),
+        stderr(),
+        refresh,
+    )
 
 
 def report(
@@ -70,7 +80,8 @@ def report(
     storage_file: StorageFileOption = None,
 ) -> int:
     """A study as one HTML page with its sounds inside, for readers without the dashboard."""
-    from quell_tuning.report import check, write
+    from quell_tuning.artifacts import open_artifacts
+    from quell_tuning.report.page import check, write
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .html", param_hint="--output")
@@ -78,5 +89,28 @@ def report(
     place = open_place(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
-    print(f"{output}: {write(stored, place.open_artifacts(), output, best, listen, stderr())}")
+    print(f"{output}: {write(stored, open_artifacts(place.artifacts_url, place.runs), output, best, listen, stderr())}")
+    return 0
+
+
+def status(
+    study: StudyName = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look every 2 s until all trials have ended.")] = False,
+    runs: RunsOption = Path("runs"),
+    storage: StorageOption = None,
+    storage_file: StorageFileOption = None,
+) -> int:
+    """Trials by state, who works on what, the best so far and the time left."""
+    from quell_tuning import status as state
+
+    stored = open_study(study, open_place(runs, storage, storage_file))
+    if watch:
+        from quell_tuning.status import watch as look_on
+
+        look_on(stored, stdout(), as_json=as_json)
+    elif as_json:
+        print(json.dumps(state.summary(stored)))
+    else:
+        state.show(state.summary(stored), stdout())
     return 0

@@ -1,6 +1,5 @@
 """Commands that search: demo, tune, worker, status, reproduce, storage serve."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,10 @@ from quell_tuning.errors import Interrupted, UsageError
 from quell_tuning.options import (
     ArtifactsOption,
     CorpusOption,
-    DeviceOption,
-    JsonOption,
     RunsOption,
     StorageFileOption,
     StorageOption,
     StudyFile,
-    StudyName,
     TrackOption,
     TrialsOption,
     load_spec,
@@ -94,7 +90,7 @@ def tune(
 
     from quell_tuning import status as state
     from quell_tuning.devices import check_devices, share_devices
-    from quell_tuning.parts import warm_starts
+    from quell_tuning.starting_points import warm_starts
     from quell_tuning.tracking import check_tracking
     from quell_tuning.tune import Tune
 
@@ -162,46 +158,6 @@ def worker(
         return _ended(join(spec, part, place, claim.device, stderr(), track))
 
 
-def status(
-    study: StudyName = None,
-    as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look every 2 s until all trials have ended.")] = False,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
-) -> int:
-    """Trials by state, who works on what, the best so far and the time left."""
-    from quell_tuning import status as state
-
-    stored = open_study(study, open_place(runs, storage, storage_file))
-    if watch:
-        from quell_tuning.watching import watch as look_on
-
-        look_on(stored, stdout(), as_json=as_json)
-    elif as_json:
-        print(json.dumps(state.summary(stored)))
-    else:
-        state.show(state.summary(stored), stdout())
-    return 0
-
-
-def reproduce(
-    study: StudyName,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
-    device: DeviceOption = "cpu",
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
-) -> int:
-    """Train a trial again and compare its score; exit 1 when it differs."""
-    from quell_tuning.devices import check_device
-    from quell_tuning.reproduce import reproduce as train_again
-
-    place = open_place(runs, storage, storage_file)
-    used = check_device(device)
-    return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())
-
-
 def serve(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
@@ -215,10 +171,12 @@ def serve(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Optuna's gRPC proxy in front of a database, for very many workers."""
+    from quell_tuning.serving import Backend
     from quell_tuning.serving import serve as run_server
 
     log_notes()
-    return run_server(open_place(runs, storage, storage_file), host, port, processes, stderr())
+    place = open_place(runs, storage, storage_file)
+    return run_server(Backend(place.storage_url, place.runs.postgres), host, port, processes, stderr())
 
 
 def _ended(code: int) -> int:

@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
-from quell_tuning.budget import feasible, is_lost
-from quell_tuning.note_tables import infeasible
+from quell_tuning.costs import infeasible
+from quell_tuning.ranking import feasible, is_lost
 from quell_tuning.report import words
 from quell_tuning.standing import Standing, beside, gains, hours, seconds
 from quell_tuning.words import configuration, domain, plain, title

@@ -1,0 +1,120 @@
+"""Denoisers on one test set: scores, real-time factor, summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quell.audio import FloatArray
+from quell.baselines import System
+from quell.material import Material
+from quell.scoring import Job, Progress, Scorer, Scores
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a system does on some material.
+
+    `rtf` is processing time over audio time of each clip on one thread; None for the noisy input. It is that of the
+    second time: a system's first call, and with TorchScript the first on each new length, builds what later ones use.
+    `rtf_new` has those first times.
+    """
+
+    system: str
+    scores: Scores
+    rtf: NDArray[np.float64] | None = None
+    rtf_new: NDArray[np.float64] | None = None
+
+
+def measure(name: str, system: System | None, material: Material, scorer: Scorer, move: Progress) -> Result:
+    """Scores and times of a system; without one, scores of the noisy input."""
+    first: list[float] = []
+    second: list[float] = []
+
+    def jobs() -> Iterator[Job]:
+        for place in range(len(material.labels)):
+            samples, sample_rate = material.recording(place)
+            if system is not None:
+                for seconds in (first, second):
+                    estimate, spent = _timed(system, samples, sample_rate)
+                    seconds.append(spent)
+                samples = estimate
+            yield material.job(place, samples)
+
+    clips = scorer.run(jobs(), len(material.labels), move)
+    scores = Scores.of(clips, material.rows)
+    if system is None:
+        return Result(name, scores)
+    return Result(name, scores, np.array(second) / material.seconds, np.array(first) / material.seconds)
+
+
+def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
+    """What a system makes of (T, C), each channel by itself, and the CPU seconds that it took."""
+    channels = np.ascontiguousarray(samples.T)
+    begun = time.thread_time()
+    done = [system(channel, sample_rate) for channel in channels]
+    spent = time.thread_time() - begun
+    return np.stack(done, axis=1), spent
+
+
+def summary(material: Material, results: list[Result]) -> dict[str, Any]:
+    """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and of the
+    model that the table by SNR is about."""
+    noisy, model = results[0].scores, results[1].scores
+    return {
+        "mixtures": len(material.labels),
+        "minutes": float(material.seconds.sum()) / 60,
+        "kind": type(material).__name__.lower(),
+        "failures": model.failures,
+        "noisy": noisy.means(),
+        "denoised": model.means(),
+        "gain": {name: model.gain_over(noisy, name) for name in model.values},
+        "worse": {name: model.worse_than(noisy, name) for name in model.values},
+        "by_snr": _by_snr(noisy, model) if np.isfinite(material.rows).all() else [],
+        "systems": [_system(result, noisy, material) for result in results],
+    }
+
+
+def _by_snr(noisy: Scores, model: Scores) -> list[dict[str, Any]]:
+    before = noisy.by_snr()
+    return [
+        {"snr_db": snr_db, "clips": int((model.snr_db == snr_db).sum()), "noisy": before[snr_db], "denoised": means}
+        for snr_db, means in model.by_snr().items()
+    ]
+
+
+def _system(result: Result, noisy: Scores, material: Material) -> dict[str, Any]:
+    scores, by_snr = result.scores, bool(np.isfinite(material.rows).all())
+    row: dict[str, Any] = {"system": result.system, "failures": scores.failures, "means": scores.means()}
+    row["by_snr"] = [{"snr_db": snr_db, **means} for snr_db, means in scores.by_snr().items()] if by_snr else []
+    if result.rtf is None or result.rtf_new is None:
+        return row
+    total = material.seconds.sum()
+    return row | {
+        "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
+        "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
+        "worse_at_highest_snr": _worse_on_top(scores, noisy) if by_snr else None,
+        "worst": {name: _worst(scores, noisy, name, material) for name in scores.values},
+        "rtf": float(result.rtf @ material.seconds / total),
+        "rtf_new": float(result.rtf_new @ material.seconds / total),
+        "first_call_s": float(result.rtf_new[0] * material.seconds[0]),
+    }
+
+
+def _worse_on_top(scores: Scores, noisy: Scores) -> dict[str, float]:
+    """Shares of clips made worse among those with the least noise, where there is most to lose."""
+    top = noisy.snr_db == noisy.snr_db.max()
+    mine, before = scores.of_clips(top), noisy.of_clips(top)
+    return {name: mine.worse_than(before, name) for name in mine.values}
+
+
+def _worst(scores: Scores, noisy: Scores, name: str, material: Material) -> dict[str, Any]:
+    """The clip that loses most, or gains least."""
+    gains = scores.values[name] - noisy.values[name]
+    place = int(gains.argmin())
+    return {"file": material.labels[place], "gain": float(gains[place])}

@@ -1,0 +1,87 @@
+"""Storage URLs: flag, else environment, else default; passwords are never shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
+
+from quell_tuning.errors import StorageError, UsageError
+
+EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, grpc://HOST:PORT or postgres"
+
+
+def shown(url: str) -> str:
+    """A storage URL without anything secret in it."""
+    parsed = _parsed(url)
+    if parsed is None:
+        scheme = re.match(r"[\w+]*(?=:|$)", url)
+        return repr(scheme[0]) if scheme else "no URL"
+    return parsed.set(query={}).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sqlalchemy.URL | None:
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
+        return None
+    return None if "@" in (parsed.host or "") else parsed  # the end of a password with an @ that is not quoted
+
+
+def with_password(url: str, password: str) -> str:
+    """The same URL with a password, where it is of Postgres and has none."""
+    parsed = _parsed(url)
+    if parsed is None or parsed.password is not None or not parsed.drivername.startswith("postgresql"):
+        return url
+    return parsed.set(password=password).render_as_string(hide_password=False)
+
+
+def check_scheme(url: str) -> None:
+    """Refuses a URL of a kind that `open_storage` does not know, before anything else takes time.
+
+    Raises:
+        StorageError: so.
+    """
+    if url.partition(":")[0] not in ("sqlite", "postgresql", "postgresql+psycopg", "grpc"):
+        raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
+
+
+STORAGE = "QUELL_STORAGE"
+
+
+PASSWORD_FILE = "QUELL_STORAGE_PASSWORD_FILE"
+
+
+LOCAL_POSTGRES = "postgres"
+
+
+def storage_url(flag: str | None, file: Path | None, default: str) -> str:
+    """The storage that was asked for; a URL with a password in it belongs in a file or in the environment. One without
+    takes that of the file which the environment names (PASSWORD_FILE), as container engines hand out secrets.
+
+    Raises:
+        UsageError: both a URL and a file.
+        StorageError: the file cannot be read, or what is asked for is no storage URL.
+    """
+    if flag and file:
+        raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
+    url = _written(file) if file is not None else flag or os.environ.get(STORAGE) or default
+    if url == LOCAL_POSTGRES:
+        return url
+    check_scheme(url)
+    secret = os.environ.get(PASSWORD_FILE)
+    return with_password(url, _written(Path(secret), "database's password")) if secret else url
+
+
+def _written(file: Path, what: str = "storage URL") -> str:
+    try:
+        lines = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise StorageError(f"{file}: {reason}, expected a file that holds a {what}; check the path") from None
+    if len(lines) != 1:
+        raise StorageError(f"{file}: {len(lines)} words, expected one, the {what}; remove the others")
+    return lines[0]
