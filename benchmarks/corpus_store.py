@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from header import header
 
-from quell import audio, writer
+from quell import audio
+from quell.audio import writer
+from quell.audio.formats import Format
 from quell.audit import audit
-from quell.formats import Format
 from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.store import prepare

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quell.audio.alignment import measured_snr_db, read
 from quell.errors import AudioError
 from quell.findings import Finding, Inspected, Pairing, judge, usable
 from quell.inspection import Inspection, inspect
-from quell.pairs import measured_snr_db, read
 from quell.recordings import CorpusConfig, Kind, Progress, Recording, partners
 from quell.scan import find
 

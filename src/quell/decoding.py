@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell import audio
-from quell.pairs import read
+from quell.audio.alignment import read
 from quell.recordings import Kind
 
 SILENT = 1e-4  # peak, -80 dB of full scale: nothing was recorded

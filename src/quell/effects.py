@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quell.audio import FloatArray
-from quell.pairs import align
+from quell.audio.alignment import align
 
 LOWEST_EDGE_HZ = 3_000.0  # telephones end at 3.4 kHz
 EDGE_OCTAVES = 0.1  # from the edge to silence

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell import audio, shipped, writer
-from quell.audio import FloatArray
+from quell import audio, shipped
+from quell.audio import FloatArray, writer
+from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
 from quell.model import Model, Stream
-from quell.resampling import Resampler
 from quell.settings import Done, Job, Mix, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from quell import metrics
 from quell.atomic import replacing
 from quell.audio import FloatArray
+from quell.audio.alignment import measured_snr_db
 from quell.corpus import Clip, Corpus, Split
 from quell.errors import CorpusError
-from quell.pairs import measured_snr_db
 from quell.scoring import Progress, Scorer, Scores
 from quell.splits import SPLITS
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from quell import audio, writer
+from quell import audio
+from quell.audio import writer
 from quell.enhance import transfer
 from quell.errors import AudioError
 from quell.model import Model

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import FloatArray
+from quell.audio.formats import Format
+from quell.audio.writer import write
 from quell.errors import CorpusError, PackageError
-from quell.formats import Format
-from quell.writer import write
 
 SIZE_M = ((2.5, 2.5, 2.3), (9.0, 7.0, 3.5))  # least and most length, width and height
 DECAY_S = (0.15, 0.7)  # to -60 dB (Sabine 1922)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from quell.audio.alignment import align, measured_snr_db
 from quell.effects import CODECS, band_limited, clipped, coded
-from quell.pairs import align, measured_snr_db
 
 RATE = 16_000
 

@@ -108,7 +108,7 @@ def test_silence_and_single_samples_are_measured_too(inspected):
 def test_blocks_do_not_matter(inspected, speech, monkeypatch):
     samples = speech(3.0, RATE)
     whole = inspected(samples)
-    monkeypatch.setattr(audio, "READ_BLOCK", 10_007)
+    monkeypatch.setattr(reader, "READ_BLOCK", 10_007)
     pieces = inspected(samples)
     assert pieces.digest == whole.digest and pieces.peak == whole.peak
     assert pieces.pauses == whole.pauses

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, writer
-from quell.audio import ENCODINGS, Raw
+from quell import audio
+from quell.audio import ENCODINGS, Raw, writer
 from quell.enhance import denoise
 from quell.errors import AudioError
 from quell.pipe import pipe

@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from quell import audio, metrics, writer
+from quell import audio, metrics
+from quell.audio import writer
 from quell.corpus import Corpus
 from quell.enhance import enhance_file
 from quell.heldout import evaluation_set

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quell import writer
 from quell.atomic import replacing
-from quell.audio import FloatArray
+from quell.audio import FloatArray, writer
+from quell.audio.formats import Format
 from quell.corpus import Corpus
 from quell.errors import AudioError
-from quell.formats import Format
 from quell_tuning.pictures import Clips, picture
 from quell_tuning.study_file import StudySpec
 

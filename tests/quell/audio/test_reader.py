@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, writer
-from quell.audio import Format
+from quell import audio
+from quell.audio import Format, writer
+from quell.audio.resampling import Resampler
 from quell.errors import AudioError
-from quell.resampling import Resampler
 
 # Container, sub-format and the largest error of a sample: half a step of an integer format. Lossy ones are apart.
 EXACT = [("WAV", "PCM_16", 2**-16), ("WAV", "PCM_24", 2**-24), ("WAV", "FLOAT", 0.0), ("FLAC", "PCM_16", 2**-16)]

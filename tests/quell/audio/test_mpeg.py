@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, containers
+from quell import audio
+from quell.audio import integrity
 from quell.errors import AudioError
 
 
@@ -26,41 +27,41 @@ def mp3(path, rate=44_100, channels=1, mode="CONSTANT", seconds=2, loud_first=Tr
 @pytest.mark.parametrize("channels", [1, 2])
 def test_frames_are_counted_as_they_are_decoded(tmp_path, rate, channels):
     path = mp3(tmp_path / "a.mp3", rate, channels, counted=False)
-    counted = containers.samples(path)
+    counted = integrity.samples(path)
     assert counted == len(audio.read(path)[0]) == audio.Recording(path).frames
     assert 0 <= counted - 2 * rate <= 3 * 1_152  # the encoder fills up whole frames, and adds some in front
 
 
 def test_a_file_that_says_its_length_is_not_counted(tmp_path):
-    assert containers.samples(mp3(tmp_path / "a.mp3")) is None
+    assert integrity.samples(mp3(tmp_path / "a.mp3")) is None
     assert audio.Recording(tmp_path / "a.mp3").frames == 88_200
 
 
 def test_tags_before_and_behind_the_sound_are_no_sound(tmp_path):
     path = mp3(tmp_path / "a.mp3", counted=False)
-    bare = containers.samples(path)
+    bare = integrity.samples(path)
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 16, 0]) + bytes(2_048)
     path.write_bytes(tag + path.read_bytes() + b"TAG" + bytes(125))
-    assert containers.samples(path) == bare == len(audio.read(path)[0])
+    assert integrity.samples(path) == bare == len(audio.read(path)[0])
 
 
 def test_a_frame_that_is_cut_off_does_not_count(tmp_path):
     path = mp3(tmp_path / "a.mp3", counted=False)
-    whole = containers.samples(path)
+    whole = integrity.samples(path)
     path.write_bytes(path.read_bytes()[:-1])
-    assert containers.samples(path) == whole - 1_152
+    assert integrity.samples(path) == whole - 1_152
 
 
 def test_what_is_no_mpeg_has_no_length(tmp_path):
     for content in (b"", b"\xff", b"\xff" * 100, bytes(1_000)):
         (tmp_path / "a.mp3").write_bytes(content)
-        assert containers.samples(tmp_path / "a.mp3") is None
+        assert integrity.samples(tmp_path / "a.mp3") is None
 
 
 def test_a_variable_bit_rate_without_a_count_is_refused_where_sound_would_be_lost(tmp_path):
     path = mp3(tmp_path / "a.mp3", mode="VARIABLE", counted=False)
     short = soundfile.info(path).frames
-    counted = containers.samples(path)
+    counted = integrity.samples(path)
     assert short < counted
     with pytest.raises(AudioError, match=rf"a\.mp3: no count in its header, by which {short} of {counted} samples"):
         audio.Recording(path)
@@ -68,7 +69,7 @@ def test_a_variable_bit_rate_without_a_count_is_refused_where_sound_would_be_los
 
 def test_a_variable_bit_rate_without_a_count_is_read_where_all_can_be(tmp_path):
     path = mp3(tmp_path / "a.mp3", mode="VARIABLE", loud_first=False, counted=False)
-    assert soundfile.info(path).frames > containers.samples(path) == len(audio.read(path)[0])
+    assert soundfile.info(path).frames > integrity.samples(path) == len(audio.read(path)[0])
 
 
 def test_an_mp3_read_in_pieces_is_what_it_is_in_one(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quell import audio
-from quell.audio import FloatArray
+from quell.audio.reader import read_mono
+from quell.audio.resampling import FloatArray
 
 LONGEST_LAG_S = 0.5  # that one may begin before the other
 CORRELATED = 1 << 18  # samples at once
@@ -79,4 +79,4 @@ def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:
     Raises:
         AudioError: one of them cannot be read.
     """
-    return align(audio.read_mono(noisy, sample_rate), audio.read_mono(clean, sample_rate), sample_rate)
+    return align(read_mono(noisy, sample_rate), read_mono(clean, sample_rate), sample_rate)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from quell import audio
-from quell.containers import flaw
+from quell.audio.integrity import flaw
 from quell.errors import AudioError
 
 KINDS = [

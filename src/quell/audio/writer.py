@@ -11,10 +11,10 @@ import numpy as np
 import soundfile
 
 from quell.atomic import replacing
-from quell.audio import _File, _reason
+from quell.audio.formats import Format
+from quell.audio.reader import _File, _reason
+from quell.audio.resampling import FloatArray
 from quell.errors import AudioError
-from quell.formats import Format
-from quell.resampling import FloatArray
 
 WRITE_BLOCK = 65_536  # samples of each channel
 MARGIN = 4_096  # bytes

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import pairs
+from quell.audio import alignment
+from quell.audio.alignment import MOST_DB, align, measured_snr_db
 from quell.audit import audit, without
 from quell.corpus import open_store
 from quell.errors import CorpusError
 from quell.heldout import evaluation_set
-from quell.pairs import MOST_DB, align, measured_snr_db
 from quell.recordings import CorpusConfig, Recording, alone, partners
 from quell.scan import find
 from quell.splits import SPLITS
@@ -41,9 +41,9 @@ def test_the_lag_is_found_and_both_sides_are_cut_to_what_they_share(lag, snr_db)
 @pytest.mark.parametrize("lengths", [(30_000, 20_000), (20_000, 30_000), (9_000, 40_000)])
 def test_blocks_correlate_as_the_whole(monkeypatch, lengths):
     noisy, clean = white(lengths[0], 1), white(lengths[1], 2)
-    whole = pairs._correlation(noisy, clean, 4_000)
-    monkeypatch.setattr(pairs, "CORRELATED", 7_001)
-    np.testing.assert_allclose(pairs._correlation(noisy, clean, 4_000), whole, atol=1e-9)
+    whole = alignment._correlation(noisy, clean, 4_000)
+    monkeypatch.setattr(alignment, "CORRELATED", 7_001)
+    np.testing.assert_allclose(alignment._correlation(noisy, clean, 4_000), whole, atol=1e-9)
     late = -1_234
     expected = sum(
         float(noisy[place + late]) * float(clean[place]) for place in range(-late, min(lengths[1], lengths[0] - late))

@@ -11,23 +11,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from quell import containers
-from quell.containers import flaw
+from quell.audio import integrity
+from quell.audio.formats import Format, Raw
+from quell.audio.integrity import flaw
+from quell.audio.resampling import FloatArray, Resampler
 from quell.errors import AudioError
-from quell.formats import ENCODINGS, Format, Raw
-from quell.resampling import FloatArray, Resampler, resample
-
-__all__ = [
-    "ENCODINGS",
-    "FloatArray",
-    "Format",
-    "Raw",
-    "Recording",
-    "find",
-    "read",
-    "read_mono",
-    "resample",
-]
 
 # What libsndfile reads, by suffix. A file with another suffix is not taken for a recording (README, CSV, ...).
 OTHER_SUFFIXES = {".aif", ".aifc", ".bwf", ".iff", ".mp2", ".oga", ".opus", ".snd", ".sph"}
@@ -115,7 +103,7 @@ class Recording:
         found = flaw(self.path)
         if found:
             raise AudioError(f"{self.path}: {found}, expected one whole recording; copy or convert it again")
-        if self.stored.container == "MP3" and (counted := containers.samples(self.path)) is not None:
+        if self.stored.container == "MP3" and (counted := integrity.samples(self.path)) is not None:
             if self._header < counted:
                 found = f"no count in its header, by which {self._header} of {counted} samples can be read"
                 raise AudioError(f"{self.path}: {found}, expected all; convert it to WAV")

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import torch
 
-from quell import audio, export, writer
-from quell.audio import Format
+from quell import audio, export
+from quell.audio import Format, writer
 from quell.blocks import Blocks
 from quell.enhance import enhance_file
 from quell.errors import AudioError

@@ -1,0 +1,22 @@
+"""Sound files and waveforms, with numpy alone."""
+
+from quell.audio.formats import ENCODINGS, Format, Raw
+from quell.audio.reader import READ_BLOCK, SUFFIXES, Recording, find, read, read_mono
+from quell.audio.resampling import FloatArray, resample
+from quell.audio.writer import write, writing
+
+__all__ = [
+    "ENCODINGS",
+    "READ_BLOCK",
+    "SUFFIXES",
+    "FloatArray",
+    "Format",
+    "Raw",
+    "Recording",
+    "find",
+    "read",
+    "read_mono",
+    "resample",
+    "write",
+    "writing",
+]
