@@ -22,8 +22,8 @@ from quell_tuning import gallery, space
 from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.storage import open_storage
 
-from quell.denoiser import Denoiser
 from quell.heldout import LONGEST_S, EvaluationSet
+from quell.network.denoiser import Denoiser
 from quell.scoring import Scores
 
 P = ParamSpec("P")

@@ -35,11 +35,11 @@ from quell.audio import FloatArray
 from quell.baselines import system
 from quell.blocks import blocks_of
 from quell.config import FORMATS
-from quell.denoiser import Denoiser
 from quell.enhance import denoise, enhance_file
 from quell.errors import DenoiserError
 from quell.export import export
 from quell.model import load
+from quell.network.denoiser import Denoiser
 from quell.torchscript import BlockDenoiser
 
 RATE = 16_000

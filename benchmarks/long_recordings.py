@@ -20,8 +20,8 @@ from torch import Tensor
 from quell import metrics
 from quell.audio import FloatArray
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser, load_weights
 from quell.levels import rms
+from quell.network.denoiser import Denoiser, load_weights
 from quell.recordings import CorpusConfig
 from quell.store import prepare
 

@@ -19,8 +19,8 @@ from trainings import Outcome, Wanted, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
 from quell.cost import real_time_factor
-from quell.denoiser import load_weights
 from quell.heldout import EvaluationSet, score_denoiser
+from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores

@@ -15,7 +15,7 @@ import torch
 from quell_tuning.cli import SPIN_COUNT
 
 from quell.config import DenoiserConfig
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 from quell.processes import cores
 
 SECONDS = 8.0

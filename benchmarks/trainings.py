@@ -24,8 +24,8 @@ from rich.console import Console
 from quell.config import TrainingConfig
 from quell.corpus import Corpus, open_store
 from quell.cost import Cost, cost
-from quell.denoiser import save_weights
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.network.denoiser import save_weights
 from quell.processes import cores
 from quell.scoring import Scorer, Scores
 from quell.training import train

@@ -26,10 +26,10 @@ from trainings import Wanted, mixtures, train_all, variant
 from quell import baselines
 from quell.config import TrainingConfig
 from quell.corpus import open_store
-from quell.denoiser import load_weights
 from quell.errors import PackageError
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.material import Mixtures
+from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: TorchScript reads the annotations of these functions.
 from typing import NamedTuple
 
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 
 # A block's length: longer ones cost more per second in page faults (compressed-unet, one thread, medians of 5: 8 s 15 %
 # more than 6 s; ONNX Runtime at 16 s twice what it takes at 4 s), shorter ones in context heard twice.

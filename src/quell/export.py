@@ -13,8 +13,8 @@ from torch import Tensor
 
 from quell.atomic import replacing
 from quell.blocks import blocks_of
-from quell.denoiser import Denoiser
 from quell.errors import ExportError
+from quell.network.denoiser import Denoiser
 from quell.torchscript import METADATA, _on_cpu, freeze, quiet
 
 TOLERANCE = 1e-5

@@ -16,12 +16,12 @@ import torch
 import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
-from quell.denoiser import Denoiser, seen, turned
 from quell.errors import ExportError
-from quell.layers import Recurrence
 from quell.levels import rms
+from quell.network.denoiser import Denoiser, seen, turned
+from quell.network.layers import Recurrence
+from quell.network.stft import Spectrogram
 from quell.phases import pays_in_onnxruntime, with_phases
-from quell.spectrogram import Spectrogram
 
 # Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
 HOLD = 1e4
@@ -68,7 +68,7 @@ class Graph(nn.Module):
         own = rms(noisy)
         scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(self.silence)
         real, imaginary = self.transforms(noisy / scale)
-        # As quell.spectrogram.magnitude; exporters take away an addend of 1e-10.
+        # As quell.network.stft.magnitude; exporters take away an addend of 1e-10.
         magnitude = self.floor * ((real.square() + imaginary.square()) * self.floor**-2 + 1).sqrt()
         features = self.target.representation(magnitude)
         if state is None:

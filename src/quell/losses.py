@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quell.config import LOSS_WEIGHTS, loss_terms
+from quell.network.stft import FLOOR, Spectrogram, magnitude
 from quell.perceptual import Perceptual
-from quell.spectrogram import FLOOR, Spectrogram, magnitude
 
 # Features span 1 or 2, so that at the textbook's threshold of 1 Huber's loss would be half of l2.
 HUBER_THRESHOLD = 0.05

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quell.config import OPTIMISERS, TrainingConfig
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 
 # Of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)

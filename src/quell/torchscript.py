@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from quell.blocks import blocks_of, span
-from quell.denoiser import Denoiser
 from quell.levels import rms
+from quell.network.denoiser import Denoiser
 from quell.phases import pays_in_torchscript, with_phases
 
 METADATA = "quell.json"

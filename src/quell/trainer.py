@@ -14,12 +14,12 @@ from torch import Tensor
 
 from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser, clean_spectrum
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
 from quell.mixing import Mixtures, sampler
 from quell.muon import optimisers
-from quell.spectrogram import magnitude
+from quell.network.denoiser import Denoiser, clean_spectrum
+from quell.network.stft import magnitude
 
 # The learning rate holds until this share of the budget and then falls to zero in a straight line.
 HOLD = 0.75

@@ -15,11 +15,11 @@ from quell import metrics
 from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.levels import rms
+from quell.network.denoiser import Denoiser
+from quell.network.stft import magnitude
 from quell.scoring import Progress, Scorer, Scores
-from quell.spectrogram import magnitude
 from quell.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.

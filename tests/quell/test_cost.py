@@ -9,7 +9,7 @@ import torch
 
 from quell.config import DenoiserConfig
 from quell.cost import cost, real_time_factor
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 
 SMALL = DenoiserConfig(
     sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, growth=1.0, time_stride=1

@@ -18,7 +18,7 @@ from quell.losses import (
     compressed,
     negative_si_sdr,
 )
-from quell.spectrogram import Spectrogram, magnitude
+from quell.network.stft import Spectrogram, magnitude
 
 RATE = 2_000  # Hz: the windows of multi_resolution are 32, 64 and 128 samples
 SUMS = [

@@ -14,13 +14,13 @@ import torch
 from quell import heldout, metrics, scoring
 from quell.config import DenoiserConfig
 from quell.corpus import Corpus, open_store
-from quell.denoiser import Denoiser, Estimate
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.levels import rms
+from quell.network.denoiser import Denoiser, Estimate
+from quell.network.stft import magnitude
 from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
-from quell.spectrogram import magnitude
 from quell.store import prepare
 from quell.training import spectrogram_iou
 

@@ -19,7 +19,7 @@ from quell.errors import TrainingError
 from quell.levels import rms
 from quell.losses import Loss
 from quell.mixing import Mixtures
-from quell.spectrogram import magnitude
+from quell.network.stft import magnitude
 from quell.trainer import AVERAGING, Trainer
 
 CPU = torch.device("cpu")

@@ -25,12 +25,12 @@ from torch import Tensor
 from quell import comparison, dnsmos, export, shipped
 from quell.blocks import Blocks
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.heldout import EvaluationSet
 from quell.material import Mixtures
 from quell.metrics import ClipScore
 from quell.model import Model
+from quell.network.denoiser import Denoiser
 from quell.scoring import Scorer
 
 Signal = NDArray[np.float32]

@@ -17,8 +17,8 @@ from quell_tuning.runs import Runs
 
 from quell.config import DenoiserConfig
 from quell.cost import cost
-from quell.denoiser import Denoiser
 from quell.errors import TrainingError
+from quell.network.denoiser import Denoiser
 from quell.training import Trained
 
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}

@@ -10,7 +10,7 @@ from quell_tuning import space, study_file
 from quell_tuning.presets import PRESETS
 
 from quell.config import TrainingConfig
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 

@@ -15,11 +15,11 @@ import quell
 from quell.config import FORMATS
 from quell.corpus import Corpus, open_store
 from quell.cost import cost, measured
-from quell.denoiser import load_weights
 from quell.errors import CorpusError
 from quell.export import export
 from quell.heldout import score_denoiser
 from quell.model import Model, load
+from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell.scoring import Scorer
 from quell_tuning import card, progress

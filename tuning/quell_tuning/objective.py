@@ -17,9 +17,9 @@ import quell
 from quell.config import DenoiserConfig
 from quell.corpus import Corpus
 from quell.cost import cost, real_time_factor
-from quell.denoiser import Denoiser, save_weights
 from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet
+from quell.network.denoiser import Denoiser, save_weights
 from quell.scoring import Scorer
 from quell.training import Trained, train
 from quell_tuning import gallery, outcome, progress, space

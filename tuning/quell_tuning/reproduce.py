@@ -13,7 +13,7 @@ from rich.console import Console
 
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus import Corpus
-from quell.denoiser import Denoiser
+from quell.network.denoiser import Denoiser
 from quell.processes import cores
 from quell.scoring import Scorer
 from quell.training import train

@@ -14,7 +14,7 @@ from quell_tuning.bucket import open_bucket
 from quell_tuning.mirror import open_mirror
 from quell_tuning.runs import Runs
 
-from quell.denoiser import load_weights
+from quell.network.denoiser import load_weights
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
 

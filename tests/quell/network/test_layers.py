@@ -11,14 +11,8 @@ import torch
 from torch import nn
 
 from quell.config import ACTIVATIONS, NetworkConfig, check
-from quell.layers import (
-    FrameNorm,
-    Recurrence,
-    block,
-    down_convolution,
-    up_convolution,
-)
-from quell.unet import UNet
+from quell.network.layers import FrameNorm, Recurrence, block, down_convolution, up_convolution
+from quell.network.unet import UNet
 
 STRIDES = [(1, 1), (2, 1), (2, 2)]
 

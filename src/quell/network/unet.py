@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quell.config import NetworkConfig, check
-from quell.layers import (
+from quell.network.layers import (
     OUTPUT_LAYERS,
     SLOPES,
     Recurrence,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS
-from quell.denoiser import clean_spectrum, load_weights, save_weights
 from quell.levels import rms
-from quell.representation import HIGHEST, Representation, Target
-from quell.spectrogram import FLOOR, Spectrogram, magnitude
+from quell.network.denoiser import clean_spectrum, load_weights, save_weights
+from quell.network.representation import HIGHEST, Representation, Target
+from quell.network.stft import FLOOR, Spectrogram, magnitude
 
 # Every representation, "power" with several exponents.
 SCALES = [("linear", 0.3), ("log", 0.3), *(("power", power) for power in (0.1, 0.3, 0.5, 1.0))]

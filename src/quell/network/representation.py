@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from quell.config import REPRESENTATIONS, TARGETS
-from quell.spectrogram import FLOOR
+from quell.network.stft import FLOOR
 
 # The way back never goes further than this many times the largest feature of the training data: an unbounded output
 # of an untrained network must not overflow.

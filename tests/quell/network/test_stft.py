@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from quell.spectrogram import FLOOR, Spectrogram, magnitude
+from quell.network.stft import FLOOR, Spectrogram, magnitude
 
 # Hops that divide the window and hops that do not, windows of odd length, and the shortest there is.
 WINDOWS = [(2, 1), (3, 1), (64, 32), (64, 16), (64, 23), (65, 32), (65, 7), (100, 33), (127, 1), (512, 200)]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quell.config import NetworkConfig
-from quell.unet import UNet
+from quell.network.unet import UNet
 
 PLANES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (33, 17), (64, 16)]
 RANGES = {"sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, math.inf), "linear": (-math.inf, math.inf)}

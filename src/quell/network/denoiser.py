@@ -12,9 +12,9 @@ from quell.atomic import replacing
 from quell.config import DenoiserConfig
 from quell.errors import ExportError
 from quell.levels import rms
-from quell.representation import Representation, Target
-from quell.spectrogram import FLOOR, Spectrogram, magnitude
-from quell.unet import UNet
+from quell.network.representation import Representation, Target
+from quell.network.stft import FLOOR, Spectrogram, magnitude
+from quell.network.unet import UNet
 
 # Below this rms a signal is silence; float32 squares of smaller values lose their digits.
 SILENCE = 1e-12

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS, DenoiserConfig
-from quell.denoiser import Denoiser, load_weights, save_weights
 from quell.errors import ExportError
 from quell.levels import rms
+from quell.network.denoiser import Denoiser, load_weights, save_weights
 
 MEANINGS = [
     {"representation": representation, "target": target, "output": output}

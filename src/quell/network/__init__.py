@@ -1,0 +1,1 @@
+"""The denoiser as a torch module."""
