@@ -9,8 +9,8 @@ import pytest
 
 from quell import dnsmos
 from quell.audio import resample
+from quell.datasets.espeak import SPEECH_RATE, Espeak
 from quell.errors import PackageError
-from quell.espeak import SPEECH_RATE, Espeak
 
 
 @pytest.fixture

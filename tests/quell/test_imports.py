@@ -15,7 +15,14 @@ import quell
 
 MODULES = sorted(f"quell.{module.name}" for module in pkgutil.iter_modules(quell.__path__))
 # Reading sound, splitting a corpus and computing PESQ or STOI do without torch.
-WITHOUT_TORCH = ["quell.atomic", "quell.audio", "quell.corpus", "quell.demo_corpus", "quell.errors", "quell.metrics"]
+WITHOUT_TORCH = [
+    "quell.atomic",
+    "quell.audio",
+    "quell.corpus",
+    "quell.datasets.synthetic_corpus",
+    "quell.errors",
+    "quell.metrics",
+]
 
 
 def loaded_after(modules: list[str]) -> set[str]:

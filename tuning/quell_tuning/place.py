@@ -48,7 +48,7 @@ class Place:
             return Path()
         root = self.runs.folder / "demo-corpus"
         if not root.exists():
-            from quell.demo_corpus import make_demo_corpus
+            from quell.datasets.synthetic_corpus import make_demo_corpus
 
             try:
                 make_demo_corpus(root)
@@ -61,7 +61,7 @@ class Place:
         """Which recordings a study is of; generated rooms are made where they are not there yet."""
         rooms = None
         if count := spec.corpus.generated_rooms:
-            from quell.rooms import generate
+            from quell.datasets.synthetic_rooms import generate
 
             with progress.bar("making rooms", console) as move:
                 rooms = generate(self.runs.corpora, count, spec.corpus.sample_rate, spec.study.seed, move)

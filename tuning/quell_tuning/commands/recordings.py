@@ -9,7 +9,7 @@ import typer
 from quell.processes import cores
 from quell_tuning.options import CorpusOption, JsonOption, RunsOption, StudyFile, load_spec, stderr, stdout
 
-# Those of quell.public, which is imported only when something is downloaded.
+# Those of quell.datasets.public_corpora, which is imported only when something is downloaded.
 NAMES = ("librispeech-dev", "esc-50", "voicebank-demand", "ms-snsd")
 ASK_MB = 1000
 
@@ -78,23 +78,23 @@ def get(
     """Download a public corpus: checked, resumed, laid out for its study."""
     from contextlib import ExitStack
 
-    from quell import public
+    from quell.datasets import public_corpora
     from quell_tuning import progress
     from quell_tuning.errors import UsageError
 
-    if name not in public.CORPORA:
-        raise typer.BadParameter(f"{name!r}, expected one of {', '.join(public.CORPORA)}", param_hint="NAME")
-    corpus, console = public.CORPORA[name], stderr()
-    if (folder / public.DONE).exists():
+    if name not in public_corpora.CORPORA:
+        raise typer.BadParameter(f"{name!r}, expected one of {', '.join(public_corpora.CORPORA)}", param_hint="NAME")
+    corpus, console = public_corpora.CORPORA[name], stderr()
+    if (folder / public_corpora.DONE).exists():
         raise UsageError(f"{folder}: {name} is there, expected a new folder; remove it to download again")
     size = "unknown size" if corpus.about_mb is None else f"about {corpus.about_mb / 1000:.1f} GB"
-    console.print(f"{public.source(name)}{size} to download", highlight=False)
+    console.print(f"{public_corpora.source(name)}{size} to download", highlight=False)
     if (corpus.about_mb is None or corpus.about_mb > ASK_MB) and not yes:
         if not console.is_terminal:
             raise UsageError(f"{name}: {size}, expected --yes for more than 1 GB; say so or choose another corpus")
         if not typer.confirm("Go on?", err=True):
             return 1
     with ExitStack() as bars:
-        public.get(name, folder, lambda what: bars.enter_context(progress.download(what, console)))
+        public_corpora.get(name, folder, lambda what: bars.enter_context(progress.download(what, console)))
     print(f"{folder}: studies/{corpus.study} is made for it; `quell corpus check` tells whether all is well")
     return 0

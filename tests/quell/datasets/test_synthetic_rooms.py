@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import rooms
+from quell.datasets import synthetic_rooms
+from quell.datasets.synthetic_rooms import DECAY_S, generate
 from quell.errors import PackageError
-from quell.rooms import DECAY_S, generate
 
 RATE = 16_000
 installed = pytest.mark.skipif(find_spec("pyroomacoustics") is None, reason="needs the extra rooms")
@@ -59,7 +59,7 @@ def test_rooms_are_made_once(made, monkeypatch):
     def refuse(*_):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(rooms, "_response", refuse)
+    monkeypatch.setattr(synthetic_rooms, "_response", refuse)
     assert generate(made.parent, 12, RATE, 0) == made
 
 

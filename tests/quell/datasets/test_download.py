@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from quell import download
-from quell.download import fetch, unpack
+from quell.datasets import download
+from quell.datasets.download import fetch, unpack
 from quell.errors import DownloadError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

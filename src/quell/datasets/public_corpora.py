@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quell.download import Progress, fetch, unpack
+from quell.datasets.download import Progress, fetch, unpack
 from quell.errors import DownloadError
 
 # What stands in a folder once all is there.
@@ -29,7 +29,7 @@ class Archive:
     name: str
     url: str
     about_mb: int | None  # 10 ** 6 bytes, roughly; None where nobody says
-    checksum: str | None = None  # as `quell.download.fetch` takes it
+    checksum: str | None = None  # as `quell.datasets.download.fetch` takes it
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
 
     Raises:
         KeyError: an unknown name.
-        DownloadError: as `quell.download.fetch` and `unpack`, or archives that hold something else.
+        DownloadError: as `quell.datasets.download.fetch` and `unpack`, or archives that hold something else.
     """
     corpus = CORPORA[name]
     if (folder / DONE).exists():

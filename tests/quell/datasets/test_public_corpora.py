@@ -16,11 +16,11 @@ import soundfile
 from quell_tuning.commands import recordings as recordings_commands
 from quell_tuning.errors import UsageError
 
-from quell import public
+from quell.datasets import public_corpora
+from quell.datasets.public_corpora import CORPORA, DONE, get
 from quell.errors import DownloadError
-from quell.public import CORPORA, DONE, get
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def sound(seed=0):
@@ -103,7 +103,7 @@ def served(monkeypatch):
         made.append((http, thread))
         url = f"http://127.0.0.1:{http.server_address[1]}"
         here = tuple(replace(archive, url=f"{url}/{archive.name}", checksum=None) for archive in CORPORA[name].archives)
-        monkeypatch.setitem(public.CORPORA, name, replace(CORPORA[name], archives=here))
+        monkeypatch.setitem(public_corpora.CORPORA, name, replace(CORPORA[name], archives=here))
 
     yield serve
     for http, thread in made:
