@@ -20,9 +20,9 @@ from quell import audio
 from quell.audio import writer
 from quell.audio.formats import Format
 from quell.audit import audit
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.processes import cores
-from quell.recordings import CorpusConfig
-from quell.store import prepare
 
 RATE = 16_000
 

@@ -32,15 +32,15 @@ from rich.console import Console
 from quell import baselines, comparison, metrics
 from quell.audio import FloatArray
 from quell.baselines import System
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.splits import SPLITS
+from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
 from quell.processes import cores
-from quell.recordings import CorpusConfig
 from quell.scoring import Job, Scorer
-from quell.splits import SPLITS
-from quell.store import prepare
 
 BASELINES = ("spectral-gate", "rnnoise")
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from quell import metrics
 from quell.audio import FloatArray
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.levels import rms
 from quell.network.denoiser import Denoiser, load_weights
-from quell.recordings import CorpusConfig
-from quell.store import prepare
 
 MINUTES, PIECE_S = 2, 4
 SNRS_DB = (0, 10)

@@ -18,13 +18,13 @@ from quell_tuning.presets import PRESETS
 from trainings import Outcome, Wanted, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.cost import real_time_factor
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
-from quell.store import prepare
 
 METRICS = ("pesq", "stoi", "si_sdr")
 

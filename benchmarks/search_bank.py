@@ -26,10 +26,10 @@ from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.study_file import StudySpec
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.store import prepare
 from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.scoring import Scorer
-from quell.store import prepare
 from quell.trainer import Trainer
 from quell.training import train
 

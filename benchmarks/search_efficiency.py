@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from search_plain import STUDY, mixtures
 
+from quell.corpus.store import prepare
 from quell.scoring import Scorer
-from quell.store import prepare
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -15,10 +15,10 @@ import torch
 from quell_tuning import space, study_file
 from quell_tuning.study_file import StudySpec
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.store import prepare
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.scoring import Scorer
-from quell.store import prepare
 from quell.training import train
 
 STUDY = Path(__file__).with_name("search_efficiency.toml")

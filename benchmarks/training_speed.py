@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.flop_counter import FlopCounterMode
 
 from quell.config import TrainingConfig
-from quell.corpus import Corpus, Split
+from quell.corpus.memory_map import Corpus, Split
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.mixing import Mixtures
-from quell.recordings import CorpusConfig
-from quell.store import prepare
 from quell.trainer import Trainer
 
 ROUNDS = 3

@@ -22,7 +22,7 @@ from quell_tuning.presets import PRESETS
 from rich.console import Console
 
 from quell.config import TrainingConfig
-from quell.corpus import Corpus, open_store
+from quell.corpus.memory_map import Corpus, open_store
 from quell.cost import Cost, cost
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.network.denoiser import save_weights

@@ -25,15 +25,15 @@ from trainings import Wanted, mixtures, train_all, variant
 
 from quell import baselines
 from quell.config import TrainingConfig
-from quell.corpus import open_store
+from quell.corpus.memory_map import open_store
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.errors import PackageError
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.material import Mixtures
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
-from quell.store import prepare
 
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
 HEARD, UNHEARD = "heard in training", "never heard"

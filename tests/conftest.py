@@ -16,16 +16,16 @@ from torch import nn
 
 from quell import config
 from quell.config import DenoiserConfig
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.export import export
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.model import Model, load
 from quell.network import layers
 from quell.network.denoiser import Denoiser
 from quell.network.unet import UNet
-from quell.recordings import CorpusConfig
 from quell.scoring import Scorer
-from quell.store import prepare
 
 Signal = NDArray[np.float32]
 RATE = 8_000  # Hz, of the small corpus and the tiny networks: PESQ costs a third of what it does at 16 kHz

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quell.recordings import CorpusConfig
+from quell.corpus.recordings import CorpusConfig
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "denoising.py"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.heldout import EvaluationSet
 
 

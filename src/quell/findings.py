@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quell import fingerprint
-from quell.decoding import SILENT
+from quell.corpus.decoding import SILENT
+from quell.corpus.recordings import CorpusConfig, Kind, Recording, alone, partners, stem
+from quell.corpus.scan import leaks
+from quell.corpus.splits import SPLITS
 from quell.inspection import Inspection
-from quell.recordings import CorpusConfig, Kind, Recording, alone, partners, stem
-from quell.scan import leaks
-from quell.splits import SPLITS
 
 CLIPPED = 1e-4  # share of the samples: a few peaks are cut off in most recordings
 OFFSET = 0.1  # of the recording's rms

@@ -22,10 +22,10 @@ from quell import metrics
 from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.audio.alignment import measured_snr_db
-from quell.corpus import Clip, Corpus, Split
+from quell.corpus.memory_map import Clip, Corpus, Split
+from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
 from quell.scoring import Progress, Scorer, Scores
-from quell.splits import SPLITS
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quell.config import MixingConfig, TrainingConfig, weights_objection
-from quell.corpus import Clip, Corpus, Split
+from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.effects import (
     CLIP_DB,
     CODECS,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quell.config import DenoiserConfig, TrainingConfig, loss_objection
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
 from quell.mixing import Mixtures, sampler

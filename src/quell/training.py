@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quell import metrics
 from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.levels import rms
 from quell.network.denoiser import Denoiser

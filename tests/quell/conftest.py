@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import sounds
 
-from quell.recordings import CorpusConfig
+from quell.corpus.recordings import CorpusConfig
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ import soundfile
 
 from quell import audio
 from quell.audit import audit, without
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.scan import find
+from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
-from quell.recordings import CorpusConfig
-from quell.scan import find
-from quell.splits import SPLITS
 
 RATE = 16_000
 KINDS = ("rain", "wind", "hum")

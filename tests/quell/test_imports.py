@@ -18,7 +18,7 @@ MODULES = sorted(f"quell.{module.name}" for module in pkgutil.iter_modules(quell
 WITHOUT_TORCH = [
     "quell.atomic",
     "quell.audio",
-    "quell.corpus",
+    "quell.corpus.memory_map",
     "quell.datasets.synthetic_corpus",
     "quell.errors",
     "quell.metrics",

@@ -8,7 +8,7 @@ import torch
 from scipy.signal import fftconvolve
 
 from quell.config import MixingConfig
-from quell.corpus import Clip, Split
+from quell.corpus.memory_map import Clip, Split
 from quell.effects import room_response
 from quell.levels import noise_gain, rms, speech_level
 from quell.mixing import MixtureSampler

@@ -13,15 +13,15 @@ import torch
 
 from quell import heldout, metrics, scoring
 from quell.config import DenoiserConfig
-from quell.corpus import Corpus, open_store
+from quell.corpus.memory_map import Corpus, open_store
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.levels import rms
 from quell.network.denoiser import Denoiser, Estimate
 from quell.network.stft import magnitude
-from quell.recordings import CorpusConfig
 from quell.scoring import Scorer, Scores
-from quell.store import prepare
 from quell.training import spectrogram_iou
 
 SNRS = np.linspace(-5, 20, 6)

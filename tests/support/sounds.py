@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from quell.recordings import CorpusConfig
+from quell.corpus.recordings import CorpusConfig
 
 ESC = r"^\d-(\d+)-"  # the source in the names of ESC-50's recordings
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from quell import comparison, dnsmos, export, shipped
 from quell.blocks import Blocks
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.heldout import EvaluationSet
 from quell.material import Mixtures

@@ -10,13 +10,13 @@ from quell_tuning.presets import DEFAULT, PRESETS
 
 from quell import export
 from quell.config import TrainingConfig
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.heldout import evaluation_set
 from quell.model import load
 from quell.network.denoiser import Denoiser
-from quell.recordings import CorpusConfig
 from quell.scoring import Scorer
-from quell.store import prepare
 from quell.training import train
 
 

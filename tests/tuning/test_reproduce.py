@@ -18,7 +18,7 @@ from quell_tuning.storage import open_storage
 from quell_tuning.study import create_study
 from rich.console import Console
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.errors import CorpusError
 from quell.scoring import Scorer
 

@@ -12,7 +12,7 @@ import pytest
 from quell_tuning import card, chosen_trial, exporting, weaknesses
 from quell_tuning.chosen_trial import Made, Validation
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.cost import Cost
 from quell.scoring import Scores
 

@@ -13,7 +13,7 @@ from quell_tuning import weaknesses
 from quell_tuning.words import number
 
 if TYPE_CHECKING:
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell.scoring import Scores
     from quell_tuning.chosen_trial import Made
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.cost import Cost
 from quell.scoring import Scores
 from quell_tuning.errors import StudyNotFound

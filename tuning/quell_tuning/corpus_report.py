@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from quell.audit import Audit
+from quell.corpus.splits import SPLITS
 from quell.inspection import Inspection
-from quell.splits import SPLITS
 
 LINES = 5  # of findings of one kind that are told one by one
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from quell import audio, metrics
 from quell.audio import writer
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.enhance import enhance_file
 from quell.heldout import evaluation_set
 from quell.model import load

@@ -13,7 +13,7 @@ from quell import dnsmos
 from quell.atomic import replacing
 from quell.baselines import System
 from quell.comparison import Result, measure
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.heldout import evaluation_set
 from quell.material import Material, Mixtures, Pairs, Recordings, pair_up
 from quell.scoring import Scorer

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import quell
 from quell.config import FORMATS
-from quell.corpus import Corpus, open_store
+from quell.corpus.memory_map import Corpus, open_store
 from quell.cost import cost, measured
 from quell.errors import CorpusError
 from quell.export import export

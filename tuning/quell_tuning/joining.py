@@ -24,7 +24,7 @@ from quell_tuning.worker import POOL, Leave, Notice, Objective, work
 if TYPE_CHECKING:
     import optuna
 
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell_tuning.study_file import StudySpec
 
 log = logging.getLogger("quell")

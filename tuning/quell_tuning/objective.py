@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import quell
 from quell.config import DenoiserConfig
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.cost import cost, real_time_factor
 from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.processes import cores
-from quell.recordings import CorpusConfig
-from quell.store import prepare
 from quell_tuning import progress
 from quell_tuning.patience import PatientStorage
 from quell_tuning.runs import Runs

@@ -11,7 +11,7 @@ import torch
 from quell.atomic import replacing
 from quell.audio import FloatArray, writer
 from quell.audio.formats import Format
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError
 from quell_tuning.pictures import Clips, picture
 from quell_tuning.study_file import StudySpec

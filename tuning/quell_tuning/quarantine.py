@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from quell.audit import Audit, audit, without
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.store import home
 from quell.errors import AudioError, CorpusError
 from quell.processes import cores
-from quell.recordings import CorpusConfig
-from quell.store import home
 from quell_tuning import progress
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.place import Place

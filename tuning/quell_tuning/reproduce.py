@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from quell.config import DenoiserConfig, TrainingConfig
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
 from quell.scoring import Scorer
@@ -69,7 +69,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     import torch
 
     from quell.config import DenoiserConfig, TrainingConfig
-    from quell.corpus import open_store
+    from quell.corpus.memory_map import open_store
     from quell.scoring import Scorer
     from quell.training import train
     from quell_tuning.study_file import validation_set

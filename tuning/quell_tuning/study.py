@@ -12,12 +12,12 @@ from quell_tuning import words
 from quell_tuning.errors import StudyMismatch, StudyNotFound
 
 if TYPE_CHECKING:
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell_tuning.study_file import StudySpec
 
 # When a search was created or continued, ISO 8601 in UTC.
 TUNED = "tuned"
-# Recordings that a study leaves out, named as `quell.recordings.Recording.name` does.
+# Recordings that a study leaves out, named as `quell.corpus.recordings.Recording.name` does.
 SKIPPED = "skipped"
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from quell.config import MixingConfig, TrainingConfig
+from quell.corpus.recordings import FOLDERS, CorpusConfig
 from quell.metrics import PESQ_MODES
-from quell.recordings import FOLDERS, CorpusConfig
 from quell_tuning import space
 from quell_tuning.errors import StudyFileError
 from quell_tuning.objections import first_objection, unknown_key
@@ -22,7 +22,7 @@ from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.study_sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
 
 if TYPE_CHECKING:
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell.heldout import EvaluationSet
     from quell.scoring import Scorer
 

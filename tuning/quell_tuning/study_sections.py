@@ -8,8 +8,8 @@ from typing import Literal
 from optuna.study import StudyDirection
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from quell.recordings import FOLDERS, SHARES
-from quell.splits import SPLITS
+from quell.corpus.recordings import FOLDERS, SHARES
+from quell.corpus.splits import SPLITS
 
 
 class Section(BaseModel):

@@ -15,9 +15,9 @@ import optuna
 from rich.console import Console
 
 from quell.config import weights_objection
-from quell.corpus import Corpus
+from quell.corpus.memory_map import Corpus
+from quell.corpus.recordings import Kind
 from quell.processes import cores
-from quell.recordings import Kind
 from quell.scoring import Scorer, Scores
 from quell_tuning import confirm, pages, parts, progress, quarantine, starting_points
 from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS

@@ -11,7 +11,7 @@ from quell.metrics import UNITS
 from quell_tuning.words import number
 
 if TYPE_CHECKING:
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell.scoring import Scores
     from quell_tuning.chosen_trial import Made, Validation
 

@@ -11,13 +11,13 @@ import soundfile
 from quell.audio import alignment
 from quell.audio.alignment import MOST_DB, align, measured_snr_db
 from quell.audit import audit, without
-from quell.corpus import open_store
+from quell.corpus.memory_map import open_store
+from quell.corpus.recordings import CorpusConfig, Recording, alone, partners
+from quell.corpus.scan import find
+from quell.corpus.splits import SPLITS
+from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.heldout import evaluation_set
-from quell.recordings import CorpusConfig, Recording, alone, partners
-from quell.scan import find
-from quell.splits import SPLITS
-from quell.store import prepare
 
 RATE = 8_000
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quell.baselines import System
-    from quell.corpus import Corpus
+    from quell.corpus.memory_map import Corpus
     from quell_tuning.place import Place
     from quell_tuning.study_file import StudySpec
 
@@ -110,7 +110,7 @@ def _systems(baseline: str) -> dict[str, System]:
 
 
 def _corpus(spec: StudySpec, place: Place, console: Console) -> Corpus:
-    from quell.corpus import open_store
+    from quell.corpus.memory_map import open_store
     from quell_tuning import quarantine
 
     if place.corpus is None:  # the study knows which decoded corpus it was made from

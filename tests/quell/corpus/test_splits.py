@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from quell.splits import SPLITS, split_groups
+from quell.corpus.splits import SPLITS, split_groups
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 

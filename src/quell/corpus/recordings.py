@@ -18,7 +18,7 @@ class CorpusConfig:
     """Which recordings, at which rate, and what must stay together: clean speech and noise to be mixed, or clean speech
     and noisy versions of it, by the same paths but for the suffix.
 
-    Grouping rules are explained by `quell.splits.group_of`.
+    Grouping rules are explained by `quell.corpus.splits.group_of`.
     """
 
     clean: Path

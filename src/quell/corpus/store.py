@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quell import audio, jobs
-from quell.corpus import Clip, Corpus, open_store
-from quell.digests import Digests
+from quell import audio
+from quell.corpus import parallel_decoding
+from quell.corpus.file_digests import Digests
+from quell.corpus.memory_map import Clip, Corpus, open_store
+from quell.corpus.recordings import CorpusConfig, Kind, Progress, Recording, alone
+from quell.corpus.scan import leaks, scan
+from quell.corpus.splits import SPLITS, point
 from quell.errors import AudioError, CorpusError
-from quell.recordings import CorpusConfig, Kind, Progress, Recording, alone
-from quell.scan import leaks, scan
-from quell.splits import SPLITS, point
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
@@ -66,7 +67,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
         "group_noise": config.group_noise,
         "splits": "listed" if isinstance(splits, str) else splits,  # each recording says its own
         "hours": config.hours,
-        "decoder": jobs.DECODER,
+        "decoder": parallel_decoding.DECODER,
     }
     if config.noisy is not None:
         settings["remix"] = config.remix
@@ -100,7 +101,7 @@ def _build(
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".[0-9a-f]*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)
-    known = jobs.decoded_before(config, folder.parent)
+    known = parallel_decoding.decoded_before(config, folder.parent)
     _refuse_full(config, recordings, folder.parent)
     building.mkdir()
     try:
@@ -137,7 +138,7 @@ def _seconds(path: Path) -> float:
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    known: dict[str, dict[Kind, jobs.Place]],
+    known: dict[str, dict[Kind, parallel_decoding.Place]],
     folder: Path,
     progress: Progress | None,
     processes: int,
@@ -152,12 +153,12 @@ def _decode(
         wanted = config.hours * config.shares[recording.split] * 3600 * config.sample_rate
         return recording.kind == "clean" and config.hours > 0 and speech[recording.split] >= wanted
 
-    todo = jobs.listed(config, recordings)
+    todo = parallel_decoding.listed(config, recordings)
     if config.hours:
         todo.sort(key=lambda job: point(job.recording.path))
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
-        for done, (job, found) in enumerate(jobs.decoded(config, todo, known, enough, processes)):
+        for done, (job, found) in enumerate(parallel_decoding.decoded(config, todo, known, enough, processes)):
             if progress is not None:
                 progress(done, len(todo))
             recording, split = job.recording, job.recording.split
@@ -176,7 +177,7 @@ def _decode(
             file.close()
     index = {
         "sample_rate": config.sample_rate,
-        "decoder": jobs.DECODER,
+        "decoder": parallel_decoding.DECODER,
         "splits": {name: [asdict(clip) for clip in sorted(clips[name], key=lambda c: c.path)] for name in SPLITS},
         "keys": keys,
     }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.audio.alignment import read
-from quell.recordings import Kind
+from quell.corpus.recordings import Kind
 
 SILENT = 1e-4  # peak, -80 dB of full scale: nothing was recorded
 FRAME_S, MARGIN_S = 0.02, 0.1  # of what is cut off speech

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sounds import ESC, recordings_of, tone, write
 
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.scan import find, leaks
+from quell.corpus.splits import SPLITS
+from quell.corpus.store import prepare
 from quell.errors import CorpusError
-from quell.recordings import CorpusConfig
-from quell.scan import find, leaks
-from quell.splits import SPLITS
-from quell.store import prepare
 
 
 def test_takes_of_one_esc_source_go_together(tmp_path):

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from quell import audio
+from quell.corpus.recordings import FOLDERS, CorpusConfig, Kind, Recording, partners
+from quell.corpus.splits import SPLITS, group_of, split_groups
 from quell.errors import CorpusError
-from quell.recordings import FOLDERS, CorpusConfig, Kind, Recording, partners
-from quell.splits import SPLITS, group_of, split_groups
 
 
 def find(config: CorpusConfig) -> list[Recording]:
@@ -41,7 +41,7 @@ def find(config: CorpusConfig) -> list[Recording]:
 
 
 def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]:
-    """What `find` finds, with the digest of each file's bytes (`quell.digests`).
+    """What `find` finds, with the digest of each file's bytes (`quell.corpus.file_digests`).
 
     Raises:
         AudioError: a file that cannot be read.

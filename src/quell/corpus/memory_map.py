@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell import audio
+from quell.corpus.recordings import Kind, stem
 from quell.errors import CorpusError
-from quell.recordings import Kind, stem
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Corpus:
 
 
 def open_store(folder: Path) -> Corpus:
-    """A corpus that `quell.store.prepare` decoded.
+    """A corpus that `quell.corpus.store.prepare` decoded.
 
     Raises:
         CorpusError: there is none in `folder`.

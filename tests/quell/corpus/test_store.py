@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from sounds import recordings_of, tone, write
 
-from quell import digests as digests_module
-from quell import jobs
-from quell import store as store_module
-from quell.corpus import open_store
-from quell.decoding import decode
-from quell.digests import Digests
+from quell.corpus import file_digests as digests_module
+from quell.corpus import parallel_decoding
+from quell.corpus import store as store_module
+from quell.corpus.decoding import decode
+from quell.corpus.file_digests import Digests
+from quell.corpus.memory_map import open_store
+from quell.corpus.recordings import CorpusConfig
+from quell.corpus.scan import find, scan
+from quell.corpus.splits import SPLITS
+from quell.corpus.store import fingerprint, prepare
 from quell.errors import AudioError, CorpusError
-from quell.recordings import CorpusConfig
-from quell.scan import find, scan
-from quell.splits import SPLITS
-from quell.store import fingerprint, prepare
 
 
 def test_no_group_is_heard_in_two_splits(small_corpus):
@@ -68,7 +68,7 @@ def test_an_interrupted_build_leaves_nothing(config, store, monkeypatch, interru
             raise interruption
         return decode(*arguments)
 
-    monkeypatch.setattr(jobs, "decode", stop_at_the_third)
+    monkeypatch.setattr(parallel_decoding, "decode", stop_at_the_third)
     expected = CorpusError if isinstance(interruption, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left on device" if expected is CorpusError else None):
         prepare(config, store)
@@ -98,7 +98,7 @@ def test_two_builds_at_once_decode_once(config, store, monkeypatch):
         both.wait(10)
         return found
 
-    monkeypatch.setattr(jobs, "decode", count)
+    monkeypatch.setattr(parallel_decoding, "decode", count)
     monkeypatch.setattr(store_module, "home", together)
     with ThreadPoolExecutor(2) as threads:
         one, other = threads.map(lambda _: prepare(config, store), range(2))
@@ -106,7 +106,7 @@ def test_two_builds_at_once_decode_once(config, store, monkeypatch):
 
 
 def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(parallel_decoding, "WORTH_A_PROCESS", 0)
     one, two = prepare(config, store), prepare(config, tmp_path / "other", processes=2)
     for name in SPLITS:
         assert one.splits[name].clips == two.splits[name].clips
@@ -115,9 +115,9 @@ def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
 
 def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monkeypatch):
     wanted = find(config)
-    monkeypatch.setattr(jobs, "AHEAD", 1)
-    monkeypatch.setattr(jobs, "BATCH", 1)
-    monkeypatch.setattr(jobs, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(parallel_decoding, "AHEAD", 1)
+    monkeypatch.setattr(parallel_decoding, "BATCH", 1)
+    monkeypatch.setattr(parallel_decoding, "WORTH_A_PROCESS", 0)
     submitted = []
 
     class Pool(ThreadPoolExecutor):
@@ -126,7 +126,7 @@ def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monke
             return super().submit(*arguments)
 
     monkeypatch.setattr("quell.processes.pool", Pool)
-    given = jobs.decoded(config, jobs.listed(config, wanted), {}, lambda recording: False, 2)
+    given = parallel_decoding.decoded(config, parallel_decoding.listed(config, wanted), {}, lambda recording: False, 2)
     for number, (job, decoded) in enumerate(given, 1):
         assert job.recording == wanted[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
@@ -134,20 +134,20 @@ def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monke
 
 
 def test_long_recordings_are_not_handed_over_together(config):
-    todo = jobs.listed(config, find(config))
+    todo = parallel_decoding.listed(config, find(config))
     size = todo[0].size(config)
     assert size == 44 + 2 * 800
     for most, room, lengths in ((16, 10**9, [6]), (4, 10**9, [4, 2]), (16, 2 * size, [2, 2, 2]), (16, 1, [1] * 6)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jobs, "BATCH_BYTES", room)
-            batches = list(jobs._batches(config, todo, most))
+            patch.setattr(parallel_decoding, "BATCH_BYTES", room)
+            batches = list(parallel_decoding._batches(config, todo, most))
         assert [len(batch) for batch in batches] == lengths
         assert [job for batch in batches for job in batch] == todo
 
 
 def test_few_but_long_recordings_are_worth_processes():
-    assert jobs._executor(2, [1_000] * 10) is None
-    with jobs._executor(2, [jobs.WORTH_BYTES]) as executor:
+    assert parallel_decoding._executor(2, [1_000] * 10) is None
+    with parallel_decoding._executor(2, [parallel_decoding.WORTH_BYTES]) as executor:
         assert executor is not None
 
 
@@ -158,7 +158,7 @@ def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):
         decoded.append(path.name)
         return decode(path, *arguments)
 
-    monkeypatch.setattr(jobs, "decode", count)
+    monkeypatch.setattr(parallel_decoding, "decode", count)
     write(config.clean / "s0" / "new.wav", tone(frequency=777))
     second = prepare(config, store)
     assert decoded == ["new.wav"]

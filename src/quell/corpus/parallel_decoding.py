@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from quell.decoding import Decoded, Samples, decode, decode_pair
-from quell.recordings import CorpusConfig, Kind, Recording, partners
+from quell.corpus.decoding import Decoded, Samples, decode, decode_pair
+from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 
 # Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
 DECODER = 1

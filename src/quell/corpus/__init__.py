@@ -1,0 +1,1 @@
+"""Folders of recordings to one decoded corpus."""
