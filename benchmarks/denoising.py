@@ -29,7 +29,7 @@ from quell_tuning.options import stderr
 from quell_tuning.systems import SHIPPED, contenders
 from rich.console import Console
 
-from quell import baselines, comparison, metrics
+from quell import baselines, comparison
 from quell.audio import FloatArray
 from quell.baselines import System
 from quell.corpus.memory_map import Corpus
@@ -39,8 +39,9 @@ from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
+from quell.metrics import intrusive
+from quell.metrics.scorer import Job, Scorer
 from quell.processes import cores
-from quell.scoring import Job, Scorer
 
 BASELINES = ("spectral-gate", "rnnoise")
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
@@ -161,7 +162,7 @@ def of_clean(name: str, system: System, mixtures: EvaluationSet, scorer: Scorer,
     def jobs() -> Iterator[Job]:
         for place in spoken.values():
             clip = mixtures.clean[place]
-            yield partial(metrics.score_clip, system(clip, rate), clip, rate, ("pesq", "si_sdr"))
+            yield partial(intrusive.score_clip, system(clip, rate), clip, rate, ("pesq", "si_sdr"))
 
     with progress.bar(f"clean speech through {name}", console) as move:
         scores = scorer.run(jobs(), len(spoken), move)
@@ -172,7 +173,7 @@ def of_levels(name: str, system: System, mixtures: EvaluationSet, console: Conso
     """By change of the input's level in dB, the largest change of a clip's SI-SDR. Samples are float: none clips."""
 
     def si_sdr(noisy: FloatArray, clean: FloatArray) -> float:
-        return metrics.si_sdr(system(noisy, mixtures.sample_rate), clean)
+        return intrusive.si_sdr(system(noisy, mixtures.sample_rate), clean)
 
     changes: dict[float, list[float]] = {level: [] for level in LEVELS_DB}
     with progress.bar(f"levels through {name}", console) as move:

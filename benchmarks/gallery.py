@@ -23,8 +23,8 @@ from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.storage import open_storage
 
 from quell.heldout import LONGEST_S, EvaluationSet
+from quell.metrics.scorer import Scores
 from quell.network.denoiser import Denoiser
-from quell.scoring import Scores
 
 P = ParamSpec("P")
 T = TypeVar("T")

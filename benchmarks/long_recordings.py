@@ -17,12 +17,12 @@ import torch
 from header import header
 from torch import Tensor
 
-from quell import metrics
 from quell.audio import FloatArray
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.levels import rms
+from quell.metrics import intrusive
 from quell.network.denoiser import Denoiser, load_weights
 
 MINUTES, PIECE_S = 2, 4
@@ -84,7 +84,7 @@ def main() -> None:
                 row = []
                 for answer in answers(denoiser, torch.from_numpy(noisy).float()[None]).values():
                     ours = answer[0].numpy()
-                    scores = [metrics.si_sdr(ours[i : i + pieces.step], clean[i : i + pieces.step]) for i in pieces]
+                    scores = [intrusive.si_sdr(ours[i : i + pieces.step], clean[i : i + pieces.step]) for i in pieces]
                     row.append(f"{np.mean(scores):.2f}")
                 print(f"| {path.stem} | {snr_db} | " + " | ".join(row) + " |")
 

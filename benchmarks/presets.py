@@ -22,9 +22,9 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.cost import real_time_factor
 from quell.heldout import EvaluationSet, score_denoiser
+from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell.scoring import Scorer, Scores
 
 METRICS = ("pesq", "stoi", "si_sdr")
 

@@ -29,7 +29,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
 from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
-from quell.scoring import Scorer
+from quell.metrics.scorer import Scorer
 from quell.trainer import Trainer
 from quell.training import train
 

@@ -33,7 +33,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemaining
 from search_plain import STUDY, mixtures
 
 from quell.corpus.store import prepare
-from quell.scoring import Scorer
+from quell.metrics.scorer import Scorer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -25,9 +25,9 @@ from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus, open_store
 from quell.cost import Cost, cost
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import save_weights
 from quell.processes import cores
-from quell.scoring import Scorer, Scores
 from quell.training import train
 
 SNR_DB = (-5.0, 20.0)

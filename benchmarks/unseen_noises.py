@@ -31,9 +31,9 @@ from quell.corpus.store import prepare
 from quell.errors import PackageError
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.material import Mixtures
+from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell.scoring import Scorer, Scores
 
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
 HEARD, UNHEARD = "heard in training", "never heard"

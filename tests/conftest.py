@@ -21,11 +21,11 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.export import export
 from quell.heldout import EvaluationSet, evaluation_set
+from quell.metrics.scorer import Scorer
 from quell.model import Model, load
 from quell.network import layers
 from quell.network.denoiser import Denoiser
 from quell.network.unet import UNet
-from quell.scoring import Scorer
 
 Signal = NDArray[np.float32]
 RATE = 8_000  # Hz, of the small corpus and the tiny networks: PESQ costs a third of what it does at 16 kHz

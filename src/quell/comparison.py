@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quell.audio import FloatArray
 from quell.baselines import System
 from quell.material import Material
-from quell.scoring import Job, Progress, Scorer, Scores
+from quell.metrics.scorer import Job, Progress, Scorer, Scores
 
 
 @dataclass(frozen=True)

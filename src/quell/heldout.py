@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell import metrics
 from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.audio.alignment import measured_snr_db
 from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
-from quell.scoring import Progress, Scorer, Scores
+from quell.metrics import intrusive
+from quell.metrics.scorer import Progress, Scorer, Scores
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def score_denoiser(
         names: of the metrics; all that the sample rate has if omitted.
         device: that `denoise` computes on.
     """
-    names = metrics.available(mixtures.sample_rate) if names is None else names
+    names = intrusive.available(mixtures.sample_rate) if names is None else names
     with torch.inference_mode():
         estimates = (
             denoise(torch.from_numpy(noisy)[None].to(device))[0].float().cpu().numpy() for noisy in mixtures.noisy
@@ -143,9 +143,9 @@ def _build(
         levels = np.zeros(count)  # measured below
     else:
         draw, levels = _draws(data, count, snr_db, longest, rng)
-    names = metrics.available(corpus.sample_rate)
+    names = intrusive.available(corpus.sample_rate)
     mixtures: dict[int, _Mixture] = {}
-    scores: dict[int, metrics.ClipScore] = {}
+    scores: dict[int, intrusive.ClipScore] = {}
     for _ in range(DRAWS):
         missing = [place for place in range(count) if place not in scores or scores[place].failed]
         if not missing:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quell import audio, dnsmos, metrics
+from quell import audio
 from quell.audio import FloatArray
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet
-from quell.scoring import Job, Progress, Scores
+from quell.metrics import dnsmos, intrusive
+from quell.metrics.scorer import Job, Progress, Scores
 
 BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
@@ -64,7 +65,7 @@ class Mixtures(Material):
 
     def job(self, place: int, estimate: FloatArray) -> Job:
         clean, rate = self._set.clean[place], self._set.sample_rate
-        return partial(metrics.score_clip, estimate.mean(axis=1), clean, rate, self.names)
+        return partial(intrusive.score_clip, estimate.mean(axis=1), clean, rate, self.names)
 
 
 class Recordings(Material):
@@ -114,7 +115,7 @@ class Pairs(Recordings):
                 "band are two scales, evaluate them apart"
             )
         self._rate = 8_000 if narrow else 16_000
-        self.names = metrics.available(self._rate)
+        self.names = intrusive.available(self._rate)
         super().__init__(pairs, progress)
 
     def _snr_db(self, pair: Pair) -> float:
@@ -130,7 +131,7 @@ class Pairs(Recordings):
         clean = self._pairs[place].clean
         assert clean is not None
         target = self._mono(place, audio.read(clean)[0], self._rate)
-        return partial(metrics.score_clip, self._mono(place, estimate, self._rate), target, self._rate, self.names)
+        return partial(intrusive.score_clip, self._mono(place, estimate, self._rate), target, self._rate, self.names)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell import metrics
 from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import Corpus
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.levels import rms
+from quell.metrics import intrusive
+from quell.metrics.scorer import Progress, Scorer, Scores
 from quell.network.denoiser import Denoiser
 from quell.network.stft import magnitude
-from quell.scoring import Progress, Scorer, Scores
 from quell.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.
@@ -125,5 +125,5 @@ def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
         found, _ = denoiser.estimate(spectra[:1])
         estimate = represent(found.clean.clamp_min(denoiser.floor))[0].numpy()
         target = represent(magnitude(spectra[1])).numpy()
-        values.append(metrics.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
+        values.append(intrusive.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
     return float(np.mean(values))

@@ -21,7 +21,7 @@ WITHOUT_TORCH = [
     "quell.corpus.memory_map",
     "quell.datasets.synthetic_corpus",
     "quell.errors",
-    "quell.metrics",
+    "quell.metrics.intrusive",
 ]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, dnsmos, metrics
+from quell import audio
 from quell.errors import AudioError, CorpusError
 from quell.material import BIN_DB, MOST_DB, Mixtures, Pairs, Recordings, pair_up
+from quell.metrics import dnsmos, intrusive
 
 
 def still(done, of):
@@ -62,7 +63,7 @@ def test_estimates_are_scored_at_16_khz_or_as_8_khz(paired, rate, scored_at):
     samples, found = material.recording(0)
     assert (samples.shape, found) == ((round(1.2 * rate), 2), rate)
     noisy, clean = (audio.read_mono(pair, scored_at) for pair in (material._pairs[0].noisy, material._pairs[0].clean))
-    expected = metrics.score_clip(noisy, clean, scored_at, metrics.available(scored_at))
+    expected = intrusive.score_clip(noisy, clean, scored_at, intrusive.available(scored_at))
     assert material.job(0, samples)() == expected
     assert tuple(expected.values) == material.names == ("pesq", "stoi", "estoi", "si_sdr")
 

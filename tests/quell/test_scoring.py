@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from quell import heldout, metrics, scoring
+from quell import heldout
 from quell.config import DenoiserConfig
 from quell.corpus.memory_map import Corpus, open_store
 from quell.corpus.recordings import CorpusConfig
@@ -19,9 +19,11 @@ from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.levels import rms
+from quell.metrics import intrusive
+from quell.metrics import scorer as scoring
+from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import Denoiser, Estimate
 from quell.network.stft import magnitude
-from quell.scoring import Scorer, Scores
 from quell.training import spectrogram_iou
 
 SNRS = np.linspace(-5, 20, 6)
@@ -62,9 +64,9 @@ def test_the_set_is_the_same_built_again_and_loaded(validation, small_corpus, co
 
 
 def test_another_seed_split_or_range_is_another_set(validation, copy, monkeypatch):
-    unscored = [metrics.ClipScore({"si_sdr": 0.0}, ())] * 6
+    unscored = [intrusive.ClipScore({"si_sdr": 0.0}, ())] * 6
     monkeypatch.setattr(Scorer, "score_clips", lambda *_: unscored)
-    monkeypatch.setattr(metrics, "available", lambda _: ("si_sdr",))  # nothing to wait for
+    monkeypatch.setattr(intrusive, "available", lambda _: ("si_sdr",))  # nothing to wait for
     scorer = Scorer()
     for split, limits, seed in (("validation", (-5.0, 20.0), 4), ("test", (-5.0, 20.0), 3)):
         other = evaluation_set(copy, split, 6, limits, seed, scorer)
@@ -75,8 +77,8 @@ def test_another_seed_split_or_range_is_another_set(validation, copy, monkeypatc
 
 def test_no_snr_has_noises_or_speakers_of_its_own(copy, monkeypatch):
     count = 360
-    monkeypatch.setattr(Scorer, "score_clips", lambda *_: [metrics.ClipScore({"si_sdr": 0.0}, ())] * count)
-    monkeypatch.setattr(metrics, "available", lambda _: ("si_sdr",))
+    monkeypatch.setattr(Scorer, "score_clips", lambda *_: [intrusive.ClipScore({"si_sdr": 0.0}, ())] * count)
+    monkeypatch.setattr(intrusive, "available", lambda _: ("si_sdr",))
     mixtures = evaluation_set(copy, "train", count, (-5.0, 20.0), 0, Scorer())
     for part in (0, 1):  # speaker, noise category
         names = [label.split(" + ")[part].split("/")[0] for label in mixtures.labels]
@@ -147,16 +149,16 @@ def test_the_noisy_input_scores_what_noisy_scores_say(validation, scorer):
 
 def test_silence_scores_worst_and_every_clip_counts_as_failed(validation, scorer):
     found = score_denoiser(scorer, torch.zeros_like, validation)
-    assert found.means() == metrics.WORST
-    assert found.failures == 6 * len(metrics.WORST)
+    assert found.means() == intrusive.WORST
+    assert found.failures == 6 * len(intrusive.WORST)
 
 
 def test_scoring_processes_never_import_torch(validation, scorer):
     score_denoiser(scorer, lambda noisy: noisy, validation.first(1), ("stoi",))
     loaded = scorer._pool.submit(eval, "sorted(__import__('sys').modules)").result()
-    assert "quell.metrics" in loaded
+    assert "quell.metrics.intrusive" in loaded
     assert "torch" not in loaded
-    assert metrics.score_clip.__module__ == "quell.metrics"
+    assert intrusive.score_clip.__module__ == "quell.metrics.intrusive"
 
 
 @pytest.mark.parametrize("at", [2, 8, 12])  # while estimates are made, and while clips are scored
@@ -191,7 +193,7 @@ def test_only_so_many_clips_wait_to_be_scored(validation, scorer, monkeypatch):
     def jobs():
         for made in range(12):
             ahead.append(made - scored)
-            yield partial(metrics.score_clip, validation.noisy[0], validation.clean[0], 8_000, ("stoi",))
+            yield partial(intrusive.score_clip, validation.noisy[0], validation.clean[0], 8_000, ("stoi",))
 
     found = scorer.run(jobs(), 12, move)
     assert len(found) == 12 and {clip.values["stoi"] for clip in found} == {validation.noisy_scores.values["stoi"][0]}

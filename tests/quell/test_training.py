@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from quell import checkpoint, metrics, training
+from quell import checkpoint, training
 from quell import trainer as trainer_module
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.errors import CheckpointError, TrainingError
 from quell.losses import Loss
-from quell.scoring import Scores
+from quell.metrics import intrusive
+from quell.metrics.scorer import Scores
 from quell.training import spectrogram_iou, train
 
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
@@ -99,7 +100,7 @@ class Quick:
         found = []
         for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
             with torch.inference_mode():
-                found.append(metrics.si_sdr(denoise(torch.from_numpy(noisy)[None])[0].numpy(), clean))
+                found.append(intrusive.si_sdr(denoise(torch.from_numpy(noisy)[None])[0].numpy(), clean))
             if progress is not None:
                 progress(len(found), len(mixtures.noisy))
         return Scores({"si_sdr": np.array(found)}, mixtures.snr_db, 0)

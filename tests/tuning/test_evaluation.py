@@ -22,16 +22,17 @@ from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
-from quell import comparison, dnsmos, export, shipped
+from quell import comparison, export, shipped
 from quell.blocks import Blocks
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.heldout import EvaluationSet
 from quell.material import Mixtures
-from quell.metrics import ClipScore
+from quell.metrics import dnsmos
+from quell.metrics.intrusive import ClipScore
+from quell.metrics.scorer import Scorer
 from quell.model import Model
 from quell.network.denoiser import Denoiser
-from quell.scoring import Scorer
 
 Signal = NDArray[np.float32]
 QUIET = Console(file=io.StringIO())

@@ -24,7 +24,7 @@ from quell_tuning.patience import PatientStorage
 from quell import heldout
 from quell.audio import FloatArray
 from quell.heldout import EvaluationSet
-from quell.scoring import Scores
+from quell.metrics.scorer import Scores
 
 RATE = 8_000
 LEVELS = np.linspace(-5, 20, 6)

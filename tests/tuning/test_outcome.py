@@ -13,7 +13,7 @@ from quell_tuning import outcome, ranking
 from quell_tuning.runs import Runs
 
 from quell.cost import Cost
-from quell.scoring import Scores
+from quell.metrics.scorer import Scores
 
 SEED = 2**47 + 11  # of a training: 48 bits
 BEGAN = datetime(2026, 1, 1)

@@ -14,9 +14,9 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.heldout import evaluation_set
+from quell.metrics.scorer import Scorer
 from quell.model import load
 from quell.network.denoiser import Denoiser
-from quell.scoring import Scorer
 from quell.training import train
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from quell.corpus.memory_map import Corpus
 from quell.errors import CorpusError
-from quell.scoring import Scorer
+from quell.metrics.scorer import Scorer
 
 COMPLETE, PRUNED, TWIN, OVER, FAILED = range(5)
 

@@ -14,7 +14,7 @@ from quell_tuning.chosen_trial import Made, Validation
 
 from quell.corpus.memory_map import Corpus
 from quell.cost import Cost
-from quell.scoring import Scores
+from quell.metrics.scorer import Scores
 
 SNRS = (0.0, 20.0)
 METADATA: dict[str, Any] = {

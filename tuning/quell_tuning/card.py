@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.metrics import UNITS
+from quell.metrics.intrusive import UNITS
 from quell_tuning import weaknesses
 from quell_tuning.words import number
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
-    from quell.scoring import Scores
+    from quell.metrics.scorer import Scores
     from quell_tuning.chosen_trial import Made
 
 MARK = "<!-- model card, written by quell export -->"

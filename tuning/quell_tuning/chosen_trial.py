@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from quell.corpus.memory_map import Corpus
 from quell.cost import Cost
-from quell.scoring import Scores
+from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.ranking import best_trials
 from quell_tuning.runs import Runs

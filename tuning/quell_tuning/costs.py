@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial
 
-from quell.metrics import UNITS
+from quell.metrics.intrusive import UNITS
 from quell_tuning import words
 from quell_tuning.study_sections import RTF_MARGIN
 

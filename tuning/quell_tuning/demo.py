@@ -10,13 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from quell import audio, metrics
+from quell import audio
 from quell.audio import writer
 from quell.corpus.memory_map import Corpus
 from quell.enhance import enhance_file
 from quell.heldout import evaluation_set
+from quell.metrics import intrusive
+from quell.metrics.scorer import Scorer
 from quell.model import load
-from quell.scoring import Scorer
 from quell_tuning import status, study_file
 from quell_tuning.devices import check_devices, share_devices
 from quell_tuning.exporting import export_best
@@ -67,13 +68,13 @@ def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clea
 
 def _show(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
     target, stored = audio.read(clean)
-    names = metrics.available(stored.sample_rate)
+    names = intrusive.available(stored.sample_rate)
     table = Table(title=f"one file of the test split: {label}")
     table.add_column("")
     for name in names:
-        table.add_column(f"{name} ({metrics.UNITS[name]})", justify="right", no_wrap=True)
+        table.add_column(f"{name} ({intrusive.UNITS[name]})", justify="right", no_wrap=True)
     for path in (noisy, denoised):
         estimate = np.ascontiguousarray(audio.read(path)[0][:, 0])
-        scores = metrics.score_clip(estimate, target[:, 0], stored.sample_rate, names)
+        scores = intrusive.score_clip(estimate, target[:, 0], stored.sample_rate, names)
         table.add_row(path.stem, *(f"{scores.values[name]:.3f}" for name in names))
     console.print(table)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from quell import dnsmos
 from quell.atomic import replacing
 from quell.baselines import System
 from quell.comparison import Result, measure
 from quell.corpus.memory_map import Corpus
 from quell.heldout import evaluation_set
 from quell.material import Material, Mixtures, Pairs, Recordings, pair_up
-from quell.scoring import Scorer
+from quell.metrics import dnsmos
+from quell.metrics.scorer import Scorer
 from quell_tuning import progress
 from quell_tuning.errors import TuningError
 from quell_tuning.study_file import StudySpec

@@ -7,11 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from quell import dnsmos, metrics
 from quell.material import BIN_DB
+from quell.metrics import dnsmos, intrusive
 from quell_tuning.words import number
 
-UNITS = metrics.UNITS | dnsmos.UNITS
+UNITS = intrusive.UNITS | dnsmos.UNITS
 # What a clip made worse is told by, where several metrics are known.
 WORSE = ("stoi", "ovrl")
 

@@ -18,10 +18,10 @@ from quell.cost import cost, measured
 from quell.errors import CorpusError
 from quell.export import export
 from quell.heldout import score_denoiser
+from quell.metrics.scorer import Scorer
 from quell.model import Model, load
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell.scoring import Scorer
 from quell_tuning import card, progress
 from quell_tuning.chosen_trial import Chosen, Made, Validation, _owner, choose
 from quell_tuning.reproduce import refit

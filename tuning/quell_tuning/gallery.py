@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
 
     from quell.heldout import EvaluationSet
-    from quell.scoring import Scores
+    from quell.metrics.scorer import Scores
 
     Denoise = Callable[[torch.Tensor], torch.Tensor]
 

@@ -98,7 +98,7 @@ def _objective(
 ) -> Objective:
     import torch
 
-    from quell.scoring import Scorer
+    from quell.metrics.scorer import Scorer
     from quell_tuning import objective, progress, study_file
     from quell_tuning.tracking import Tracker
 

@@ -19,8 +19,8 @@ from quell.corpus.memory_map import Corpus
 from quell.cost import cost, real_time_factor
 from quell.errors import CheckpointError, TrainingError
 from quell.heldout import EvaluationSet
+from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser, save_weights
-from quell.scoring import Scorer
 from quell.training import Trained, train
 from quell_tuning import gallery, outcome, progress, space
 from quell_tuning.confirm import hopeless

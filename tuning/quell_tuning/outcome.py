@@ -16,7 +16,7 @@ from quell_tuning.study_sections import COSTS
 if TYPE_CHECKING:
     from quell.cost import Cost
     from quell.heldout import EvaluationSet
-    from quell.scoring import Scores
+    from quell.metrics.scorer import Scores
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
 KEPT_WEIGHTS = 3

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import Corpus
+from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
-from quell.scoring import Scorer
 from quell.training import train
 from quell_tuning import progress, study_file
 from quell_tuning.errors import StudyNotFound
@@ -70,7 +70,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
 
     from quell.config import DenoiserConfig, TrainingConfig
     from quell.corpus.memory_map import open_store
-    from quell.scoring import Scorer
+    from quell.metrics.scorer import Scorer
     from quell.training import train
     from quell_tuning.study_file import validation_set
 

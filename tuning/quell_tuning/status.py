@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from quell.metrics import UNITS
+from quell.metrics.intrusive import UNITS
 from quell_tuning import words
 from quell_tuning.ranking import feasible, is_lost
 from quell_tuning.signs import Signs

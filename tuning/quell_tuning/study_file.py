@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from quell.config import MixingConfig, TrainingConfig
 from quell.corpus.recordings import FOLDERS, CorpusConfig
-from quell.metrics import PESQ_MODES
+from quell.metrics.intrusive import PESQ_MODES
 from quell_tuning import space
 from quell_tuning.errors import StudyFileError
 from quell_tuning.objections import first_objection, unknown_key
@@ -24,7 +24,7 @@ from quell_tuning.study_sections import CorpusSection, LimitsSection, Section, S
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell.heldout import EvaluationSet
-    from quell.scoring import Scorer
+    from quell.metrics.scorer import Scorer
 
 # A rung means something once the averaged weights have left their random start.
 FIRST_RUNG_STEPS = 100

@@ -17,8 +17,8 @@ from rich.console import Console
 from quell.config import weights_objection
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
+from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell.scoring import Scorer, Scores
 from quell_tuning import confirm, pages, parts, progress, quarantine, starting_points
 from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts import open_artifacts

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quell.metrics import UNITS
+from quell.metrics.intrusive import UNITS
 from quell_tuning.words import number
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
-    from quell.scoring import Scores
+    from quell.metrics.scorer import Scores
     from quell_tuning.chosen_trial import Made, Validation
 
 SHOWN = 3  # kinds of noise with the least gain

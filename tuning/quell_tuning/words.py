@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from quell import dnsmos
 from quell.config import LOSS_WEIGHTS, loss_terms
-from quell.metrics import UNITS
+from quell.metrics import dnsmos
+from quell.metrics.intrusive import UNITS
 
 NAMES = {"pesq": "PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR", "macs": "multiply-accumulates"}
 TWO_DIGITS = ("pesq", "si_sdr", *dnsmos.NAMES)

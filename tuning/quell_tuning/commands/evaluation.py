@@ -59,7 +59,7 @@ def evaluate(
     import torch
 
     from quell import comparison
-    from quell.scoring import Scorer
+    from quell.metrics.scorer import Scorer
     from quell_tuning import evaluation, evaluation_tables
     from quell_tuning.systems import contenders
 

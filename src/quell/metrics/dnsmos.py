@@ -15,7 +15,7 @@ import numpy as np
 
 from quell.audio import FloatArray
 from quell.errors import PackageError
-from quell.metrics import ClipScore
+from quell.metrics.intrusive import ClipScore
 
 SAMPLE_RATE = 16_000
 # Our names for what speechmos answers.

@@ -10,8 +10,8 @@ import pesq as pesq_package
 import pystoi
 import pytest
 
-from quell import metrics
-from quell.metrics import EPS, UNITS, WORST, available, binary_iou, score_clip, si_sdr
+from quell.metrics import intrusive
+from quell.metrics.intrusive import EPS, UNITS, WORST, available, binary_iou, score_clip, si_sdr
 
 NAMES = ("pesq", "stoi", "estoi", "si_sdr")
 
@@ -85,7 +85,7 @@ def test_the_clean_clip_scores_best_and_a_noisier_one_lower(clean, noisy, noise)
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_silent_and_broken_estimates_score_worst_and_count_as_failed(clean, value):
     estimate = np.full_like(clean, value)
-    assert score_clip(estimate, clean, 8_000, NAMES) == metrics.ClipScore(WORST, NAMES)
+    assert score_clip(estimate, clean, 8_000, NAMES) == intrusive.ClipScore(WORST, NAMES)
     estimate = clean.copy()
     estimate[100] = value
     failed = () if value == 0 else NAMES
@@ -118,31 +118,31 @@ def test_a_target_without_speech_scores_worst_and_says_why(clean):
     found = score_clip(clean, 0 * clean, 8_000, ("pesq", "stoi", "si_sdr"))
     assert found.values == {name: WORST[name] for name in found.values} and "pesq" in found.failed
     with pytest.raises(ArithmeticError, match=r"PESQ: .*No utterances detected"):
-        metrics.pesq(clean, 0 * clean, 8_000)
+        intrusive.pesq(clean, 0 * clean, 8_000)
     with pytest.raises(ArithmeticError, match=r"STOI: Not enough STFT frames"):
-        metrics.stoi(clean[:2_000], clean[:2_000], 8_000)
+        intrusive.stoi(clean[:2_000], clean[:2_000], 8_000)
 
 
 def test_a_value_that_is_no_number_counts_as_failed(clean, monkeypatch):
     monkeypatch.setattr(pesq_package, "pesq", lambda *_: np.nan)
     monkeypatch.setattr(pystoi, "stoi", lambda *_, **__: np.nan)
     with pytest.raises(ArithmeticError, match="PESQ: nan"):
-        metrics.pesq(clean, clean, 8_000)
+        intrusive.pesq(clean, clean, 8_000)
     with pytest.raises(ArithmeticError, match="STOI: nan"):
-        metrics.stoi(clean, clean, 8_000)
+        intrusive.stoi(clean, clean, 8_000)
     assert score_clip(clean, clean, 8_000, NAMES).failed == ("pesq", "stoi", "estoi")
 
 
 def test_pesq_at_another_rate_is_refused_and_not_offered(clean):
     with pytest.raises(ValueError, match="sample_rate: 44100 Hz, expected 8000 or 16000 Hz for PESQ"):
-        metrics.pesq(clean, clean, 44_100)
+        intrusive.pesq(clean, clean, 44_100)
     assert available(44_100) == ("stoi", "estoi", "si_sdr")
     assert available(8_000) == available(16_000) == NAMES == tuple(UNITS)
 
 
 def test_scoring_does_without_torch():
     script = (
-        "import sys, numpy as np; from quell.metrics import *\n"
+        "import sys, numpy as np; from quell.metrics.intrusive import *\n"
         "x = np.random.default_rng(0).standard_normal(8000).astype('f4')\n"
         "score_clip(x, x, 8000, available(8000)); print('torch' in sys.modules)"
     )
@@ -155,7 +155,7 @@ def test_estoi_of_the_same_clip_is_the_same_to_the_last_digit_and_leaves_numpys_
     clean = np.repeat(rng.standard_normal(20), 800).astype(np.float32) * rng.standard_normal(16_000).astype(np.float32)
     noisy = clean + 0.3 * rng.standard_normal(16_000).astype(np.float32)
     before = np.random.get_state()[1].tolist()
-    scores = {metrics.stoi(noisy, clean, 16_000, extended=True) for _ in range(5)}
+    scores = {intrusive.stoi(noisy, clean, 16_000, extended=True) for _ in range(5)}
     assert len(scores) == 1
     assert np.random.get_state()[1].tolist() == before
 
@@ -163,19 +163,19 @@ def test_estoi_of_the_same_clip_is_the_same_to_the_last_digit_and_leaves_numpys_
 def test_pesq_of_long_recordings_is_the_mean_of_pieces_that_hold_speech(speech, monkeypatch):
     clean = speech(3.0)
     noisy = clean + 0.05 * np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32)
-    whole = metrics.pesq(noisy, clean, 8_000)
-    monkeypatch.setattr(metrics, "PESQ_S", 3.0)
-    assert metrics.pesq(noisy, clean, 8_000) == whole
-    monkeypatch.setattr(metrics, "PESQ_S", 1.6)
-    halves = [metrics.pesq(noisy[part], clean[part], 8_000) for part in (slice(12_000), slice(12_000, None))]
-    assert metrics.pesq(noisy, clean, 8_000) == pytest.approx(np.mean(halves))
+    whole = intrusive.pesq(noisy, clean, 8_000)
+    monkeypatch.setattr(intrusive, "PESQ_S", 3.0)
+    assert intrusive.pesq(noisy, clean, 8_000) == whole
+    monkeypatch.setattr(intrusive, "PESQ_S", 1.6)
+    halves = [intrusive.pesq(noisy[part], clean[part], 8_000) for part in (slice(12_000), slice(12_000, None))]
+    assert intrusive.pesq(noisy, clean, 8_000) == pytest.approx(np.mean(halves))
     silent = np.concatenate([clean, np.zeros_like(clean)])
     hiss = np.concatenate([noisy, noisy - clean])
-    assert metrics.pesq(hiss, silent, 8_000) == pytest.approx(np.mean(halves))
+    assert intrusive.pesq(hiss, silent, 8_000) == pytest.approx(np.mean(halves))
     muted = np.concatenate([noisy[:12_000], np.zeros(12_000, np.float32)])
-    assert metrics.pesq(muted, clean, 8_000) == pytest.approx((halves[0] + WORST["pesq"]) / 2)
+    assert intrusive.pesq(muted, clean, 8_000) == pytest.approx((halves[0] + WORST["pesq"]) / 2)
     with pytest.raises(ArithmeticError, match="PESQ: no utterance in any piece"):
-        metrics.pesq(noisy, np.zeros_like(clean), 8_000)
+        intrusive.pesq(noisy, np.zeros_like(clean), 8_000)
 
 
 def test_pesq_survives_more_utterances_than_its_package_has_room_for():
@@ -183,7 +183,7 @@ def test_pesq_survives_more_utterances_than_its_package_has_room_for():
     rng, time = np.random.default_rng(0), np.arange(50 * 8_000) / 8_000
     bursts = (0.1 * rng.standard_normal(len(time)) * (time % 0.5 < 0.25)).astype(np.float32)
     noisy = bursts + 0.001 * rng.standard_normal(len(time)).astype(np.float32)
-    assert 1 < metrics.pesq(noisy, bursts, 8_000) < 4.64
+    assert 1 < intrusive.pesq(noisy, bursts, 8_000) < 4.64
 
 
 @pytest.mark.parametrize(

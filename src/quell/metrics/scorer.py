@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from quell import metrics
 from quell.audio import FloatArray
+from quell.metrics import intrusive
 from quell.processes import pool
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
-Job = Callable[[], metrics.ClipScore]  # a function of a module with its arguments: it goes to another process
+Job = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
 AHEAD = 64  # clips that wait in memory
 
 
@@ -28,7 +28,7 @@ class Scores:
     failures: int
 
     @classmethod
-    def of(cls, clips: list[metrics.ClipScore], snr_db: NDArray[np.float64]) -> Scores:
+    def of(cls, clips: list[intrusive.ClipScore], snr_db: NDArray[np.float64]) -> Scores:
         values = {name: np.array([clip.values[name] for clip in clips]) for name in clips[0].values}
         return cls(values, snr_db, sum(len(clip.failed) for clip in clips))
 
@@ -91,24 +91,24 @@ class Scorer:
         sample_rate: int,
         names: tuple[str, ...],
         progress: Progress | None = None,
-    ) -> list[metrics.ClipScore]:
+    ) -> list[intrusive.ClipScore]:
         """Metrics of waveforms against their references; clips are scored while the next are being made.
 
         What `progress` raises ends the scoring and comes through.
         """
         jobs = (
-            partial(metrics.score_clip, estimate, target, sample_rate, names)
+            partial(intrusive.score_clip, estimate, target, sample_rate, names)
             for estimate, target in zip(estimates, clean, strict=True)
         )
         return self.run(jobs, len(clean), progress)
 
-    def run(self, jobs: Iterable[Job], count: int, progress: Progress | None = None) -> list[metrics.ClipScore]:
+    def run(self, jobs: Iterable[Job], count: int, progress: Progress | None = None) -> list[intrusive.ClipScore]:
         """What jobs answer, in their order; they are taken while the first are being computed, AHEAD of them at most.
 
         What `progress` raises ends the scoring and comes through.
         """
         move = progress or (lambda done, of: None)
-        pending: list[Future[metrics.ClipScore]] = []
+        pending: list[Future[intrusive.ClipScore]] = []
         try:
             for job in jobs:
                 pending.append(self._pool.submit(job))
