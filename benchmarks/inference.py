@@ -33,14 +33,14 @@ from rich.progress import track
 
 from quell.audio import FloatArray
 from quell.baselines import system
-from quell.blocks import blocks_of
 from quell.config import FORMATS
 from quell.enhance import denoise, enhance_file
 from quell.errors import DenoiserError
-from quell.export import export
-from quell.model import load
+from quell.export.blocks import blocks_of
+from quell.export.exported_model import load
+from quell.export.exporter import export
+from quell.export.torchscript import BlockDenoiser
 from quell.network.denoiser import Denoiser
-from quell.torchscript import BlockDenoiser
 
 RATE = 16_000
 LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # and rounds

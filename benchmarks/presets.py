@@ -20,7 +20,7 @@ from trainings import Outcome, Wanted, mixtures, train_all, variant
 from quell.config import TrainingConfig
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
-from quell.cost import real_time_factor
+from quell.export.cost import real_time_factor
 from quell.heldout import EvaluationSet, score_denoiser
 from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import load_weights

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus, open_store
-from quell.cost import Cost, cost
+from quell.export.cost import Cost, cost
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics.scorer import Scorer, Scores
 from quell.network.denoiser import save_weights

@@ -19,10 +19,10 @@ from quell.config import DenoiserConfig
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
-from quell.export import export
+from quell.export.exported_model import Model, load
+from quell.export.exporter import export
 from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics.scorer import Scorer
-from quell.model import Model, load
 from quell.network import layers
 from quell.network.denoiser import Denoiser
 from quell.network.unet import UNet

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from quell.model import load
+from quell.export.exported_model import load
 
 SOURCE = Path(__file__).parents[1] / "examples" / "cpp"
 RATE = 8_000  # Hz, of the tiny denoiser

@@ -119,7 +119,7 @@ def run(
         yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
         return
     from quell.enhance import do
-    from quell.model import load
+    from quell.export.exported_model import load
 
     loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
     if journal is not None:

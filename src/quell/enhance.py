@@ -15,7 +15,7 @@ from quell import audio, shipped
 from quell.audio import FloatArray, writer
 from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
-from quell.model import Model, Stream
+from quell.export.exported_model import Model, Stream
 from quell.settings import Done, Job, Mix, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
@@ -67,7 +67,7 @@ def enhance_file(
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
 
-    Memory is bounded whatever its length: a block and its context (`quell.blocks`).
+    Memory is bounded whatever its length: a block and its context (`quell.export.blocks`).
 
     Args:
         progress: called with the seconds that were done since it was called before, 0 at times; what it raises comes

@@ -57,7 +57,7 @@ def system(path: Path, sample_rate: int | None = None) -> System:
 def _torchscript(path: Path) -> tuple[Run, int | None]:
     import torch
 
-    from quell.torchscript import quiet
+    from quell.export.torchscript import quiet
 
     with quiet():
         module = torch.jit.load(str(path), map_location="cpu").eval()

@@ -12,7 +12,7 @@ from quell import audio
 from quell.audio import writer
 from quell.enhance import transfer
 from quell.errors import AudioError
-from quell.model import Model
+from quell.export.exported_model import Model
 from quell.settings import Mix, Report
 
 # How files begin that somebody may pipe in, whose headers would be denoised as sound.

@@ -10,7 +10,7 @@ from quell.errors import ExportError
 
 if TYPE_CHECKING:
     from quell.audio import FloatArray
-    from quell.model import Model
+    from quell.export.exported_model import Model
     from quell.settings import Mix
 
 FOLDER = Path(__file__).parent / "models"
@@ -47,7 +47,7 @@ def load(model: Path | str | None = None, sample_rate: int = 16_000) -> Model:
     Raises:
         ExportError: the file is missing or is not one of ours, or onnxruntime is not installed.
     """
-    from quell import model as models
+    from quell.export import exported_model as models
 
     return models.load(path(sample_rate) if model is None else model)
 

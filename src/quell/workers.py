@@ -238,7 +238,7 @@ def _ready() -> bool:
     if not _model:
         import torch
 
-        from quell.model import load
+        from quell.export.exported_model import load
 
         (own,) = _own
         if own.processes > 1:

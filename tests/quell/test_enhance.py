@@ -9,11 +9,12 @@ import pytest
 import soundfile
 import torch
 
-from quell import audio, config, export
-from quell.blocks import Blocks
+from quell import audio, config
 from quell.enhance import denoise, denoised, enhance_file
 from quell.errors import AudioError
-from quell.model import Model, load
+from quell.export import exporter
+from quell.export.blocks import Blocks
+from quell.export.exported_model import Model, load
 from quell.settings import Mix
 
 
@@ -94,7 +95,7 @@ def test_pieces_of_any_size_give_what_one_pass_gives(tiny_denoiser, tmp_path, se
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     denoiser = tiny_denoiser(seed=3, **settings)
-    export.export(denoiser, tmp_path / f"model{config.FORMATS[kind]}", {}, kind)
+    exporter.export(denoiser, tmp_path / f"model{config.FORMATS[kind]}", {}, kind)
     model = load(tmp_path / f"model{config.FORMATS[kind]}")
     length = 2 * model.blocks.block + 2 * model.blocks.context + 321
     waveform = 0.1 * np.random.default_rng(4).standard_normal((length, 2)).astype(np.float32)

@@ -11,8 +11,8 @@ import soundfile
 import quell
 from quell import batch, enhance, shipped
 from quell.errors import ExportError
-from quell.export import export
-from quell.model import load
+from quell.export.exported_model import load
+from quell.export.exporter import export
 from quell.settings import Job, Mix
 
 MOST_BYTES = 4.5e6

@@ -22,16 +22,17 @@ from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
-from quell import comparison, export, shipped
-from quell.blocks import Blocks
+from quell import comparison, shipped
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
+from quell.export import exporter
+from quell.export.blocks import Blocks
+from quell.export.exported_model import Model
 from quell.heldout import EvaluationSet
 from quell.material import Mixtures
 from quell.metrics import dnsmos
 from quell.metrics.intrusive import ClipScore
 from quell.metrics.scorer import Scorer
-from quell.model import Model
 from quell.network.denoiser import Denoiser
 
 Signal = NDArray[np.float32]
@@ -83,7 +84,7 @@ def recordings(tmp_path: Path, speech: Callable[..., Signal], noise: Callable[..
 
 @pytest.fixture
 def model(tmp_path: Path, tiny_denoiser: Callable[..., Denoiser]) -> Path:
-    export.export(tiny_denoiser(), tmp_path / "tiny.pt", {})
+    exporter.export(tiny_denoiser(), tmp_path / "tiny.pt", {})
     return tmp_path / "tiny.pt"
 
 

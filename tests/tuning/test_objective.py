@@ -16,8 +16,8 @@ from quell_tuning.lease import Superseded
 from quell_tuning.runs import Runs
 
 from quell.config import DenoiserConfig
-from quell.cost import cost
 from quell.errors import TrainingError
+from quell.export.cost import cost
 from quell.network.denoiser import Denoiser
 from quell.training import Trained
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import outcome, ranking
 from quell_tuning.runs import Runs
 
-from quell.cost import Cost
+from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 
 SEED = 2**47 + 11  # of a training: 48 bits

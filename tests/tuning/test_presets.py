@@ -8,14 +8,14 @@ import torch
 from quell_tuning import space
 from quell_tuning.presets import DEFAULT, PRESETS
 
-from quell import export
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
+from quell.export import exporter
+from quell.export.exported_model import load
 from quell.heldout import evaluation_set
 from quell.metrics.scorer import Scorer
-from quell.model import load
 from quell.network.denoiser import Denoiser
 from quell.training import train
 
@@ -49,7 +49,7 @@ def test_a_preset_trains_is_scored_and_exports(name: str, corpus: Corpus, scorer
     trained = train(model, config, corpus, validation, scorer)
     assert {"pesq", "stoi", "estoi", "si_sdr"} <= set(trained.scores.values)
     assert (trained.iou is None) == (PRESETS[name]["representation"] != "log")
-    export.export(trained.denoiser, tmp_path / "model.pt", {})
+    exporter.export(trained.denoiser, tmp_path / "model.pt", {})
     noisy = torch.from_numpy(validation.noisy[0])
     gap = load(tmp_path / "model.pt")(noisy) - trained.denoiser(noisy[None])[0].detach()
     assert gap.abs().max() <= 1e-5  # float32 sums in another order

@@ -13,7 +13,7 @@ from quell_tuning import card, chosen_trial, exporting, weaknesses
 from quell_tuning.chosen_trial import Made, Validation
 
 from quell.corpus.memory_map import Corpus
-from quell.cost import Cost
+from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 
 SNRS = (0.0, 20.0)

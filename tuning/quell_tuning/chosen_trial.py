@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from quell.corpus.memory_map import Corpus
-from quell.cost import Cost
+from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.ranking import best_trials

@@ -14,12 +14,12 @@ from rich.console import Console
 import quell
 from quell.config import FORMATS
 from quell.corpus.memory_map import Corpus, open_store
-from quell.cost import cost, measured
 from quell.errors import CorpusError
-from quell.export import export
+from quell.export.cost import cost, measured
+from quell.export.exported_model import Model, load
+from quell.export.exporter import export
 from quell.heldout import score_denoiser
 from quell.metrics.scorer import Scorer
-from quell.model import Model, load
 from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell_tuning import card, progress

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 import quell
 from quell.config import DenoiserConfig
 from quell.corpus.memory_map import Corpus
-from quell.cost import cost, real_time_factor
 from quell.errors import CheckpointError, TrainingError
+from quell.export.cost import cost, real_time_factor
 from quell.heldout import EvaluationSet
 from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser, save_weights

@@ -14,7 +14,7 @@ from quell_tuning.study_file import StudySpec
 from quell_tuning.study_sections import COSTS
 
 if TYPE_CHECKING:
-    from quell.cost import Cost
+    from quell.export.cost import Cost
     from quell.heldout import EvaluationSet
     from quell.metrics.scorer import Scores
 

@@ -17,7 +17,7 @@ class Section(BaseModel):
 
 
 METRICS = ("pesq", "stoi", "estoi", "si_sdr")
-# Scores that are costs, to be minimised beside a metric: name -> field of quell.cost.Cost.
+# Scores that are costs, to be minimised beside a metric: name -> field of quell.export.cost.Cost.
 COSTS = {"macs": "macs_per_s", "parameters": "parameters"}
 
 

@@ -10,7 +10,7 @@ from quell import baselines, foreign, shipped
 from quell.baselines import System
 from quell.enhance import denoise
 from quell.errors import ExportError
-from quell.model import Model, load
+from quell.export.exported_model import Model, load
 from quell_tuning.errors import UsageError
 
 SHIPPED = "quell"  # what the denoiser that comes with the package is called

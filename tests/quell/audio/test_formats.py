@@ -12,12 +12,13 @@ import pytest
 import soundfile
 import torch
 
-from quell import audio, export
+from quell import audio
 from quell.audio import Format, writer
-from quell.blocks import Blocks
 from quell.enhance import enhance_file
 from quell.errors import AudioError
-from quell.model import Model
+from quell.export import exporter
+from quell.export.blocks import Blocks
+from quell.export.exported_model import Model
 
 COMMON = [
     ("wav", "WAV", "PCM_16"),
@@ -191,13 +192,13 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, container, sub
 
 
 def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
-    export.export(tiny_denoiser(), tmp_path / "model.pt", {})
+    exporter.export(tiny_denoiser(), tmp_path / "model.pt", {})
     for minutes in (1, 4):
         soundfile.write(tmp_path / f"{minutes}.wav", noise(minutes * 60 * 8_000), 8_000)
     script = (
         "import resource, sys; from pathlib import Path\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from quell.enhance import enhance_file; from quell.model import load; from quell.settings import Mix\n"
+        "from quell.enhance import enhance_file; from quell.export.exported_model import load; from quell.settings import Mix\n"
         "folder = Path(sys.argv[1]); model = load(folder / 'model.pt')\n"
         "for minutes in (1, 4):\n"
         "    enhance_file(folder / f'{minutes}.wav', folder / f'{minutes}-out.wav', model, Mix(wet=0.5))\n"

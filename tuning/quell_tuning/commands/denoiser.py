@@ -110,7 +110,7 @@ def files(
     from quell_tuning import progress
 
     if model is not None and not model.is_file():
-        from quell.model import load
+        from quell.export.exported_model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
     settings = " ".join(how(file, mix) for file in (shipped.paths() if model is None else [model]))

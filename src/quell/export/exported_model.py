@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quell.blocks import Blocks, span
 from quell.errors import ExportError
+from quell.export.blocks import Blocks, span
+from quell.export.torchscript import METADATA, quiet
 from quell.levels import rms
-from quell.torchscript import METADATA, quiet
 
 
 @dataclass(frozen=True)

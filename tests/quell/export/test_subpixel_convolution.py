@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.phases import Phases, pays_in_onnxruntime, pays_in_torchscript, with_phases
+from quell.export.subpixel_convolution import Phases, pays_in_onnxruntime, pays_in_torchscript, with_phases
 
 KERNELS = [1, 3, 5, 7]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from quell.atomic import replacing
-from quell.blocks import blocks_of
 from quell.errors import ExportError
+from quell.export.blocks import blocks_of
+from quell.export.torchscript import METADATA, _on_cpu, freeze, quiet
 from quell.network.denoiser import Denoiser
-from quell.torchscript import METADATA, _on_cpu, freeze, quiet
 
 TOLERANCE = 1e-5
 
@@ -64,7 +64,7 @@ def _onnx(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tenso
         raise ExportError(
             f"{path}: {missing} is not installed, expected it for ONNX; pip install 'quell-denoiser[onnx]'"
         ) from None
-    from quell.graph import onnx_bytes
+    from quell.export.onnx_graph import onnx_bytes
 
     path.write_bytes(onnx_bytes(denoiser, {METADATA: text}))
     options = onnxruntime.SessionOptions()
@@ -74,7 +74,7 @@ def _onnx(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tenso
 
 
 def _pt2(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
-    from quell.graph import program
+    from quell.export.onnx_graph import program
 
     torch.export.save(program(denoiser, onnx=False), path, extra_files={METADATA: text})
     loaded = torch.export.load(path).module()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from quell import export, torchscript
-from quell.blocks import blocks_of
 from quell.errors import ExportError
-from quell.model import load
-from quell.torchscript import METADATA, BlockDenoiser
+from quell.export import exporter, torchscript
+from quell.export.blocks import blocks_of
+from quell.export.exported_model import load
+from quell.export.torchscript import METADATA, BlockDenoiser
 
 # One sample, 0.1 s, and a length that no hop divides.
 LENGTHS = (1, 800, 8_001)
@@ -29,7 +29,7 @@ def denoiser(tiny_denoiser):
 @pytest.fixture(scope="module")
 def path(denoiser, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "model.pt"
-    export.export(denoiser, path, {"study": "rainy", "score": 2.5})
+    exporter.export(denoiser, path, {"study": "rainy", "score": 2.5})
     return path
 
 
@@ -204,7 +204,7 @@ def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_
     target = tmp_path / "model.pt"
     target.write_bytes(b"the old one")
     with pytest.raises(ExportError, match=re.escape(f"{target}: exported output is off by nan at 1 x 1 samples")):
-        export.export(broken, target, {})
+        exporter.export(broken, target, {})
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     assert target.read_bytes() == b"the old one"
 
@@ -214,17 +214,17 @@ def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise RuntimeError("disk full\nC++ stack")
 
-    monkeypatch.setattr(export, "compare", lambda *_: None)
+    monkeypatch.setattr(exporter, "compare", lambda *_: None)
     monkeypatch.setattr(torch.jit.RecursiveScriptModule, "save", save_half)
     target = tmp_path / "model.pt"
     target.write_bytes(b"the old one")
     with pytest.raises(ExportError, match=re.escape(f"{target}: disk full, expected a path that can be written")):
-        export.export(denoiser, target, {})
+        exporter.export(denoiser, target, {})
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"the old one"]
 
 
 def test_target_that_cannot_be_written_is_named(denoiser, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "compare", lambda *_: None)
+    monkeypatch.setattr(exporter, "compare", lambda *_: None)
     target = tmp_path / "nowhere" / "model.pt"
     with pytest.raises(ExportError, match=re.escape(f"{target}: ")):
-        export.export(denoiser, target, {})
+        exporter.export(denoiser, target, {})

@@ -17,11 +17,11 @@ import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
 from quell.errors import ExportError
+from quell.export.subpixel_convolution import pays_in_onnxruntime, with_phases
 from quell.levels import rms
 from quell.network.denoiser import Denoiser, seen, turned
 from quell.network.layers import Recurrence
 from quell.network.stft import Spectrogram
-from quell.phases import pays_in_onnxruntime, with_phases
 
 # Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
 HOLD = 1e4

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from quell.blocks import blocks_of, span
+from quell.export.blocks import blocks_of, span
+from quell.export.subpixel_convolution import pays_in_torchscript, with_phases
 from quell.levels import rms
 from quell.network.denoiser import Denoiser
-from quell.phases import pays_in_torchscript, with_phases
 
 METADATA = "quell.json"
 

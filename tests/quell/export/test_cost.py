@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quell.config import DenoiserConfig
-from quell.cost import cost, real_time_factor
+from quell.export.cost import cost, real_time_factor
 from quell.network.denoiser import Denoiser
 
 SMALL = DenoiserConfig(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from quell import export
 from quell.errors import ExportError
-from quell.graph import onnx_bytes, program
-from quell.model import load
+from quell.export import exporter
+from quell.export.exported_model import load
+from quell.export.onnx_graph import onnx_bytes, program
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -79,7 +79,7 @@ def recurrent(tiny_denoiser):
 @pytest.fixture(scope="module")
 def exported(recurrent, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export.export(recurrent, path, {"study": "rainy"}, "onnx")
+    exporter.export(recurrent, path, {"study": "rainy"}, "onnx")
     return path
 
 
@@ -94,7 +94,7 @@ def test_an_onnx_denoiser_works_at_the_level_it_is_given(recurrent, exported):
 
 def test_torch_export_takes_a_denoiser_without_recurrence(tiny_denoiser, tmp_path):
     denoiser = tiny_denoiser(seed=5, convolution="separable", time_stride=2)
-    known = export.export(denoiser, tmp_path / "model.pt2", {"study": "rainy"}, "pt2")
+    known = exporter.export(denoiser, tmp_path / "model.pt2", {"study": "rainy"}, "pt2")
     extra = {"quell.json": ""}
     model = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
     assert json.loads(extra["quell.json"]) == known and known["study"] == "rainy"
@@ -136,11 +136,11 @@ def test_an_onnx_file_of_somebody_else_is_named(tmp_path, content):
 
 
 def test_an_onnx_export_that_is_off_leaves_the_old_file(tiny_denoiser, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("quell.graph.onnx_bytes", lambda *_: exported.read_bytes())
+    monkeypatch.setattr("quell.export.onnx_graph.onnx_bytes", lambda *_: exported.read_bytes())
     target = tmp_path / "model.onnx"
     target.write_bytes(b"the old one")
     with pytest.raises(ExportError, match=r"exported output is off by \d\.\de-\d\d at"):
-        export.export(tiny_denoiser(seed=7), target, {}, "onnx")
+        exporter.export(tiny_denoiser(seed=7), target, {}, "onnx")
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"the old one"]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from quell.config import DenoiserConfig
+from quell.export.torchscript import freeze
 from quell.network.denoiser import Denoiser
-from quell.torchscript import freeze
 
 # Signals that costs are measured on. 60 s in one pass takes twice the time per second that 4 s take (page faults).
 MEASURED_S = 4.0

@@ -1,0 +1,1 @@
+"""A denoiser as one file that runs elsewhere: written, checked, loaded, measured."""
