@@ -19,7 +19,7 @@ from header import header
 from quell import audio
 from quell.audio import writer
 from quell.audio.formats import Format
-from quell.audit import audit
+from quell.audit.corpus_audit import audit
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.processes import cores

@@ -9,10 +9,10 @@ import numpy as np
 
 from quell import audio
 from quell.atomic import replacing
-from quell.audit import Audit
+from quell.audit.corpus_audit import Audit
+from quell.audit.inspection import Inspection
 from quell.corpus.recordings import Kind
 from quell.corpus.splits import SPLITS
-from quell.inspection import Inspection
 from quell_tuning.pictures import LEVELS_DB, spectrogram
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from quell.audit import Audit
+from quell.audit.corpus_audit import Audit
+from quell.audit.inspection import Inspection
 from quell.corpus.splits import SPLITS
-from quell.inspection import Inspection
 
 LINES = 5  # of findings of one kind that are told one by one
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell.audit import Audit, audit, without
+from quell.audit.corpus_audit import Audit, audit, without
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import home
 from quell.errors import AudioError, CorpusError

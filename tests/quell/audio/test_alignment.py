@@ -10,7 +10,7 @@ import soundfile
 
 from quell.audio import alignment
 from quell.audio.alignment import MOST_DB, align, measured_snr_db
-from quell.audit import audit, without
+from quell.audit.corpus_audit import audit, without
 from quell.corpus.memory_map import open_store
 from quell.corpus.recordings import CorpusConfig, Recording, alone, partners
 from quell.corpus.scan import find

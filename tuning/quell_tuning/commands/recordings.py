@@ -24,7 +24,7 @@ def check(
     runs: RunsOption = Path("runs"),
 ) -> int:
     """Read all recordings and tell what is wrong with them; exit 1 on errors."""
-    from quell.audit import audit
+    from quell.audit.corpus_audit import audit
     from quell_tuning import corpus_report, progress
     from quell_tuning.place import Place
     from quell_tuning.runs import Runs

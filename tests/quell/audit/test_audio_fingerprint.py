@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from quell import audio
-from quell.fingerprint import BITS, HOP, SAMPLE_RATE, Match, marks, matches
-from quell.inspection import inspect
+from quell.audit.audio_fingerprint import BITS, HOP, SAMPLE_RATE, Match, marks, matches
+from quell.audit.inspection import inspect
 
 RATE = 16_000
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quell import fingerprint
+from quell.audit import audio_fingerprint
+from quell.audit.inspection import Inspection
 from quell.corpus.decoding import SILENT
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, alone, partners, stem
 from quell.corpus.scan import leaks
 from quell.corpus.splits import SPLITS
-from quell.inspection import Inspection
 
 CLIPPED = 1e-4  # share of the samples: a few peaks are cut off in most recordings
 OFFSET = 0.1  # of the recording's rms
@@ -143,7 +143,7 @@ def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspected: In
             also = " and ".join(one.name for one in others)
             text = f"the same audio as {also}, expected each recording in one group; remove the copies"
             yield Finding("error", "duplicate", tuple(one.name for one in others), f"{first.name}: {text}")
-    for match in fingerprint.matches([(found.marks, found.heard) for _, found in readable]):
+    for match in audio_fingerprint.matches([(found.marks, found.heard) for _, found in readable]):
         one, other = sorted((readable[match.one][0], readable[match.other][0]), key=lambda r: SPLITS.index(r.split))
         if one.split != other.split and not {one.name, other.name} & known:
             text = (

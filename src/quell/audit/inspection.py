@@ -10,9 +10,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from quell import fingerprint
 from quell.audio import FloatArray, Recording
-from quell.fingerprint import Marks
+from quell.audit import audio_fingerprint
+from quell.audit.audio_fingerprint import Marks
 
 FRAME_S = 0.02
 PAUSE_DB = 50.0  # below the loud frames
@@ -57,7 +57,7 @@ def inspect(path: Path) -> Inspection:
     levels = np.concatenate(meter.levels) if meter.levels else np.zeros(0)
     sounding = levels[levels > 0]
     loud, soft = np.quantile(sounding, [0.95, 0.05]) if len(sounding) else (0.0, 0.0)
-    words, heard = fingerprint.marks(np.concatenate([*meter.narrow, meter.end()]))
+    words, heard = audio_fingerprint.marks(np.concatenate([*meter.narrow, meter.end()]))
     return Inspection(
         sample_rate=rate,
         channels=recording.channels,
@@ -87,8 +87,10 @@ class _Meter:
         self.power = np.zeros(SPECTRUM // 2 + 1)
         self._frame = round(FRAME_S * sample_rate)
         self._rest: FloatArray = np.zeros(0, np.float32)
-        self._same = sample_rate == fingerprint.SAMPLE_RATE
-        self._resampler = soxr.ResampleStream(sample_rate, fingerprint.SAMPLE_RATE, 1, dtype="float32", quality="MQ")
+        self._same = sample_rate == audio_fingerprint.SAMPLE_RATE
+        self._resampler = soxr.ResampleStream(
+            sample_rate, audio_fingerprint.SAMPLE_RATE, 1, dtype="float32", quality="MQ"
+        )
 
     def take(self, block: FloatArray) -> None:
         self.digest.update(np.round(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from quell import audio
+from quell.audit.inspection import inspect
 from quell.errors import AudioError
-from quell.inspection import inspect
 
 RATE = 16_000
 

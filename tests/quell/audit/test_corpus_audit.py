@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from quell import audio
-from quell.audit import audit, without
+from quell.audit.corpus_audit import audit, without
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.scan import find
 from quell.corpus.splits import SPLITS
