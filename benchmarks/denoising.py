@@ -37,10 +37,10 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.splits import SPLITS
 from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
-from quell.heldout import EvaluationSet, evaluation_set
 from quell.material import BIN_DB, Material, Mixtures
 from quell.metrics import intrusive
 from quell.metrics.scorer import Job, Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.processes import cores
 
 BASELINES = ("spectral-gate", "rnnoise")

@@ -22,8 +22,8 @@ from quell_tuning import gallery, space
 from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.storage import open_storage
 
-from quell.heldout import LONGEST_S, EvaluationSet
 from quell.metrics.scorer import Scores
+from quell.mixing.evaluation_mixtures import LONGEST_S, EvaluationSet
 from quell.network.denoiser import Denoiser
 
 P = ParamSpec("P")

@@ -21,8 +21,8 @@ from quell.config import TrainingConfig
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.export.cost import real_time_factor
-from quell.heldout import EvaluationSet, score_denoiser
 from quell.metrics.scorer import Scorer, Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
 

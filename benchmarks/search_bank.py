@@ -28,8 +28,8 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
-from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set, score_denoiser
 from quell.trainer import Trainer
 from quell.training import train
 

@@ -17,8 +17,8 @@ from quell_tuning.study_file import StudySpec
 
 from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
-from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.training import train
 
 STUDY = Path(__file__).with_name("search_efficiency.toml")

@@ -33,7 +33,7 @@ from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus, Split
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
-from quell.mixing import Mixtures
+from quell.mixing.training_mixtures import Mixtures
 from quell.trainer import Trainer
 
 ROUNDS = 3

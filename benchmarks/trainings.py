@@ -24,8 +24,8 @@ from rich.console import Console
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus, open_store
 from quell.export.cost import Cost, cost
-from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics.scorer import Scorer, Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.network.denoiser import save_weights
 from quell.processes import cores
 from quell.training import train

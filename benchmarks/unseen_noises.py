@@ -29,9 +29,9 @@ from quell.corpus.memory_map import open_store
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.errors import PackageError
-from quell.heldout import EvaluationSet, score_denoiser
 from quell.material import Mixtures
 from quell.metrics.scorer import Scorer, Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
 

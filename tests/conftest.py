@@ -21,8 +21,8 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.export.exported_model import Model, load
 from quell.export.exporter import export
-from quell.heldout import EvaluationSet, evaluation_set
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.network import layers
 from quell.network.denoiser import Denoiser
 from quell.network.unet import UNet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quell.corpus.memory_map import Corpus
-from quell.heldout import EvaluationSet
+from quell.mixing.evaluation_mixtures import EvaluationSet
 
 
 @pytest.fixture(autouse=True)

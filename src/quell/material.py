@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from quell import audio
 from quell.audio import FloatArray
 from quell.errors import CorpusError
-from quell.heldout import EvaluationSet
 from quell.metrics import dnsmos, intrusive
 from quell.metrics.scorer import Job, Progress, Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet
 
 BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB

@@ -16,7 +16,7 @@ from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus.memory_map import Corpus
 from quell.errors import TrainingError
 from quell.losses import Loss, Signals
-from quell.mixing import Mixtures, sampler
+from quell.mixing.training_mixtures import Mixtures, sampler
 from quell.muon import optimisers
 from quell.network.denoiser import Denoiser, clean_spectrum
 from quell.network.stft import magnitude

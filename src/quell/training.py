@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import Corpus
-from quell.heldout import EvaluationSet, score_denoiser
 from quell.levels import rms
 from quell.metrics import intrusive
 from quell.metrics.scorer import Progress, Scorer, Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import Denoiser
 from quell.network.stft import magnitude
 from quell.trainer import Trainer

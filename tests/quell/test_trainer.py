@@ -18,7 +18,7 @@ from quell.config import FIX_GAIN, OPTIMISERS, DenoiserConfig, TrainingConfig, l
 from quell.errors import TrainingError
 from quell.levels import rms
 from quell.losses import Loss
-from quell.mixing import Mixtures
+from quell.mixing.training_mixtures import Mixtures
 from quell.network.stft import magnitude
 from quell.trainer import AVERAGING, Trainer
 

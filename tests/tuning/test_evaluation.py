@@ -28,11 +28,11 @@ from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
-from quell.heldout import EvaluationSet
 from quell.material import Mixtures
 from quell.metrics import dnsmos
 from quell.metrics.intrusive import ClipScore
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser
 
 Signal = NDArray[np.float32]

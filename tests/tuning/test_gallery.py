@@ -21,10 +21,10 @@ from quell_tuning.errors import StorageError
 from quell_tuning.gallery import hang_again, hang_study, hang_trial, showcase
 from quell_tuning.patience import PatientStorage
 
-from quell import heldout
 from quell.audio import FloatArray
-from quell.heldout import EvaluationSet
 from quell.metrics.scorer import Scores
+from quell.mixing import evaluation_mixtures
+from quell.mixing.evaluation_mixtures import EvaluationSet
 
 RATE = 8_000
 LEVELS = np.linspace(-5, 20, 6)
@@ -342,14 +342,14 @@ def test_a_trial_that_another_worker_ended_is_left_alone(study: optuna.Study, st
 
 def test_a_trial_stores_no_more_than_is_stated(study: optuna.Study, store: Folder) -> None:
     rate = 16_000
-    longest = mixtures(4, heldout.LONGEST_S - 3 / rate, rate=rate)  # noise, which nothing packs
+    longest = mixtures(4, evaluation_mixtures.LONGEST_S - 3 / rate, rate=rate)  # noise, which nothing packs
     shown = hang_study(study, longest, store)
     before = store.files()
     hang_trial(study.ask(), shown, longest, half, longest.noisy_scores, store)
     of_trial = sum((store.folder / name).stat().st_size for name in store.files() - before)
     of_study = sum((store.folder / name).stat().st_size for name in before)
-    assert of_trial <= 4 * (1000 * pictures.LARGEST_KB + 2 * heldout.LONGEST_S * rate + 100) < 2.3e6
-    assert of_study <= 8 * (2 * heldout.LONGEST_S * rate + 100) < 2.1e6
+    assert of_trial <= 4 * (1000 * pictures.LARGEST_KB + 2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.3e6
+    assert of_study <= 8 * (2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.1e6
 
 
 def test_attributes_are_json_of_a_few_hundred_letters(study: optuna.Study, store: Folder) -> None:

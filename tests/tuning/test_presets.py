@@ -14,8 +14,8 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.export import exporter
 from quell.export.exported_model import load
-from quell.heldout import evaluation_set
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import evaluation_set
 from quell.network.denoiser import Denoiser
 from quell.training import train
 

@@ -15,9 +15,9 @@ from quell.audio import writer
 from quell.corpus.memory_map import Corpus
 from quell.enhance import enhance_file
 from quell.export.exported_model import load
-from quell.heldout import evaluation_set
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import evaluation_set
 from quell_tuning import status, study_file
 from quell_tuning.devices import check_devices, share_devices
 from quell_tuning.exporting import export_best

@@ -13,10 +13,10 @@ from quell.atomic import replacing
 from quell.baselines import System
 from quell.comparison import Result, measure
 from quell.corpus.memory_map import Corpus
-from quell.heldout import evaluation_set
 from quell.material import Material, Mixtures, Pairs, Recordings, pair_up
 from quell.metrics import dnsmos
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import evaluation_set
 from quell_tuning import progress
 from quell_tuning.errors import TuningError
 from quell_tuning.study_file import StudySpec

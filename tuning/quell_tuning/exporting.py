@@ -18,8 +18,8 @@ from quell.errors import CorpusError
 from quell.export.cost import cost, measured
 from quell.export.exported_model import Model, load
 from quell.export.exporter import export
-from quell.heldout import score_denoiser
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell_tuning import card, progress

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import torch
     from optuna.artifacts._protocol import ArtifactStore
 
-    from quell.heldout import EvaluationSet
     from quell.metrics.scorer import Scores
+    from quell.mixing.evaluation_mixtures import EvaluationSet
 
     Denoise = Callable[[torch.Tensor], torch.Tensor]
 

@@ -18,8 +18,8 @@ from quell.config import DenoiserConfig
 from quell.corpus.memory_map import Corpus
 from quell.errors import CheckpointError, TrainingError
 from quell.export.cost import cost, real_time_factor
-from quell.heldout import EvaluationSet
 from quell.metrics.scorer import Scorer
+from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
 from quell.training import Trained, train
 from quell_tuning import gallery, outcome, progress, space

@@ -15,8 +15,8 @@ from quell_tuning.study_sections import COSTS
 
 if TYPE_CHECKING:
     from quell.export.cost import Cost
-    from quell.heldout import EvaluationSet
     from quell.metrics.scorer import Scores
+    from quell.mixing.evaluation_mixtures import EvaluationSet
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
 KEPT_WEIGHTS = 3

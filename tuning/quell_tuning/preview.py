@@ -30,7 +30,7 @@ def preview(
     Raises:
         AudioError: a file of that name is there, or the folder cannot be written.
     """
-    from quell.mixing import sampler
+    from quell.mixing.training_mixtures import sampler
 
     drawn = sampler(spec.training_config(), corpus, torch.Generator().manual_seed(spec.study.seed))
     batches = [drawn.draw(1) for _ in range(count)]

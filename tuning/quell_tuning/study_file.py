@@ -23,8 +23,8 @@ from quell_tuning.study_sections import CorpusSection, LimitsSection, Section, S
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
-    from quell.heldout import EvaluationSet
     from quell.metrics.scorer import Scorer
+    from quell.mixing.evaluation_mixtures import EvaluationSet
 
 # A rung means something once the averaged weights have left their random start.
 FIRST_RUNG_STEPS = 100
@@ -159,7 +159,7 @@ def validation_set(
     spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Callable[[int, int], None] | None = None
 ) -> EvaluationSet:
     """What the study's trials are scored on."""
-    from quell.heldout import evaluation_set  # loads torch, which a study file needs not
+    from quell.mixing.evaluation_mixtures import evaluation_set  # loads torch, which a study file needs not
 
     count, seed = spec.training.validation_mixtures, spec.study.seed
     return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)

@@ -17,7 +17,7 @@ from quell.corpus.scan import find
 from quell.corpus.splits import SPLITS
 from quell.corpus.store import prepare
 from quell.errors import CorpusError
-from quell.heldout import evaluation_set
+from quell.mixing.evaluation_mixtures import evaluation_set
 
 RATE = 8_000
 

@@ -9,9 +9,9 @@ from scipy.signal import fftconvolve
 
 from quell.config import MixingConfig
 from quell.corpus.memory_map import Clip, Split
-from quell.effects import room_response
 from quell.levels import noise_gain, rms, speech_level
-from quell.mixing import MixtureSampler
+from quell.mixing.augmentation import room_response
+from quell.mixing.training_mixtures import MixtureSampler
 
 RATE = 8_000
 

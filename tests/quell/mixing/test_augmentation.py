@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quell.audio.alignment import align, measured_snr_db
-from quell.effects import CODECS, band_limited, clipped, coded
+from quell.mixing.augmentation import CODECS, band_limited, clipped, coded
 
 RATE = 16_000
 

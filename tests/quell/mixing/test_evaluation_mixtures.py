@@ -11,17 +11,17 @@ import pytest
 import soundfile
 import torch
 
-from quell import heldout
 from quell.config import DenoiserConfig
 from quell.corpus.memory_map import Corpus, open_store
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.errors import CorpusError
-from quell.heldout import EvaluationSet, evaluation_set, score_denoiser
 from quell.levels import rms
 from quell.metrics import intrusive
 from quell.metrics import scorer as scoring
 from quell.metrics.scorer import Scorer, Scores
+from quell.mixing import evaluation_mixtures
+from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set, score_denoiser
 from quell.network.denoiser import Denoiser, Estimate
 from quell.network.stft import magnitude
 from quell.training import spectrogram_iou
@@ -59,7 +59,7 @@ def copy(small_corpus, tmp_path) -> Corpus:
 def test_the_set_is_the_same_built_again_and_loaded(validation, small_corpus, copy, scorer, monkeypatch):
     built = evaluation_set(copy, "validation", 6, (-5.0, 20.0), 3, scorer)
     assert same(built, validation)
-    monkeypatch.setattr(heldout, "_build", None)
+    monkeypatch.setattr(evaluation_mixtures, "_build", None)
     assert same(evaluation_set(small_corpus, "validation", 6, (-5.0, 20.0), 3, scorer), validation)
 
 
@@ -248,7 +248,7 @@ def test_too_little_speech_is_refused_with_the_counts(tmp_path, speech, noise, s
 
 
 def test_utterances_are_cut_to_the_longest(tmp_path, speech, noise, scorer, monkeypatch):
-    monkeypatch.setattr(heldout, "LONGEST_S", 1.1)
+    monkeypatch.setattr(evaluation_mixtures, "LONGEST_S", 1.1)
     found = build(tmp_path, scorer, speech(2.0), noise(0.3), count=1)
     assert [len(clip) for clip in found.noisy] == [8_800]
 

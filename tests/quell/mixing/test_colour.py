@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quell.effects import OCTAVES, coloured, octaves
+from quell.mixing.augmentation import OCTAVES, coloured, octaves
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from quell.config import MixingConfig, TrainingConfig, weights_objection
 from quell.corpus.memory_map import Clip, Corpus, Split
-from quell.effects import (
+from quell.levels import noise_gain, rms, speech_level
+from quell.mixing.augmentation import (
     CLIP_DB,
     CODECS,
     COMPRESSION,
@@ -24,7 +25,6 @@ from quell.effects import (
     coloured,
     room_response,
 )
-from quell.levels import noise_gain, rms, speech_level
 
 SECOND_DB = 10.0  # that a second noise is softer at most
 
