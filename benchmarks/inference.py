@@ -7,7 +7,7 @@ Needs `pip install 'quell-denoiser[onnx,baselines]'`.
 Without files the presets compressed-unet and recurrent-unet at 16 kHz with untrained weights, whose time is that of
 trained ones. Every system gets the same speech-shaped noise of 1 s, 10 s and 10 min, in turn, on one thread; times are
 CPU times of the process, the median of the rounds. Memory is the peak of a process that denoises one file with
-`quell.enhance`, and of one that does nothing but load.
+`quell.inference.enhancement`, and of one that does nothing but load.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from rich.progress import track
 from quell.audio import FloatArray
 from quell.baselines import system
 from quell.config import FORMATS
-from quell.enhance import denoise, enhance_file
 from quell.errors import DenoiserError
 from quell.export.blocks import blocks_of
 from quell.export.exported_model import load
 from quell.export.exporter import export
 from quell.export.torchscript import BlockDenoiser
+from quell.inference.enhancement import denoise, enhance_file
 from quell.network.denoiser import Denoiser
 
 RATE = 16_000

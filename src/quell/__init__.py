@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quell.shipped import denoise, load
+    from quell.inference.pretrained import denoise, load
 
 # onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -28,7 +28,7 @@ __all__ = ["__version__", "denoise", "load"]
 
 def __getattr__(name: str) -> Any:
     if name in ("denoise", "load"):
-        from quell import shipped
+        from quell.inference import pretrained
 
-        return getattr(shipped, name)
+        return getattr(pretrained, name)
     raise AttributeError(f"module 'quell' has no attribute {name!r}")

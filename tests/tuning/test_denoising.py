@@ -24,7 +24,7 @@ from rich.console import Console
 import quell
 from quell.audio import Raw
 from quell.errors import AudioError, ExportError
-from quell.settings import Mix
+from quell.inference.jobs import Mix
 
 LONG_S = 400  # of sound; a second of work
 INTERRUPTED = "quell: interrupted\n"

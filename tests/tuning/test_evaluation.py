@@ -22,12 +22,13 @@ from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
-from quell import comparison, shipped
+from quell import comparison
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
+from quell.inference import pretrained
 from quell.material import Mixtures
 from quell.metrics import dnsmos
 from quell.metrics.intrusive import ClipScore
@@ -352,7 +353,7 @@ def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
         noisy, clean = recordings(1, rate)
         assert evaluate(noisy=noisy, clean=clean, as_json=True) == 0
         without = json.loads(capsys.readouterr().out)
-        assert evaluate([str(shipped.path(rate))], noisy=noisy, clean=clean, as_json=True) == 0
+        assert evaluate([str(pretrained.path(rate))], noisy=noisy, clean=clean, as_json=True) == 0
         named = json.loads(capsys.readouterr().out)
         assert [row["system"] for row in without["systems"]] == ["noisy", "quell"]
         assert without["denoised"] == named["denoised"]

@@ -13,8 +13,8 @@ from rich.table import Table
 from quell import audio
 from quell.audio import writer
 from quell.corpus.memory_map import Corpus
-from quell.enhance import enhance_file
 from quell.export.exported_model import load
+from quell.inference.enhancement import enhance_file
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quell import baselines, foreign, shipped
+from quell import baselines, foreign
 from quell.baselines import System
-from quell.enhance import denoise
 from quell.errors import ExportError
 from quell.export.exported_model import Model, load
+from quell.inference import pretrained
+from quell.inference.enhancement import denoise
 from quell_tuning.errors import UsageError
 
 SHIPPED = "quell"  # what the denoiser that comes with the package is called
@@ -47,9 +48,9 @@ def contenders(given: Sequence[str], sample_rate: int | None = None) -> list[Con
 
 def _shipped(sample_rate: int | None) -> Contender:
     if sample_rate is None:
-        shipped.paths()  # says what is not there
-        return Contender(SHIPPED, shipped.denoise)
-    model = shipped.load(sample_rate=sample_rate)
+        pretrained.paths()  # says what is not there
+        return Contender(SHIPPED, pretrained.denoise)
+    model = pretrained.load(sample_rate=sample_rate)
     return Contender(SHIPPED, as_system(model), model)
 
 

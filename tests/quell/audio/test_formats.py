@@ -14,11 +14,11 @@ import torch
 
 from quell import audio
 from quell.audio import Format, writer
-from quell.enhance import enhance_file
 from quell.errors import AudioError
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
+from quell.inference.enhancement import enhance_file
 
 COMMON = [
     ("wav", "WAV", "PCM_16"),
@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
     script = (
         "import resource, sys; from pathlib import Path\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from quell.enhance import enhance_file; from quell.export.exported_model import load; from quell.settings import Mix\n"
+        "from quell.inference.enhancement import enhance_file; from quell.export.exported_model import load; from quell.inference.jobs import Mix\n"
         "folder = Path(sys.argv[1]); model = load(folder / 'model.pt')\n"
         "for minutes in (1, 4):\n"
         "    enhance_file(folder / f'{minutes}.wav', folder / f'{minutes}-out.wav', model, Mix(wet=0.5))\n"

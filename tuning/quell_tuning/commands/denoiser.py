@@ -20,8 +20,9 @@ from quell_tuning.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quell import audio, batch
-    from quell.settings import Mix, Report
+    from quell import audio
+    from quell.inference import batch
+    from quell.inference.jobs import Mix, Report
 
 MODELS = (".pt", ".onnx")  # how files end that Quell runs
 
@@ -52,7 +53,7 @@ def denoise(
     """Clean recordings, with a model of yours or the one that comes with Quell; rate, channels, length and format are
     kept."""
     from quell.audio import ENCODINGS, Raw
-    from quell.settings import Mix
+    from quell.inference.jobs import Mix
 
     model, inputs = _parted(inputs)
     try:
@@ -104,8 +105,8 @@ def files(
         AudioError: what was asked for cannot be begun.
         ExportError: the model cannot be loaded.
     """
-    from quell import batch, shipped
-    from quell.journal import Journal, how
+    from quell.inference import batch
+    from quell.inference.journal import Journal, how
     from quell.processes import cores
     from quell_tuning import progress
 
@@ -113,7 +114,7 @@ def files(
         from quell.export.exported_model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
-    settings = " ".join(how(file, mix) for file in (shipped.paths() if model is None else [model]))
+    settings = " ".join(how(file, mix) for file in (pretrainedned.paths() if model is None else [model]))
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.done:
         _say(f"{len(plan.done)} recordings were done before, by the same model", console)
@@ -146,13 +147,13 @@ def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwr
         AudioError: nothing usable came, or the output exists or cannot be written.
         ExportError: the model cannot be loaded.
     """
-    from quell import audio, shipped
+    from quell import audio
     from quell.atomic import replacing
     from quell.errors import AudioError
-    from quell.pipe import pipe
+    from quell.inference.pipe import pipe
     from quell_tuning import progress
 
-    loaded = shipped.load(model, raw.sample_rate)
+    loaded = pretrainedned.load(model, raw.sample_rate)
     if sys.stdin is None:
         raise AudioError("standard input: closed, expected raw samples; pipe them in")
     if output == Path("-"):

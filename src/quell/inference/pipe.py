@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 from quell import audio
 from quell.audio import writer
-from quell.enhance import transfer
 from quell.errors import AudioError
 from quell.export.exported_model import Model
-from quell.settings import Mix, Report
+from quell.inference.enhancement import transfer
+from quell.inference.jobs import Mix, Report
 
 # How files begin that somebody may pipe in, whose headers would be denoised as sound.
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")

@@ -19,12 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quell import settings, shipped
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
-from quell.journal import Journal
+from quell.inference import jobs as settings
+from quell.inference import pretrained
+from quell.inference.jobs import Done, Job, Mix
+from quell.inference.journal import Journal
 from quell.processes import pool
-from quell.settings import Done, Job, Mix
 
 POLL_S = 0.2
 ATTEMPTS = 2  # a process that was killed by chance, for want of memory say, is not killed by the same file again
@@ -171,7 +172,7 @@ class _Slot:
         if self.result(self.submit(_ready))[0] is None:
             found = "the process that loads it is killed"
             needed = "expected a file made by `quell export`; look for free memory"
-            raise ExportError(f"{self._begun.model or shipped.FOLDER}: {found}, {needed}")
+            raise ExportError(f"{self._begun.model or pretrained.FOLDER}: {found}, {needed}")
 
     def kill_if_stalled(self) -> None:
         """To be called every now and then. Time in which nobody called does not count: this process was stopped, too,
@@ -266,7 +267,7 @@ def _task(job: Job) -> Done | None:
         if own.stop.value:
             raise _Stopped
 
-    from quell.enhance import do
+    from quell.inference.enhancement import do
 
     _ready()
     if own.stop.value:

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from quell import batch
-from quell.batch import run
 from quell.errors import AudioError, ExportError
-from quell.journal import JOURNAL, Journal, how
-from quell.settings import Job, Mix
+from quell.inference import batch
+from quell.inference.batch import run
+from quell.inference.jobs import Job, Mix
+from quell.inference.journal import JOURNAL, Journal, how
 
 MIX = Mix()
 

@@ -11,7 +11,7 @@ from quell.errors import ExportError
 if TYPE_CHECKING:
     from quell.audio import FloatArray
     from quell.export.exported_model import Model
-    from quell.settings import Mix
+    from quell.inference.jobs import Mix
 
 FOLDER = Path(__file__).parent / "models"
 # By sample rate in Hz. What a telephone passed has nothing above 4 kHz, which one of 16 kHz would expect.
@@ -80,6 +80,6 @@ def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, 
         ValueError: another shape, or samples that are not finite.
         ExportError: no model was given, and the one that comes with Quell is not there.
     """
-    from quell import enhance
+    from quell.inference import enhancement
 
-    return enhance.denoise(waveform, sample_rate, model or fitting(sample_rate), mix)
+    return enhancement.denoise(waveform, sample_rate, model or fitting(sample_rate), mix)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import workers
-from quell.batch import run
 from quell.errors import AudioError, ExportError
-from quell.settings import Job, Mix
+from quell.inference import process_pool
+from quell.inference.batch import run
+from quell.inference.jobs import Job, Mix
 
 # A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
 # written; as often as its last suffix but one says. Spawned processes import it.
@@ -72,7 +72,7 @@ def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_pa
 
 
 def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
-    monkeypatch.setattr(workers, "STALLED_S", 1.5)
+    monkeypatch.setattr(process_pool, "STALLED_S", 1.5)
     todo = [*jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), *jobs(tmp_path, ["a.wav"])]
     ended = {done.job.target.name: done.error for done in run(todo, model, Mix(), processes=1)}
     assert ended.pop("a.wav") is None
@@ -81,7 +81,7 @@ def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, mo
 
 
 def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, deadly, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE_S", 0.5)
+    monkeypatch.setattr(process_pool, "GRACE_S", 0.5)
     before = set(multiprocessing.active_children())
 
     def leave(*_):

@@ -9,14 +9,14 @@ import pytest
 import soundfile
 
 import quell
-from quell import batch, enhance, shipped
 from quell.errors import ExportError
 from quell.export.exported_model import load
 from quell.export.exporter import export
-from quell.settings import Job, Mix
+from quell.inference import batch, enhancement, pretrained
+from quell.inference.jobs import Job, Mix
 
 MOST_BYTES = 4.5e6
-RATES = [rate for rate, name in shipped.FILES.items() if (shipped.FOLDER / name).exists()]
+RATES = [rate for rate, name in pretrained.FILES.items() if (pretrained.FOLDER / name).exists()]
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def two(tmp_path, monkeypatch, tiny_denoiser):
     """A folder with two models in the place of those that are shipped."""
     folder = tmp_path / "models"
     folder.mkdir()
-    for seed, (rate, name) in enumerate(shipped.FILES.items()):
+    for seed, (rate, name) in enumerate(pretrained.FILES.items()):
         export(tiny_denoiser(seed, sample_rate=rate), folder / name, {})
-    monkeypatch.setattr(shipped, "FOLDER", folder)
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
     return folder
 
 
@@ -36,8 +36,8 @@ def test_the_package_has_a_denoiser_of_16_khz():
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_shipped_denoiser_has_its_rate_fits_into_a_wheel_and_answers_in_kind(rate):
-    path = shipped.path(rate)
-    assert path.name == shipped.FILES[rate] and path.stat().st_size < MOST_BYTES
+    path = pretrained.path(rate)
+    assert path.name == pretrained.FILES[rate] and path.stat().st_size < MOST_BYTES
     assert quell.load(sample_rate=rate).sample_rate == rate
     noisy = 0.1 * np.random.default_rng(0).standard_normal((rate + 1, 2)).astype(np.float32)
     clean = quell.denoise(noisy, rate)
@@ -46,7 +46,7 @@ def test_a_shipped_denoiser_has_its_rate_fits_into_a_wheel_and_answers_in_kind(r
 
 @pytest.mark.parametrize("rate", RATES)
 def test_the_card_of_a_shipped_denoiser_says_where_it_comes_from_and_where_it_is_weak(rate):
-    path = shipped.path(rate)
+    path = pretrained.path(rate)
     card, metadata = path.with_suffix(".md").read_text(), load(path).metadata
     assert metadata["licence"] and f"Licence: {metadata['licence']}" in card
     assert metadata["spec_hash"] in card and metadata["corpus"] in card
@@ -58,16 +58,16 @@ def test_the_card_of_a_shipped_denoiser_says_where_it_comes_from_and_where_it_is
     ("rate", "fits"), [(4_000, 8_000), (8_000, 8_000), (8_001, 16_000), (16_000, 16_000), (48_000, 16_000)]
 )
 def test_the_lowest_rate_that_loses_nothing_of_a_recording_is_chosen(two, rate, fits):
-    assert shipped.path(rate) == two / shipped.FILES[fits]
-    assert shipped.fitting(rate).sample_rate == fits
+    assert pretrained.path(rate) == two / pretrained.FILES[fits]
+    assert pretrained.fitting(rate).sample_rate == fits
     noisy = 0.1 * np.random.default_rng(0).standard_normal(rate // 2).astype(np.float32)
-    expected = enhance.denoise(noisy, rate, load(two / shipped.FILES[fits]))
+    expected = enhancement.denoise(noisy, rate, load(two / pretrained.FILES[fits]))
     assert np.array_equal(quell.denoise(noisy, rate), expected)
 
 
 def test_a_model_that_is_named_is_taken_instead(two, model, loaded):
     noisy = 0.1 * np.random.default_rng(0).standard_normal(4_000).astype(np.float32)
-    assert np.array_equal(quell.denoise(noisy, 16_000, loaded), enhance.denoise(noisy, 16_000, loaded))
+    assert np.array_equal(quell.denoise(noisy, 16_000, loaded), enhancement.denoise(noisy, 16_000, loaded))
     assert quell.load(model).metadata == loaded.metadata != quell.load().metadata
     assert quell.load().sample_rate == 16_000
 
@@ -84,10 +84,10 @@ def test_every_recording_of_a_folder_gets_the_model_of_its_rate(tmp_path, write,
 
 
 def test_a_tree_without_the_models_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     said = f"^{re.escape(str(tmp_path))}/quell-16k.pt: no such file, expected the denoiser that comes with Quell; "
     for call in (quell.load, lambda: quell.denoise(np.zeros(9, np.float32), 16_000)):
         with pytest.raises(ExportError, match=said + "install the package again, or name a model$"):
             call()
     with pytest.raises(ExportError, match=r"quell-8k\.pt: no such file"):
-        shipped.paths()
+        pretrained.paths()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.settings import Job, Mix
+from quell.inference.jobs import Job, Mix
 
 JOURNAL = ".quell-denoise.jsonl"
 

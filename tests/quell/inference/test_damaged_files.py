@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import audio, batch
-from quell.settings import Mix
+from quell import audio
+from quell.inference import batch
+from quell.inference.jobs import Mix
 
 KINDS = [
     ("wav", "WAV", "PCM_16"),

@@ -12,10 +12,10 @@ import soundfile
 
 from quell import audio
 from quell.audio import ENCODINGS, Raw, writer
-from quell.enhance import denoise
 from quell.errors import AudioError
-from quell.pipe import pipe
-from quell.settings import Mix
+from quell.inference.enhancement import denoise
+from quell.inference.jobs import Mix
+from quell.inference.pipe import pipe
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import soundfile
 import torch
 
 from quell import audio, config
-from quell.enhance import denoise, denoised, enhance_file
 from quell.errors import AudioError
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model, load
-from quell.settings import Mix
+from quell.inference.enhancement import denoise, denoised, enhance_file
+from quell.inference.jobs import Mix
 
 
 class Identity(Model):

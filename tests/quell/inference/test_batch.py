@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from quell import batch, enhance
-from quell.batch import run
 from quell.errors import AudioError
-from quell.settings import Job, Mix
+from quell.inference import batch, enhancement
+from quell.inference.batch import run
+from quell.inference.jobs import Job, Mix
 
 MIX = Mix()
 
@@ -140,9 +140,9 @@ def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monk
     def fail(source, *_):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
-        return enhance.Report(0.0, 0.0, 0)
+        return enhancement.Report(0.0, 0.0, 0)
 
-    monkeypatch.setattr(enhance, "enhance_file", fail)
+    monkeypatch.setattr(enhancement, "enhance_file", fail)
     for name in "ab":
         write(tmp_path / "in" / f"{name}.wav")
     one, other = run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from quell import audio
 from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.journal import Journal
-from quell.settings import Done, Job, Mix, Progress, seconds
+from quell.inference.jobs import Done, Job, Mix, Progress, seconds
+from quell.inference.journal import Journal
 
 
 class Plan(NamedTuple):
@@ -102,7 +102,8 @@ def run(
     Close it when you leave before its end: files that are half written go.
 
     Args:
-        model: an exported file; without one each recording gets the denoiser of `quell.shipped` that fits its rate.
+        model: an exported file; without one each recording gets the denoiser of `quell.inference.pretrained` that fits
+            its rate.
         processes: how many files at once, each in a process of its own, which a damaged file may end; a single one has
             all threads. With 0 in this process.
         journal: told of the jobs when the first of them begins.
@@ -114,12 +115,12 @@ def run(
     if not jobs:
         return
     if processes:
-        from quell.workers import denoise
+        from quell.inference.process_pool import denoise
 
         yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
         return
-    from quell.enhance import do
     from quell.export.exported_model import load
+    from quell.inference.enhancement import do
 
     loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
     if journal is not None:

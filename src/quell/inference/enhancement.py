@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell import audio, shipped
+from quell import audio
 from quell.audio import FloatArray, writer
 from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
-from quell.settings import Done, Job, Mix, Report
+from quell.inference import pretrained
+from quell.inference.jobs import Done, Job, Mix, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
 # OFFSET_S it may as well be sound.
@@ -200,7 +201,7 @@ class _Kept:
 def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
     """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     try:
-        fit = model or shipped.fitting(audio.Recording(job.source).stored.sample_rate)
+        fit = model or pretrained.fitting(audio.Recording(job.source).stored.sample_rate)
         return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
     except AudioError as error:
         return Done(job, None, error)

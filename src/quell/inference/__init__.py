@@ -1,0 +1,1 @@
+"""Recordings through an exported denoiser."""
