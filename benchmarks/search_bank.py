@@ -30,8 +30,8 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set, score_denoiser
-from quell.trainer import Trainer
-from quell.training import train
+from quell.training.trainer import Trainer
+from quell.training.training_loop import train
 
 HERE = Path(__file__).parent
 STUDY = HERE / "search_bank.toml"
@@ -128,7 +128,9 @@ class Bench:
         trained = train(trainer.model, trainer.config, self.corpus, self.validation, self.scorer)
         gap = np.abs(trained.scores.values["pesq"] - found.rungs[-1].pesq).max()
         if not gap == 0:
-            raise SystemExit(f"{dict(found.point)}: off by {gap} PESQ from quell.training.train, expected the same")
+            raise SystemExit(
+                f"{dict(found.point)}: off by {gap} PESQ from quell.training.training_loop.train, expected the same"
+            )
 
 
 def fill(bench: Bench, path: Path, check: bool) -> None:
@@ -147,7 +149,7 @@ def fill(bench: Bench, path: Path, check: bool) -> None:
             shown.console.print(f"{values}: PESQ {scores} in {found.rungs[-1].train_s:.0f} s", highlight=False)
             if check:
                 bench.check(found)
-                shown.console.print("equal to quell.training.train")
+                shown.console.print("equal to quell.training.training_loop.train")
                 check = False
             shown.advance(task)
 

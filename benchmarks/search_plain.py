@@ -19,7 +19,7 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
-from quell.training import train
+from quell.training.training_loop import train
 
 STUDY = Path(__file__).with_name("search_efficiency.toml")
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}

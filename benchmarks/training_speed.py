@@ -34,7 +34,7 @@ from quell.corpus.memory_map import Corpus, Split
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.mixing.training_mixtures import Mixtures
-from quell.trainer import Trainer
+from quell.training.trainer import Trainer
 
 ROUNDS = 3
 WARM_UP = 3  # steps that are not timed: kernels are chosen, memory is claimed

@@ -28,7 +28,7 @@ from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.network.denoiser import save_weights
 from quell.processes import cores
-from quell.training import train
+from quell.training.training_loop import train
 
 SNR_DB = (-5.0, 20.0)
 VALIDATION, TEST = 128, 240  # mixtures

@@ -10,8 +10,8 @@ from quell_tuning import space
 from quell_tuning.presets import PRESETS
 
 from quell.config import DenoiserConfig, TrainingConfig
-from quell.trainer import Trainer
-from quell.training import train
+from quell.training.trainer import Trainer
+from quell.training.training_loop import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

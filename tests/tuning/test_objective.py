@@ -19,7 +19,7 @@ from quell.config import DenoiserConfig
 from quell.errors import TrainingError
 from quell.export.cost import cost
 from quell.network.denoiser import Denoiser
-from quell.training import Trained
+from quell.training.training_loop import Trained
 
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}
 

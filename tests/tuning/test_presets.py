@@ -17,7 +17,7 @@ from quell.export.exported_model import load
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
 from quell.network.denoiser import Denoiser
-from quell.training import train
+from quell.training.training_loop import train
 
 
 @pytest.fixture(scope="module", params=[8_000, 16_000], ids=["8 kHz", "16 kHz"])

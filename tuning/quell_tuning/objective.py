@@ -21,7 +21,7 @@ from quell.export.cost import cost, real_time_factor
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
-from quell.training import Trained, train
+from quell.training.training_loop import Trained, train
 from quell_tuning import gallery, outcome, progress, space
 from quell_tuning.confirm import hopeless
 from quell_tuning.lease import Running, Superseded

@@ -16,7 +16,7 @@ from quell.corpus.memory_map import Corpus
 from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
-from quell.training import train
+from quell.training.training_loop import train
 from quell_tuning import progress, study_file
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.runs import Runs
@@ -71,7 +71,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     from quell.config import DenoiserConfig, TrainingConfig
     from quell.corpus.memory_map import open_store
     from quell.metrics.scorer import Scorer
-    from quell.training import train
+    from quell.training.training_loop import train
     from quell_tuning.study_file import validation_set
 
     spec = study_file.restore(study.user_attrs["spec"], study.study_name)

@@ -24,7 +24,7 @@ from quell.mixing import evaluation_mixtures
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set, score_denoiser
 from quell.network.denoiser import Denoiser, Estimate
 from quell.network.stft import magnitude
-from quell.training import spectrogram_iou
+from quell.training.training_loop import spectrogram_iou
 
 SNRS = np.linspace(-5, 20, 6)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from quell.config import DenoiserConfig, TrainingConfig, loss_objection
 from quell.corpus.memory_map import Corpus
 from quell.errors import TrainingError
-from quell.losses import Loss, Signals
 from quell.mixing.training_mixtures import Mixtures, sampler
-from quell.muon import optimisers
 from quell.network.denoiser import Denoiser, clean_spectrum
 from quell.network.stft import magnitude
+from quell.training.losses import Loss, Signals
+from quell.training.optimisers import optimisers
 
 # The learning rate holds until this share of the budget and then falls to zero in a straight line.
 HOLD = 0.75
@@ -36,7 +36,7 @@ BEGINNINGS = 0.1
 
 
 class Trainer:
-    """One training: network, averaged network, optimiser, mixtures. `quell.training.train` drives it.
+    """One training: network, averaged network, optimiser, mixtures. `quell.training.training_loop.train` drives it.
 
     The network computes in bfloat16 on devices made for it (`native_bfloat16`), and on a GPU matrix products in TF32;
     transforms, recurrences and losses stay in float32.

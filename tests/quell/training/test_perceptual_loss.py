@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quell.metrics import intrusive
-from quell.perceptual import Perceptual, bark, quiet_db
+from quell.training.perceptual_loss import Perceptual, bark, quiet_db
 
 
 @pytest.fixture(scope="module", params=[8_000, 16_000])

@@ -9,7 +9,7 @@
 | compressed | (e^0.3 - t^0.3)^2 | magnitudes | Wilson et al. 2018; Braun and Tashev 2021 |
 | complex | abs(e abs(e)^-0.7 - t abs(t)^-0.7)^2 | complex spectra | Wilson et al. 2018; Braun and Tashev 2021 |
 | multi_resolution | `MultiResolution` | spectra of the waveforms at 16, 32 and 64 ms | Yamamoto et al. 2020 |
-| perceptual | `quell.perceptual.Perceptual`, points of PESQ's scale | waveforms | ITU-T P.862 2001 |
+| perceptual | `quell.training.perceptual_loss.Perceptual`, points of PESQ's scale | waveforms | ITU-T P.862 2001 |
 | si_sdr | `negative_si_sdr` | waveforms | Le Roux et al. 2019 |
 """
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from quell.config import LOSS_WEIGHTS, loss_terms
 from quell.network.stft import FLOOR, Spectrogram, magnitude
-from quell.perceptual import Perceptual
+from quell.training.perceptual_loss import Perceptual
 
 # Features span 1 or 2, so that at the textbook's threshold of 1 Huber's loss would be half of l2.
 HUBER_THRESHOLD = 0.05

@@ -8,7 +8,9 @@ import torch
 from torch.nn import functional
 
 from quell.config import FIX_GAIN, LOSS_WEIGHTS
-from quell.losses import (
+from quell.metrics import intrusive
+from quell.network.stft import Spectrogram, magnitude
+from quell.training.losses import (
     HUBER_THRESHOLD,
     Loss,
     MultiResolution,
@@ -17,8 +19,6 @@ from quell.losses import (
     compressed,
     negative_si_sdr,
 )
-from quell.metrics import intrusive
-from quell.network.stft import Spectrogram, magnitude
 
 RATE = 2_000  # Hz: the windows of multi_resolution are 32, 64 and 128 samples
 SUMS = [

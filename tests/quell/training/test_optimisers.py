@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.muon import STEP_RMS, Group, Muon, muon_groups, orthogonal
+from quell.training.optimisers import STEP_RMS, Group, Muon, muon_groups, orthogonal
 
 SHAPES = [(4, 4), (8, 40), (40, 8), (24, 45), (112, 408)]
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quell.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import Corpus
 from quell.levels import rms
@@ -20,7 +19,8 @@ from quell.metrics.scorer import Progress, Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import Denoiser
 from quell.network.stft import magnitude
-from quell.trainer import Trainer
+from quell.training.checkpoint import CHECKPOINT_S, _Checkpoint
+from quell.training.trainer import Trainer
 
 # Mixtures scored at the rungs before the last.
 RUNG_MIXTURES = 32

@@ -12,7 +12,7 @@ import torch
 
 from quell.atomic import replacing
 from quell.errors import CheckpointError
-from quell.trainer import Trainer
+from quell.training.trainer import Trainer
 
 # Training that a killed process may lose, seconds.
 CHECKPOINT_S = 60.0

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from quell import checkpoint, training
-from quell import trainer as trainer_module
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.errors import CheckpointError, TrainingError
-from quell.losses import Loss
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scores
-from quell.training import spectrogram_iou, train
+from quell.training import checkpoint, training_loop
+from quell.training import trainer as trainer_module
+from quell.training.losses import Loss
+from quell.training.training_loop import spectrogram_iou, train
 
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
 # Steps of 4 x 0.5 s: 2 s of audio each; rungs after 2, 4 and 8 of them.
@@ -72,7 +72,7 @@ def test_rungs_are_called_in_order_with_hours_and_the_last_with_the_score(small_
 
 
 def test_early_rungs_score_the_first_mixtures_by_the_metric_alone(small_corpus, short, scorer, monkeypatch):
-    monkeypatch.setattr(training, "RUNG_MIXTURES", 1)
+    monkeypatch.setattr(training_loop, "RUNG_MIXTURES", 1)
     asked = []
     score = scorer.score
 
@@ -225,7 +225,7 @@ def test_a_finished_training_is_taken_up_without_a_step(go_on, uninterrupted):
 def test_a_training_killed_between_checkpoints_repeats_the_steps_since_the_last(
     go_on, uninterrupted, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     path, found = tmp_path / "trial.pt", []
 
     def keep(hours, _):
@@ -340,7 +340,7 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(go_on, uninter
 
 def test_without_a_checkpoint_nothing_is_written(small_corpus, short, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
     monkeypatch.setattr(torch, "save", None)
     run(small_corpus, short, Quick())
     assert list(tmp_path.iterdir()) == []

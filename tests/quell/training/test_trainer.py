@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from quell import trainer as trainer_module
 from quell.config import FIX_GAIN, OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
 from quell.errors import TrainingError
 from quell.levels import rms
-from quell.losses import Loss
 from quell.mixing.training_mixtures import Mixtures
 from quell.network.stft import magnitude
-from quell.trainer import AVERAGING, Trainer
+from quell.training import trainer as trainer_module
+from quell.training.losses import Loss
+from quell.training.trainer import AVERAGING, Trainer
 
 CPU = torch.device("cpu")
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
