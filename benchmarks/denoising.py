@@ -29,15 +29,15 @@ from quell_tuning.options import stderr
 from quell_tuning.systems import SHIPPED, contenders
 from rich.console import Console
 
-from quell import baselines, comparison
 from quell.audio import FloatArray
-from quell.baselines import System
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.splits import SPLITS
 from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
-from quell.material import BIN_DB, Material, Mixtures
+from quell.evaluation import baselines, comparison
+from quell.evaluation.baselines import System
+from quell.evaluation.test_sets import BIN_DB, Material, Mixtures
 from quell.metrics import intrusive
 from quell.metrics.scorer import Job, Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set

@@ -32,9 +32,9 @@ from quell_tuning.presets import PRESETS
 from rich.progress import track
 
 from quell.audio import FloatArray
-from quell.baselines import system
 from quell.config import FORMATS
 from quell.errors import DenoiserError
+from quell.evaluation.baselines import system
 from quell.export.blocks import blocks_of
 from quell.export.exported_model import load
 from quell.export.exporter import export

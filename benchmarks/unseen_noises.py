@@ -23,13 +23,13 @@ from quell_tuning.words import number
 from rich.console import Console
 from trainings import Wanted, mixtures, train_all, variant
 
-from quell import baselines
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import open_store
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.errors import PackageError
-from quell.material import Mixtures
+from quell.evaluation import baselines
+from quell.evaluation.test_sets import Mixtures
 from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import load_weights

@@ -22,14 +22,14 @@ from quell_tuning.errors import TuningError, UsageError
 from rich.console import Console
 from torch import Tensor
 
-from quell import comparison
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
+from quell.evaluation import comparison
+from quell.evaluation.test_sets import Mixtures
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
 from quell.inference import pretrained
-from quell.material import Mixtures
 from quell.metrics import dnsmos
 from quell.metrics.intrusive import ClipScore
 from quell.metrics.scorer import Scorer

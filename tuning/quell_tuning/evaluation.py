@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Console
 
 from quell.atomic import replacing
-from quell.baselines import System
-from quell.comparison import Result, measure
 from quell.corpus.memory_map import Corpus
-from quell.material import Material, Mixtures, Pairs, Recordings, pair_up
+from quell.evaluation.baselines import System
+from quell.evaluation.comparison import Result, measure
+from quell.evaluation.test_sets import Material, Mixtures, Pairs, Recordings, pair_up
 from quell.metrics import dnsmos
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
@@ -50,7 +50,7 @@ def of_folders(noisy: Path, clean: Path | None, console: Console) -> Material:
     """The recordings of a folder, with or without their clean versions; all are read once.
 
     Raises:
-        AudioError, CorpusError: as `quell.material.pair_up` and `quell.material.Pairs`.
+        AudioError, CorpusError: as `quell.evaluation.test_sets.pair_up` and `quell.evaluation.test_sets.Pairs`.
         PackageError: DNSMOS is not installed.
     """
     if clean is None:

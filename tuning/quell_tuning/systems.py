@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quell import baselines, foreign
-from quell.baselines import System
 from quell.errors import ExportError
+from quell.evaluation import baselines, external_models
+from quell.evaluation.baselines import System
 from quell.export.exported_model import Model, load
 from quell.inference import pretrained
 from quell.inference.enhancement import denoise
@@ -57,14 +57,14 @@ def _shipped(sample_rate: int | None) -> Contender:
 def _of(given: str) -> Contender:
     file, at, rate = given.rpartition("@")
     if at and rate.isdecimal():
-        return Contender(Path(given).name, foreign.system(Path(file), int(rate)))
+        return Contender(Path(given).name, external_models.system(Path(file), int(rate)))
     path = Path(given)
     try:
         model = load(path)
     except ExportError:
         if not path.is_file():
             raise
-        return Contender(path.name, foreign.system(path))
+        return Contender(path.name, external_models.system(path))
     return Contender(path.name, as_system(model), model)
 
 

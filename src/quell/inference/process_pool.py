@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
-from quell.inference import jobs as settings
 from quell.inference import pretrained
-from quell.inference.jobs import Done, Job, Mix
+from quell.inference.jobs import Done, Job, Mix, Progress, seconds
 from quell.inference.journal import Journal
 from quell.processes import pool
 
@@ -39,7 +38,7 @@ def denoise(
     model: Path | None,
     mix: Mix,
     processes: int,
-    progress: settings.Progress | None,
+    progress: Progress | None,
     journal: Journal | None,
 ) -> Iterator[Done]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
@@ -254,7 +253,7 @@ def _probe(paths: Sequence[Path]) -> list[float]:
     with _busy(own.signs):
         for path in paths:
             own.signs.steps += 1
-            found.append(0.0 if own.stop.value else settings.seconds(path))
+            found.append(0.0 if own.stop.value else seconds(path))
     return found
 
 

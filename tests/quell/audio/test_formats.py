@@ -198,7 +198,9 @@ def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
     script = (
         "import resource, sys; from pathlib import Path\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from quell.inference.enhancement import enhance_file; from quell.export.exported_model import load; from quell.inference.jobs import Mix\n"
+        "from quell.export.exported_model import load\n"
+        "from quell.inference.enhancement import enhance_file\n"
+        "from quell.inference.jobs import Mix\n"
         "folder = Path(sys.argv[1]); model = load(folder / 'model.pt')\n"
         "for minutes in (1, 4):\n"
         "    enhance_file(folder / f'{minutes}.wav', folder / f'{minutes}-out.wav', model, Mix(wet=0.5))\n"

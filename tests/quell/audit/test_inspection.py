@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from quell import audio
+from quell.audio import reader
 from quell.audit.inspection import inspect
 from quell.errors import AudioError
 

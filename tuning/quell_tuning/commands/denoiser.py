@@ -105,7 +105,7 @@ def files(
         AudioError: what was asked for cannot be begun.
         ExportError: the model cannot be loaded.
     """
-    from quell.inference import batch
+    from quell.inference import batch, pretrained
     from quell.inference.journal import Journal, how
     from quell.processes import cores
     from quell_tuning import progress
@@ -114,7 +114,7 @@ def files(
         from quell.export.exported_model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
-    settings = " ".join(how(file, mix) for file in (pretrainedned.paths() if model is None else [model]))
+    settings = " ".join(how(file, mix) for file in (pretrained.paths() if model is None else [model]))
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.done:
         _say(f"{len(plan.done)} recordings were done before, by the same model", console)
@@ -150,10 +150,11 @@ def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwr
     from quell import audio
     from quell.atomic import replacing
     from quell.errors import AudioError
+    from quell.inference import pretrained
     from quell.inference.pipe import pipe
     from quell_tuning import progress
 
-    loaded = pretrainedned.load(model, raw.sample_rate)
+    loaded = pretrained.load(model, raw.sample_rate)
     if sys.stdin is None:
         raise AudioError("standard input: closed, expected raw samples; pipe them in")
     if output == Path("-"):

@@ -26,8 +26,8 @@ from quell_tuning.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quell.baselines import System
     from quell.corpus.memory_map import Corpus
+    from quell.evaluation.baselines import System
     from quell_tuning.place import Place
     from quell_tuning.study_file import StudySpec
 
@@ -58,7 +58,7 @@ def evaluate(
     others = _systems(baseline)
     import torch
 
-    from quell import comparison
+    from quell.evaluation import comparison
     from quell.metrics.scorer import Scorer
     from quell_tuning import evaluation, evaluation_tables
     from quell_tuning.systems import contenders
@@ -99,7 +99,7 @@ def _refuse(study: Path | None, noisy: Path | None, clean: Path | None) -> None:
 
 def _systems(baseline: str) -> dict[str, System]:
     """The systems that are asked for, but for the noisy input, which is always there."""
-    from quell import baselines
+    from quell.evaluation import baselines
 
     names = [name.strip() for name in baseline.split(",")]
     unknown = [name for name in names if name not in baselines.SYSTEMS]

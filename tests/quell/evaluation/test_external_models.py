@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quell import foreign
 from quell.audio import resample
 from quell.errors import ExportError
+from quell.evaluation import external_models
 
 RATE = 8_000
 
@@ -63,7 +63,7 @@ def onnx_of(path, shape, inputs=1, **metadata):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_torchscript_waveform_of_any_shape_comes_back_at_the_rate_that_is_named(scripted, noise, rank):
-    system, signal = foreign.system(scripted(Halved(rank)), RATE), noise(0.5, RATE)
+    system, signal = external_models.system(scripted(Halved(rank)), RATE), noise(0.5, RATE)
     assert np.array_equal(system(signal, RATE), 0.5 * signal)
     wide = noise(0.5, 2 * RATE)
     there_and_back = 0.5 * resample(resample(wide, 2 * RATE, RATE), RATE, 2 * RATE)
@@ -72,7 +72,7 @@ def test_a_torchscript_waveform_of_any_shape_comes_back_at_the_rate_that_is_name
 
 @pytest.mark.parametrize("shape", [["T"], [1, "T"], ["B", "T"], [1, 1, "T"]])
 def test_an_onnx_waveform_of_any_shape_comes_back(tmp_path, noise, shape):
-    system = foreign.system(onnx_of(tmp_path / "theirs.onnx", shape), RATE)
+    system = external_models.system(onnx_of(tmp_path / "theirs.onnx", shape), RATE)
     signal = noise(0.5, RATE)
     assert np.array_equal(system(signal, RATE), 0.5 * signal)
 
@@ -81,13 +81,13 @@ def test_what_a_file_says_of_its_rate_holds_unless_another_is_named(scripted, tm
     signal = noise(0.5, 2 * RATE)
     narrow = 0.5 * resample(resample(signal, 2 * RATE, RATE), RATE, 2 * RATE)
     for path in (scripted(Halved(2, sample_rate=RATE)), onnx_of(tmp_path / "x.onnx", [1, "T"], sample_rate=RATE)):
-        assert np.abs(foreign.system(path)(signal, 2 * RATE) - narrow).max() < 1e-6
-        assert np.array_equal(foreign.system(path, 2 * RATE)(signal, 2 * RATE), 0.5 * signal)
+        assert np.abs(external_models.system(path)(signal, 2 * RATE) - narrow).max() < 1e-6
+        assert np.array_equal(external_models.system(path, 2 * RATE)(signal, 2 * RATE), 0.5 * signal)
 
 
 def test_an_answer_in_whole_frames_is_as_long_as_its_signal(scripted, noise):
     signal = noise(0.5, RATE)[:3_999]
-    answer = foreign.system(scripted(Halved(2, frame=160)), RATE)(signal, RATE)
+    answer = external_models.system(scripted(Halved(2, frame=160)), RATE)(signal, RATE)
     assert np.array_equal(answer[:3_840], 0.5 * signal[:3_840]) and not answer[3_840:].any() and len(answer) == 3_999
 
 
@@ -107,17 +107,17 @@ def test_what_is_no_denoiser_is_named_with_what_is_wrong(scripted, tmp_path, noi
         (onnx_of(tmp_path / "mute.onnx", [1, "T"]), None, "says no sample rate, expected one; add it, as in .*@16000$"),
     ]:
         with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: {said}"):
-            foreign.system(path, rate)
+            external_models.system(path, rate)
     path = scripted(Halved(2, frame=2_000))
     with pytest.raises(ExportError, match=r"theirs\.pt: 2000 samples for 3999, expected as many"):
-        foreign.system(path, RATE)(noise(0.5, RATE)[:3_999], RATE)
+        external_models.system(path, RATE)(noise(0.5, RATE)[:3_999], RATE)
     path = onnx_of(tmp_path / "fixed.onnx", [1, 160])
     with pytest.raises(ExportError, match=r"fixed\.onnx: .*expected to run; leave it out$"):
-        foreign.system(path, RATE)(noise(0.5, RATE), RATE)
+        external_models.system(path, RATE)(noise(0.5, RATE), RATE)
 
 
 def test_a_missing_onnxruntime_names_its_extra(tmp_path, monkeypatch):
     path = onnx_of(tmp_path / "theirs.onnx", [1, "T"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'quell-denoiser\[onnx\]'$"):
-        foreign.system(path, RATE)
+        external_models.system(path, RATE)

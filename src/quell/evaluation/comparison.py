@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import FloatArray
-from quell.baselines import System
-from quell.material import Material
+from quell.evaluation.baselines import System
+from quell.evaluation.test_sets import Material
 from quell.metrics.scorer import Job, Progress, Scorer, Scores
 
 

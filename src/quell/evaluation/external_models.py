@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from quell.audio import FloatArray
-from quell.baselines import System, at_rate
 from quell.errors import ExportError
+from quell.evaluation.baselines import System, at_rate
 
 SLACK_S = 0.1  # that an answer may be longer or shorter than the signal, by frames that a model rounds to
 SHAPES = {2: "(1, T)", 1: "(T,)", 3: "(1, 1, T)"}  # that a waveform may have, by rank, in the order that they are tried

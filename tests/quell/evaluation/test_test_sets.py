@@ -11,7 +11,7 @@ import soundfile
 
 from quell import audio
 from quell.errors import AudioError, CorpusError
-from quell.material import BIN_DB, MOST_DB, Mixtures, Pairs, Recordings, pair_up
+from quell.evaluation.test_sets import BIN_DB, MOST_DB, Mixtures, Pairs, Recordings, pair_up
 from quell.metrics import dnsmos, intrusive
 
 

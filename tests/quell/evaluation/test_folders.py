@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from quell.errors import AudioError, CorpusError
-from quell.material import pair_up
+from quell.evaluation.test_sets import pair_up
 
 
 def write(path: Path, frames=800, rate=16_000, channels=1) -> Path:

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from quell import baselines
 from quell.audio import resample
 from quell.datasets.espeak import SPEECH_RATE, Espeak
 from quell.errors import PackageError
+from quell.evaluation import baselines
 
 PACKAGES = {"noisy": "numpy", "spectral-gate": "noisereduce", "rnnoise": "pyrnnoise"}
 

@@ -1,0 +1,1 @@
+"""Denoisers, our own and others, on one test set."""
