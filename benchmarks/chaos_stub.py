@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from quell_tuning import samplers
 from quell_tuning.budget import Budget
 from quell_tuning.checkpoints import Checkpoints
 from quell_tuning.errors import TuningError
@@ -27,7 +26,8 @@ from quell_tuning.place import Place
 from quell_tuning.pool import Pool
 from quell_tuning.runs import Runs
 from quell_tuning.shown import Shown
-from quell_tuning.study import load_study
+from quell_tuning.study import samplers
+from quell_tuning.study.stored_study import load_study
 from quell_tuning.worker import Leave, Notice, work
 from rich.console import Console
 

@@ -34,8 +34,8 @@ import optuna
 import sqlalchemy
 from header import header
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
-from quell_tuning import study_file
 from quell_tuning.storage import open_storage
+from quell_tuning.study import study_file
 
 from quell.config import DenoiserConfig, TrainingConfig
 

@@ -18,9 +18,10 @@ import optuna
 import torch
 from header import header
 from optuna.artifacts import FileSystemArtifactStore
-from quell_tuning import gallery, space
-from quell_tuning.presets import DEFAULT, PRESETS
+from quell_tuning import gallery
 from quell_tuning.storage import open_storage
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS
 
 from quell.metrics.scorer import Scores
 from quell.mixing.evaluation_mixtures import LONGEST_S, EvaluationSet
@@ -75,7 +76,9 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shown = mixtures()
     # As training leaves it.
-    denoiser = Denoiser(space.denoiser_config(PRESETS[DEFAULT], RATE)).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    denoiser = (
+        Denoiser(search_space.denoiser_config(PRESETS[DEFAULT], RATE)).eval().to(memory_format=torch.channels_last)
+    )  # type: ignore[call-overload]
     with torch.inference_mode():
         denoiser(torch.from_numpy(shown.noisy[0])[None])  # as it has run over the whole validation set
     print(header("python benchmarks/gallery.py"))

@@ -27,8 +27,8 @@ import numpy as np
 import soundfile
 import torch
 from header import header
-from quell_tuning import space
-from quell_tuning.presets import PRESETS
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import PRESETS
 from rich.progress import track
 
 from quell.audio import FloatArray
@@ -114,7 +114,7 @@ def presets(folder: Path) -> list[Path]:
     made = []
     for name in ("compressed-unet", "recurrent-unet"):
         torch.manual_seed(0)
-        denoiser = Denoiser(space.denoiser_config(PRESETS[name], RATE)).eval()
+        denoiser = Denoiser(search_space.denoiser_config(PRESETS[name], RATE)).eval()
         for kind in ("torchscript", "onnx"):
             made.append(folder / f"{name}{FORMATS[kind]}")
             export(denoiser, made[-1], {}, kind)
@@ -128,7 +128,7 @@ def _at_rate(run: Callable[[FloatArray, int], FloatArray]) -> System:
 def eager() -> dict[str, System]:
     """The module that is scripted, not scripted."""
     torch.manual_seed(0)
-    denoiser = Denoiser(space.denoiser_config(PRESETS["compressed-unet"], RATE)).eval()
+    denoiser = Denoiser(search_space.denoiser_config(PRESETS["compressed-unet"], RATE)).eval()
     module = BlockDenoiser(denoiser)
     assert module.block == blocks_of(denoiser).block
 

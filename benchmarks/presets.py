@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from header import header
-from quell_tuning.presets import PRESETS
+from quell_tuning.study.presets import PRESETS
 from trainings import Outcome, Wanted, mixtures, train_all, variant
 
 from quell.config import TrainingConfig

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from quell_tuning import space, study_file
-from quell_tuning.presets import DEFAULT, PRESETS
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study import search_space, study_file
+from quell_tuning.study.presets import DEFAULT, PRESETS
+from quell_tuning.study.study_file import StudySpec
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from quell.corpus.memory_map import Corpus
@@ -82,7 +82,9 @@ def read_bank(path: Path) -> list[Configuration]:
 
 def searched(spec: StudySpec) -> list[Searched]:
     """All points of a space of choices, the default preset's first, the others in an order that says nothing."""
-    choices = {name: domain.values() for name, domain in spec.search.items() if isinstance(domain, space.Choices)}
+    choices = {
+        name: domain.values() for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)
+    }
     points = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     random.Random(0).shuffle(points)
     return sorted(points, key=lambda point: any(point[name] != PRESETS[DEFAULT][name] for name in point))
@@ -99,11 +101,11 @@ class Bench:
 
     def trainer(self, point: Searched) -> Trainer:
         full = dict(PRESETS[DEFAULT]) | dict(point)
-        full |= {name: value for name, value in self.spec.search.items() if not isinstance(value, space.Choices)}
+        full |= {name: value for name, value in self.spec.search.items() if not isinstance(value, search_space.Choices)}
         hours = self.spec.training.audio_hours
         base = replace(self.spec.training_config(), rungs_audio_hours=tuple(hours * share for share in SHARES))
-        model = space.denoiser_config(full, self.spec.corpus.sample_rate)
-        config = space.training_config(full, base, self.spec.study.seed, model)
+        model = search_space.denoiser_config(full, self.spec.corpus.sample_rate)
+        config = search_space.training_config(full, base, self.spec.study.seed, model)
         return Trainer(model, config, self.corpus, torch.device("cpu"))
 
     def measure(self, point: Searched) -> Configuration:

@@ -27,7 +27,7 @@ import numpy as np
 import optuna
 from header import header
 from numpy.typing import NDArray
-from quell_tuning import study_file
+from quell_tuning.study import study_file
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from search_plain import STUDY, mixtures

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import optuna
 import torch
-from quell_tuning import space, study_file
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study import search_space, study_file
+from quell_tuning.study.study_file import StudySpec
 
 from quell.corpus.memory_map import Corpus
 from quell.corpus.store import prepare
@@ -37,9 +37,9 @@ def search(spec: StudySpec, corpus: Corpus, sampler: str, storage: str) -> None:
         validation = mixtures(spec, corpus, scorer)
 
         def objective(trial: optuna.Trial) -> float:
-            point = space.suggest(trial, spec.search)
-            model = space.denoiser_config(point, spec.corpus.sample_rate)
-            config = space.training_config(point, base, spec.study.seed, model)
+            point = search_space.suggest(trial, spec.search)
+            model = search_space.denoiser_config(point, spec.corpus.sample_rate)
+            config = search_space.training_config(point, base, spec.study.seed, model)
             return train(model, config, corpus, validation, scorer).scores.mean(spec.study.score)
 
         study = optuna.create_study(

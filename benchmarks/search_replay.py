@@ -24,9 +24,9 @@ from header import header
 from numpy.typing import NDArray
 from optuna.pruners import PercentilePruner
 from optuna.trial import TrialState
-from quell_tuning import samplers, space, study_file
-from quell_tuning.presets import PRESETS
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study import samplers, search_space, study_file
+from quell_tuning.study.presets import PRESETS
+from quell_tuning.study.study_file import StudySpec
 from rich.progress import Progress
 from scipy.stats import spearmanr
 from search_bank import BANK, STUDY, Configuration, Rung, Searched, read_bank
@@ -50,7 +50,7 @@ class Strategy:
     takes_over: bool = True  # the result of a configuration that was trained before
 
 
-# Tried beside those of `quell_tuning.samplers`; the median keeps half.
+# Tried beside those of `quell_tuning.study.samplers`; the median keeps half.
 PRUNERS = {f"best {share} %": PercentilePruner(share, n_startup_trials=samplers.UNPRUNED) for share in (25, 75)}
 
 
@@ -127,7 +127,7 @@ class Search:
         self.study = optuna.create_study(direction="maximize", sampler=self.strategy.sampler(self.seed), pruner=pruner)
         self.ended: dict[Key, tuple[tuple[Rung, ...], bool]] = {}
         if self.strategy.presets:
-            for point in (space.inside(preset, self.spec.search) for preset in PRESETS.values()):
+            for point in (search_space.inside(preset, self.spec.search) for preset in PRESETS.values()):
                 if point is not None:
                     self.study.enqueue_trial(point)
         order = itertools.count()
@@ -144,7 +144,7 @@ class Search:
         """Trial after trial; yields the seconds until something happens next."""
         while True:
             trial = self.study.ask()
-            point = space.suggest(trial, self.spec.search)
+            point = search_space.suggest(trial, self.spec.search)
             key = tuple(point[name] for name in searched_names(self.spec))
             if self.strategy.takes_over and key in self.ended:
                 yield TAKEN_OVER_S
@@ -184,7 +184,7 @@ class Search:
 
 
 def searched_names(spec: StudySpec) -> list[str]:
-    return [name for name, domain in spec.search.items() if isinstance(domain, space.Choices)]
+    return [name for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)]
 
 
 def key_of(point: Searched, spec: StudySpec) -> Key:

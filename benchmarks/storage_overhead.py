@@ -30,12 +30,12 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from quell_tuning import samplers
 from quell_tuning.budget import Budget
 from quell_tuning.identity import worker_name
 from quell_tuning.lease import Lease, Running
 from quell_tuning.postgres_server import Cluster
 from quell_tuning.storage import open_storage
+from quell_tuning.study import samplers
 from quell_tuning.worker import Notice
 
 STUDY = "overhead"

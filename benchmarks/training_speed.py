@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from header import header
 from numpy.typing import NDArray
-from quell_tuning import space
-from quell_tuning.presets import DEFAULT, PRESETS
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -198,8 +198,8 @@ def main() -> None:
         corpus = prepare(
             CorpusConfig(given.corpus / "speech", given.corpus / "noise", group_noise=r"^\d-(\d+)-"), Path(store)
         )
-        model = space.denoiser_config(PRESETS[given.preset], corpus.sample_rate)
-        config = space.training_config(PRESETS[given.preset], TrainingConfig(), 0, model)
+        model = search_space.denoiser_config(PRESETS[given.preset], corpus.sample_rate)
+        config = search_space.training_config(PRESETS[given.preset], TrainingConfig(), 0, model)
         config = replace(config, batch_size=given.batch or config.batch_size)
         device = torch.device(given.device)
         trainer = Trainer(model, config, corpus, device)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from quell_tuning import progress, space
-from quell_tuning.presets import PRESETS
+from quell_tuning import progress
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import PRESETS
 from rich.console import Console
 
 from quell.config import TrainingConfig
@@ -56,7 +57,7 @@ class Outcome:
     cpu_minutes: float  # of the training process; PESQ and STOI are computed beside it
 
 
-def variant(text: str, base: TrainingConfig) -> tuple[space.Point, TrainingConfig]:
+def variant(text: str, base: TrainingConfig) -> tuple[search_space.Point, TrainingConfig]:
     """The point and the training of `PRESET[,KEY=VALUE...]`.
 
     Raises:
@@ -65,12 +66,12 @@ def variant(text: str, base: TrainingConfig) -> tuple[space.Point, TrainingConfi
     name, *changes = text.split(",")
     if name not in PRESETS:
         raise ValueError(f"{name!r}, expected one of {', '.join(PRESETS)}")
-    point: space.Point = dict(PRESETS[name])
+    point: search_space.Point = dict(PRESETS[name])
     for change in changes:
         key, _, given = change.partition("=")
         if key in point:
             point[key] = type(point[key])(given) if not isinstance(point[key], bool) else given == "true"
-            if problem := space.PARAMETERS[key].objection(point[key]):
+            if problem := search_space.PARAMETERS[key].objection(point[key]):
                 raise ValueError(f"{key}: {problem}")
         elif key in {field.name for field in fields(TrainingConfig)}:
             base = replace(base, **{key: type(getattr(base, key))(given)})
@@ -109,8 +110,8 @@ def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue:
     name = wanted.name
     rungs = tuple(round(audio_hours * share, 6) for share in (0.25, 0.5, 1.0))
     point, base = variant(wanted.recipe, TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB))
-    model = space.denoiser_config(point, corpus.sample_rate)
-    config = space.training_config(point, base, 0, model)
+    model = search_space.denoiser_config(point, corpus.sample_rate)
+    config = search_space.training_config(point, base, 0, model)
     weights = folder / f"{name}-{corpus.sample_rate}-{audio_hours:g}h.weights"
     checkpoint = weights.with_suffix(".checkpoint")
     said = 0.0

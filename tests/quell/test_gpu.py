@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from quell_tuning import space
-from quell_tuning.presets import PRESETS
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import PRESETS
 
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.training.trainer import Trainer
@@ -33,8 +33,8 @@ def test_a_denoiser_on_a_gpu_answers_as_on_a_cpu(tiny_denoiser, bottleneck):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_learns_on_a_gpu_in_bfloat16(small_corpus, name):
-    model = space.denoiser_config(PRESETS[name], small_corpus.sample_rate)
-    config = space.training_config(PRESETS[name], CONFIG, 0, model)
+    model = search_space.denoiser_config(PRESETS[name], small_corpus.sample_rate)
+    config = search_space.training_config(PRESETS[name], CONFIG, 0, model)
     trainer = Trainer(model, config, small_corpus, GPU)
     assert trainer.mixed == torch.cuda.is_bf16_supported()
     before = next(trainer.denoiser.parameters()).detach().clone()

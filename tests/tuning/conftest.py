@@ -23,7 +23,7 @@ import sqlalchemy
 from quell_tuning.patience import PatientStorage
 from quell_tuning.postgres_server import Cluster
 from quell_tuning.storage import open_storage
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study.study_file import StudySpec
 
 # With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,
 # which need another user as root. Read when grpc begins.

@@ -11,12 +11,13 @@ import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import notes as note_tables
-from quell_tuning import space, words
+from quell_tuning import words
 from quell_tuning.commands import app
 from quell_tuning.markdown import literal
 from quell_tuning.notes import trial_note
-from quell_tuning.presets import PRESETS
 from quell_tuning.standing import Standing
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import PRESETS
 from quell_tuning.study_notes import study_note
 
 from quell.config import DenoiserConfig, TrainingConfig
@@ -160,8 +161,8 @@ def test_what_an_older_study_does_not_know_is_left_out() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_has_words_for_all_that_it_is(name: str, tiny_spec) -> None:
     spec = tiny_spec()
-    model = space.denoiser_config(PRESETS[name], 8000)
-    training = space.training_config(PRESETS[name], spec.training_config(), 0, model)
+    model = search_space.denoiser_config(PRESETS[name], 8000)
+    training = search_space.training_config(PRESETS[name], spec.training_config(), 0, model)
     said = dict(words.configuration(asdict(model), asdict(training)))
     assert list(said) == [what for what, _ in words.CONFIGURATION]
     assert not re.search(r"[{}]|None", " ".join(said.values()))

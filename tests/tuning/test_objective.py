@@ -10,10 +10,12 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import objective, parts, ranking, space, study_sections
+from quell_tuning import objective, ranking
 from quell_tuning.budget import Slots
 from quell_tuning.lease import Superseded
 from quell_tuning.runs import Runs
+from quell_tuning.study import search_space, substudies
+from quell_tuning.study import sections as study_sections
 
 from quell.config import DenoiserConfig
 from quell.errors import TrainingError
@@ -60,7 +62,9 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
 
     objective.run_trial(Running(trial, never), here)
     (ended,) = study.trials
-    model = space.denoiser_config(space.suggest(optuna.trial.FixedTrial({"depth": 3}), here.spec.search), 8_000)
+    model = search_space.denoiser_config(
+        search_space.suggest(optuna.trial.FixedTrial({"depth": 3}), here.spec.search), 8_000
+    )
     found = cost(model)
     assert ended.state == TrialState.PRUNED
     assert ended.user_attrs["pruned"] == "over the limit of parameters"
@@ -83,7 +87,7 @@ def test_a_trial_within_the_limits_trains(task) -> None:
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = space.denoiser_config(space.PRESETS["recurrent-unet"], 8_000)
+    model = search_space.denoiser_config(search_space.PRESETS["recurrent-unet"], 8_000)
     monkeypatch.setattr(objective, "real_time_factor", lambda denoiser: 0.3)
     found = objective.over_limits(model, study_sections.LimitsSection(**{name: LIMITS[name]}))
     counted = cost(model)
@@ -99,7 +103,9 @@ def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.Monk
 def test_without_limits_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "cost", None)
     assert (
-        objective.over_limits(space.denoiser_config(space.PRESETS["mask-unet"], 8_000), study_sections.LimitsSection())
+        objective.over_limits(
+            search_space.denoiser_config(search_space.PRESETS["mask-unet"], 8_000), study_sections.LimitsSection()
+        )
         == {}
     )
 
@@ -313,7 +319,7 @@ def test_at_the_last_rung_nothing_is_pruned(task, trainings) -> None:
 
 def test_every_repetition_keeps_its_weights_for_the_winner_is_known_at_the_end(task, trainings) -> None:
     here = task({}, study={"confirm": 3})
-    here = replace(here, spec=parts.part(here.spec, "confirm"))
+    here = replace(here, spec=substudies.part(here.spec, "confirm"))
     study = optuna.create_study(study_name=here.spec.study.name, direction="maximize")
     for repeat in range(1, here.spec.study.trials + 1):
         study.enqueue_trial({"depth": 2}, user_attrs={"of": 7, "repeat": repeat})

@@ -20,8 +20,8 @@ from quell_tuning.patience import PatientStorage
 from quell_tuning.place import Place
 from quell_tuning.runs import Runs
 from quell_tuning.status import line, show, summary
-from quell_tuning.study import load_study
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study.stored_study import load_study
+from quell_tuning.study.study_file import StudySpec
 from quell_tuning.tune import Tune
 from rich.console import Console
 

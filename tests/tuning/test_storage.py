@@ -16,7 +16,7 @@ from quell_tuning import storage as module
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.postgres_server import Cluster
 from quell_tuning.storage import open_storage
-from quell_tuning.study import difference, load_study
+from quell_tuning.study.stored_study import difference, load_study
 from quell_tuning.urls import shown
 
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from quell.metrics.intrusive import UNITS
 from quell_tuning import words
-from quell_tuning.study_sections import RTF_MARGIN
+from quell_tuning.study.sections import RTF_MARGIN
 
 COSTS = {
     "parameters": "parameters",

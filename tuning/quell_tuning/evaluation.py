@@ -19,7 +19,7 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
 from quell_tuning import progress
 from quell_tuning.errors import TuningError
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study.study_file import StudySpec
 from quell_tuning.systems import Contender
 
 NOISY = "noisy"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell_tuning import samplers
 from quell_tuning.artifacts import open_artifacts
 from quell_tuning.budget import Budget
 from quell_tuning.errors import StorageError
@@ -18,14 +17,15 @@ from quell_tuning.identity import worker_name
 from quell_tuning.lease import Running
 from quell_tuning.patience import PATIENCE_S, PatientStorage
 from quell_tuning.place import Place
-from quell_tuning.study import SKIPPED, check_same, load_study
+from quell_tuning.study import samplers
+from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.worker import POOL, Leave, Notice, Objective, work
 
 if TYPE_CHECKING:
     import optuna
 
     from quell.corpus.memory_map import Corpus
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 log = logging.getLogger("quell")
 
@@ -40,9 +40,9 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
         StudyNotFound: nobody has made the study.
         StudyMismatch: it was made from another specification or corpus.
     """
-    from quell_tuning import parts
+    from quell_tuning.study import substudies
 
-    spec = parts.part(spec, part)
+    spec = substudies.part(spec, part)
     if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
         place.runs.check(write=True)
     notice = Notice()
@@ -99,7 +99,8 @@ def _objective(
     import torch
 
     from quell.metrics.scorer import Scorer
-    from quell_tuning import objective, progress, study_file
+    from quell_tuning import objective, progress
+    from quell_tuning.study import study_file
     from quell_tuning.tracking import Tracker
 
     log.info("on %s with %d threads", device, torch.get_num_threads())

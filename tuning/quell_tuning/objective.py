@@ -22,12 +22,13 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
-from quell_tuning import gallery, outcome, progress, space
+from quell_tuning import gallery, outcome, progress
 from quell_tuning.confirm import hopeless
 from quell_tuning.lease import Running, Superseded
 from quell_tuning.runs import Runs
-from quell_tuning.study_file import StudySpec
-from quell_tuning.study_sections import RTF_MARGIN, LimitsSection
+from quell_tuning.study import search_space
+from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
+from quell_tuning.study.study_file import StudySpec
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -104,10 +105,10 @@ class _Attempt:
         # A trial that was handed back has a past.
         self.before = self.stored()
         self.clips: dict[str, list[float]] = {}  # at each rung: audio seconds -> the clips' scores
-        point = space.suggest(self.trial, self.spec.search)
+        point = search_space.suggest(self.trial, self.spec.search)
         repeat = self.trial.user_attrs.get("repeat", 0)
-        self.model = space.denoiser_config(point, self.spec.corpus.sample_rate)
-        self.config = space.training_config(
+        self.model = search_space.denoiser_config(point, self.spec.corpus.sample_rate)
+        self.config = search_space.training_config(
             point, self.spec.training_config(), self.spec.study.seed, self.model, repeat
         )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quell_tuning.place import Place
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
 StudyName = Annotated[
@@ -64,7 +64,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def load_spec(study: Path, trials: int | None = None, confirm: int | None = None) -> StudySpec:
     """What a study file says, with other numbers where they are given."""
-    from quell_tuning import study_file
+    from quell_tuning.study import study_file
 
     return study_file.load(study, trials=trials, confirm=confirm)
 
@@ -90,7 +90,7 @@ def open_study(study: str | None, place: Place) -> optuna.Study:
     """The stored study of a file or of a name, or the latest."""
     import optuna
 
-    from quell_tuning.study import load_study
+    from quell_tuning.study.stored_study import load_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = load_spec(Path(study)).study.name if study is not None and study.endswith(".toml") else study

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.ranking import best_trainings
 from quell_tuning.runs import Runs
-from quell_tuning.study_file import StudySpec
-from quell_tuning.study_sections import COSTS
+from quell_tuning.study.sections import COSTS
+from quell_tuning.study.study_file import StudySpec
 
 if TYPE_CHECKING:
     from quell.export.cost import Cost

@@ -20,7 +20,7 @@ from quell_tuning.runs import Runs
 from quell_tuning.storage import CONNECTIONS, open_storage
 
 if TYPE_CHECKING:
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 
 @dataclass(frozen=True)

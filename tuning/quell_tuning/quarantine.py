@@ -16,10 +16,10 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.place import Place
-from quell_tuning.study import SKIPPED, load_study
+from quell_tuning.study.stored_study import SKIPPED, load_study
 
 if TYPE_CHECKING:
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 
 def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) -> frozenset[str]:

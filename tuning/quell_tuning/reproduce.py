@@ -17,11 +17,12 @@ from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
 from quell.training.training_loop import train
-from quell_tuning import progress, study_file
+from quell_tuning import progress
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.runs import Runs
-from quell_tuning.study import metric
-from quell_tuning.study_file import restore, validation_set
+from quell_tuning.study import study_file
+from quell_tuning.study.stored_study import metric
+from quell_tuning.study.study_file import restore, validation_set
 
 # Largest difference of a metric's mean on a GPU, whose sums come in any order: not measured yet, an assumption.
 GPU_TOLERANCE = {"pesq": 0.02, "stoi": 0.002, "estoi": 0.003, "si_sdr": 0.1}
@@ -72,7 +73,7 @@ def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: st
     from quell.corpus.memory_map import open_store
     from quell.metrics.scorer import Scorer
     from quell.training.training_loop import train
-    from quell_tuning.study_file import validation_set
+    from quell_tuning.study.study_file import validation_set
 
     spec = study_file.restore(study.user_attrs["spec"], study.study_name)
     corpus = open_store(runs.corpora / study.user_attrs["corpus"])

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.ranking import best_trials, feasible, is_lost
-from quell_tuning.study import metric
+from quell_tuning.study.stored_study import metric
 
 
 @dataclass(frozen=True)

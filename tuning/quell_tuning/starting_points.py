@@ -7,12 +7,12 @@ from typing import Any
 
 import optuna
 
-from quell_tuning import space
 from quell_tuning.budget import Budget
-from quell_tuning.parts import REPEATS
-from quell_tuning.presets import DEFAULT, PRESETS
 from quell_tuning.ranking import best_trainings
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS
+from quell_tuning.study.study_file import StudySpec
+from quell_tuning.study.substudies import REPEATS
 
 
 def plan(study: optuna.Study, trials: int, starting: Sequence[dict[str, Any]]) -> int:
@@ -43,7 +43,7 @@ def warm_starts(old: optuna.Study, spec: StudySpec, best: int) -> tuple[list[dic
     fixed = {name: value for name, value in whole.items() if not isinstance(value, dict)}
     found = []
     for trial in best_trainings(old)[:best]:
-        point = space.inside({**PRESETS[DEFAULT], **fixed, **trial.params}, spec.search)
+        point = search_space.inside({**PRESETS[DEFAULT], **fixed, **trial.params}, spec.search)
         if point is not None:
             found.append({"params": point, "attributes": {"warm_start": f"{old.study_name} trial {trial.number}"}})
     return found, len(best_trainings(old)[:best]) - len(found)

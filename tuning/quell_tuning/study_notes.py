@@ -12,9 +12,9 @@ from quell_tuning import markdown, words
 from quell_tuning.costs import COSTS, infeasible, shown_cost
 from quell_tuning.markdown import literal
 from quell_tuning.notes import number, over, score_table
-from quell_tuning.space import PARAMETERS
 from quell_tuning.standing import Preset, Standing
-from quell_tuning.study import SKIPPED
+from quell_tuning.study.search_space import PARAMETERS
+from quell_tuning.study.stored_study import SKIPPED
 
 FRONT = 10  # trials of a front that are listed
 NAMED = 5  # recordings that are left out

@@ -19,7 +19,7 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell_tuning import confirm, pages, parts, progress, quarantine, starting_points
+from quell_tuning import confirm, pages, progress, quarantine, starting_points
 from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts import open_artifacts
 from quell_tuning.budget import Budget
@@ -32,8 +32,9 @@ from quell_tuning.place import Place
 from quell_tuning.pool import Pool
 from quell_tuning.ranking import best_trainings
 from quell_tuning.shown import Shown
-from quell_tuning.study import SKIPPED, TUNED, create_study
-from quell_tuning.study_file import StudySpec, validation_set
+from quell_tuning.study import substudies
+from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
+from quell_tuning.study.study_file import StudySpec, validation_set
 from quell_tuning.urls import STORAGE
 
 
@@ -91,11 +92,11 @@ class Tune:
             noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores
         study = self._study("search", corpus, storage, noisy, skipped)
         study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
-        code = self._pool("search", study, [*parts.starts(self.spec, "search"), *self.first])
+        code = self._pool("search", study, [*substudies.starts(self.spec, "search"), *self.first])
         studies = [study]
-        if code == 0 and presets and parts.outside(self.spec):
+        if code == 0 and presets and substudies.outside(self.spec):
             studies.append(self._study("presets", corpus, storage, noisy, skipped))
-            code = self._pool("presets", studies[-1], parts.starts(self.spec, "presets"))
+            code = self._pool("presets", studies[-1], substudies.starts(self.spec, "presets"))
         if code == 0 and self.spec.study.confirm and best_trainings(study) and _over(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
         pages.refresh(study, storage)
@@ -111,7 +112,7 @@ class Tune:
     def _study(
         self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores, skipped: Sequence[str]
     ) -> optuna.Study:
-        spec = parts.part(self.spec, part)
+        spec = substudies.part(self.spec, part)
         study = create_study(spec, corpus, storage)
         known = {
             "noisy": noisy.means(),
@@ -137,7 +138,7 @@ class Tune:
         return code
 
     def _pool(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:
-        spec = parts.part(self.spec, part)
+        spec = substudies.part(self.spec, part)
         trials = spec.study.trials
         if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
             trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell.evaluation.baselines import System
     from quell_tuning.place import Place
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 
 def evaluate(

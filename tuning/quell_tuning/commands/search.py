@@ -141,7 +141,7 @@ def worker(
     """One more worker, on this machine, for an existing study."""
     from quell_tuning import devices
     from quell_tuning.joining import join
-    from quell_tuning.parts import PARTS
+    from quell_tuning.study.substudies import PARTS
     from quell_tuning.tracking import check_tracking
     from quell_tuning.worker import end_with_pool
 

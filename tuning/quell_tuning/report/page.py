@@ -17,7 +17,7 @@ from quell_tuning.report import words
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery
 from quell_tuning.report.plots import Plot
-from quell_tuning.space import PARAMETERS
+from quell_tuning.study.search_space import PARAMETERS
 from quell_tuning.words import plain, title, value
 
 if TYPE_CHECKING:

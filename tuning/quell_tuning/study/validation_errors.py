@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from quell_tuning import space
+from quell_tuning.study import search_space
 
 
 def first_objection(error: ValidationError, of: type[BaseModel]) -> str:
@@ -17,7 +17,7 @@ def first_objection(error: ValidationError, of: type[BaseModel]) -> str:
     problem = problems[0]
     place = [str(part) for part in problem["loc"]]
     if place[:1] == ["search"]:
-        place = [part for index, part in enumerate(place) if not (index == 2 and part in space.DOMAIN_TAGS)]
+        place = [part for index, part in enumerate(place) if not (index == 2 and part in search_space.DOMAIN_TAGS)]
     if place[:2] == ["study", "score"]:
         place = place[:2]  # without the alternative of its type
     key = ".".join(place)

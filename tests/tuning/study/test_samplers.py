@@ -3,14 +3,14 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
-from quell_tuning import samplers, space
-from quell_tuning.study_file import StudySection
+from quell_tuning.study import samplers, search_space
+from quell_tuning.study.study_file import StudySection
 
-SEARCH: dict[str, space.Domain] = {
-    "depth": space.Range(low=2, high=7),
-    "dropout": space.Range(low=0.0, high=0.5),
-    "growth": space.Range(low=1.0, high=3.0),
-    "loss": space.Choices(choices=["l1", "l2"]),
+SEARCH: dict[str, search_space.Domain] = {
+    "depth": search_space.Range(low=2, high=7),
+    "dropout": search_space.Range(low=0.0, high=0.5),
+    "growth": search_space.Range(low=1.0, high=3.0),
+    "loss": search_space.Choices(choices=["l1", "l2"]),
 }
 
 
@@ -25,7 +25,7 @@ def test_a_sampler_finds_better_than_the_worst_half_and_never_leaves_the_search(
     values = []
     for _ in range(25):
         trial = study.ask()
-        point = space.suggest(trial, SEARCH)
+        point = search_space.suggest(trial, SEARCH)
         assert 2 <= point["depth"] <= 7 and 0 <= point["dropout"] <= 0.5 and point["loss"] in ("l1", "l2")
         values.append(-((point["depth"] - 6) ** 2) - 10 * (point["dropout"] - 0.4) ** 2)
         study.tell(trial, values[-1])
@@ -37,7 +37,7 @@ def test_two_workers_propose_different_points_and_one_worker_always_the_same(nam
     def first(worker: str) -> dict[str, object]:
         study = optuna.create_study(sampler=samplers.sampler(name, 0, worker))
         trial = study.ask()
-        space.suggest(trial, SEARCH)
+        search_space.suggest(trial, SEARCH)
         return trial.params
 
     assert first("here:1:1") == first("here:1:1") != first("here:2:1")

@@ -15,11 +15,11 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from quell.config import MixingConfig, TrainingConfig
 from quell.corpus.recordings import FOLDERS, CorpusConfig
 from quell.metrics.intrusive import PESQ_MODES
-from quell_tuning import space
 from quell_tuning.errors import StudyFileError
-from quell_tuning.objections import first_objection, unknown_key
-from quell_tuning.presets import DEFAULT, PRESETS
-from quell_tuning.study_sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS
+from quell_tuning.study.sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
+from quell_tuning.study.validation_errors import first_objection, unknown_key
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
@@ -44,17 +44,17 @@ class StudySpec(Section):
     corpus: CorpusSection
     training: TrainingSection = TrainingSection()
     limits: LimitsSection = LimitsSection()
-    search: dict[str, space.CheckedDomain] = Field(default_factory=dict)
+    search: dict[str, search_space.CheckedDomain] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _together(self, info: ValidationInfo) -> StudySpec:
         for name, domain in self.search.items():
-            if name not in space.PARAMETERS:
-                raise ValueError(f"search.{unknown_key(name, space.PARAMETERS)}")
-            problem = space.objection(name, domain)
+            if name not in search_space.PARAMETERS:
+                raise ValueError(f"search.{unknown_key(name, search_space.PARAMETERS)}")
+            problem = search_space.objection(name, domain)
             if problem:
                 raise ValueError(f"search.{name}: {problem}")
-        if not info.context and (problem := space.conflict(self.search)):
+        if not info.context and (problem := search_space.conflict(self.search)):
             raise ValueError(f"search.{problem}")
         if self.study.metric == "pesq" and self.corpus.sample_rate not in PESQ_MODES:
             rate = self.corpus.sample_rate
@@ -70,7 +70,7 @@ class StudySpec(Section):
 
     def largest_batch(self) -> int:
         domain = self.search.get("batch_size", PRESETS[DEFAULT]["batch_size"])
-        values = domain.values() if isinstance(domain, space.Choices | space.Range) else [domain]
+        values = domain.values() if isinstance(domain, search_space.Choices | search_space.Range) else [domain]
         return max(int(value) for value in values)
 
     def resolved(self) -> dict[str, Any]:

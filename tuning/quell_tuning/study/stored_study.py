@@ -13,7 +13,7 @@ from quell_tuning.errors import StudyMismatch, StudyNotFound
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
-    from quell_tuning.study_file import StudySpec
+    from quell_tuning.study.study_file import StudySpec
 
 # When a search was created or continued, ISO 8601 in UTC.
 TUNED = "tuned"

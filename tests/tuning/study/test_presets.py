@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from quell_tuning import space
-from quell_tuning.presets import DEFAULT, PRESETS
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS
 
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import Corpus
@@ -35,16 +35,16 @@ def test_there_are_the_six_that_a_search_has_to_beat_and_the_one_that_does() -> 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_legal_and_complete(name: str) -> None:
     point = PRESETS[name]
-    assert set(point) == set(space.PARAMETERS)
-    assert {space.objection(key, value) for key, value in point.items()} == {None}
-    assert space.conflict(dict(point)) is None
+    assert set(point) == set(search_space.PARAMETERS)
+    assert {search_space.objection(key, value) for key, value in point.items()} == {None}
+    assert search_space.conflict(dict(point)) is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains_is_scored_and_exports(name: str, corpus: Corpus, scorer: Scorer, tmp_path: Path) -> None:
-    model = space.denoiser_config(PRESETS[name], corpus.sample_rate)
+    model = search_space.denoiser_config(PRESETS[name], corpus.sample_rate)
     base = TrainingConfig(segment_s=0.5, rungs_audio_hours=(4 / 3600,), snr_db=(0.0, 10.0))
-    config = space.training_config(PRESETS[name], base, 0, model)  # 2 steps
+    config = search_space.training_config(PRESETS[name], base, 0, model)  # 2 steps
     validation = evaluation_set(corpus, "validation", 6, (-5.0, 20.0), 3, scorer).first(1)
     trained = train(model, config, corpus, validation, scorer)
     assert {"pesq", "stoi", "estoi", "si_sdr"} <= set(trained.scores.values)
@@ -56,7 +56,7 @@ def test_a_preset_trains_is_scored_and_exports(name: str, corpus: Corpus, scorer
 
 
 def test_residual_unet_sees_128_bins_and_128_frames_of_a_second() -> None:
-    model = space.denoiser_config(PRESETS["residual-unet"], 8_000)
+    model = search_space.denoiser_config(PRESETS["residual-unet"], 8_000)
     assert (model.win_length, model.hop_length) == (255, 63)
     denoiser = Denoiser(model)
     assert denoiser.spectrogram(torch.zeros(1, 7_872)).shape == (1, 128, 128)
@@ -70,7 +70,9 @@ def test_residual_unet_sees_128_bins_and_128_frames_of_a_second() -> None:
 
 def test_recurrent_unet_has_about_half_a_million_parameters_compressed_unet_a_fifth_and_phase_unet_two_thirds() -> None:
     sizes = {
-        name: sum(weight.numel() for weight in Denoiser(space.denoiser_config(PRESETS[name], 16_000)).parameters())
+        name: sum(
+            weight.numel() for weight in Denoiser(search_space.denoiser_config(PRESETS[name], 16_000)).parameters()
+        )
         for name in ("recurrent-unet", "compressed-unet", "phase-unet")
     }
     assert sizes == {"recurrent-unet": 496_621, "compressed-unet": 201_585, "phase-unet": 651_611}

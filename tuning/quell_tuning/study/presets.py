@@ -1,4 +1,5 @@
-"""Known designs, as values of the parameters in `quell_tuning.space`. A study starts from those inside its search."""
+"""Known designs, as values of the parameters in `quell_tuning.study.search_space`. A study starts from those inside its
+search."""
 
 from __future__ import annotations
 

@@ -7,13 +7,14 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import parts, space, starting_points, study_file
+from quell_tuning import starting_points
 from quell_tuning.budget import Budget
 from quell_tuning.patience import PatientStorage
-from quell_tuning.presets import PRESETS
 from quell_tuning.storage import open_storage
-from quell_tuning.study import create_study
-from quell_tuning.study_file import StudySpec
+from quell_tuning.study import search_space, study_file, substudies
+from quell_tuning.study.presets import PRESETS
+from quell_tuning.study.stored_study import create_study
+from quell_tuning.study.study_file import StudySpec
 
 # A search that two presets lie in.
 INSIDE = {
@@ -65,21 +66,21 @@ def claim_all(study: optuna.Study, trials: int) -> dict[int, optuna.Trial]:
 
 
 def end(
-    study: optuna.Study, value: float, params: dict[str, Any], search: dict[str, space.Domain], **more: Any
+    study: optuna.Study, value: float, params: dict[str, Any], search: dict[str, search_space.Domain], **more: Any
 ) -> None:
     """A trial of a search that has ended."""
     trial = optuna.trial.FixedTrial(params)
-    space.suggest(trial, search)
+    search_space.suggest(trial, search)
     ended = create_trial(value=value, params=params, distributions=trial.distributions, **more)
     study.add_trial(ended)
 
 
-@pytest.mark.parametrize("name", parts.PARTS)
+@pytest.mark.parametrize("name", substudies.PARTS)
 def test_the_search_is_its_own_part_and_the_others_are_beside_it_unpruned_and_without_limits(
     tiny_spec, name: str
 ) -> None:
     spec = tiny_spec(study={"confirm": 2, "pruner": "asha"}, limits={"parameters": 1000, "latency_ms": 20.0})
-    part = parts.part(spec, name)
+    part = substudies.part(spec, name)
     if name == "search":
         assert part == spec
         return
@@ -90,26 +91,26 @@ def test_the_search_is_its_own_part_and_the_others_are_beside_it_unpruned_and_wi
     assert (part.corpus, part.training) == (spec.corpus, spec.training)
 
 
-@pytest.mark.parametrize("name", parts.PARTS)
+@pytest.mark.parametrize("name", substudies.PARTS)
 def test_every_part_can_be_restored_from_what_its_study_says_of_itself(tiny_spec, name: str) -> None:
-    part = parts.part(tiny_spec(study={"confirm": 2}), name)
+    part = substudies.part(tiny_spec(study={"confirm": 2}), name)
     restored = study_file.restore(part.resolved(), part.study.name)
     assert restored.hash() == part.hash()
 
 
 def test_the_presets_part_trains_each_preset_outside_the_search_once(tiny_spec) -> None:
     spec = tiny_spec(search=INSIDE)
-    assert set(parts.outside(spec)) == set(PRESETS) - {"compressed-unet", "recurrent-unet"}
-    assert parts.part(spec, "presets").study.trials == len(PRESETS) - 2
-    started = [start["attributes"]["preset"] for start in parts.starts(spec, "presets")]
-    assert sorted(started) == sorted(parts.outside(spec))
+    assert set(substudies.outside(spec)) == set(PRESETS) - {"compressed-unet", "recurrent-unet"}
+    assert substudies.part(spec, "presets").study.trials == len(PRESETS) - 2
+    started = [start["attributes"]["preset"] for start in substudies.starts(spec, "presets")]
+    assert sorted(started) == sorted(substudies.outside(spec))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_presets_searched_point_is_the_whole_preset(preset: str) -> None:
-    point = space.inside(PRESETS[preset], parts.preset_space())
+    point = search_space.inside(PRESETS[preset], substudies.preset_space())
     assert point is not None
-    suggested = space.suggest(optuna.trial.FixedTrial(point), parts.preset_space())
+    suggested = search_space.suggest(optuna.trial.FixedTrial(point), substudies.preset_space())
     assert suggested == PRESETS[preset]
     assert {name: type(value) for name, value in suggested.items()} == {
         name: type(value) for name, value in PRESETS[preset].items()
@@ -118,28 +119,28 @@ def test_every_presets_searched_point_is_the_whole_preset(preset: str) -> None:
 
 def test_the_trials_of_the_presets_part_are_the_presets(tiny_spec, make) -> None:
     spec = tiny_spec(search=INSIDE)
-    part = parts.part(spec, "presets")
+    part = substudies.part(spec, "presets")
     study = make(part)
     trials = part.study.trials
-    assert starting_points.plan(study, trials, parts.starts(spec, "presets")) == trials
+    assert starting_points.plan(study, trials, substudies.starts(spec, "presets")) == trials
     for trial in claim_all(study, trials).values():
-        assert space.suggest(trial, part.search) == PRESETS[trial.user_attrs["preset"]]
+        assert search_space.suggest(trial, part.search) == PRESETS[trial.user_attrs["preset"]]
 
 
 def test_presets_inside_the_search_are_its_first_slots(tiny_spec, make) -> None:
     spec = tiny_spec(search=INSIDE)
     study = make(spec)
-    assert starting_points.plan(study, 4, parts.starts(spec, "search")) == 2
+    assert starting_points.plan(study, 4, substudies.starts(spec, "search")) == 2
     trials = claim_all(study, 4)
     for slot, preset in enumerate(("compressed-unet", "recurrent-unet")):
         assert trials[slot].user_attrs["preset"] == preset
-        assert space.suggest(trials[slot], spec.search) == PRESETS[preset] | {"batch_size": 4}
+        assert search_space.suggest(trials[slot], spec.search) == PRESETS[preset] | {"batch_size": 4}
     assert "preset" not in trials[2].user_attrs
 
 
 def test_a_search_without_presets_inside_starts_from_none(tiny_spec) -> None:
-    assert parts.starts(tiny_spec(), "search") == []
-    assert parts.part(tiny_spec(), "presets").study.trials == len(PRESETS)
+    assert substudies.starts(tiny_spec(), "search") == []
+    assert substudies.part(tiny_spec(), "presets").study.trials == len(PRESETS)
 
 
 def test_planning_twice_changes_nothing(study: optuna.Study) -> None:
@@ -196,7 +197,7 @@ def test_a_planned_slot_starts_from_its_point_also_when_its_trial_was_lost(
 
 
 def test_the_best_trials_are_repeated_first_each_once_and_then_each_again(study: optuna.Study) -> None:
-    search: dict[str, space.Domain] = {"dropout": space.Range(low=0.0, high=0.9)}
+    search: dict[str, search_space.Domain] = {"dropout": search_space.Range(low=0.0, high=0.9)}
     for value, dropout in ((1.0, 0.1), (3.0, 0.3), (2.0, 0.2), (9.0, 0.8)):
         end(study, value, {"dropout": dropout}, search, constraints={"stoi": 1.0 if value == 9.0 else -1.0})
     assert starting_points.repetitions(study, 2) == [
@@ -207,7 +208,7 @@ def test_the_best_trials_are_repeated_first_each_once_and_then_each_again(study:
 
 
 def test_no_configuration_is_repeated_for_each_of_the_trials_that_had_it(study: optuna.Study) -> None:
-    search: dict[str, space.Domain] = {"power": space.Range(low=0.1, high=1.0)}
+    search: dict[str, search_space.Domain] = {"power": search_space.Range(low=0.1, high=1.0)}
     for value, same in ((3.0, {}), (3.0, {"same_as": 0}), (2.0, {}), (1.0, {})):
         end(study, value, {"power": 0.5}, search, user_attrs=same)
     assert [start["attributes"]["of"] for start in starting_points.repetitions(study, 2)] == [0, 2, 0, 2]
@@ -216,7 +217,7 @@ def test_no_configuration_is_repeated_for_each_of_the_trials_that_had_it(study: 
 def test_there_is_a_slot_for_every_repetition(tiny_spec, study: optuna.Study) -> None:
     for value in (1.0, 2.0, 3.0, 4.0):
         end(study, value, {"depth": 2}, tiny_spec().search)
-    part = parts.part(tiny_spec(study={"confirm": 3}), "confirm")
+    part = substudies.part(tiny_spec(study={"confirm": 3}), "confirm")
     assert part.study.trials == len(starting_points.repetitions(study, 3))
 
 
@@ -270,7 +271,7 @@ def test_warm_starts_are_the_old_studys_best_trials_that_lie_inside(
     ]
     assert left_out == outside
     for start, number in zip(starts, found, strict=True):
-        point = space.suggest(optuna.trial.FixedTrial(start["params"]), spec.search)
+        point = search_space.suggest(optuna.trial.FixedTrial(start["params"]), spec.search)
         then = old.trials[number].params
         assert {name: point[name] for name in then} == then
         assert (point["win_ms"], point["base_channels"], point["batch_size"]) == (16, 4, 4)  # fixed by the old study
@@ -280,8 +281,8 @@ def test_warm_starts_become_trials_of_the_new_study(tiny_spec, old: optuna.Study
     spec = tiny_spec(search=WARM | {"win_ms": {"choices": [16, 32]}})
     study = make(spec)
     starts, _ = starting_points.warm_starts(old, spec, 2)
-    assert starting_points.plan(study, 4, [*parts.starts(spec, "search"), *starts]) == 2
+    assert starting_points.plan(study, 4, [*substudies.starts(spec, "search"), *starts]) == 2
     trials = claim_all(study, 4)
-    point = space.suggest(trials[0], spec.search)
+    point = search_space.suggest(trials[0], spec.search)
     assert (point["depth"], point["dropout"], point["win_ms"]) == (4, 0.2, 16)
     assert trials[0].user_attrs["warm_start"] == "tiny trial 1"

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from quell_tuning import study_file
 from quell_tuning.errors import StudyFileError
+from quell_tuning.study import study_file
 
 GOOD = """
 [study]
@@ -293,7 +293,7 @@ def test_the_numbers_of_trials_and_of_confirmed_ones_can_be_given(tmp_path: Path
 
 
 def test_every_shipped_study_is_valid() -> None:
-    studies = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
+    studies = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))
     assert [study_file.load(path).study.name for path in studies] == [path.stem for path in studies]
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quell_tuning import space
-from quell_tuning.presets import DEFAULT, PRESETS, Value
-from quell_tuning.study_file import StudySpec
-from quell_tuning.study_sections import LimitsSection
+from quell_tuning.study import search_space
+from quell_tuning.study.presets import DEFAULT, PRESETS, Value
+from quell_tuning.study.sections import LimitsSection
+from quell_tuning.study.study_file import StudySpec
 
 PARTS = ("search", "presets", "confirm")
 REPEATS = 2  # of each confirmed trial, beside its first training
@@ -31,19 +31,19 @@ def part(spec: StudySpec, name: str) -> StudySpec:
 
 def outside(spec: StudySpec) -> dict[str, Mapping[str, Value]]:
     """The presets that do not lie inside the search: the search itself starts from the others."""
-    return {name: point for name, point in PRESETS.items() if space.inside(point, spec.search) is None}
+    return {name: point for name, point in PRESETS.items() if search_space.inside(point, spec.search) is None}
 
 
-def preset_space() -> dict[str, space.Domain]:
+def preset_space() -> dict[str, search_space.Domain]:
     """Every parameter that the presets disagree on, with the values that they have."""
     values = {name: list(dict.fromkeys(point[name] for point in PRESETS.values())) for name in PRESETS[DEFAULT]}
-    return {name: space.Choices(choices=found) for name, found in values.items() if len(found) > 1}
+    return {name: search_space.Choices(choices=found) for name, found in values.items() if len(found) > 1}
 
 
 def starts(spec: StudySpec, name: str) -> list[dict[str, Any]]:
     """What the first slots of the search, or all slots of its presets, start from."""
     chosen, search = (PRESETS, spec.search) if name == "search" else (outside(spec), preset_space())
-    points = {preset: space.inside(point, search) for preset, point in chosen.items()}
+    points = {preset: search_space.inside(point, search) for preset, point in chosen.items()}
     return [
         {"params": point, "attributes": {"preset": preset}} for preset, point in points.items() if point is not None
     ]

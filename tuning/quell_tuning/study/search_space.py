@@ -33,7 +33,7 @@ from quell.config import (
     loss_objection,
     loss_terms,
 )
-from quell_tuning.presets import DEFAULT, PRESETS, Value
+from quell_tuning.study.presets import DEFAULT, PRESETS, Value
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,1 @@
+"""A study: its file, what it searches, what the database holds of it."""
