@@ -21,11 +21,11 @@ from quell_tuning.checkpoints import Checkpoints
 from quell_tuning.errors import TuningError
 from quell_tuning.identity import worker_name
 from quell_tuning.lease import Running
-from quell_tuning.patience import PatientStorage
 from quell_tuning.place import Place
 from quell_tuning.pool import Pool
 from quell_tuning.runs import Runs
 from quell_tuning.shown import Shown
+from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.worker import Leave, Notice, work

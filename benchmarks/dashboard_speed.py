@@ -34,7 +34,7 @@ import optuna
 import sqlalchemy
 from header import header
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 
 from quell.config import DenoiserConfig, TrainingConfig

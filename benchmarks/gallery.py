@@ -19,7 +19,7 @@ import torch
 from header import header
 from optuna.artifacts import FileSystemArtifactStore
 from quell_tuning import gallery
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import DEFAULT, PRESETS
 

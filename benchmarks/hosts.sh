@@ -68,7 +68,7 @@ ask() { # prints what a line of Python finds in the study
     on database env QUELL_STORAGE="$url" "$python" - "$@" <<'END'
 import os, sys
 import optuna
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 study = optuna.load_study(study_name="hosts", storage=open_storage(os.environ["QUELL_STORAGE"]))
 trials = study.trials
 running = [t for t in trials if t.state.name == "RUNNING" and t.user_attrs.get("worker")]
@@ -88,7 +88,7 @@ until_true() { # SECONDS EXPRESSION
 on database "$python" - "$place/postgres" >database.log 2>&1 <<'END' &
 import sys, time
 from pathlib import Path
-from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import Cluster
 cluster = Cluster(Path(sys.argv[1]), "hosts", 5432, "10.83.0.1")
 cluster.init()
 with (cluster.data / "pg_hba.conf").open("a") as rules:

@@ -3,7 +3,7 @@
 Every worker has a core of its own and is two threads, as in `quell_tuning`: one makes a trial's calls and then trains,
 the other renews its lease and looks at the others' trials. Calls wait for a core of the server, in the order in which
 they come. A server may share reads: who asks for all trials while somebody waits for them joins him
-(`quell_tuning.proxy`).
+(`quell_tuning.storage.grpc_service`).
 """
 
 from __future__ import annotations

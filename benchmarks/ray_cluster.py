@@ -29,9 +29,9 @@ import psutil
 from chaos_stub import STUDY
 from header import header
 from quell_tuning.budget import Budget
-from quell_tuning.postgres_server import Cluster as Postgres
 from quell_tuning.ranking import is_lost
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster as Postgres
 
 STUB = str(Path(__file__).with_name("chaos_stub.py"))
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short

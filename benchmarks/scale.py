@@ -31,7 +31,7 @@ from on_paper import Call, Server, Trial, play
 from quell_tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget
 from quell_tuning.identity import worker_name
 from quell_tuning.ranking import is_lost
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import samplers
 from quell_tuning.worker import Notice, work
 from servers import servers, single_calls

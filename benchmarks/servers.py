@@ -18,8 +18,8 @@ import psutil
 import sqlalchemy
 from on_paper import Call
 from optuna.distributions import FloatDistribution
-from quell_tuning.patience import PatientStorage
-from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.retrying import PatientStorage
 from storage_overhead import BEFORE
 
 FEW, MANY = 8, 64  # trials that run while a single look is timed

@@ -33,8 +33,8 @@ import sqlalchemy
 from quell_tuning.budget import Budget
 from quell_tuning.identity import worker_name
 from quell_tuning.lease import Lease, Running
-from quell_tuning.postgres_server import Cluster
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster
 from quell_tuning.study import samplers
 from quell_tuning.worker import Notice
 

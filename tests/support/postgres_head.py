@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import Cluster
 
 server = Cluster(Path(sys.argv[1]), sys.argv[2], port=5432)
 server.init()

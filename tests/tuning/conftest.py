@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import soundfile
 import sqlalchemy
-from quell_tuning.patience import PatientStorage
-from quell_tuning.postgres_server import Cluster
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.study_file import StudySpec
 
 # With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from quell_tuning.ranking import best_trials
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 
 PASSWORD = "open sesame"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from quell_tuning import budget as module
 from quell_tuning.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
 from quell_tuning.lease import Lease
-from quell_tuning.patience import PatientStorage
 from quell_tuning.ranking import is_lost
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.retrying import PatientStorage
 
 PROCESSES = 3
 NOBODY = 999_999_999  # no process has this number

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from compose import Stack, Unset, entrypoint, load, reachable, stack, variables
 from namespaces import MAY
-from quell_tuning.postgres_server import wheel
+from quell_tuning.storage.postgres_server import wheel
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

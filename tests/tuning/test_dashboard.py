@@ -19,7 +19,7 @@ from optuna.trial import create_trial
 from quell_tuning import dashboard
 from quell_tuning.dashboard import keep_fresh, listen
 from quell_tuning.errors import UsageError
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 

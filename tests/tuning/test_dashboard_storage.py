@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from quell_tuning import dashboard_storage
 from quell_tuning.dashboard import application
 from quell_tuning.dashboard_storage import DashboardStorage
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 BROKEN = {"si_sdr": 0.5, "parameters": -0.1}

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from quell_tuning import gallery, pictures
 from quell_tuning.errors import StorageError
 from quell_tuning.gallery import hang_again, hang_study, hang_trial, showcase
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 
 from quell.audio import FloatArray
 from quell.metrics.scorer import Scores

@@ -13,7 +13,7 @@ import sqlalchemy.exc
 from quell_tuning import joining
 from quell_tuning.errors import StorageError
 from quell_tuning.joining import join, open_patiently
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.worker import POOL, Leave, Notice
 from rich.console import Console

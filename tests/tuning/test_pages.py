@@ -18,7 +18,7 @@ from optuna_dashboard._note import (
     version_is_incremented,
 )
 from quell_tuning import pages
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 
 Study = Callable[..., optuna.Study]
 

@@ -11,7 +11,7 @@ from quell_tuning.budget import Budget
 from quell_tuning.errors import WorkerError
 from quell_tuning.pool import DEATHS, Pool
 from quell_tuning.shown import Shown
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 from rich.console import Console
 
 WORKER = """

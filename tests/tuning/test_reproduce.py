@@ -14,7 +14,7 @@ from quell_tuning import objective
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.reproduce import reproduce
 from quell_tuning.runs import Runs
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import create_study
 from rich.console import Console

@@ -13,10 +13,10 @@ from pathlib import Path
 import optuna
 import pytest
 from quell_tuning.place import Place
-from quell_tuning.postgres_server import Cluster
 from quell_tuning.runs import Runs
-from quell_tuning.storage import open_storage
-from quell_tuning.urls import storage_url
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.urls import storage_url
 
 SECRET = "sesame"  # the part of the password that looks the same in every spelling
 

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import worker
 from quell_tuning.budget import ALIKE, Budget
 from quell_tuning.lease import Running, Superseded
-from quell_tuning.patience import PatientStorage
 from quell_tuning.ranking import is_lost
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.worker import Leave, Notice, Objective, work
 
 Stub = Callable[[Running], None]

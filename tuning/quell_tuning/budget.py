@@ -21,8 +21,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.identity import runs_here, shown, worker_name
-from quell_tuning.patience import PatientStorage
 from quell_tuning.ranking import is_lost
+from quell_tuning.storage.retrying import PatientStorage
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
@@ -102,7 +102,7 @@ class Budget:
     """
 
     def __init__(self, study: optuna.Study, trials: int) -> None:
-        assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage"
+        assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage.backends"
         self.study = study
         self.storage = study._storage
         self.trials = trials

@@ -21,7 +21,7 @@ from quell_tuning.artifact_route import Artifacts
 from quell_tuning.dashboard_storage import Away, DashboardStorage
 from quell_tuning.errors import UsageError
 from quell_tuning.guard import Guard, Refusal, is_loopback
-from quell_tuning.patience import PatientStorage
+from quell_tuning.storage.retrying import PatientStorage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -68,7 +68,7 @@ def serve(
     Raises:
         UsageError: the address is taken, or not this machine's.
     """
-    assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage"
+    assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage.backends"
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it says how many wait for a thread
     with listen(access.host, access.port) as listener:
         app = application(study._storage, store, access.password, access.read_only)

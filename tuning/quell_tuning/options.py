@@ -80,7 +80,7 @@ def open_place(
     from quell_tuning.mirror import open_mirror
     from quell_tuning.place import Place
     from quell_tuning.runs import Runs
-    from quell_tuning.urls import storage_url
+    from quell_tuning.storage.urls import storage_url
 
     folder = Runs(runs, open_mirror(artifacts, runs))
     return Place(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)

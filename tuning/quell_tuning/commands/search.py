@@ -171,8 +171,8 @@ def serve(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Optuna's gRPC proxy in front of a database, for very many workers."""
-    from quell_tuning.serving import Backend
-    from quell_tuning.serving import serve as run_server
+    from quell_tuning.storage.grpc_server import Backend
+    from quell_tuning.storage.grpc_server import serve as run_server
 
     log_notes()
     place = open_place(runs, storage, storage_file)

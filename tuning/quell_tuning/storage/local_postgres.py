@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quell_tuning.errors import StorageError
-from quell_tuning.postgres_server import TIMEOUT_S, Cluster, no_use, wheel
+from quell_tuning.storage.postgres_server import TIMEOUT_S, Cluster, no_use, wheel
 
 POLL_S = 0.5  # between two looks of the keeper
 
@@ -60,7 +60,7 @@ def join(folder: Path) -> str:
 def _launch_keeper(folder: Path) -> None:
     """Returns when the server is up and its keeper on its own. Ctrl-C reaches neither."""
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "quell_tuning.local_postgres", str(folder)],
+        [sys.executable, "-P", "-m", "quell_tuning.storage.local_postgres", str(folder)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

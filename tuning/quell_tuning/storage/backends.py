@@ -1,4 +1,4 @@
-"""Optuna storages by URL. Every one of them waits for a database that is away (`quell_tuning.patience`)."""
+"""Optuna storages by URL. Every one of them waits for a database that is away (`quell_tuning.storage.retrying`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from quell_tuning.errors import StorageError
-from quell_tuning.patience import PatientStorage
-from quell_tuning.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_scheme, shown
+from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_scheme, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
@@ -56,7 +56,7 @@ def open_storage(
 
 
 def _local_postgres(folder: Path, create: bool, connections: int) -> PatientStorage:
-    from quell_tuning import local_postgres
+    from quell_tuning.storage import local_postgres
 
     if not create and not folder.exists():
         raise StorageError(

@@ -12,12 +12,12 @@ from urllib.parse import quote
 import optuna
 import pytest
 import sqlalchemy
-from quell_tuning import storage as module
 from quell_tuning.errors import StorageError, StudyNotFound
-from quell_tuning.postgres_server import Cluster
-from quell_tuning.storage import open_storage
+from quell_tuning.storage import backends as module
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.urls import shown
 from quell_tuning.study.stored_study import difference, load_study
-from quell_tuning.urls import shown
 
 
 def test_a_storage_of_each_kind_keeps_a_study(url: str, study_name: str) -> None:

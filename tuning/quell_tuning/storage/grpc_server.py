@@ -20,8 +20,8 @@ from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
 from quell_tuning.errors import Interrupted, StorageError
-from quell_tuning.patience import PatientStorage
-from quell_tuning.storage import open_storage, quiet_grpc
+from quell_tuning.storage.backends import open_storage, quiet_grpc
+from quell_tuning.storage.retrying import PatientStorage
 
 # To the database; twice as many at times.
 CONNECTIONS = 16
@@ -78,7 +78,7 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
     Args:
         shared: others may listen on the same port; each new client goes to one of them.
     """
-    from quell_tuning.proxy import make_server
+    from quell_tuning.storage.grpc_service import make_server
 
     storage = backend.open(connections=connections)
     # Not patient: a client that waits here could not be interrupted, nor could we. It waits itself.

@@ -14,7 +14,7 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import add_StorageService
 from optuna.storages._grpc.servicer import OptunaStorageProxyService, _to_proto_trial
 from optuna.trial import FrozenTrial
 
-from quell_tuning.patience import absence
+from quell_tuning.storage.retrying import absence
 
 THREADS = 32  # calls served at once; most of them wait for the database or for one another
 

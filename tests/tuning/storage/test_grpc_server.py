@@ -16,10 +16,10 @@ import psutil
 import pytest
 from quell_tuning.errors import StorageError
 from quell_tuning.place import Place
-from quell_tuning.postgres_server import Cluster
 from quell_tuning.runs import Runs
-from quell_tuning.serving import serve
-from quell_tuning.storage import open_storage
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.grpc_server import serve
+from quell_tuning.storage.postgres_server import Cluster
 from rich.console import Console
 
 pytest.importorskip("grpc")

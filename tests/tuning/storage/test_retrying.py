@@ -18,11 +18,11 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
-from quell_tuning import patience
 from quell_tuning.errors import StorageError
-from quell_tuning.patience import PatientStorage
-from quell_tuning.postgres_server import Cluster
-from quell_tuning.storage import open_storage
+from quell_tuning.storage import retrying
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.retrying import PatientStorage
 
 AWAY_S = 3.0
 GONE = Exception("server closed the connection\n\tbefore or while processing the request")
@@ -94,7 +94,7 @@ class Flaky:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.mark.parametrize("kind", AWAY)

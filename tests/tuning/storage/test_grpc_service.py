@@ -13,9 +13,9 @@ pytest.importorskip("grpc")
 
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
-from quell_tuning import proxy
-from quell_tuning.patience import PatientStorage
-from quell_tuning.proxy import Service, Together
+from quell_tuning.storage import grpc_service
+from quell_tuning.storage.grpc_service import Service, Together
+from quell_tuning.storage.retrying import PatientStorage
 
 
 class Slow:
@@ -114,8 +114,8 @@ def test_what_changes_is_seen(storage: PatientStorage) -> None:
 def test_trials_that_ended_are_written_down_once(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     study = filled(storage)
     written: list[int] = []
-    inner = proxy._to_proto_trial
-    monkeypatch.setattr(proxy, "_to_proto_trial", lambda trial: written.append(trial.number) or inner(trial))
+    inner = grpc_service._to_proto_trial
+    monkeypatch.setattr(grpc_service, "_to_proto_trial", lambda trial: written.append(trial.number) or inner(trial))
     service = Service(storage.backend)
     for _ in range(3):
         service.GetTrials(GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1), None)
