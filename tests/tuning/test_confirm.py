@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from quell_tuning import chosen_trial, confirm
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.run_folder import Runs
 from rich.console import Console
 
 CLIPS = 32

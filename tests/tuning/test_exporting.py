@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import create_trial
 from quell_tuning import chosen_trial
 from quell_tuning.errors import StudyNotFound
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.run_folder import Runs
 
 
 def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 from quell_tuning import objective, ranking
 from quell_tuning.budget import Slots
 from quell_tuning.lease import Superseded
-from quell_tuning.runs import Runs
 from quell_tuning.study import search_space, substudies
 from quell_tuning.study import sections as study_sections
+from quell_tuning.workspace.run_folder import Runs
 
 from quell.config import DenoiserConfig
 from quell.errors import TrainingError

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import outcome, ranking
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.run_folder import Runs
 
 from quell.export.cost import Cost
 from quell.metrics.scorer import Scores

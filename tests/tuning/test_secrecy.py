@@ -12,11 +12,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from quell_tuning.place import Place
-from quell_tuning.runs import Runs
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import Cluster
 from quell_tuning.storage.urls import storage_url
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.workspace import Place
 
 SECRET = "sesame"  # the part of the password that looks the same in every spelling
 

@@ -16,13 +16,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import quarantine, signs, status
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.identity import machine, worker_name
-from quell_tuning.place import Place
-from quell_tuning.runs import Runs
 from quell_tuning.status import line, show, summary
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.tune import Tune
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.workspace import Place
 from rich.console import Console
 
 KEYS = {

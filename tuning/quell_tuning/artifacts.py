@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from quell_tuning.bucket import Bucket, is_bucket, open_bucket
 from quell_tuning.errors import StorageError
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

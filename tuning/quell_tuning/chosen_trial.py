@@ -13,7 +13,7 @@ from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.ranking import best_trials
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.run_folder import Runs
 
 
 @dataclass(frozen=True)

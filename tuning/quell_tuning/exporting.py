@@ -25,9 +25,9 @@ from quell.processes import cores
 from quell_tuning import card, progress
 from quell_tuning.chosen_trial import Chosen, Made, Validation, _owner, choose
 from quell_tuning.reproduce import refit
-from quell_tuning.runs import Runs
 from quell_tuning.study.stored_study import SKIPPED
 from quell_tuning.study.study_file import restore, validation_set
+from quell_tuning.workspace.run_folder import Runs
 
 
 def export_best(

@@ -15,11 +15,11 @@ from quell_tuning.budget import Budget
 from quell_tuning.errors import StorageError
 from quell_tuning.identity import worker_name
 from quell_tuning.lease import Running
-from quell_tuning.place import Place
 from quell_tuning.storage.retrying import PATIENCE_S, PatientStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.worker import POOL, Leave, Notice, Objective, work
+from quell_tuning.workspace.workspace import Place
 
 if TYPE_CHECKING:
     import optuna

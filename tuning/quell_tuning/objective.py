@@ -25,10 +25,10 @@ from quell.training.training_loop import Trained, train
 from quell_tuning import gallery, outcome, progress
 from quell_tuning.confirm import hopeless
 from quell_tuning.lease import Running, Superseded
-from quell_tuning.runs import Runs
 from quell_tuning.study import search_space
 from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.workspace.run_folder import Runs
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

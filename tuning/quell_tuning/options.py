@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import optuna
     from rich.console import Console
 
-    from quell_tuning.place import Place
     from quell_tuning.study.study_file import StudySpec
+    from quell_tuning.workspace.workspace import Place
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
 StudyName = Annotated[
@@ -77,10 +77,10 @@ def open_place(
     artifacts: str | None = None,
 ) -> Place:
     """Where studies, runs, recordings and artifacts are."""
-    from quell_tuning.mirror import open_mirror
-    from quell_tuning.place import Place
-    from quell_tuning.runs import Runs
     from quell_tuning.storage.urls import storage_url
+    from quell_tuning.workspace.bucket_mirror import open_mirror
+    from quell_tuning.workspace.run_folder import Runs
+    from quell_tuning.workspace.workspace import Place
 
     folder = Runs(runs, open_mirror(artifacts, runs))
     return Place(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)

@@ -9,9 +9,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.ranking import best_trainings
-from quell_tuning.runs import Runs
 from quell_tuning.study.sections import COSTS
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.workspace.run_folder import Runs
 
 if TYPE_CHECKING:
     from quell.export.cost import Cost

@@ -15,8 +15,8 @@ from quell.errors import AudioError, CorpusError
 from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.errors import StorageError, StudyNotFound
-from quell_tuning.place import Place
 from quell_tuning.study.stored_study import SKIPPED, load_study
+from quell_tuning.workspace.workspace import Place
 
 if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec

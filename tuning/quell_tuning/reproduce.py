@@ -19,10 +19,10 @@ from quell.processes import cores
 from quell.training.training_loop import train
 from quell_tuning import progress
 from quell_tuning.errors import StudyNotFound
-from quell_tuning.runs import Runs
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import metric
 from quell_tuning.study.study_file import restore, validation_set
+from quell_tuning.workspace.run_folder import Runs
 
 # Largest difference of a metric's mean on a GPU, whose sums come in any order: not measured yet, an assumption.
 GPU_TOLERANCE = {"pesq": 0.02, "stoi": 0.002, "estoi": 0.003, "si_sdr": 0.1}

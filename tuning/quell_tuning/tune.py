@@ -27,7 +27,6 @@ from quell_tuning.cluster import Cluster, RayPool
 from quell_tuning.errors import StudyFileError
 from quell_tuning.keeper import CORPUS, RUNS, Job
 from quell_tuning.overseer import Overseer
-from quell_tuning.place import Place
 from quell_tuning.pool import Pool
 from quell_tuning.ranking import best_trainings
 from quell_tuning.shown import Shown
@@ -36,6 +35,7 @@ from quell_tuning.storage.urls import STORAGE
 from quell_tuning.study import substudies
 from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
 from quell_tuning.study.study_file import StudySpec, validation_set
+from quell_tuning.workspace.workspace import Place
 
 
 @dataclass(frozen=True)

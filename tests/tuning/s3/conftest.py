@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from quell_tuning.bucket import Bucket, open_bucket
-from quell_tuning.mirror import open_mirror
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.bucket_mirror import open_mirror
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.s3_bucket import Bucket, open_bucket
 
 SECRET = "sesame"  # in the key and in its name
 EXTRA = "needs the extra s3 and moto's server"

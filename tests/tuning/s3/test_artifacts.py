@@ -14,10 +14,10 @@ import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 from quell_tuning.artifacts import open_artifacts
-from quell_tuning.bucket import Bucket
 from quell_tuning.errors import StorageError
-from quell_tuning.mirror import open_mirror
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.bucket_mirror import open_mirror
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.s3_bucket import Bucket
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from quell_tuning import chosen_trial, objective, outcome
-from quell_tuning.bucket import open_bucket
-from quell_tuning.mirror import open_mirror
-from quell_tuning.runs import Runs
+from quell_tuning.workspace.bucket_mirror import open_mirror
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.s3_bucket import open_bucket
 
 from quell.network.denoiser import load_weights
 

@@ -15,11 +15,11 @@ import optuna
 import psutil
 import pytest
 from quell_tuning.errors import StorageError
-from quell_tuning.place import Place
-from quell_tuning.runs import Runs
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.grpc_server import serve
 from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.workspace import Place
 from rich.console import Console
 
 pytest.importorskip("grpc")

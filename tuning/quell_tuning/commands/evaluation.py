@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from quell.corpus.memory_map import Corpus
     from quell.evaluation.baselines import System
-    from quell_tuning.place import Place
     from quell_tuning.study.study_file import StudySpec
+    from quell_tuning.workspace.workspace import Place
 
 
 def evaluate(

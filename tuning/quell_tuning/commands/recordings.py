@@ -26,8 +26,8 @@ def check(
     """Read all recordings and tell what is wrong with them; exit 1 on errors."""
     from quell.audit.corpus_audit import audit
     from quell_tuning import corpus_report, progress
-    from quell_tuning.place import Place
-    from quell_tuning.runs import Runs
+    from quell_tuning.workspace.run_folder import Runs
+    from quell_tuning.workspace.workspace import Place
 
     spec, console = load_spec(study), stderr()
     place = Place(Runs(runs), Runs(runs).storage_url, corpus)
@@ -56,9 +56,9 @@ def preview(
 ) -> int:
     """Write mixtures as trainings draw them: noisy, clean and noise as WAV, with pictures."""
     from quell_tuning import progress, quarantine
-    from quell_tuning.place import Place
     from quell_tuning.preview import preview as write
-    from quell_tuning.runs import Runs
+    from quell_tuning.workspace.run_folder import Runs
+    from quell_tuning.workspace.workspace import Place
 
     spec, console = load_spec(study), stderr()
     place = Place(Runs(runs), Runs(runs).storage_url, corpus)

@@ -28,8 +28,8 @@ from quell_tuning.options import (
 def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from quell_tuning.demo import demo as run_demo
-    from quell_tuning.place import Place
-    from quell_tuning.runs import Runs
+    from quell_tuning.workspace.run_folder import Runs
+    from quell_tuning.workspace.workspace import Place
 
     return _ended(run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr()))
 

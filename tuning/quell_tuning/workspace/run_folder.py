@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quell_tuning.checkpoints import Checkpoints
-from quell_tuning.mirror import Mirror
+from quell_tuning.workspace.bucket_mirror import Mirror
+from quell_tuning.workspace.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)

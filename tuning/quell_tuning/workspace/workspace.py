@@ -15,9 +15,9 @@ from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.processes import cores
 from quell_tuning import progress
-from quell_tuning.runs import Runs
 from quell_tuning.storage.backends import CONNECTIONS, open_storage
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.workspace.run_folder import Runs
 
 if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec

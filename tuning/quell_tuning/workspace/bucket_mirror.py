@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from quell.atomic import replacing
-from quell_tuning.bucket import Bucket, is_bucket, open_bucket
 from quell_tuning.errors import StorageError
+from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
 log = logging.getLogger("quell")
 

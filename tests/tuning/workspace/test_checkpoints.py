@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-from quell_tuning import checkpoints, mirror
-from quell_tuning.checkpoints import Checkpoints
 from quell_tuning.errors import StorageError
+from quell_tuning.workspace import bucket_mirror, checkpoints
+from quell_tuning.workspace.checkpoints import Checkpoints
 
 
 def test_an_attempt_begins_with_the_latest_file_before_it_and_leaves_that_alone(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_an_ended_trial_is_forgotten_and_the_others_are_not(tmp_path: Path) -> N
 
 
 class Bucket:
-    """What `quell_tuning.bucket.Bucket` does, in memory; `begun` is set while it writes, which it does when it is
-    `open`."""
+    """What `quell_tuning.workspace.s3_bucket.Bucket` does, in memory; `begun` is set while it writes, which it does
+    when it is `open`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -90,19 +90,19 @@ Machine = Callable[[str], Checkpoints]
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    monkeypatch.setattr(mirror, "LOOK_S", 0.01)
-    monkeypatch.setattr(mirror, "PAUSE_S", 0.05)
-    monkeypatch.setattr(mirror, "CLOSE_S", 0.1)
+    monkeypatch.setattr(bucket_mirror, "LOOK_S", 0.01)
+    monkeypatch.setattr(bucket_mirror, "PAUSE_S", 0.05)
+    monkeypatch.setattr(bucket_mirror, "CLOSE_S", 0.1)
     return Bucket()
 
 
 @pytest.fixture
 def machine(bucket: Bucket, tmp_path: Path) -> Iterator[Machine]:
     """The checkpoints of one study on a machine."""
-    made: list[mirror.Mirror] = []
+    made: list[bucket_mirror.Mirror] = []
 
     def machine(name: str) -> Checkpoints:
-        made.append(mirror.Mirror(tmp_path / name, cast("Any", bucket)))
+        made.append(bucket_mirror.Mirror(tmp_path / name, cast("Any", bucket)))
         return Checkpoints(tmp_path / name / "s" / "checkpoints", made[-1])
 
     yield machine
@@ -234,7 +234,7 @@ def test_a_bucket_that_is_away_is_one_warning_and_gets_everything_later(
 def test_a_bucket_that_is_away_is_left_alone_for_a_while_but_by_a_worker_that_leaves(
     machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "PAUSE_S", 30)
+    monkeypatch.setattr(bucket_mirror, "PAUSE_S", 30)
     one = machine("one")
     file = one.take_up(7, 1)
     bucket.away = True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quell.atomic import replacing
 from quell_tuning.errors import StorageError
-from quell_tuning.mirror import Mirror
+from quell_tuning.workspace.bucket_mirror import Mirror
 
 log = logging.getLogger("quell")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from quell_tuning.errors import StorageError, UsageError
-from quell_tuning.runs import Runs
 from quell_tuning.storage.urls import PASSWORD_FILE, STORAGE, storage_url
+from quell_tuning.workspace.run_folder import Runs
 
 RUNS = Runs(Path("runs"))
 SERVER = "postgresql+psycopg://quell@db.example/quell"

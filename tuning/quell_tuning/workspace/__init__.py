@@ -1,0 +1,1 @@
+"""The folder of runs, and its copy in a bucket."""
