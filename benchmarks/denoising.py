@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from header import header
-from quell_tuning import evaluation, progress
+from quell_tuning import progress
 from quell_tuning.errors import TuningError
-from quell_tuning.evaluation_tables import number
+from quell_tuning.evaluation import evaluate
+from quell_tuning.evaluation.systems import SHIPPED, contenders
+from quell_tuning.evaluation.tables import number
 from quell_tuning.options import stderr
-from quell_tuning.systems import SHIPPED, contenders
 from rich.console import Console
 
 from quell.audio import FloatArray
@@ -63,7 +64,7 @@ def systems_of(models: list[str], names: list[str], corpus: Corpus | None, conso
     """The models, then the baselines that are installed."""
     given = contenders(models, None if corpus is None else corpus.sample_rate)
     if corpus is not None:
-        evaluation.check_models(given, corpus, console)
+        evaluate.check_models(given, corpus, console)
     systems = {one.name: one.system for one in given}
     for name in names:
         try:
@@ -229,7 +230,7 @@ def main() -> None:
     systems = systems_of(given.model, given.baselines, corpus, console)
     with Scorer(cores()) as scorer:
         mixtures, material = material_of(given, corpus, scorer, console)
-        state = comparison.summary(material, evaluation.compare(material, systems, scorer, console))
+        state = comparison.summary(material, evaluate.compare(material, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
     print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
     show(state, given.split)
@@ -241,7 +242,7 @@ def material_of(
     given: argparse.Namespace, corpus: Corpus | None, scorer: Scorer, console: Console
 ) -> tuple[EvaluationSet | None, Material]:
     if corpus is None:
-        return None, evaluation.of_folders(given.noisy, given.clean, console)
+        return None, evaluate.of_folders(given.noisy, given.clean, console)
     with progress.bar("scoring the noisy mixtures", console) as move:
         mixtures = evaluation_set(corpus, given.split, given.mixtures, tuple(given.snr_db), 0, scorer, move)
     return mixtures, Mixtures(mixtures)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from header import header
 from numpy.typing import NDArray
-from quell_tuning import evaluation
+from quell_tuning.evaluation import evaluate
 from quell_tuning.options import stderr
 from quell_tuning.words import number
 from rich.console import Console
@@ -85,7 +85,7 @@ def of_rnnoise(test: EvaluationSet, scorer: Scorer, console: Console) -> dict[st
     except PackageError as error:
         console.print(f"left out: {error}")
         return {}
-    return {"rnnoise": evaluation.compare(Mixtures(test), {"rnnoise": system}, scorer, console)[-1].scores}
+    return {"rnnoise": evaluate.compare(Mixtures(test), {"rnnoise": system}, scorer, console)[-1].scores}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from quell_tuning import evaluation_tables
+from quell_tuning.evaluation import tables
 from rich.console import Console
 
 ENDED = ("complete", "pruned", "infeasible", "fail")
@@ -84,7 +84,7 @@ def test_an_exported_file_denoises_and_is_evaluated(exported: tuple[Path, str]) 
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert table["noisy"]["si_sdr"] == pytest.approx(7.5, abs=0.5)  # the mean of the SNRs; the noise is not orthogonal
     shown = io.StringIO()
-    evaluation_tables.show(table, Console(file=shown, width=200))
+    tables.show(table, Console(file=shown, width=200))
     assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
 
 

@@ -60,8 +60,9 @@ def evaluate(
 
     from quell.evaluation import comparison
     from quell.metrics.scorer import Scorer
-    from quell_tuning import evaluation, evaluation_tables
-    from quell_tuning.systems import contenders
+    from quell_tuning.evaluation import evaluate as evaluation
+    from quell_tuning.evaluation import tables
+    from quell_tuning.evaluation.systems import contenders
 
     if table is not None:
         evaluation.refuse_csv(table, overwrite)
@@ -82,7 +83,7 @@ def evaluate(
     if as_json:
         print(json.dumps(state))
     else:
-        evaluation_tables.show(state, stdout())
+        tables.show(state, stdout())
     if table is not None:
         evaluation.write_csv(table, material, results)
     return 0

@@ -19,8 +19,8 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
 from quell_tuning import progress
 from quell_tuning.errors import TuningError
+from quell_tuning.evaluation.systems import Contender
 from quell_tuning.study.study_file import StudySpec
-from quell_tuning.systems import Contender
 
 NOISY = "noisy"
 OTHER_CORPUS = "trained on another corpus, whose training recordings may be in this test split"

@@ -16,9 +16,10 @@ import soundfile
 import torch
 import typer
 from numpy.typing import NDArray
-from quell_tuning import evaluation, evaluation_tables, systems
 from quell_tuning.commands.evaluation import evaluate
 from quell_tuning.errors import TuningError, UsageError
+from quell_tuning.evaluation import evaluate as evaluation
+from quell_tuning.evaluation import systems, tables
 from rich.console import Console
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def model(tmp_path: Path, tiny_denoiser: Callable[..., Denoiser]) -> Path:
 
 def printed(state: dict[str, Any], width: int = 200) -> str:
     shown = io.StringIO()
-    evaluation_tables.show(state, Console(file=shown, width=width))
+    tables.show(state, Console(file=shown, width=width))
     return shown.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""`quell evaluate`: systems, test sets, tables."""
