@@ -18,7 +18,7 @@ import optuna
 import torch
 from header import header
 from optuna.artifacts import FileSystemArtifactStore
-from quell_tuning import gallery
+from quell_tuning.artifacts import gallery
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import DEFAULT, PRESETS

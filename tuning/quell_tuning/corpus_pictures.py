@@ -13,7 +13,7 @@ from quell.audit.corpus_audit import Audit
 from quell.audit.inspection import Inspection
 from quell.corpus.recordings import Kind
 from quell.corpus.splits import SPLITS
-from quell_tuning.pictures import LEVELS_DB, spectrogram
+from quell_tuning.artifacts.clip_picture import LEVELS_DB, spectrogram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from quell_tuning.artifacts import open_artifacts
+from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.budget import Budget
 from quell_tuning.errors import StorageError
 from quell_tuning.identity import worker_name

@@ -22,7 +22,8 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
-from quell_tuning import gallery, outcome, progress
+from quell_tuning import outcome, progress
+from quell_tuning.artifacts import gallery
 from quell_tuning.confirm import hopeless
 from quell_tuning.lease import Running, Superseded
 from quell_tuning.study import search_space

@@ -13,7 +13,7 @@ from quell.audio import FloatArray, writer
 from quell.audio.formats import Format
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError
-from quell_tuning.pictures import Clips, picture
+from quell_tuning.artifacts.clip_picture import Clips, picture
 from quell_tuning.study.study_file import StudySpec
 
 PEAK = 0.5  # of the loudest of noisy and clean, so that the pictures' axes fit

@@ -20,8 +20,8 @@ from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
 from quell_tuning import confirm, pages, progress, quarantine, starting_points
-from quell_tuning.artifacts import ENVIRONMENT as ARTIFACTS
-from quell_tuning.artifacts import open_artifacts
+from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
+from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.budget import Budget
 from quell_tuning.cluster import Cluster, RayPool
 from quell_tuning.errors import StudyFileError

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
-from quell_tuning.artifacts import open_artifacts
+from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.bucket_mirror import open_mirror
 from quell_tuning.workspace.run_folder import Runs

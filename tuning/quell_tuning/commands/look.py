@@ -46,7 +46,7 @@ def dashboard(
     guard.check(host, password)
 
     from quell_tuning import pages
-    from quell_tuning.artifacts import open_artifacts
+    from quell_tuning.artifacts.artifact_store import open_artifacts
     from quell_tuning.dashboard import Access, serve
 
     log_notes()
@@ -80,7 +80,7 @@ def report(
     storage_file: StorageFileOption = None,
 ) -> int:
     """A study as one HTML page with its sounds inside, for readers without the dashboard."""
-    from quell_tuning.artifacts import open_artifacts
+    from quell_tuning.artifacts.artifact_store import open_artifacts
     from quell_tuning.report.page import check, write
 
     if output.suffix.lower() not in (".html", ".htm"):

@@ -24,7 +24,7 @@ from optuna.artifacts import ArtifactMeta
 from optuna.trial import FrozenTrial
 
 from quell.audio import FloatArray
-from quell_tuning.pictures import Clips, picture
+from quell_tuning.artifacts.clip_picture import Clips, picture
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, get_all_artifact_meta
 from optuna.trial import FrozenTrial
-from quell_tuning import gallery, pictures
+from quell_tuning.artifacts import clip_picture, gallery
+from quell_tuning.artifacts.gallery import hang_again, hang_study, hang_trial, showcase
 from quell_tuning.errors import StorageError
-from quell_tuning.gallery import hang_again, hang_study, hang_trial, showcase
 from quell_tuning.storage.retrying import PatientStorage
 
 from quell.audio import FloatArray
@@ -223,8 +223,8 @@ def test_the_picture_is_of_the_three_clips(study: optuna.Study, store: Folder) -
     trial = hung(study, store)
     entry, own = study.user_attrs["showcase"][1], trial.user_attrs["gallery"][1]
     noisy, clean = (MIXTURES.noisy[entry["clip"]], MIXTURES.clean[entry["clip"]])
-    expected = pictures.picture(
-        pictures.Clips(noisy, 0.5 * noisy, clean), RATE, gallery._title(2, entry, own["scores"], 4)
+    expected = clip_picture.picture(
+        clip_picture.Clips(noisy, 0.5 * noisy, clean), RATE, gallery._title(2, entry, own["scores"], 4)
     )
     with store.open_reader(own["picture"]) as file:
         assert file.read() == expected
@@ -348,7 +348,7 @@ def test_a_trial_stores_no_more_than_is_stated(study: optuna.Study, store: Folde
     hang_trial(study.ask(), shown, longest, half, longest.noisy_scores, store)
     of_trial = sum((store.folder / name).stat().st_size for name in store.files() - before)
     of_study = sum((store.folder / name).stat().st_size for name in before)
-    assert of_trial <= 4 * (1000 * pictures.LARGEST_KB + 2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.3e6
+    assert of_trial <= 4 * (1000 * clip_picture.LARGEST_KB + 2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.3e6
     assert of_study <= 8 * (2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.1e6
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 from PIL import Image
-from quell_tuning import pictures
-from quell_tuning.pictures import Clips, picture, spectrogram
+from quell_tuning.artifacts import clip_picture
+from quell_tuning.artifacts.clip_picture import Clips, picture, spectrogram
 
 from quell.audio import FloatArray
 
 RATE = 16_000
-PANELS = [slice(left, left + pictures.PANEL) for left in pictures.COLUMNS]
-ROWS = slice(pictures.WAVES, pictures.IMAGES + pictures.IMAGE)
+PANELS = [slice(left, left + clip_picture.PANEL) for left in clip_picture.COLUMNS]
+ROWS = slice(clip_picture.WAVES, clip_picture.IMAGES + clip_picture.IMAGE)
 
 
 def tone(hertz: float, seconds: float = 1.0, rate: int = RATE) -> FloatArray:
@@ -35,7 +35,7 @@ def pixels(png: bytes) -> np.ndarray:
 def test_every_picture_is_a_png_of_the_same_size(seconds: float, rate: int) -> None:
     clip = white(seconds, rate)
     shown = Image.open(io.BytesIO(picture(Clips(clip, clip, clip), rate, "title")))
-    assert (shown.format, shown.size) == ("PNG", (pictures.WIDTH, pictures.HEIGHT))
+    assert (shown.format, shown.size) == ("PNG", (clip_picture.WIDTH, clip_picture.HEIGHT))
 
 
 def test_the_same_clips_give_the_same_bytes() -> None:
@@ -48,8 +48,8 @@ def test_the_same_clips_give_the_same_bytes() -> None:
 def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
     clips = Clips(white(1.0), white(1.0), white(1.0))
     first = picture(clips, RATE, "title")
-    pictures._sheet.cache_clear()
-    pictures._time_axis.cache_clear()
+    clip_picture._sheet.cache_clear()
+    clip_picture._time_axis.cache_clear()
     with rc_context({"font.size": 20, "axes.facecolor": "black", "text.color": "white"}):
         assert picture(clips, RATE, "title") == first
 
@@ -97,24 +97,24 @@ def test_a_click_is_seen_at_its_time() -> None:
 
 def test_what_is_too_loud_or_silent_is_shown_at_the_end_of_the_scale() -> None:
     loud = pixels(picture(Clips(100 * white(1.0), np.zeros(RATE, np.float32), white(1.0)), RATE, "title"))
-    rows = slice(pictures.IMAGES + 2, pictures.IMAGES + pictures.IMAGE - 2)
-    bar = loud[rows, PANELS[2].stop + pictures.GAP + pictures.BAR // 2]
+    rows = slice(clip_picture.IMAGES + 2, clip_picture.IMAGES + clip_picture.IMAGE - 2)
+    bar = loud[rows, PANELS[2].stop + clip_picture.GAP + clip_picture.BAR // 2]
     assert (loud[rows, PANELS[1]] == bar[-1]).all()  # silence
     assert (loud[rows, PANELS[0]] == bar[0]).all(axis=-1).mean() > 0.5  # -20 dB and more
-    inked = (loud[pictures.WAVES + 2 : pictures.WAVES + pictures.WAVE - 2, PANELS[0]] < 255).any(axis=-1)
+    inked = (loud[clip_picture.WAVES + 2 : clip_picture.WAVES + clip_picture.WAVE - 2, PANELS[0]] < 255).any(axis=-1)
     assert inked.all()
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_the_longest_clip_of_noise_stays_under_the_largest_size(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = Clips(*(white(8.0, rate, seed) for seed in range(3)))
-    assert len(picture(clips, rate, "title")) <= 1000 * pictures.LARGEST_KB
+    assert len(picture(clips, rate, "title")) <= 1000 * clip_picture.LARGEST_KB
 
     def any_level(_clip: FloatArray, _rate: int, columns: int, rows: int) -> FloatArray:
-        return np.random.default_rng(0).uniform(*pictures.LEVELS_DB, (rows, columns)).astype(np.float32)
+        return np.random.default_rng(0).uniform(*clip_picture.LEVELS_DB, (rows, columns)).astype(np.float32)
 
-    monkeypatch.setattr(pictures, "spectrogram", any_level)  # no sound is as hard to pack
-    assert len(picture(clips, rate, "title")) <= 1000 * pictures.LARGEST_KB
+    monkeypatch.setattr(clip_picture, "spectrogram", any_level)  # no sound is as hard to pack
+    assert len(picture(clips, rate, "title")) <= 1000 * clip_picture.LARGEST_KB
 
 
 def test_a_title_may_hold_any_letters() -> None:
@@ -125,7 +125,7 @@ def test_a_title_may_hold_any_letters() -> None:
 
 def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:
     code = (
-        "import sys, numpy as np; from quell_tuning.pictures import Clips, picture\n"
+        "import sys, numpy as np; from quell_tuning.artifacts.clip_picture import Clips, picture\n"
         "clip = np.zeros(8000, np.float32); picture(Clips(clip, clip, clip), 8000, 'title')\n"
         "print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
     )
