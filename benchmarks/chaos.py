@@ -28,10 +28,10 @@ from pathlib import Path
 
 import optuna
 from chaos_stub import STUDY, UNITS_PER_RUNG, executed
-from quell_tuning.budget import Budget
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.ranking import is_lost
 
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short
 STOP_S = GRACE_S + 3

@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from quell_tuning.budget import Budget
 from quell_tuning.errors import TuningError
-from quell_tuning.identity import worker_name
-from quell_tuning.lease import Running
 from quell_tuning.pool import Pool
 from quell_tuning.shown import Shown
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import load_study
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.lease import Running
+from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.worker import Leave, Notice, work
 from quell_tuning.workspace.checkpoints import Checkpoints
 from quell_tuning.workspace.run_folder import Runs

@@ -28,10 +28,10 @@ import optuna
 import psutil
 from chaos_stub import STUDY
 from header import header
-from quell_tuning.budget import Budget
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import Cluster as Postgres
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.ranking import is_lost
 
 STUB = str(Path(__file__).with_name("chaos_stub.py"))
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short

@@ -28,11 +28,11 @@ from typing import Any
 
 import optuna
 from on_paper import Call, Server, Trial, play
-from quell_tuning.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget
-from quell_tuning.identity import worker_name
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import samplers
+from quell_tuning.trials.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget
+from quell_tuning.trials.ranking import is_lost
+from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.worker import Notice, work
 from servers import servers, single_calls
 from storage_overhead import STUDY, objective

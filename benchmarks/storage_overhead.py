@@ -30,18 +30,18 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from quell_tuning.budget import Budget
-from quell_tuning.identity import worker_name
-from quell_tuning.lease import Lease, Running
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import Cluster
 from quell_tuning.study import samplers
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.lease import Lease, Running
+from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.worker import Notice
 
 STUDY = "overhead"
 TRIALS_EACH = 4  # of a worker; the first one is timed apart
 RUNGS = (900, 1800, 3600)  # seconds of audio
-# What a trial writes besides parameters and reports, in the sizes of a real one (quell_tuning.objective).
+# What a trial writes besides parameters and reports, in the sizes of a real one (quell_tuning.trials.objective).
 SCORES = {"pesq": 2.123456789, "stoi": 0.87654321, "estoi": 0.765432109, "si_sdr": 12.3456789}
 BEFORE = {
     "denoiser": {f"parameter_{number}": number for number in range(28)},

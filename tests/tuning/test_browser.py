@@ -13,8 +13,8 @@ import optuna
 import pytest
 import soundfile
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from quell_tuning.ranking import best_trials
 from quell_tuning.storage.backends import open_storage
+from quell_tuning.trials.ranking import best_trials
 
 PASSWORD = "open sesame"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -14,9 +14,9 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 from quell_tuning.errors import StorageError
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.trials.ranking import is_lost
 from quell_tuning.workspace.run_folder import Runs
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")

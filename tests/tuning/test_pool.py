@@ -7,11 +7,11 @@ from pathlib import Path
 
 import optuna
 import pytest
-from quell_tuning.budget import Budget
 from quell_tuning.errors import WorkerError
 from quell_tuning.pool import DEATHS, Pool
 from quell_tuning.shown import Shown
 from quell_tuning.storage.backends import open_storage
+from quell_tuning.trials.budget import Budget
 from rich.console import Console
 
 WORKER = """

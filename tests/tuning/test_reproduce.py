@@ -10,12 +10,12 @@ import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import objective
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.reproduce import reproduce
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import create_study
+from quell_tuning.trials import objective
 from quell_tuning.workspace.run_folder import Runs
 from rich.console import Console
 

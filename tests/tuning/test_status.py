@@ -15,11 +15,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import quarantine, signs, status
 from quell_tuning.errors import StudyNotFound
-from quell_tuning.identity import machine, worker_name
 from quell_tuning.status import line, show, summary
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.trials.worker_id import machine, worker_name
 from quell_tuning.tune import Tune
 from quell_tuning.workspace.run_folder import Runs
 from quell_tuning.workspace.workspace import Place

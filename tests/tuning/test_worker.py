@@ -14,11 +14,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import worker
-from quell_tuning.budget import ALIKE, Budget
-from quell_tuning.lease import Running, Superseded
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.trials.budget import ALIKE, Budget
+from quell_tuning.trials.lease import Running, Superseded
+from quell_tuning.trials.ranking import is_lost
 from quell_tuning.worker import Leave, Notice, Objective, work
 
 Stub = Callable[[Running], None]
@@ -150,7 +150,7 @@ def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the
 
 
 def end_elsewhere(elsewhere: optuna.Study, running: Running) -> None:
-    """Takes the worker for dead, as `quell_tuning.budget` does."""
+    """Takes the worker for dead, as `quell_tuning.trials.budget` does."""
     elsewhere._storage.set_trial_user_attr(running.trial._trial_id, "lost", "its worker said nothing for 31 s")
     elsewhere._storage.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
 
@@ -175,7 +175,7 @@ def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_g
 def test_a_worker_whose_lease_is_lost_stops_at_its_next_step(
     run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quell_tuning.lease.RENEW_S", 0.01)
+    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.01)
     noticed = False
 
     def frozen(running: Running) -> None:

@@ -12,7 +12,7 @@ from quell.corpus.memory_map import Corpus
 from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
-from quell_tuning.ranking import best_trials
+from quell_tuning.trials.ranking import best_trials
 from quell_tuning.workspace.run_folder import Runs
 
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from quell_tuning.budget import Slots
 from quell_tuning.errors import UsageError, WorkerError
 from quell_tuning.keeper import Ended, Job, keep
 from quell_tuning.overseer import GRACE_S, Overseer
 from quell_tuning.storage.urls import shown
+from quell_tuning.trials.budget import Slots
 
 TOKEN = "RAY_AUTH_TOKEN"
 # A cluster that lets us in does so within 2 s. Ray itself tries 20 s with a wrong token, and 80 s where nobody answers,

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import words
 from quell_tuning.errors import StorageError
-from quell_tuning.ranking import feasible
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.trials.ranking import feasible
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from quell_tuning.artifacts.artifact_store import open_artifacts
-from quell_tuning.budget import Budget
 from quell_tuning.errors import StorageError
-from quell_tuning.identity import worker_name
-from quell_tuning.lease import Running
 from quell_tuning.storage.retrying import PATIENCE_S, PatientStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.lease import Running
+from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.worker import POOL, Leave, Notice, Objective, work
 from quell_tuning.workspace.workspace import Place
 
@@ -34,7 +34,7 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
     """Works on a part of a study until its budget is used up; returns the exit code.
 
     Args:
-        track: where else trials are logged, one of `quell_tuning.tracking.TRACKERS`.
+        track: where else trials are logged, one of `quell_tuning.trials.tracking.TRACKERS`.
 
     Raises:
         StudyNotFound: nobody has made the study.
@@ -99,9 +99,10 @@ def _objective(
     import torch
 
     from quell.metrics.scorer import Scorer
-    from quell_tuning import objective, progress
+    from quell_tuning import progress
     from quell_tuning.study import study_file
-    from quell_tuning.tracking import Tracker
+    from quell_tuning.trials import objective
+    from quell_tuning.trials.tracking import Tracker
 
     log.info("on %s with %d threads", device, torch.get_num_threads())
     store = open_artifacts(place.artifacts_url, place.runs)

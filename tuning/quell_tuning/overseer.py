@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from quell_tuning.budget import RENEW_S, Budget, Slots
 from quell_tuning.errors import StorageError, TrialsFailed
 from quell_tuning.shown import Shown
+from quell_tuning.trials.budget import RENEW_S, Budget, Slots
 
 POLL_S = 0.5
 # A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quell.processes import cores
-from quell_tuning.budget import Slots
 from quell_tuning.errors import WorkerError
 from quell_tuning.overseer import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
+from quell_tuning.trials.budget import Slots
 from quell_tuning.worker import POOL
 
 

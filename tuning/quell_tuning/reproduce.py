@@ -42,7 +42,7 @@ def reproduce(study: optuna.Study, number: int, runs: Runs, device: str, console
     """
     import torch
 
-    from quell_tuning.objective import machine
+    from quell_tuning.trials.objective import machine
 
     trial = _trained(study, number)
     then = trial.user_attrs.get("machine", {})

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from quell_tuning.budget import Slots
-from quell_tuning.ranking import feasible
+from quell_tuning.trials.budget import Slots
+from quell_tuning.trials.ranking import feasible
 
 
 class Shown:

@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from quell_tuning.budget import GRACE_S
-from quell_tuning.identity import runs_here, shown
+from quell_tuning.trials.budget import GRACE_S
+from quell_tuning.trials.worker_id import runs_here, shown
 
 Sign = tuple[object, object]  # who runs a trial, and the last word
 

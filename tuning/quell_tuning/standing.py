@@ -10,8 +10,8 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.ranking import best_trials, feasible, is_lost
 from quell_tuning.study.stored_study import metric
+from quell_tuning.trials.ranking import best_trials, feasible, is_lost
 
 
 @dataclass(frozen=True)

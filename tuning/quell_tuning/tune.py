@@ -19,22 +19,23 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell_tuning import confirm, pages, progress, quarantine, starting_points
+from quell_tuning import pages, progress, quarantine
 from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts.artifact_store import open_artifacts
-from quell_tuning.budget import Budget
 from quell_tuning.cluster import Cluster, RayPool
 from quell_tuning.errors import StudyFileError
 from quell_tuning.keeper import CORPUS, RUNS, Job
 from quell_tuning.overseer import Overseer
 from quell_tuning.pool import Pool
-from quell_tuning.ranking import best_trainings
 from quell_tuning.shown import Shown
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.storage.urls import STORAGE
 from quell_tuning.study import substudies
 from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
 from quell_tuning.study.study_file import StudySpec, validation_set
+from quell_tuning.trials import confirmation, starting_points
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workspace.workspace import Place
 
 
@@ -44,7 +45,7 @@ class Tune:
 
     Args:
         devices: one for each worker; without any the study is made, and left to workers elsewhere.
-        first: what slots start from besides the presets, as `quell_tuning.starting_points.plan` takes it.
+        first: what slots start from besides the presets, as `quell_tuning.trials.starting_points.plan` takes it.
         cluster: where workers run instead of here.
         track: where else trials are logged, as `quell worker --track` takes it.
         skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
@@ -128,13 +129,13 @@ class Tune:
 
     def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
         best = self.spec.study.confirm
-        repeated.set_user_attr("leader", confirm.leader(study))
+        repeated.set_user_attr("leader", confirmation.leader(study))
         code = self._pool("confirm", repeated, starting_points.repetitions(study, best))
-        rows = confirm.ranking(study, repeated, best)
+        rows = confirmation.ranking(study, repeated, best)
         if code == 0 and rows:
-            confirm.record(study, rows)
+            confirmation.record(study, rows)
             given_up = min(best, len(best_trainings(study))) - len(rows)
-            confirm.show(study, rows, given_up, self.spec.study.metric, self.console)
+            confirmation.show(study, rows, given_up, self.spec.study.metric, self.console)
         return code
 
     def _pool(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:

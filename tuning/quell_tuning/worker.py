@@ -13,9 +13,9 @@ from types import FrameType
 
 import optuna
 
-from quell_tuning.budget import AWAY, RENEW_S, WATCHMEN, Budget
 from quell_tuning.errors import StorageError
-from quell_tuning.lease import Lease, Running, Superseded
+from quell_tuning.trials.budget import AWAY, RENEW_S, WATCHMEN, Budget
+from quell_tuning.trials.lease import Lease, Running, Superseded
 
 log = logging.getLogger("quell")
 

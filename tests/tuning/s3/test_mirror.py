@@ -9,7 +9,8 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import chosen_trial, objective, outcome
+from quell_tuning import chosen_trial
+from quell_tuning.trials import objective, outcome
 from quell_tuning.workspace.bucket_mirror import open_mirror
 from quell_tuning.workspace.run_folder import Runs
 from quell_tuning.workspace.s3_bucket import open_bucket

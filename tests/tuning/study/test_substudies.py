@@ -7,14 +7,14 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import starting_points
-from quell_tuning.budget import Budget
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study import search_space, study_file, substudies
 from quell_tuning.study.presets import PRESETS
 from quell_tuning.study.stored_study import create_study
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.trials import starting_points
+from quell_tuning.trials.budget import Budget
 
 # A search that two presets lie in.
 INSIDE = {

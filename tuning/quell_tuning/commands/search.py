@@ -90,8 +90,8 @@ def tune(
 
     from quell_tuning import status as state
     from quell_tuning.devices import check_devices, share_devices
-    from quell_tuning.starting_points import warm_starts
-    from quell_tuning.tracking import check_tracking
+    from quell_tuning.trials.starting_points import warm_starts
+    from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.tune import Tune
 
     log_notes()
@@ -142,7 +142,7 @@ def worker(
     from quell_tuning import devices
     from quell_tuning.joining import join
     from quell_tuning.study.substudies import PARTS
-    from quell_tuning.tracking import check_tracking
+    from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.worker import end_with_pool
 
     log_notes()

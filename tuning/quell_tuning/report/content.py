@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 import quell
 from quell_tuning.costs import infeasible
-from quell_tuning.ranking import feasible, is_lost
 from quell_tuning.report import words
 from quell_tuning.standing import Standing, beside, gains, hours, seconds
+from quell_tuning.trials.ranking import feasible, is_lost
 from quell_tuning.words import configuration, domain, plain, title
 
 

@@ -12,10 +12,10 @@ from matplotlib.ticker import PercentFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from quell_tuning.ranking import feasible
 from quell_tuning.report import words
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
 from quell_tuning.report.content import Content, Row
+from quell_tuning.trials.ranking import feasible
 from quell_tuning.words import title
 
 NONE_YET = "No trial is complete and feasible yet."

@@ -64,7 +64,7 @@ class PatientStorage(BaseStorage):
     """Another storage, asked again with longer and longer pauses while it is away.
 
     Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial made twice the
-    second one is superfluous (`quell_tuning.budget`); a claim whose answer was lost is found by its silence.
+    second one is superfluous (`quell_tuning.trials.budget`); a claim whose answer was lost is found by its silence.
 
     Args:
         close: ends its connections.

@@ -14,12 +14,12 @@ import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from quell_tuning import budget as module
-from quell_tuning.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
-from quell_tuning.lease import Lease
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.trials import budget as module
+from quell_tuning.trials.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
+from quell_tuning.trials.lease import Lease
+from quell_tuning.trials.ranking import is_lost
 
 PROCESSES = 3
 NOBODY = 999_999_999  # no process has this number
@@ -426,7 +426,7 @@ def test_of_many_workers_only_the_first_fills(study: optuna.Study, clock: list[f
 def test_who_does_not_look_after_the_others_looks_seldom(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("quell_tuning.lease.RENEW_S", 0.02)
+    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.02)
     budget = Budget(study, WATCHMEN + 2)
     running(budget, WATCHMEN + 1)
     budget.fill()
@@ -444,7 +444,7 @@ def test_who_does_not_look_after_the_others_looks_seldom(
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
     study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("quell_tuning.lease.RENEW_S", 0.05)
+    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.05)
     budget = Budget(study, 2)
     lost = elsewhere(budget)
     mine = claimed(budget)

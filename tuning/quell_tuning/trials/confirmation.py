@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from quell_tuning.ranking import best_trainings, feasible, is_lost
+from quell_tuning.trials.ranking import best_trainings, feasible, is_lost
 
 # A repetition whose clips score lower than the leader's with this probability of error (one-sided) is hopeless.
 ERROR = 0.01

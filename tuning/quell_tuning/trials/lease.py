@@ -14,8 +14,8 @@ from contextlib import suppress
 
 import optuna
 
-from quell_tuning.budget import RENEW_S, SELDOM, Budget
 from quell_tuning.errors import StorageError
+from quell_tuning.trials.budget import RENEW_S, SELDOM, Budget
 
 log = logging.getLogger("quell")
 

@@ -10,11 +10,11 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import objective, ranking
-from quell_tuning.budget import Slots
-from quell_tuning.lease import Superseded
 from quell_tuning.study import search_space, substudies
 from quell_tuning.study import sections as study_sections
+from quell_tuning.trials import objective, ranking
+from quell_tuning.trials.budget import Slots
+from quell_tuning.trials.lease import Superseded
 from quell_tuning.workspace.run_folder import Runs
 
 from quell.config import DenoiserConfig
@@ -249,7 +249,7 @@ def test_after_some_asks_a_slots_trial_runs_although_one_like_it_is_running(task
         trial.set_user_attr("slot", 5)
         with pytest.raises(Superseded):
             objective.run_trial(Running(trial), here)
-        for key in ("asked", "superfluous"):  # as `quell_tuning.budget` gives it up
+        for key in ("asked", "superfluous"):  # as `quell_tuning.trials.budget` gives it up
             trial.set_user_attr(key, "the same as trial 0")
         study.tell(trial, state=TrialState.FAIL)
     trial = ask(study, depth=2)

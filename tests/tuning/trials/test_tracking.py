@@ -19,8 +19,8 @@ import soundfile
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
-from quell_tuning import tracking
 from quell_tuning.errors import UsageError
+from quell_tuning.trials import tracking
 
 TRIAL: dict[str, Any] = {
     "slot": 3,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.ranking import best_trainings
 from quell_tuning.study.sections import COSTS
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workspace.run_folder import Runs
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import outcome, ranking
+from quell_tuning.trials import outcome, ranking
 from quell_tuning.workspace.run_folder import Runs
 
 from quell.export.cost import Cost

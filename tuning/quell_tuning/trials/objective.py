@@ -22,19 +22,20 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
-from quell_tuning import outcome, progress
+from quell_tuning import progress
 from quell_tuning.artifacts import gallery
-from quell_tuning.confirm import hopeless
-from quell_tuning.lease import Running, Superseded
 from quell_tuning.study import search_space
 from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.trials import outcome
+from quell_tuning.trials.confirmation import hopeless
+from quell_tuning.trials.lease import Running, Superseded
 from quell_tuning.workspace.run_folder import Runs
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
 
-    from quell_tuning.tracking import Tracker
+    from quell_tuning.trials.tracking import Tracker
 
 log = logging.getLogger("quell")
 

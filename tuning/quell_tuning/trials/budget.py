@@ -20,9 +20,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.identity import runs_here, shown, worker_name
-from quell_tuning.ranking import is_lost
 from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.trials.ranking import is_lost
+from quell_tuning.trials.worker_id import runs_here, shown, worker_name
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
@@ -30,8 +30,8 @@ ATTEMPTS = 3
 ALIKE = 5
 # Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
 AHEAD = 8
-# A worker says this often that it is alive (`quell_tuning.lease`), and is taken for dead after this long without a
-# word.
+# A worker says this often that it is alive (`quell_tuning.trials.lease`), and is taken for dead after this long without
+# a word.
 GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
 RENEW_S = GRACE_S / 6
 # Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from quell_tuning import identity
-from quell_tuning.identity import machine, runs_here, shown, worker_name
+from quell_tuning.trials import worker_id
+from quell_tuning.trials.worker_id import machine, runs_here, shown, worker_name
 
 NOBODY = 2**22 + 1  # above Linux's largest process id
 
@@ -18,7 +18,7 @@ NOBODY = 2**22 + 1  # above Linux's largest process id
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system without /proc."""
-    monkeypatch.setattr(identity, "BOOT", Path("/nowhere/boot_id"))
+    monkeypatch.setattr(worker_id, "BOOT", Path("/nowhere/boot_id"))
     machine.cache_clear()
     yield
     machine.cache_clear()
@@ -43,7 +43,7 @@ def test_of_another_machine_nothing_is_known_also_when_it_has_our_name():
 def test_our_name_in_a_container_of_its_own_is_another_machine(tmp_path: Path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0:
         pytest.skip("needs the right to make namespaces")
-    script = "from quell_tuning.identity import worker_name; print(worker_name())"
+    script = "from quell_tuning.trials.worker_id import worker_name; print(worker_name())"
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
     name = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.strip()
     assert name.startswith(f"{socket.gethostname()}:1:")

@@ -7,12 +7,12 @@ from typing import Any
 
 import optuna
 
-from quell_tuning.budget import Budget
-from quell_tuning.ranking import best_trainings
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import DEFAULT, PRESETS
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.study.substudies import REPEATS
+from quell_tuning.trials.budget import Budget
+from quell_tuning.trials.ranking import best_trainings
 
 
 def plan(study: optuna.Study, trials: int, starting: Sequence[dict[str, Any]]) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import chosen_trial, confirm
+from quell_tuning import chosen_trial
+from quell_tuning.trials import confirmation
 from quell_tuning.workspace.run_folder import Runs
 from rich.console import Console
 
@@ -55,9 +56,9 @@ def noise(scale: float, seed: int = 0) -> np.ndarray:
 
 
 def test_a_repetition_whose_clips_score_clearly_lower_is_hopeless(repetition: optuna.Trial) -> None:
-    assert confirm.hopeless(repetition, STEP, LEADERS - 0.1 + noise(0.05))
-    assert confirm.hopeless(repetition, STEP, LEADERS - 1.0 + noise(0.5))
-    assert confirm.hopeless(repetition, STEP, np.where(np.arange(CLIPS) < 4, LEADERS, 1.0))
+    assert confirmation.hopeless(repetition, STEP, LEADERS - 0.1 + noise(0.05))
+    assert confirmation.hopeless(repetition, STEP, LEADERS - 1.0 + noise(0.5))
+    assert confirmation.hopeless(repetition, STEP, np.where(np.arange(CLIPS) < 4, LEADERS, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -73,40 +74,42 @@ def test_a_repetition_whose_clips_score_clearly_lower_is_hopeless(repetition: op
     ids=["equal", "equal as stored", "better", "much better", "one clip spoilt", "most clips better"],
 )
 def test_a_repetition_that_is_not_clearly_worse_goes_on(repetition: optuna.Trial, clips: np.ndarray) -> None:
-    assert not confirm.hopeless(repetition, STEP, clips)
+    assert not confirmation.hopeless(repetition, STEP, clips)
 
 
 def test_a_repetition_as_good_as_the_leader_is_given_up_no_more_often_than_the_error_allows(
     repetition: optuna.Trial,
 ) -> None:
     draws = 400
-    given_up = sum(confirm.hopeless(repetition, STEP, LEADERS + noise(0.3, seed)) for seed in range(draws))
-    assert given_up <= draws * confirm.ERROR + 3 * np.sqrt(draws * confirm.ERROR)  # three deviations of the count
+    given_up = sum(confirmation.hopeless(repetition, STEP, LEADERS + noise(0.3, seed)) for seed in range(draws))
+    assert given_up <= draws * confirmation.ERROR + 3 * np.sqrt(
+        draws * confirmation.ERROR
+    )  # three deviations of the count
 
 
 def test_of_the_leader_itself_and_of_trials_that_repeat_none_nothing_is_hopeless(repeated: optuna.Study) -> None:
     worst = np.ones(CLIPS)
     trial = repeated.ask()
     trial.set_user_attr("of", 1)
-    assert not confirm.hopeless(trial, STEP, worst)  # nobody leads yet
+    assert not confirmation.hopeless(trial, STEP, worst)  # nobody leads yet
     repeated.set_user_attr("leader", {"trial": 0, "clips": {str(STEP): LEADERS.tolist()}})
-    assert confirm.hopeless(trial, STEP, worst)
-    assert not confirm.hopeless(repeated.ask(), STEP, worst)
+    assert confirmation.hopeless(trial, STEP, worst)
+    assert not confirmation.hopeless(repeated.ask(), STEP, worst)
     leaders = repeated.ask()
     leaders.set_user_attr("of", 0)
-    assert not confirm.hopeless(leaders, STEP, worst)
+    assert not confirmation.hopeless(leaders, STEP, worst)
 
 
 def test_what_cannot_be_compared_is_not_hopeless(repetition: optuna.Trial) -> None:
-    assert not confirm.hopeless(repetition, STEP, np.ones(CLIPS - 1))
-    assert not confirm.hopeless(repetition, STEP + 1, np.ones(CLIPS))  # the leader has no such rung
+    assert not confirmation.hopeless(repetition, STEP, np.ones(CLIPS - 1))
+    assert not confirmation.hopeless(repetition, STEP + 1, np.ones(CLIPS))  # the leader has no such rung
 
 
 def test_the_leader_is_the_searchs_best_trial_with_its_clips(search: optuna.Study) -> None:
     end(search, 2.0, [1.0, 3.0])
     best = end(search, 2.5, [2.0, 3.0])
     end(search, 4.0, [4.0, 4.0], constraints={"stoi": 0.1})
-    assert confirm.leader(search) == {"trial": best, "clips": {"54": [0.0, 0.0], "288": [2.0, 3.0]}}
+    assert confirmation.leader(search) == {"trial": best, "clips": {"54": [0.0, 0.0], "288": [2.0, 3.0]}}
 
 
 def test_the_winner_is_the_best_over_its_seeds_not_the_one_with_the_best_seed(
@@ -117,7 +120,7 @@ def test_the_winner_is_the_best_over_its_seeds_not_the_one_with_the_best_seed(
     for of, value in ((lucky, 2.0), (steady, 2.8), (third, 2.6), (lucky, 2.2), (steady, 2.95), (third, 2.4)):
         end(repeated, value, of=of)
     end(repeated, 9.0, of=fourth)  # of an earlier winner
-    rows = confirm.ranking(search, repeated, 3)
+    rows = confirmation.ranking(search, repeated, 3)
     assert [(row.trial, row.values) for row in rows] == [
         (steady, [2.9, 2.8, 2.95]),
         (third, [2.5, 2.6, 2.4]),
@@ -145,7 +148,7 @@ def test_a_configuration_wins_only_if_all_its_repetitions_complete_and_are_feasi
         end(repeated, 2.5, of=of)
     end(repeated, **gone, of=first)
     end(repeated, 2.5, of=second)
-    assert [row.trial for row in confirm.ranking(search, repeated, 2)] == [second]
+    assert [row.trial for row in confirmation.ranking(search, repeated, 2)] == [second]
 
 
 def test_attempts_that_were_lost_or_not_needed_count_for_nothing(search: optuna.Study, repeated: optuna.Study) -> None:
@@ -153,7 +156,7 @@ def test_attempts_that_were_lost_or_not_needed_count_for_nothing(search: optuna.
     end(repeated, None, of=first, state=TrialState.FAIL, lost="its worker ended")
     end(repeated, None, of=first, state=TrialState.FAIL, superfluous="another trial fills its slot")
     end(repeated, 2.0, of=first)
-    assert [row.values for row in confirm.ranking(search, repeated, 2)] == [[3.0, 2.0]]
+    assert [row.values for row in confirmation.ranking(search, repeated, 2)] == [[3.0, 2.0]]
 
 
 def test_a_configuration_that_several_trials_had_is_ranked_once(search: optuna.Study, repeated: optuna.Study) -> None:
@@ -162,31 +165,31 @@ def test_a_configuration_that_several_trials_had_is_ranked_once(search: optuna.S
     second = end(search, 2.0)
     for of in (first, second):
         end(repeated, 2.5, of=of)
-    assert [row.trial for row in confirm.ranking(search, repeated, 2)] == [first, second]
+    assert [row.trial for row in confirmation.ranking(search, repeated, 2)] == [first, second]
 
 
-def confirmed(clips: np.ndarray) -> confirm.Confirmed:
-    return confirm.Confirmed(0, clips.mean(axis=1).tolist(), ("s", 0), clips)
+def confirmed(clips: np.ndarray) -> confirmation.Confirmed:
+    return confirmation.Confirmed(0, clips.mean(axis=1).tolist(), ("s", 0), clips)
 
 
 def test_the_interval_of_the_lead_is_around_its_mean() -> None:
     seeds = np.stack([LEADERS + noise(0.1, seed) for seed in range(3)])
     for ahead in (-1.0, 0.0, 0.02, 3.0):
         others = seeds - ahead + np.stack([noise(0.2, seed) for seed in range(3, 6)])
-        mean, low, high = confirm.lead(confirmed(seeds), confirmed(others))
+        mean, low, high = confirmation.lead(confirmed(seeds), confirmed(others))
         assert low < mean < high
         assert mean == pytest.approx(seeds.mean() - others.mean())
-        back = confirm.lead(confirmed(others), confirmed(seeds))
+        back = confirmation.lead(confirmed(others), confirmed(seeds))
         assert back == pytest.approx((-mean, -high, -low), abs=1e-12)
 
 
 def test_a_lead_that_every_clip_shows_is_certain_and_one_by_chance_is_not() -> None:
     seeds = np.stack([LEADERS, LEADERS])
-    assert confirm.lead(confirmed(seeds), confirmed(seeds)) == (0.0, 0.0, 0.0)
-    assert confirm.lead(confirmed(seeds), confirmed(seeds - 0.1)) == pytest.approx((0.1, 0.1, 0.1))
+    assert confirmation.lead(confirmed(seeds), confirmed(seeds)) == (0.0, 0.0, 0.0)
+    assert confirmation.lead(confirmed(seeds), confirmed(seeds - 0.1)) == pytest.approx((0.1, 0.1, 0.1))
     chance = noise(0.2)
     chance -= chance.mean()
-    _, low, high = confirm.lead(confirmed(seeds), confirmed(seeds + chance))
+    _, low, high = confirmation.lead(confirmed(seeds), confirmed(seeds + chance))
     assert low < 0 < high
     assert high - low == pytest.approx(2 * 1.96 * chance.std() / np.sqrt(CLIPS), rel=0.2)  # of a normal mean
 
@@ -202,20 +205,20 @@ def runs(tmp_path: Path) -> Runs:
     return runs
 
 
-def ranked(search: optuna.Study, repeated: optuna.Study) -> list[confirm.Confirmed]:
+def ranked(search: optuna.Study, repeated: optuna.Study) -> list[confirmation.Confirmed]:
     """Trial 1 wins over trial 0, by a repetition that is the best of its seeds."""
     clips = np.linspace(-0.1, 0.1, 8)
     for value in (3.0, 2.9):
         end(search, value, value + clips, training={"seed": 1})
     for of, value in ((0, 2.0), (1, 2.95), (0, 2.1), (1, 2.8)):
         end(repeated, value, value + clips, of=of, training={"seed": 1})
-    return confirm.ranking(search, repeated, 2)
+    return confirmation.ranking(search, repeated, 2)
 
 
 def test_the_confirmed_winners_best_seed_is_exported(search: optuna.Study, repeated: optuna.Study, runs: Runs) -> None:
     rows = ranked(search, repeated)
     assert chosen_trial.choose(search, runs).label == "trial 0 of s"
-    confirm.record(search, rows)
+    confirmation.record(search, rows)
     chosen = chosen_trial.choose(search, runs)
     assert (chosen.study, chosen.trial.number, chosen.value) == ("s-confirm", 1, 2.95)
     assert chosen.label == "trial 1 of s-confirm, trial 1 with another seed, the best seed of the confirmed winner"
@@ -227,7 +230,7 @@ def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
     end(search, 3.0)
     for value in (2.9, 2.8):
         end(repeated, value, of=0)
-    confirm.record(search, confirm.ranking(search, repeated, 3))
+    confirmation.record(search, confirmation.ranking(search, repeated, 3))
     chosen = chosen_trial.choose(search, runs)
     assert (chosen.study, chosen.trial.number) == ("s", 0)
     assert chosen.label == "trial 0 of s, the best seed of the confirmed winner"
@@ -236,7 +239,7 @@ def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
 def test_a_better_trial_that_the_search_found_later_is_exported_instead(
     search: optuna.Study, repeated: optuna.Study, runs: Runs
 ) -> None:
-    confirm.record(search, ranked(search, repeated))
+    confirmation.record(search, ranked(search, repeated))
     end(search, 2.95)  # between the two
     assert chosen_trial.choose(search, runs).study == "s-confirm"
     later = end(search, 3.5)
@@ -247,7 +250,7 @@ def test_a_better_trial_that_the_search_found_later_is_exported_instead(
 def test_a_trial_that_is_asked_for_is_exported_whoever_won(
     search: optuna.Study, repeated: optuna.Study, runs: Runs
 ) -> None:
-    confirm.record(search, ranked(search, repeated))
+    confirmation.record(search, ranked(search, repeated))
     chosen = chosen_trial.choose(search, runs, 0)
     assert (chosen.study, chosen.trial.number) == ("s", 0)
 
@@ -256,7 +259,7 @@ def test_what_is_shown_names_the_ranking_the_lead_and_the_training_to_be_exporte
     search: optuna.Study, repeated: optuna.Study
 ) -> None:
     shown = io.StringIO()
-    confirm.show(search, ranked(search, repeated), 1, "pesq", Console(file=shown, width=120))
+    confirmation.show(search, ranked(search, repeated), 1, "pesq", Console(file=shown, width=120))
     text = shown.getvalue()
     assert "2.883" in text and "2.900 2.950 2.800" in text
     assert "1 given up: behind the best one over the clips (Wilcoxon, p < 0.01)" in text
