@@ -13,8 +13,9 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import quarantine, signs, status
+from quell_tuning import signs, status
 from quell_tuning.errors import StudyNotFound
+from quell_tuning.recordings import exclusions
 from quell_tuning.status import line, show, summary
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.stored_study import load_study
@@ -295,7 +296,7 @@ def test_the_study_without_a_name_is_the_search_that_was_tuned_last(
 
     place = Place(Runs(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
     monkeypatch.setattr(Place, "open_corpus", lambda *_: small_corpus)
-    monkeypatch.setattr(quarantine, "checked", lambda *_, skip_bad: frozenset())
+    monkeypatch.setattr(exclusions, "checked", lambda *_, skip_bad: frozenset())
     for name in ("first", "second", "first"):
         tune(name, presets=True)
         assert load_study(None, storage).study_name == name

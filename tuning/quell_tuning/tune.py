@@ -19,7 +19,7 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell_tuning import pages, progress, quarantine
+from quell_tuning import pages, progress
 from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.cluster import Cluster, RayPool
@@ -27,6 +27,7 @@ from quell_tuning.errors import StudyFileError
 from quell_tuning.keeper import CORPUS, RUNS, Job
 from quell_tuning.overseer import Overseer
 from quell_tuning.pool import Pool
+from quell_tuning.recordings import exclusions
 from quell_tuning.shown import Shown
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.storage.urls import STORAGE
@@ -75,7 +76,7 @@ class Tune:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.place.runs.check(write=True)  # before anything takes time
         open_artifacts(self.place.artifacts_url, self.place.runs)
-        skipped = sorted(quarantine.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
+        skipped = sorted(exclusions.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
         corpus = self.place.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
             found = f"{minutes['clean']:.1f} min of speech, "

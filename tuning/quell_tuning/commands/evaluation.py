@@ -112,8 +112,8 @@ def _systems(baseline: str) -> dict[str, System]:
 
 def _corpus(spec: StudySpec, place: Place, console: Console) -> Corpus:
     from quell.corpus.memory_map import open_store
-    from quell_tuning import quarantine
+    from quell_tuning.recordings import exclusions
 
     if place.corpus is None:  # the study knows which decoded corpus it was made from
         return open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
-    return place.open_corpus(spec, console, quarantine.stored(spec, place))
+    return place.open_corpus(spec, console, exclusions.stored(spec, place))

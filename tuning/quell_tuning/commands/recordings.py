@@ -25,7 +25,8 @@ def check(
 ) -> int:
     """Read all recordings and tell what is wrong with them; exit 1 on errors."""
     from quell.audit.corpus_audit import audit
-    from quell_tuning import corpus_report, progress
+    from quell_tuning import progress
+    from quell_tuning.recordings import audit_report
     from quell_tuning.workspace.run_folder import Runs
     from quell_tuning.workspace.workspace import Place
 
@@ -34,13 +35,13 @@ def check(
     config = place.corpus_config(spec, console)
     with progress.bar("reading recordings", console) as move:
         found = audit(config, cores(), move)
-    state = corpus_report.summary(found)
+    state = audit_report.summary(found)
     if as_json:
         print(json.dumps(state))
     else:
-        corpus_report.show(state, stdout())
+        audit_report.show(state, stdout())
     if plot is not None:
-        from quell_tuning.corpus_pictures import draw
+        from quell_tuning.recordings.audit_pictures import draw
 
         for path in draw(found, plot):
             console.print(path, highlight=False)
@@ -55,14 +56,15 @@ def preview(
     runs: RunsOption = Path("runs"),
 ) -> int:
     """Write mixtures as trainings draw them: noisy, clean and noise as WAV, with pictures."""
-    from quell_tuning import progress, quarantine
-    from quell_tuning.preview import preview as write
+    from quell_tuning import progress
+    from quell_tuning.recordings import exclusions
+    from quell_tuning.recordings.mixture_preview import preview as write
     from quell_tuning.workspace.run_folder import Runs
     from quell_tuning.workspace.workspace import Place
 
     spec, console = load_spec(study), stderr()
     place = Place(Runs(runs), Runs(runs).storage_url, corpus)
-    data = place.open_corpus(spec, console, quarantine.stored(spec, place))
+    data = place.open_corpus(spec, console, exclusions.stored(spec, place))
     with progress.bar("writing mixtures", console) as move:
         written = write(spec, data, count, output, move)
     for path in written:

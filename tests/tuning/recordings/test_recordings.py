@@ -16,7 +16,7 @@ import optuna
 import pytest
 import soundfile
 from PIL import Image
-from quell_tuning import corpus_report
+from quell_tuning.recordings import audit_report
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
 
@@ -80,7 +80,7 @@ def test_check_draws_levels_durations_and_spectrograms(
 
 def test_many_findings_of_a_kind_are_counted() -> None:
     findings = [{"severity": "warning", "kind": "clipped", "recordings": [], "text": f"{i}.wav"} for i in range(7)]
-    lines = corpus_report.lines({"findings": findings, "errors": 0})
+    lines = audit_report.lines({"findings": findings, "errors": 0})
     assert lines == [
         *(f"warning, clipped: {i}.wav" for i in range(5)),
         "warning, clipped: and 2 more; --json has all",

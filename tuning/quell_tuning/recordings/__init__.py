@@ -1,0 +1,1 @@
+"""A study's recordings before the search."""
