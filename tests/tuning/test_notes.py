@@ -15,7 +15,7 @@ from quell_tuning import words
 from quell_tuning.commands import app
 from quell_tuning.markdown import literal
 from quell_tuning.notes import trial_note
-from quell_tuning.standing import Standing
+from quell_tuning.results.snapshot import Standing
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
 from quell_tuning.study_notes import study_note

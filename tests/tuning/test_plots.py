@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import plots
-from quell_tuning.standing import Standing
+from quell_tuning.results.snapshot import Standing
 from quell_tuning.trials.ranking import feasible
 
 SNRS = ("-5", "10", "2.5")

@@ -18,9 +18,9 @@ from quell.inference.enhancement import enhance_file
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
-from quell_tuning import status
 from quell_tuning.devices import check_devices, share_devices
 from quell_tuning.exporting import export_best
+from quell_tuning.results import status
 from quell_tuning.study import study_file
 from quell_tuning.tune import Tune
 from quell_tuning.workspace.workspace import Place

@@ -11,9 +11,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import markdown, words
-from quell_tuning.costs import COSTS, costs, infeasible, shown_cost
 from quell_tuning.markdown import literal, table
-from quell_tuning.standing import Preset, Standing
+from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
+from quell_tuning.results.snapshot import Preset, Standing
 from quell_tuning.trials.ranking import feasible
 
 PICTURE = "waveforms and spectrograms of the three"

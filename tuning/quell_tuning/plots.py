@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import words
-from quell_tuning.standing import Standing, seconds
+from quell_tuning.results.snapshot import Standing, seconds
 from quell_tuning.trials.ranking import feasible
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072b2", "#d55e00", "#222222", "#777777", "#c4c4c4"

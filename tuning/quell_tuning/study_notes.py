@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quell_tuning import markdown, words
-from quell_tuning.costs import COSTS, infeasible, shown_cost
 from quell_tuning.markdown import literal
 from quell_tuning.notes import number, over, score_table
-from quell_tuning.standing import Preset, Standing
+from quell_tuning.results.costs import COSTS, infeasible, shown_cost
+from quell_tuning.results.snapshot import Preset, Standing
 from quell_tuning.study.search_space import PARAMETERS
 from quell_tuning.study.stored_study import SKIPPED
 

@@ -102,11 +102,11 @@ def status(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Trials by state, who works on what, the best so far and the time left."""
-    from quell_tuning import status as state
+    from quell_tuning.results import status as state
 
     stored = open_study(study, open_place(runs, storage, storage_file))
     if watch:
-        from quell_tuning.status import watch as look_on
+        from quell_tuning.results.status import watch as look_on
 
         look_on(stored, stdout(), as_json=as_json)
     elif as_json:

@@ -88,8 +88,8 @@ def tune(
     """Create or continue a study and run it."""
     from dataclasses import replace
 
-    from quell_tuning import status as state
     from quell_tuning.devices import check_devices, share_devices
+    from quell_tuning.results import status as state
     from quell_tuning.trials.starting_points import warm_starts
     from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.tune import Tune

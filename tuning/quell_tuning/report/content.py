@@ -13,9 +13,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
-from quell_tuning.costs import infeasible
 from quell_tuning.report import words
-from quell_tuning.standing import Standing, beside, gains, hours, seconds
+from quell_tuning.results.costs import infeasible
+from quell_tuning.results.snapshot import Standing, beside, gains, hours, seconds
 from quell_tuning.trials.ranking import feasible, is_lost
 from quell_tuning.words import configuration, domain, plain, title
 

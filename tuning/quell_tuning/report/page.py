@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from quell_tuning.costs import shown_cost
 from quell_tuning.errors import TuningError
 from quell_tuning.report import words
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery
 from quell_tuning.report.plots import Plot
+from quell_tuning.results.costs import shown_cost
 from quell_tuning.study.search_space import PARAMETERS
 from quell_tuning.words import plain, title, value
 

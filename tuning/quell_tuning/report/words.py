@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from quell_tuning import words
-from quell_tuning.costs import shown_cost
+from quell_tuning.results.costs import shown_cost
 
 MINUS = "\N{MINUS SIGN}"
 LIMITS = {

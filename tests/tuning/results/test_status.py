@@ -13,10 +13,10 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import signs, status
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.recordings import exclusions
-from quell_tuning.status import line, show, summary
+from quell_tuning.results import liveness, status
+from quell_tuning.results.status import line, show, summary
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
@@ -182,7 +182,7 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     trial = running(study, worker="elsewhere:7:1", lease=[1, 0.1])
-    ears = signs.Signs()
+    ears = liveness.Signs()
 
     def look(seconds: float) -> tuple[bool | None, float | None]:
         nonlocal now
@@ -194,8 +194,8 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     assert look(4) == (None, 4.0)
     trial.set_user_attr("lease", [2, 0.2])
     assert look(2) == (True, 0.0)
-    assert look(signs.GRACE_S) == (True, signs.GRACE_S)
-    assert look(1) == (False, signs.GRACE_S + 1)
+    assert look(liveness.GRACE_S) == (True, liveness.GRACE_S)
+    assert look(1) == (False, liveness.GRACE_S + 1)
     trial.set_user_attr("lease", [3, 0.2])
     assert look(1) == (True, 0.0)
 

@@ -21,8 +21,8 @@ from rich.text import Text
 
 from quell.metrics.intrusive import UNITS
 from quell_tuning import words
-from quell_tuning.signs import Signs
-from quell_tuning.standing import Preset, Standing, beside, gains, hours
+from quell_tuning.results.liveness import Signs
+from quell_tuning.results.snapshot import Preset, Standing, beside, gains, hours
 from quell_tuning.trials.ranking import feasible, is_lost
 
 FAILURES = 10  # latest ones that are told
