@@ -19,7 +19,7 @@ from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
 from quell_tuning.devices import check_devices, share_devices
-from quell_tuning.exporting import export_best
+from quell_tuning.export.export_trial import export_best
 from quell_tuning.results import status
 from quell_tuning.study import study_file
 from quell_tuning.tune import Tune

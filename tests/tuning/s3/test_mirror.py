@@ -9,7 +9,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from quell_tuning import chosen_trial
+from quell_tuning.export import chosen_trial
 from quell_tuning.trials import objective, outcome
 from quell_tuning.workspace.bucket_mirror import open_mirror
 from quell_tuning.workspace.run_folder import Runs

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning import chosen_trial
+from quell_tuning.export import chosen_trial
 from quell_tuning.trials import confirmation
 from quell_tuning.workspace.run_folder import Runs
 from rich.console import Console

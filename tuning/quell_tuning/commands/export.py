@@ -41,7 +41,7 @@ def export(
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
     from quell_tuning.devices import check_device
-    from quell_tuning.exporting import export_best
+    from quell_tuning.export.export_trial import export_best
 
     formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
     if kind is not None and kind not in formats:
@@ -75,7 +75,7 @@ def reproduce(
 ) -> int:
     """Train a trial again and compare its score; exit 1 when it differs."""
     from quell_tuning.devices import check_device
-    from quell_tuning.reproduce import reproduce as train_again
+    from quell_tuning.export.retraining import reproduce as train_again
 
     place = open_place(runs, storage, storage_file)
     used = check_device(device)

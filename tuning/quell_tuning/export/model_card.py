@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.metrics.intrusive import UNITS
-from quell_tuning import weaknesses
+from quell_tuning.export import weaknesses
 from quell_tuning.words import number
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell.metrics.scorer import Scores
-    from quell_tuning.chosen_trial import Made
+    from quell_tuning.export.chosen_trial import Made
 
 MARK = "<!-- model card, written by quell export -->"
 

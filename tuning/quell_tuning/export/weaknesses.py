@@ -13,7 +13,7 @@ from quell_tuning.words import number
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell.metrics.scorer import Scores
-    from quell_tuning.chosen_trial import Made, Validation
+    from quell_tuning.export.chosen_trial import Made, Validation
 
 SHOWN = 3  # kinds of noise with the least gain
 

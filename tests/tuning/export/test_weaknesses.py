@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quell_tuning import card, chosen_trial, exporting, weaknesses
-from quell_tuning.chosen_trial import Made, Validation
+from quell_tuning.export import chosen_trial, export_trial, model_card, weaknesses
+from quell_tuning.export.chosen_trial import Made, Validation
 
 from quell.corpus.memory_map import Corpus
 from quell.export.cost import Cost
@@ -85,11 +85,11 @@ def test_without_the_recordings_only_what_the_file_knows_is_said(made: Made) -> 
 
 
 def test_the_card_says_licence_study_and_commit_and_leaves_out_what_is_not_known(made: Made) -> None:
-    shown = card.text(Path("best.pt"), made)
+    shown = model_card.text(Path("best.pt"), made)
     assert "Licence: CC0" in shown
     assert "- study: `mine`, whose specification has the hash 0123abcd\n- recordings: corpus cafe\n- seed: 7" in shown
     assert "commit" not in shown and "## Weak where" in shown
-    assert "- commit: abc1234+\n" in card.text(
+    assert "- commit: abc1234+\n" in model_card.text(
         Path("best.pt"), replace(made, metadata=METADATA | {"commit": "abc1234+"})
     )
 
@@ -102,16 +102,16 @@ def test_the_commit_is_that_of_the_checkout_the_code_is_in(tmp_path: Path, monke
 
     code = tmp_path / "code.py"
     code.write_text("a")
-    monkeypatch.setattr(exporting, "__file__", str(code))
+    monkeypatch.setattr(export_trial, "__file__", str(code))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert exporting.commit() == ""  # no checkout at all
+    assert export_trial.commit() == ""  # no checkout at all
     git("init")
-    assert exporting.commit() == ""  # somebody else's, that the code is not part of
+    assert export_trial.commit() == ""  # somebody else's, that the code is not part of
     git("add", ".")
     git("commit", "-m", "a")
     head = git("rev-parse", "--short", "HEAD")
-    assert exporting.commit() == head
+    assert export_trial.commit() == head
     code.write_text("b")
-    assert exporting.commit() == f"{head}+"
+    assert export_trial.commit() == f"{head}+"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert exporting.commit() == ""  # no git
+    assert export_trial.commit() == ""  # no git

@@ -11,7 +11,7 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.errors import StudyNotFound
-from quell_tuning.reproduce import reproduce
+from quell_tuning.export.retraining import reproduce
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import create_study

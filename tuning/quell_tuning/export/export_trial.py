@@ -22,9 +22,10 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
-from quell_tuning import card, progress
-from quell_tuning.chosen_trial import Chosen, Made, Validation, _owner, choose
-from quell_tuning.reproduce import refit
+from quell_tuning import progress
+from quell_tuning.export import model_card
+from quell_tuning.export.chosen_trial import Chosen, Made, Validation, _owner, choose
+from quell_tuning.export.retraining import refit
 from quell_tuning.study.stored_study import SKIPPED
 from quell_tuning.study.study_file import restore, validation_set
 from quell_tuning.workspace.run_folder import Runs
@@ -53,7 +54,7 @@ def export_best(
     """
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.fetch_weights(chosen.study, _owner(chosen.trial)))
-    card.check(path.with_suffix(".md"))
+    model_card.check(path.with_suffix(".md"))
     if again_on is not None:
         whole = open_store(runs.corpora / study.user_attrs["corpus"])
         denoiser = refit(study, chosen.trial, whole, runs, torch.device(again_on), console)
@@ -68,7 +69,7 @@ def export_best(
         if corpus is not None and again_on is None:
             validation = _validation(study, corpus, load(path), console)
     made = Made(chosen, costs, rtf, metadata, corpus, validation)
-    card.write(path, made)
+    model_card.write(path, made)
     return made
 
 

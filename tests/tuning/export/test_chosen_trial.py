@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import create_trial
-from quell_tuning import chosen_trial
 from quell_tuning.errors import StudyNotFound
+from quell_tuning.export import chosen_trial
 from quell_tuning.workspace.run_folder import Runs
 
 

@@ -1,0 +1,1 @@
+"""`quell export` and `quell reproduce`."""
