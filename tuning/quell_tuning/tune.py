@@ -19,10 +19,11 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell_tuning import pages, progress
+from quell_tuning import progress
 from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.cluster import Cluster, RayPool
+from quell_tuning.dashboard import page_refresh
 from quell_tuning.errors import StudyFileError
 from quell_tuning.keeper import CORPUS, RUNS, Job
 from quell_tuning.overseer import Overseer
@@ -101,7 +102,7 @@ class Tune:
             code = self._pool("presets", studies[-1], substudies.starts(self.spec, "presets"))
         if code == 0 and self.spec.study.confirm and best_trainings(study) and _over(study):
             code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
-        pages.refresh(study, storage)
+        page_refresh.refresh(study, storage)
         return code, studies
 
     def _check_weights(self, corpus: Corpus) -> None:

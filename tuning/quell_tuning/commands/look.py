@@ -40,14 +40,14 @@ def dashboard(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Trials, sounds and pictures of a study in the browser."""
-    from quell_tuning import guard
+    from quell_tuning.dashboard import access_control
 
-    password = guard.password(password_file)
-    guard.check(host, password)
+    password = access_control.password(password_file)
+    access_control.check(host, password)
 
-    from quell_tuning import pages
     from quell_tuning.artifacts.artifact_store import open_artifacts
-    from quell_tuning.dashboard import Access, serve
+    from quell_tuning.dashboard import page_refresh
+    from quell_tuning.dashboard.server import Access, serve
 
     log_notes()
     place = open_place(runs, storage, storage_file, artifacts=artifacts)
@@ -55,7 +55,7 @@ def dashboard(
     stored = open_study(study, place)
 
     def refresh() -> None:
-        pages.refresh(stored, stored._storage)
+        page_refresh.refresh(stored, stored._storage)
 
     return serve(
         stored,

@@ -16,8 +16,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import create_trial
-from quell_tuning import dashboard
-from quell_tuning.dashboard import keep_fresh, listen
+from quell_tuning.dashboard import server
+from quell_tuning.dashboard.server import keep_fresh, listen
 from quell_tuning.errors import UsageError
 from quell_tuning.storage.retrying import PatientStorage
 
@@ -34,7 +34,7 @@ def test_notes_and_plots_are_refreshed_again_and_again_whatever_goes_wrong(caplo
 
     class Ended(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            assert timeout == dashboard.REFRESH_S
+            assert timeout == server.REFRESH_S
             return len(seen) == 4
 
     keep_fresh(refresh, Ended())

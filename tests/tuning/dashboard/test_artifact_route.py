@@ -10,9 +10,9 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from quell_tuning import artifact_route
-from quell_tuning.artifact_route import Artifacts
-from quell_tuning.guard import Guard
+from quell_tuning.dashboard import artifact_route
+from quell_tuning.dashboard.access_control import Guard
+from quell_tuning.dashboard.artifact_route import Artifacts
 
 CONTENT = bytes(range(256)) * 3
 SIZE = len(CONTENT)

@@ -10,15 +10,15 @@ import optuna
 import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import notes as note_tables
 from quell_tuning import words
 from quell_tuning.commands import app
+from quell_tuning.dashboard import trial_note as note_tables
+from quell_tuning.dashboard.study_note import study_note
+from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.markdown import literal
-from quell_tuning.notes import trial_note
 from quell_tuning.results.snapshot import Standing
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
-from quell_tuning.study_notes import study_note
 
 from quell.config import DenoiserConfig, TrainingConfig
 

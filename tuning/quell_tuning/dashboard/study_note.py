@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quell_tuning import markdown, words
+from quell_tuning.dashboard.trial_note import number, over, score_table
 from quell_tuning.markdown import literal
-from quell_tuning.notes import number, over, score_table
 from quell_tuning.results.costs import COSTS, infeasible, shown_cost
 from quell_tuning.results.snapshot import Preset, Standing
 from quell_tuning.study.search_space import PARAMETERS

@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy.exc
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import TrialState, create_trial
-from quell_tuning import dashboard_storage
-from quell_tuning.dashboard import application
-from quell_tuning.dashboard_storage import DashboardStorage
+from quell_tuning.dashboard import storage_view
+from quell_tuning.dashboard.server import application
+from quell_tuning.dashboard.storage_view import DashboardStorage
 from quell_tuning.storage.retrying import PatientStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
@@ -138,7 +138,7 @@ def test_numbers_have_units_and_what_nobody_reads_is_not_sent(open_page: Callabl
 def test_the_best_trials_have_curves_and_all_have_the_numbers(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard_storage, "CURVES", 2)
+    monkeypatch.setattr(storage_view, "CURVES", 2)
     page = open_page()
     for score in (1.0, 3.0, 2.0, 0.5):
         page.study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={900: 0.25, 3600: score}))
@@ -205,8 +205,8 @@ def test_a_finished_trial_is_converted_once(open_page: Callable[..., Page], monk
     study = open_page(([1.0], KEPT), ([2.0], KEPT)).study
     study.ask()
     converted: list[int] = []
-    convert = dashboard_storage._trial
-    monkeypatch.setattr(dashboard_storage, "_trial", lambda stored: converted.append(stored.number) or convert(stored))
+    convert = storage_view._trial
+    monkeypatch.setattr(storage_view, "_trial", lambda stored: converted.append(stored.number) or convert(stored))
     view = DashboardStorage(study._storage)
     for _ in range(3):
         view.get_all_trials(study._study_id, deepcopy=False)
@@ -241,7 +241,7 @@ def test_a_database_that_is_away_is_not_waited_for(
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("connection refused"))
 
     page = open_page(([1.0], KEPT))
-    monkeypatch.setattr(dashboard_storage, "WAIT_S", 0.05)
+    monkeypatch.setattr(storage_view, "WAIT_S", 0.05)
     paths = ["/api/studies", f"/api/studies/{page.study._study_id}", f"/csv/{page.study._study_id}", "/artifacts/0/0a"]
     for name in ("get_all_studies", "get_study_name_from_id", "get_study_system_attrs"):
         monkeypatch.setattr(page.study._storage.backend, name, away)

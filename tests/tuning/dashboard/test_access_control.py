@@ -7,9 +7,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-from quell_tuning import guard
+from quell_tuning.dashboard import access_control
+from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.errors import UsageError
-from quell_tuning.guard import Guard
 
 PASSWORD = "open: sésame, 100 %"
 
@@ -157,9 +157,9 @@ def test_a_page_keeps_its_policy_and_all_else_loads_nothing() -> None:
         headers = ask(Guard(page, None, False), path, "GET")[1]
         return [value for name, value in headers if name == "Content-Security-Policy"]
 
-    assert policies("/dashboard") == ["default-src 'self'", guard.PAGE_POLICY]
+    assert policies("/dashboard") == ["default-src 'self'", access_control.PAGE_POLICY]
     (policy,) = policies("/\xff")
-    assert policy.startswith("default-src 'none'; ") and policy.endswith(guard.PAGE_POLICY)
+    assert policy.startswith("default-src 'none'; ") and policy.endswith(access_control.PAGE_POLICY)
 
 
 def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
@@ -175,11 +175,11 @@ def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
 
 @pytest.mark.parametrize("written", [PASSWORD, f"{PASSWORD}\n", f"{PASSWORD}\r\n"])
 def test_a_file_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    assert guard.password(None) is None
-    monkeypatch.setenv(guard.PASSWORD, "other")
-    assert guard.password(None) == "other"
+    assert access_control.password(None) is None
+    monkeypatch.setenv(access_control.PASSWORD, "other")
+    assert access_control.password(None) == "other"
     (tmp_path / "password").write_text(written, newline="")
-    assert guard.password(tmp_path / "password") == PASSWORD
+    assert access_control.password(tmp_path / "password") == PASSWORD
 
 
 @pytest.mark.parametrize(
@@ -197,22 +197,22 @@ def test_a_password_that_is_none_is_refused(tmp_path: Path, written: str | bytes
     if written is not None:
         file.write_bytes(written.encode() if isinstance(written, str) else written)
     with pytest.raises(UsageError, match=rf"password: {said}, expected"):
-        guard.password(file)
+        access_control.password(file)
 
 
 def test_an_empty_password_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(guard.PASSWORD, "")
+    monkeypatch.setenv(access_control.PASSWORD, "")
     with pytest.raises(UsageError, match=r"QUELL_DASHBOARD_PASSWORD: empty, expected a password"):
-        guard.password(None)
+        access_control.password(None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "lab.example", "", "127.0.0.1.example", "localhost."])
 def test_an_address_that_others_reach_needs_a_password(host: str) -> None:
     with pytest.raises(UsageError, match=rf"--host: {host} without a password, .*QUELL_DASHBOARD_PASSWORD"):
-        guard.check(host, None)
-    guard.check(host, PASSWORD)
+        access_control.check(host, None)
+    access_control.check(host, PASSWORD)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"])
 def test_an_address_of_this_machine_alone_needs_none(host: str) -> None:
-    guard.check(host, None)
+    access_control.check(host, None)

@@ -17,10 +17,10 @@ import optuna_dashboard
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from quell_tuning.artifact_route import Artifacts
-from quell_tuning.dashboard_storage import Away, DashboardStorage
+from quell_tuning.dashboard.access_control import Guard, Refusal, is_loopback
+from quell_tuning.dashboard.artifact_route import Artifacts
+from quell_tuning.dashboard.storage_view import Away, DashboardStorage
 from quell_tuning.errors import UsageError
-from quell_tuning.guard import Guard, Refusal, is_loopback
 from quell_tuning.storage.retrying import PatientStorage
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class Access:
 
     host: str
     port: int  # 0: any that is free
-    password: str | None = field(repr=False)  # any user name; None: this machine only (`quell_tuning.guard.check`)
+    password: str | None = field(
+        repr=False
+    )  # any user name; None: this machine only (`quell_tuning.dashboard.access_control.check`)
     read_only: bool
 
 

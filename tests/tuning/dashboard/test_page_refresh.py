@@ -17,7 +17,7 @@ from optuna_dashboard._note import (
     save_note_with_version,
     version_is_incremented,
 )
-from quell_tuning import pages
+from quell_tuning.dashboard import page_refresh
 from quell_tuning.storage.retrying import PatientStorage
 
 Study = Callable[..., optuna.Study]
@@ -40,7 +40,7 @@ def study() -> optuna.Study:
 
 
 def refresh(study: optuna.Study) -> None:
-    pages.refresh(study, study._storage)
+    page_refresh.refresh(study, study._storage)
 
 
 def notes(study: optuna.Study) -> dict[int, str]:
@@ -88,7 +88,7 @@ def test_of_60_trials_the_best_50_have_notes_and_the_worst_10_have_none(study: o
         study.add_trial(trial(1 + (number * 7 % 60) / 60))
     refresh(study)
     ranked = sorted(study.trials, key=lambda trial: -trial.values[0])
-    assert set(notes(study)) == {trial.number for trial in ranked[: pages.NOTES]}
+    assert set(notes(study)) == {trial.number for trial in ranked[: page_refresh.NOTES]}
 
 
 def test_who_falls_out_of_the_best_loses_the_note_but_presets_keep_theirs(study: optuna.Study) -> None:
@@ -97,10 +97,10 @@ def test_who_falls_out_of_the_best_loses_the_note_but_presets_keep_theirs(study:
     study.add_trial(trial(1.0))
     refresh(study)
     assert set(notes(study)) == {0, 1, 2}
-    for _ in range(pages.NOTES):
+    for _ in range(page_refresh.NOTES):
         study.add_trial(trial(2.0))
     refresh(study)
-    assert set(notes(study)) == {0, 1, *range(3, 3 + pages.NOTES)}
+    assert set(notes(study)) == {0, 1, *range(3, 3 + page_refresh.NOTES)}
 
 
 def test_refreshing_again_writes_nothing(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_a_note_that_a_person_edited_stays_until_it_is_emptied(
     refresh(study)
     ours = read()
     edit(study, text, number)
-    for _ in range(pages.NOTES):
+    for _ in range(page_refresh.NOTES):
         study.add_trial(trial(2.0))  # a new best one, and no room for the old one
     refresh(study)
     assert read() == text
@@ -171,7 +171,7 @@ def test_what_the_dashboard_itself_stored_in_pieces_is_replaced_whole(study: opt
 
 def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
-    page = pages._Page(study._study_id, study._storage)  # has looked
+    page = page_refresh._Page(study._study_id, study._storage)  # has looked
     edit(study, "mine", 0)
     page.note(f"dashboard:{study.trials[0]._trial_id}:", "ours")
     assert notes(study) == {0: "mine"}
@@ -183,11 +183,11 @@ def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) 
 
 def test_processes_that_write_at_once_or_are_killed_leave_nothing_for_good(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
-    one, other = (pages._Page(study._study_id, study._storage) for _ in range(2))
+    one, other = (page_refresh._Page(study._study_id, study._storage) for _ in range(2))
     place = f"dashboard:{study.trials[0]._trial_id}:"
     one.note(place, "what one saw")
     other.note(place, "what the other saw")
-    study._storage.set_study_system_attr(study._study_id, "dashboard:note_ver", pages.STEP)  # killed after this
+    study._storage.set_study_system_attr(study._study_id, "dashboard:note_ver", page_refresh.STEP)  # killed after this
     refresh(study)
     assert notes(study)[0].startswith("## Trial 0 of s\n")
     assert optuna_dashboard.get_note(study).startswith("## Study s\n")

@@ -9,7 +9,7 @@ import optuna
 import plotly.graph_objects as go
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import plots
+from quell_tuning.dashboard import plots
 from quell_tuning.results.snapshot import Standing
 from quell_tuning.trials.ranking import feasible
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from quell_tuning.guard import Refusal
+from quell_tuning.dashboard.access_control import Refusal
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

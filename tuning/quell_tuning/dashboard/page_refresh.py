@@ -14,10 +14,10 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from quell_tuning.notes import trial_note
-from quell_tuning.plots import plots
+from quell_tuning.dashboard.plots import plots
+from quell_tuning.dashboard.study_note import study_note
+from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.results.snapshot import Standing, beside
-from quell_tuning.study_notes import study_note
 
 # Trials with a note, besides the presets: every note costs every reader of the study.
 NOTES = 50

@@ -1,0 +1,1 @@
+"""optuna-dashboard, guarded, with our notes, plots and sounds."""
