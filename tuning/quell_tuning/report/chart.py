@@ -11,8 +11,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from quell_tuning.report.formatting import MINUS
 from quell_tuning.report.media import data_uri
-from quell_tuning.report.words import MINUS
 from quell_tuning.words import round_numbers
 
 # After Okabe and Ito: told apart by colour-blind readers too. Marks and dashes say the same again.

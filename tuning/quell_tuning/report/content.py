@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
-from quell_tuning.report import words
+from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import Standing, beside, gains, hours, seconds
 from quell_tuning.trials.ranking import feasible, is_lost
@@ -77,7 +77,7 @@ class Row:
     @property
     def short(self) -> str:
         """The configuration in one line."""
-        return words.short(*self._configs)
+        return formatting.short(*self._configs)
 
     @property
     def _configs(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -148,9 +148,9 @@ class Content:
         """What is searched."""
         wanted = f"the highest {plain(self.metric)}"
         if self.costs:
-            wanted += f" at the fewest {words.listed(self.costs)}"
-        names = words.listed(map(words.parameter, self.searched)) or "nothing but the presets"
-        low, high = map(words.decibels, self.spec["corpus"]["snr_db"])
+            wanted += f" at the fewest {formatting.listed(self.costs)}"
+        names = formatting.listed(map(formatting.parameter, self.searched)) or "nothing but the presets"
+        low, high = map(formatting.decibels, self.spec["corpus"]["snr_db"])
         return (
             f"A search for the speech denoiser with {wanted} on mixtures at {low} to {high} SNR, "
             f"{self.spec['corpus']['sample_rate'] / 1000:g}\N{NO-BREAK SPACE}kHz, over {names}"
@@ -160,12 +160,12 @@ class Content:
     @property
     def costs(self) -> list[str]:
         """The scores that are to be low."""
-        return [words.COSTS[name] for name in self.standing.scores[1:]]
+        return [formatting.COSTS[name] for name in self.standing.scores[1:]]
 
     @property
     def scores(self) -> str:
         mixtures = self.spec["training"]["validation_mixtures"]
-        return words.listed([f"{title(self.metric)}, mean over {mixtures} mixtures", *self.costs])
+        return formatting.listed([f"{title(self.metric)}, mean over {mixtures} mixtures", *self.costs])
 
     @property
     def states(self) -> str:
@@ -191,7 +191,7 @@ class Content:
 
     @property
     def limits(self) -> str:
-        return words.listed(words.limits(self.spec.get("limits", {})))
+        return formatting.listed(formatting.limits(self.spec.get("limits", {})))
 
     @property
     def snrs(self) -> list[str]:
@@ -213,5 +213,5 @@ class Content:
         found = self.attributes.get("confirmed")
         if not found:
             return ""
-        mean = words.number(found["means"][str(found["winner"])], self.metric)
+        mean = formatting.number(found["means"][str(found["winner"])], self.metric)
         return f"Over several seeds, trial {found['winner']} won: mean {plain(self.metric)} {mean}."

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from quell_tuning.errors import TuningError
-from quell_tuning.report import words
+from quell_tuning.report import formatting
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery
 from quell_tuning.report.plots import Plot
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
     from rich.console import Console
 
-FILTERS = (words.decibels, words.duration, words.latency, words.number, value, shown_cost, plain, title)
+FILTERS = (
+    formatting.decibels,
+    formatting.duration,
+    formatting.latency,
+    formatting.number,
+    value,
+    shown_cost,
+    plain,
+    title,
+)
 
 
 def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
@@ -83,9 +92,9 @@ def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, list
     from quell.atomic import replacing
     from quell_tuning import progress
     from quell_tuning.report.content import Content
+    from quell_tuning.report.formatting import size
     from quell_tuning.report.media import gallery
     from quell_tuning.report.plots import plots
-    from quell_tuning.report.words import size
 
     content = Content(study, best)
     with progress.bar("sounds", console) as move:

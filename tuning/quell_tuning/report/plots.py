@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from quell_tuning.report import words
+from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
 from quell_tuning.report.content import Content, Row
 from quell_tuning.trials.ranking import feasible
@@ -112,7 +112,9 @@ def by_snr(content: Content) -> Plot:
     chart.ticks([float(snr) for snr in content.snrs])
     chart.legend()
     found = _levels(best.by_snr, content.metric).items()
-    said = ", ".join(f"{words.number(value, content.metric)} at {words.decibels(snr)}" for snr, value in found)
+    said = ", ".join(
+        f"{formatting.number(value, content.metric)} at {formatting.decibels(snr)}" for snr, value in found
+    )
     caption = "Means over the validation mixtures of each SNR."
     return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {said}")
 
@@ -185,7 +187,7 @@ def progress(content: Content) -> Plot:
     chart.axes.set_xlim(left=0)
     chart.axes.margins(y=0.12)
     chart.legend()
-    caption = f"Each dot is a new best. All workers together have worked for {words.duration(spent_h * 3600)}."
+    caption = f"Each dot is a new best. All workers together have worked for {formatting.duration(spent_h * 3600)}."
     said = ", ".join(f"{value:.3f} after {hours:.2f} h" for hours, value in steps)
     return Plot(name, caption, chart.picture(), f"Best {score}: {said}")
 

@@ -20,10 +20,10 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 from quell_tuning.errors import TuningError
 from quell_tuning.report.content import Content
+from quell_tuning.report.formatting import MINUS
 from quell_tuning.report.media import gallery
 from quell_tuning.report.page import check, render, write
 from quell_tuning.report.plots import by_snr, cost, importance, plots
-from quell_tuning.report.words import MINUS
 from quell_tuning.trials.ranking import best_trials
 from rich.console import Console
 
