@@ -17,15 +17,15 @@ from pathlib import Path
 
 import optuna
 from quell_tuning.errors import TuningError
-from quell_tuning.pool import Pool
-from quell_tuning.shown import Shown
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Running
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.worker import Leave, Notice, work
+from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.local_pool import Pool
+from quell_tuning.workers.worker import Leave, Notice, work
 from quell_tuning.workspace.checkpoints import Checkpoints
 from quell_tuning.workspace.run_folder import Runs
 from quell_tuning.workspace.workspace import Place
@@ -120,7 +120,7 @@ def main() -> None:
     kind, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     place = Place(Runs(folder), os.environ["QUELL_STORAGE"], None)
     if kind == "worker":
-        from quell_tuning.joining import open_patiently
+        from quell_tuning.workers.joining import open_patiently
 
         notice = Notice()
         try:
@@ -156,8 +156,8 @@ def main() -> None:
 
 
 def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: Shown) -> int:
-    from quell_tuning.cluster import Cluster, RayPool
-    from quell_tuning.keeper import Job
+    from quell_tuning.workers.ray_pool import Cluster, RayPool
+    from quell_tuning.workers.ray_slot import Job
 
     environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
 

@@ -33,7 +33,7 @@ from quell_tuning.study import samplers
 from quell_tuning.trials.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.worker import Notice, work
+from quell_tuning.workers.worker import Notice, work
 from servers import servers, single_calls
 from storage_overhead import STUDY, objective
 

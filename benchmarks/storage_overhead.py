@@ -36,7 +36,7 @@ from quell_tuning.study import samplers
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Lease, Running
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.worker import Notice
+from quell_tuning.workers.worker import Notice
 
 STUDY = "overhead"
 TRIALS_EACH = 4  # of a worker; the first one is timed apart
@@ -105,7 +105,7 @@ def objective(running: Running, sleep_s: float) -> None:
 
 
 def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
-    """Runs TRIALS_EACH trials as `quell_tuning.worker.work` does, and prints what they took as JSON."""
+    """Runs TRIALS_EACH trials as `quell_tuning.workers.worker.work` does, and prints what they took as JSON."""
     began = time.monotonic()
     storage = open_storage(os.environ["QUELL_STORAGE"])
     study = optuna.load_study(study_name=STUDY, storage=storage)

@@ -18,11 +18,11 @@ from quell.inference.enhancement import enhance_file
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
-from quell_tuning.devices import check_devices, share_devices
 from quell_tuning.export.export_trial import export_best
 from quell_tuning.results import status
 from quell_tuning.study import study_file
-from quell_tuning.tune import Tune
+from quell_tuning.workers.devices import check_devices, share_devices
+from quell_tuning.workers.tune import Tune
 from quell_tuning.workspace.workspace import Place
 
 

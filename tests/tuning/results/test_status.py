@@ -21,7 +21,7 @@ from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.worker_id import machine, worker_name
-from quell_tuning.tune import Tune
+from quell_tuning.workers.tune import Tune
 from quell_tuning.workspace.run_folder import Runs
 from quell_tuning.workspace.workspace import Place
 from rich.console import Console

@@ -40,8 +40,8 @@ def export(
     storage_file: StorageFileOption = None,
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
-    from quell_tuning.devices import check_device
     from quell_tuning.export.export_trial import export_best
+    from quell_tuning.workers.devices import check_device
 
     formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
     if kind is not None and kind not in formats:
@@ -74,8 +74,8 @@ def reproduce(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Train a trial again and compare its score; exit 1 when it differs."""
-    from quell_tuning.devices import check_device
     from quell_tuning.export.retraining import reproduce as train_again
+    from quell_tuning.workers.devices import check_device
 
     place = open_place(runs, storage, storage_file)
     used = check_device(device)

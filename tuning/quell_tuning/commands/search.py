@@ -88,18 +88,18 @@ def tune(
     """Create or continue a study and run it."""
     from dataclasses import replace
 
-    from quell_tuning.devices import check_devices, share_devices
     from quell_tuning.results import status as state
     from quell_tuning.trials.starting_points import warm_starts
     from quell_tuning.trials.tracking import check_tracking
-    from quell_tuning.tune import Tune
+    from quell_tuning.workers.devices import check_devices, share_devices
+    from quell_tuning.workers.tune import Tune
 
     log_notes()
     spec = load_spec(study, trials, confirm)
     place = open_place(runs, storage, storage_file, corpus, artifacts)
     cluster = None
     if ray is not None:
-        from quell_tuning.cluster import Cluster, check_storage
+        from quell_tuning.workers.ray_pool import Cluster, check_storage
 
         if not workers or devices or per_gpu > 1:
             found = "--devices or --per-gpu beside it" if workers else "no number of workers"
@@ -139,11 +139,11 @@ def worker(
     storage_file: StorageFileOption = None,
 ) -> int:
     """One more worker, on this machine, for an existing study."""
-    from quell_tuning import devices
-    from quell_tuning.joining import join
     from quell_tuning.study.substudies import PARTS
     from quell_tuning.trials.tracking import check_tracking
-    from quell_tuning.worker import end_with_pool
+    from quell_tuning.workers import devices
+    from quell_tuning.workers.joining import join
+    from quell_tuning.workers.worker import end_with_pool
 
     log_notes()
     end_with_pool()

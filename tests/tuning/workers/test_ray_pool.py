@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from namespaces import MAY, Namespace, namespace
-from quell_tuning import cluster
-from quell_tuning.cluster import Cluster, RayPool, check_storage
 from quell_tuning.errors import UsageError
+from quell_tuning.workers import ray_pool
+from quell_tuning.workers.ray_pool import Cluster, RayPool, check_storage
 
-SUPPORT = Path(__file__).parents[1] / "support"
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "ray_cluster.py"
+SUPPORT = Path(__file__).parents[2] / "support"
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "ray_cluster.py"
 SERVER = "postgresql+psycopg://quell@127.0.0.1/quell"
 BARE = {key: value for key, value in os.environ.items() if not key.startswith(("QUELL_", "RAY_"))}
 TOKEN = "of-at-least-thirty-two-letters-0123456789"
@@ -132,7 +132,7 @@ def test_nobody_at_the_address_is_told_at_once(quell: Quell, tmp_path: Path, tin
     (tmp_path / "tiny.toml").write_text(tiny_study)
     refused = quell("tune", "tiny.toml", "--ray", "127.0.0.1:1", "--workers", "1", "--storage", SERVER)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [f"quell: --ray: 127.0.0.1:1: {cluster.NOBODY}"]
+    assert refused.stderr.splitlines() == [f"quell: --ray: 127.0.0.1:1: {ray_pool.NOBODY}"]
 
 
 @needs_ray

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from quell_tuning.errors import StorageError, TrialsFailed
-from quell_tuning.shown import Shown
 from quell_tuning.trials.budget import RENEW_S, Budget, Slots
+from quell_tuning.workers.live_view import Shown
 
 POLL_S = 0.5
 # A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from quell_tuning import keeper
-from quell_tuning.keeper import Ended, Job, keep
-from quell_tuning.worker import POOL
+from quell_tuning.workers import ray_slot
+from quell_tuning.workers.ray_slot import Ended, Job, keep
+from quell_tuning.workers.worker import POOL
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "BACK_OFF_S", 0.01)
-    monkeypatch.delenv(keeper.CORPUS, raising=False)
-    monkeypatch.delenv(keeper.RUNS, raising=False)
+    monkeypatch.setattr(ray_slot, "BACK_OFF_S", 0.01)
+    monkeypatch.delenv(ray_slot.CORPUS, raising=False)
+    monkeypatch.delenv(ray_slot.RUNS, raising=False)
 
 
 def job(tmp_path: Path, code: str, **changed: object) -> Job:
@@ -28,7 +28,7 @@ def job(tmp_path: Path, code: str, **changed: object) -> Job:
         "command": ["-c", code],
         "study": ("tiny.toml", "name = 'tiny'"),
         "environment": {},
-        "defaults": {keeper.RUNS: str(tmp_path)},
+        "defaults": {ray_slot.RUNS: str(tmp_path)},
         "folders": (),
         "threads": 0,
         "log": "tiny/logs/worker-0.log",
@@ -95,7 +95,7 @@ time.sleep(60)
 
 
 def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "GRACE_S", 0.5)
+    monkeypatch.setattr(ray_slot, "GRACE_S", 0.5)
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
     code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
 
@@ -111,7 +111,7 @@ def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = job(tmp_path, "", folders=("speech", "noise"), defaults={keeper.CORPUS: str(tmp_path)})
+    asked = job(tmp_path, "", folders=("speech", "noise"), defaults={ray_slot.CORPUS: str(tmp_path)})
     (tmp_path / "speech").mkdir()
     ended = keep(asked)
     assert ended.why == "nowhere"
@@ -119,11 +119,11 @@ def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pyte
         f"{socket.gethostname()}: {tmp_path / 'noise'}: no such folder, expected the recordings"
     )
     (tmp_path / "noise").mkdir()
-    monkeypatch.setenv(keeper.RUNS, str(tmp_path / "runs"))
+    monkeypatch.setenv(ray_slot.RUNS, str(tmp_path / "runs"))
     assert keep(asked) == Ended("done")
-    monkeypatch.setenv(keeper.CORPUS, str(tmp_path / "elsewhere"))  # the node knows better than the default
+    monkeypatch.setenv(ray_slot.CORPUS, str(tmp_path / "elsewhere"))  # the node knows better than the default
     assert keep(asked).why == "nowhere"
-    told = job(tmp_path, "", folders=("speech",), environment={keeper.CORPUS: str(tmp_path)})
+    told = job(tmp_path, "", folders=("speech",), environment={ray_slot.CORPUS: str(tmp_path)})
     assert keep(told) == Ended("done")  # and less than what was asked for
 
 
@@ -144,5 +144,5 @@ def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
 
 
 def test_the_keeper_needs_no_ray() -> None:
-    code = "import sys, quell_tuning.keeper, quell_tuning.worker; assert 'ray' not in sys.modules"
+    code = "import sys, quell_tuning.workers.ray_slot, quell_tuning.workers.worker; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

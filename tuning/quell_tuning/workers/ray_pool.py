@@ -1,5 +1,6 @@
 """The same workers, placed by Ray on the nodes of a cluster that is there. Optuna's storage stays the brain: Ray only
-keeps slots, each a task that runs our own worker command (`quell_tuning.keeper`). Workers never import ray."""
+keeps slots, each a task that runs our own worker command (`quell_tuning.workers.ray_slot`). Workers never import
+ray."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quell_tuning.errors import UsageError, WorkerError
-from quell_tuning.keeper import Ended, Job, keep
-from quell_tuning.overseer import GRACE_S, Overseer
 from quell_tuning.storage.urls import shown
 from quell_tuning.trials.budget import Slots
+from quell_tuning.workers.ray_slot import Ended, Job, keep
+from quell_tuning.workers.supervisor import GRACE_S, Overseer
 
 TOKEN = "RAY_AUTH_TOKEN"
 # A cluster that lets us in does so within 2 s. Ray itself tries 20 s with a wrong token, and 80 s where nobody answers,

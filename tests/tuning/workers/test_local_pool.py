@@ -8,10 +8,10 @@ from pathlib import Path
 import optuna
 import pytest
 from quell_tuning.errors import WorkerError
-from quell_tuning.pool import DEATHS, Pool
-from quell_tuning.shown import Shown
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.trials.budget import Budget
+from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.local_pool import DEATHS, Pool
 from rich.console import Console
 
 WORKER = """

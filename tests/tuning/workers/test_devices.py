@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from quell_tuning import devices
-from quell_tuning.devices import check_devices, choose, least_taken, share_devices
 from quell_tuning.errors import StorageError, UsageError
+from quell_tuning.workers import devices
+from quell_tuning.workers.devices import check_devices, choose, least_taken, share_devices
 
 TWO = {"cuda:0": "GPU-aaaa", "cuda:1": "GPU-bbbb"}
 

@@ -5,8 +5,8 @@ import io
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from quell_tuning.shown import Shown
 from quell_tuning.trials.budget import Slots
+from quell_tuning.workers.live_view import Shown
 from rich.console import Console
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from quell.processes import cores
 from quell_tuning.errors import WorkerError
-from quell_tuning.overseer import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
 from quell_tuning.trials.budget import Slots
-from quell_tuning.worker import POOL
+from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
+from quell_tuning.workers.worker import POOL
 
 
 @dataclass

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quell_tuning.overseer import BACK_OFF_S, DEATHS, GRACE_S, LEFT, last_line
-from quell_tuning.worker import POOL
+from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, last_line
+from quell_tuning.workers.worker import POOL
 
 CORPUS, RUNS = "QUELL_CORPUS", "QUELL_RUNS"
 POLL_S = 0.2

@@ -13,13 +13,13 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from quell_tuning import worker
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.trials.budget import ALIKE, Budget
 from quell_tuning.trials.lease import Running, Superseded
 from quell_tuning.trials.ranking import is_lost
-from quell_tuning.worker import Leave, Notice, Objective, work
+from quell_tuning.workers import worker
+from quell_tuning.workers.worker import Leave, Notice, Objective, work
 
 Stub = Callable[[Running], None]
 
@@ -285,9 +285,7 @@ def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, m
 
 @pytest.mark.parametrize(("pool", "ends"), [("1", True), (str(os.getpid()), False)], ids=["gone", "there"])
 def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool: str, ends: bool) -> None:
-    code = (
-        "import ctypes; from quell_tuning.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
-    )
+    code = "import ctypes; from quell_tuning.workers.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
     environment = {**os.environ, worker.POOL: pool}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
 

@@ -22,14 +22,9 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
 from quell_tuning.artifacts.artifact_store import open_artifacts
-from quell_tuning.cluster import Cluster, RayPool
 from quell_tuning.dashboard import page_refresh
 from quell_tuning.errors import StudyFileError
-from quell_tuning.keeper import CORPUS, RUNS, Job
-from quell_tuning.overseer import Overseer
-from quell_tuning.pool import Pool
 from quell_tuning.recordings import exclusions
-from quell_tuning.shown import Shown
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.storage.urls import STORAGE
 from quell_tuning.study import substudies
@@ -38,6 +33,11 @@ from quell_tuning.study.study_file import StudySpec, validation_set
 from quell_tuning.trials import confirmation, starting_points
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
+from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.local_pool import Pool
+from quell_tuning.workers.ray_pool import Cluster, RayPool
+from quell_tuning.workers.ray_slot import CORPUS, RUNS, Job
+from quell_tuning.workers.supervisor import Overseer
 from quell_tuning.workspace.workspace import Place
 
 

@@ -18,7 +18,7 @@ from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Running
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.worker import POOL, Leave, Notice, Objective, work
+from quell_tuning.workers.worker import POOL, Leave, Notice, Objective, work
 from quell_tuning.workspace.workspace import Place
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy.exc
-from quell_tuning import joining
 from quell_tuning.errors import StorageError
-from quell_tuning.joining import join, open_patiently
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.study.study_file import StudySpec
-from quell_tuning.worker import POOL, Leave, Notice
+from quell_tuning.workers import joining
+from quell_tuning.workers.joining import join, open_patiently
+from quell_tuning.workers.worker import POOL, Leave, Notice
 from rich.console import Console
 
 pytestmark = pytest.mark.usefixtures("handlers")

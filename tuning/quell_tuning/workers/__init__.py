@@ -1,0 +1,1 @@
+"""Processes that run trials, here and on Ray."""
