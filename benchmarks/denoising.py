@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from header import header
 from quell_tuning import progress
+from quell_tuning.cli.options import stderr
 from quell_tuning.errors import TuningError
 from quell_tuning.evaluation import evaluate
 from quell_tuning.evaluation.systems import SHIPPED, contenders
 from quell_tuning.evaluation.tables import number
-from quell_tuning.options import stderr
 from rich.console import Console
 
 from quell.audio import FloatArray

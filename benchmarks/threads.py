@@ -12,7 +12,7 @@ import sys
 import time
 
 import torch
-from quell_tuning.cli import SPIN_COUNT
+from quell_tuning.cli.__main__ import SPIN_COUNT
 
 from quell.config import DenoiserConfig
 from quell.network.denoiser import Denoiser

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from header import header
 from numpy.typing import NDArray
+from quell_tuning.cli.options import stderr
 from quell_tuning.evaluation import evaluate
-from quell_tuning.options import stderr
 from quell_tuning.words import number
 from rich.console import Console
 from trainings import Wanted, mixtures, train_all, variant

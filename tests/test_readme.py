@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from quell_tuning import commands
+from quell_tuning.cli import app
 from quell_tuning.study import search_space, sections
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -16,8 +16,8 @@ def test_every_searched_parameter_is_in_the_table_and_no_other() -> None:
 
 
 def test_every_command_it_shows_exists() -> None:
-    known = {command.callback.__name__ for command in commands.app.registered_commands if command.callback}
-    known |= {str(group.name) for group in commands.app.registered_groups}
+    known = {command.callback.__name__ for command in app.app.registered_commands if command.callback}
+    known |= {str(group.name) for group in app.app.registered_groups}
     shown = set(re.findall(r"^\.venv/bin/quell (\w+)", README, flags=re.MULTILINE))
     assert shown <= known
     assert {"tune", "status", "export", "denoise", "evaluate"} <= shown

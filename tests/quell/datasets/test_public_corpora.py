@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from quell_tuning.commands import recordings as recordings_commands
+from quell_tuning.cli import corpus as recordings_commands
 from quell_tuning.errors import UsageError
 
 from quell.datasets import public_corpora

@@ -11,7 +11,7 @@ import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import words
-from quell_tuning.commands import app
+from quell_tuning.cli.app import app
 from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note

@@ -16,7 +16,7 @@ import soundfile
 import torch
 import typer
 from numpy.typing import NDArray
-from quell_tuning.commands.evaluation import evaluate
+from quell_tuning.cli.evaluate import evaluate
 from quell_tuning.errors import TuningError, UsageError
 from quell_tuning.evaluation import evaluate as evaluation
 from quell_tuning.evaluation import systems, tables

@@ -62,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     import typer
 
     from quell.errors import DenoiserError
-    from quell_tuning.commands import app
+    from quell_tuning.cli.app import app
 
     # typer keeps its copy of click to itself; its public BadParameter derives from click's base of usage errors.
     usage_errors: type[Exception] = typer.BadParameter.__mro__[2]

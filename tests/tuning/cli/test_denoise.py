@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from quell_tuning import cli
-from quell_tuning.commands import denoiser
+from quell_tuning.cli import __main__, denoise
 from rich.console import Console
 
 import quell
@@ -60,7 +59,7 @@ def write(path: Path, length: int = 500) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "quell_tuning.cli", "denoise", *(str(argument) for argument in arguments)]
+    return [sys.executable, "-m", "quell_tuning.cli.__main__", "denoise", *(str(argument) for argument in arguments)]
 
 
 def started(*arguments: str | Path, **settings: Any) -> subprocess.Popen[str]:
@@ -231,7 +230,7 @@ def quiet() -> Console:
 def piped(model: Path | None, output: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     usual = {"overwrite": False, "console": quiet()}
-    return denoiser.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), **(usual | settings))
+    return denoise.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), **(usual | settings))
 
 
 def test_an_output_that_cannot_take_raw_samples_is_refused(
@@ -274,7 +273,7 @@ def test_without_a_model_recordings_and_pipes_pass_through_the_shipped_one_of_th
     clean = np.round(32_768 * quell.denoise(samples / 32_768, rate))
     monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(noisy), "-o", str(tmp_path / "out.wav"), "--jobs", "1"])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        __main__.main()
     assert not left.value.code, capsys.readouterr().err
     assert np.abs(soundfile.read(tmp_path / "out.wav", dtype="int16")[0] - clean).max() <= 1
     assert piped(None, tmp_path / "out.raw", samples.tobytes(), monkeypatch) == 0
@@ -289,7 +288,7 @@ def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_p
     usual: dict[str, Any] = {"overwrite": True, "processes": 1}
     for chosen, before in ((None, 0), (None, 2), (model, 0)):
         console = quiet()
-        assert denoiser.files(chosen, [noisy], out, Mix(), console=console, **usual) == 1
+        assert denoise.files(chosen, [noisy], out, Mix(), console=console, **usual) == 1
         assert (f"{before} recordings were done before" in console.file.getvalue()) == bool(before)  # type: ignore[attr-defined]
 
 
@@ -297,7 +296,7 @@ def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_p
 def test_closed_streams_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
     monkeypatch.setattr(sys, closed, None)
     with pytest.raises(AudioError, match=rf"^standard {closed[3:]}put: closed, expected"):
-        denoiser.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), Mix(), overwrite=False, console=quiet())
+        denoise.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), Mix(), overwrite=False, console=quiet())
 
 
 def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> None:
@@ -333,7 +332,7 @@ def test_what_makes_no_sense_is_wrong_usage(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(model), *arguments])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        __main__.main()
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("quell: ") and said in line
@@ -342,4 +341,4 @@ def test_what_makes_no_sense_is_wrong_usage(
 def test_a_model_that_is_missing_is_said_before_the_recordings_are_looked_at(tmp_path: Path) -> None:
     missing = tmp_path / "model.pt"
     with pytest.raises(ExportError, match=f"^{re.escape(str(missing))}: no such file, expected an exported denoiser"):
-        denoiser.files(missing, [tmp_path], tmp_path, Mix(), overwrite=False, processes=1, console=quiet())
+        denoise.files(missing, [tmp_path], tmp_path, Mix(), overwrite=False, processes=1, console=quiet())

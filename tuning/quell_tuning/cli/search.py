@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quell_tuning.errors import Interrupted, UsageError
-from quell_tuning.options import (
+from quell_tuning.cli.options import (
     ArtifactsOption,
     CorpusOption,
     RunsOption,
@@ -23,11 +22,12 @@ from quell_tuning.options import (
     stderr,
     stdout,
 )
+from quell_tuning.errors import Interrupted, UsageError
 
 
 def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
     """Search, export and denoise on a synthetic corpus."""
-    from quell_tuning.demo import demo as run_demo
+    from quell_tuning.cli.demo import demo as run_demo
     from quell_tuning.workspace.run_folder import Runs
     from quell_tuning.workspace.workspace import Place
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from quell_tuning.commands import denoiser, evaluation, export, look, recordings, search
+from quell_tuning.cli import corpus, denoise, evaluate, export, results, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
@@ -20,16 +20,16 @@ for command in (
     search.demo,
     search.tune,
     search.worker,
-    look.status,
+    results.status,
     export.reproduce,
-    look.dashboard,
-    look.report,
+    results.dashboard,
+    results.report,
     export.export,
-    denoiser.denoise,
-    evaluation.evaluate,
+    denoise.denoise,
+    evaluate.evaluate,
 ):
     app.command()(command)
 storage_app.command()(search.serve)
-corpus_app.command()(recordings.check)
-corpus_app.command()(recordings.preview)
-corpus_app.command()(recordings.get)
+corpus_app.command()(corpus.check)
+corpus_app.command()(corpus.preview)
+corpus_app.command()(corpus.get)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quell.processes import cores
-from quell_tuning.options import CorpusOption, JsonOption, RunsOption, StudyFile, load_spec, stderr, stdout
+from quell_tuning.cli.options import CorpusOption, JsonOption, RunsOption, StudyFile, load_spec, stderr, stdout
 
 # Those of quell.datasets.public_corpora, which is imported only when something is downloaded.
 NAMES = ("librispeech-dev", "esc-50", "voicebank-demand", "ms-snsd")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quell_tuning.options import (
+from quell_tuning.cli.options import (
     ArtifactsOption,
     DeviceOption,
     RunsOption,

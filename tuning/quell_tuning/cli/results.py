@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quell_tuning.options import (
+from quell_tuning.cli.options import (
     ArtifactsOption,
     JsonOption,
     RunsOption,

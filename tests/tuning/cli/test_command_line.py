@@ -17,7 +17,7 @@ ENDED = ("complete", "pruned", "infeasible", "fail")
 
 
 def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quell_tuning.cli", *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "quell_tuning.cli.__main__", *(str(argument) for argument in arguments)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
 
@@ -218,6 +218,6 @@ def test_a_study_is_read_and_a_worker_waits_without_torch() -> None:
         "import sys; from pathlib import Path; from tuning import joining, parts, status, study_file, worker\n"
         "study_file.load(Path('studies/demo.toml')); sys.exit('torch' if 'torch' in sys.modules else 0)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=root)
     assert done.returncode == 0, done.stderr

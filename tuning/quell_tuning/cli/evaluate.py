@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from quell.processes import cores
-from quell_tuning.options import (
+from quell_tuning.cli.options import (
     CorpusOption,
     JsonOption,
     ModelFiles,

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quell_tuning.cli.options import stderr
 from quell_tuning.errors import Interrupted
-from quell_tuning.options import (
-    stderr,
-)
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,0 +1,1 @@
+"""The program `quell`, a module for each family of commands."""
