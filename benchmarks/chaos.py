@@ -75,7 +75,7 @@ def grpc(folder: Path) -> Iterator[Place]:
     port = Cluster(folder, password="").port  # a free one
 
     def serve() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         with (folder / "proxy.log").open("ab") as log:
             return subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": below.url}, stdout=log, stderr=log)
 

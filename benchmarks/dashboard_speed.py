@@ -142,7 +142,7 @@ def served(name: str, file: Path) -> Iterator[int]:
     if name == "optuna-dashboard":
         command = [sys.executable, "-c", ALONE, f"sqlite:///{file}", str(port)]
     else:
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "dashboard", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "--port", str(port)]
         command += ["--runs", str(file.parent), "--storage", f"sqlite:///{file}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:

@@ -100,7 +100,7 @@ END
 url=postgresql+psycopg://postgres:hosts@10.83.0.1:5432/postgres
 until grep -q up database.log; do sleep 0.2; done
 
-common=(env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" OMP_NUM_THREADS=1 "$python" -m quell_tuning.cli.__main__)
+common=(env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" OMP_NUM_THREADS=1 "$python" -m quell_tuning.cli)
 on one "${common[@]}" tune hosts.toml --workers 0 >made.log 2>&1 || { cat made.log; exit 1; }
 say "$(grep 'trials left' made.log)"
 for host in one two three; do # the third finds nothing to do yet
@@ -140,4 +140,4 @@ say "complete, lost: $ended"
 [ "$ended" = "(2, 1)" ] || exit 1
 [ -z "$(find runs/hosts -name "$(printf %05d "$trial").weights")" ] || { say "trial $trial has weights"; exit 1; }
 [ "$(ls runs/hosts/checkpoints 2>/dev/null | wc -l)" = 0 ] || { say "a checkpoint is left"; exit 1; }
-say "$(on database env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" "$python" -m quell_tuning.cli.__main__ status hosts --json | head -c 120)..."
+say "$(on database env "QUELL_STORAGE=$url" "QUELL_RUNS=$place/runs" "$python" -m quell_tuning.cli status hosts --json | head -c 120)..."

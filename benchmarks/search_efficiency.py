@@ -95,7 +95,7 @@ def run(arm: str, seed: int, study: Path, corpus: Path, folder: Path, minutes: f
         trials = str(max(1, round(TRIALS_PER_MINUTE * minutes)))
         command = [
             "-m",
-            "quell_tuning.cli.__main__",
+            "quell_tuning.cli",
             "tune",
             str(study),
             "--workers",

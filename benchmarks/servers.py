@@ -71,7 +71,7 @@ def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
     url, proxy = cluster.url, None
     if name == "grpc":
         port = Cluster(folder, password="").port  # a free one
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "storage", "serve"]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve"]
         command += ["--port", str(port), "--processes", str(processes)]
         proxy = subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": url}, stderr=subprocess.DEVNULL)
         narrowest = psutil.Process(proxy.pid)

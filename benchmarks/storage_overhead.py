@@ -207,7 +207,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
             yield cluster.url
             return
         port = Cluster(folder, password="").port  # a free one
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         environment = {**os.environ, "QUELL_STORAGE": cluster.url}
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as proxy:
             yield f"grpc://127.0.0.1:{port}"

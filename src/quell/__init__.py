@@ -17,7 +17,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quell.inference.pretrained import denoise, load
+    from quell.inference.enhancement import denoise
+    from quell.inference.pretrained import load
 
 # onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -27,8 +28,12 @@ __all__ = ["__version__", "denoise", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("denoise", "load"):
-        from quell.inference import pretrained
+    if name == "denoise":
+        from quell.inference.enhancement import denoise
 
-        return getattr(pretrained, name)
+        return denoise
+    if name == "load":
+        from quell.inference.pretrained import load
+
+        return load
     raise AttributeError(f"module 'quell' has no attribute {name!r}")

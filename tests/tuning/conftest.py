@@ -118,7 +118,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_recordings: Path, tiny_
     command = [
         sys.executable,
         "-m",
-        "quell_tuning.cli.__main__",
+        "quell_tuning.cli",
         "tune",
         "tiny.toml",
         "--corpus",
@@ -206,7 +206,7 @@ def proxied() -> Callable[[str, int], AbstractContextManager[subprocess.Popen[by
 
     @contextmanager
     def serve(url: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "storage", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         environment = os.environ | {"QUELL_STORAGE": url}
         with (
             tempfile.TemporaryFile() as log,

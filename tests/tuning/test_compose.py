@@ -252,7 +252,7 @@ def test_the_kubernetes_pods_commands_run_a_study(tmp_path: Path, tiny_study: st
     for job in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
         (container,) = job["spec"]["template"]["spec"]["containers"]
         arguments = [argument.replace("/srv/quell/studies", str(tmp_path)) for argument in container["args"]]
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", *arguments]
+        command = [sys.executable, "-m", "quell_tuning.cli", *arguments]
         done = subprocess.run(command, env=bare | places, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     assert "trial 0 ended" in done.stderr
@@ -277,7 +277,7 @@ def test_the_slurm_script_runs_a_worker_and_goes_back_in_line_when_its_time_is_o
     fakes = {
         "srun": SRUN,
         "scontrol": SCONTROL,
-        "quell": f'#!/bin/sh\nexec {sys.executable} -m quell_tuning.cli.__main__ "$@"\n',
+        "quell": f'#!/bin/sh\nexec {sys.executable} -m quell_tuning.cli "$@"\n',
     }
     for name, text in fakes.items():
         (tmp_path / "bin" / name).write_text(text)

@@ -1,3 +1,1 @@
-"""Quell's search service: a study file in, trials trained by worker processes, the best one out. Imports quell; never
-the
-other way round."""
+"""Quell's search service: a study file in, trials trained by worker processes, the best one out; imports `quell`."""

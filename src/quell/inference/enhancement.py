@@ -28,7 +28,7 @@ OFFSET_S = 0.1
 Pieces = Callable[[], Iterator[FloatArray]]
 
 
-def denoise(waveform: FloatArray, sample_rate: int, model: Model, mix: Mix | None = None) -> FloatArray:
+def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, mix: Mix | None = None) -> FloatArray:
     """A denoised recording at the rate it came in; every channel by itself.
 
     Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
@@ -37,13 +37,15 @@ def denoise(waveform: FloatArray, sample_rate: int, model: Model, mix: Mix | Non
     Args:
         waveform: float, full scale at 1.
         sample_rate: of the waveform, Hz.
-        model: from `quell.load`.
+        model: from `quell.load`; if omitted, the pretrained denoiser that fits the rate.
+        mix: how much of the input stays.
 
     Shape:
         waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
 
     Raises:
         ValueError: another shape, or samples that are not finite.
+        ExportError: no model was given, and the pretrained one is missing.
     """
     samples = np.asarray(waveform, dtype=np.float32)
     if samples.ndim not in (1, 2) or len(samples) == 0:
@@ -52,11 +54,13 @@ def denoise(waveform: FloatArray, sample_rate: int, model: Model, mix: Mix | Non
         raise ValueError("waveform: NaN or infinite samples, expected numbers")
     channels = samples.reshape(len(samples), -1)
 
+    used = model or pretrained.fitting(sample_rate)
+
     def pieces() -> Iterator[FloatArray]:
         for start in range(0, len(channels), audio.READ_BLOCK):
             yield channels[start : start + audio.READ_BLOCK]
 
-    return np.concatenate(list(denoised(pieces, sample_rate, model, mix))).reshape(samples.shape)
+    return np.concatenate(list(denoised(pieces, sample_rate, used, mix))).reshape(samples.shape)
 
 
 def enhance_file(

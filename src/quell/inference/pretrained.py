@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quell.errors import ExportError
 
 if TYPE_CHECKING:
-    from quell.audio import FloatArray
     from quell.export.exported_model import Model
-    from quell.inference.jobs import Mix
 
-FOLDER = Path(__file__).parent / "models"
+FOLDER = Path(str(files("quell") / "models"))
 # By sample rate in Hz. What a telephone passed has nothing above 4 kHz, which one of 16 kHz would expect.
 FILES = {8_000: "quell-8k.pt", 16_000: "quell-16k.pt"}
 
@@ -60,26 +59,3 @@ def _kept(file: Path) -> Model:
 def fitting(sample_rate: int) -> Model:
     """The one for recordings of a rate, loaded once. Errors as `path`."""
     return _kept(path(sample_rate))
-
-
-def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, mix: Mix | None = None) -> FloatArray:
-    """A denoised recording at the rate it came in; every channel by itself.
-
-    Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
-    full scale where its input did.
-
-    Args:
-        waveform: float, full scale at 1.
-        sample_rate: of the waveform, Hz.
-        model: from `quell.load`; without it the denoiser that comes with Quell and fits the rate.
-
-    Shape:
-        waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
-
-    Raises:
-        ValueError: another shape, or samples that are not finite.
-        ExportError: no model was given, and the one that comes with Quell is not there.
-    """
-    from quell.inference import enhancement
-
-    return enhancement.denoise(waveform, sample_rate, model or fitting(sample_rate), mix)

@@ -155,7 +155,7 @@ def test_the_command_line_says_one_line_for_each_refused_file_and_exits_with_1(h
     command = [
         sys.executable,
         "-m",
-        "quell_tuning.cli.__main__",
+        "quell_tuning.cli",
         "denoise",
         str(model),
         str(hostile),

@@ -17,7 +17,7 @@ ENDED = ("complete", "pruned", "infeasible", "fail")
 
 
 def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "quell_tuning.cli", *(str(argument) for argument in arguments)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=environment)
 

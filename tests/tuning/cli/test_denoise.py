@@ -59,7 +59,7 @@ def write(path: Path, length: int = 500) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "quell_tuning.cli.__main__", "denoise", *(str(argument) for argument in arguments)]
+    return [sys.executable, "-m", "quell_tuning.cli", "denoise", *(str(argument) for argument in arguments)]
 
 
 def started(*arguments: str | Path, **settings: Any) -> subprocess.Popen[str]:

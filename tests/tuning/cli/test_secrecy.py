@@ -22,7 +22,7 @@ SECRET = "sesame"  # the part of the password that looks the same in every spell
 
 
 def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", *arguments]
+    command = [sys.executable, "-m", "quell_tuning.cli", *arguments]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=clean | environment)
 
@@ -80,7 +80,7 @@ def test_a_search_keeps_the_password_to_itself(
         ]
     assert [one.returncode for one in done] == [0] * 4, "".join(one.stderr for one in done)
     assert json.loads(done[2].stdout)["trials"] == 2
-    assert {command.partition("quell_tuning.cli.__main__ ")[2].partition(" ")[0] for command in seen} >= {
+    assert {command.partition("quell_tuning.cli ")[2].partition(" ")[0] for command in seen} >= {
         "tune",
         "worker",
         "export",

@@ -72,7 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(browser: object, runs: Path) -> Iterator[str]:
     """The address of the study's page, as `quell dashboard` prints it."""
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", "dashboard", "s", "--port", "0", "--runs", str(runs)]
+    command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "s", "--port", "0", "--runs", str(runs)]
     environment = os.environ | {"QUELL_DASHBOARD_PASSWORD": PASSWORD}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -158,7 +158,7 @@ def test_a_note_is_saved_and_shown(page: Any, url: str) -> None:
 @pytest.fixture(scope="module")
 def tuned_url(browser: object, tuned: Path) -> Iterator[str]:
     """The page of a study that was really tuned."""
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", "dashboard", "tiny", "--port", "0", "--read-only"]
+    command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "tiny", "--port", "0", "--read-only"]
     with subprocess.Popen(command, cwd=tuned, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()

@@ -66,7 +66,7 @@ def start(storage: PatientStorage, tmp_path: Path) -> Iterator[Callable[..., tup
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", "dashboard", "s", "--port", "0", *arguments]
+        command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "s", "--port", "0", *arguments]
         command += ["--runs", str(tmp_path / "runs"), "--storage", f"sqlite:///{tmp_path / 'q.db'}"]
         process = subprocess.Popen(
             command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -32,7 +32,7 @@ def place(tmp_path: Path, tiny_recordings: Path, tiny_study: str) -> Path:
 @pytest.fixture
 def quell(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "quell_tuning.cli.__main__", *arguments, "--corpus", "recordings"]
+        command = [sys.executable, "-m", "quell_tuning.cli", *arguments, "--corpus", "recordings"]
         return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=place, env=ENVIRONMENT)
 
     return run
@@ -216,7 +216,7 @@ def test_a_study_of_pairs_runs_and_is_exported_and_evaluated(
     done = quell("tune", "tiny.toml", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "min of speech, each with a noisy version" in done.stderr
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", "export", "tiny", "-o", "best.pt"]
+    command = [sys.executable, "-m", "quell_tuning.cli", "export", "tiny", "-o", "best.pt"]
     exported = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=paired, env=ENVIRONMENT)
     assert exported.returncode == 0, exported.stderr
     card = (paired / "best.md").read_text()

@@ -29,16 +29,7 @@ class Proxy:
     """A proxy that has said that it serves, or has ended."""
 
     def __init__(self, url: str, port: int, *arguments: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "quell_tuning.cli.__main__",
-            "storage",
-            "serve",
-            "--port",
-            str(port),
-            *arguments,
-        ]
+        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port), *arguments]
         self.process = subprocess.Popen(
             command,
             env=os.environ | {"QUELL_STORAGE": url},

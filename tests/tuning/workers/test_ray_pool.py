@@ -44,7 +44,7 @@ def quell(network: Namespace, tmp_path: Path) -> Quell:
             str(tmp_path),
             sys.executable,
             "-m",
-            "quell_tuning.cli.__main__",
+            "quell_tuning.cli",
             *map(str, arguments),
         ]
         given = BARE | {"OMP_NUM_THREADS": "1"} | environment
@@ -173,7 +173,7 @@ def test_places_of_this_machine_are_refused_beside_a_cluster(
     options: tuple[str, ...], found: str, tmp_path: Path, tiny_study: str
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
-    command = [sys.executable, "-m", "quell_tuning.cli.__main__", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
+    command = [sys.executable, "-m", "quell_tuning.cli", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=BARE)
     assert refused.returncode == 2
     expected = f"quell: --ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options"

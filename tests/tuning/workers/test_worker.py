@@ -285,7 +285,10 @@ def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, m
 
 @pytest.mark.parametrize(("pool", "ends"), [("1", True), (str(os.getpid()), False)], ids=["gone", "there"])
 def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool: str, ends: bool) -> None:
-    code = "import ctypes; from quell_tuning.workers.worker import end_with_pool; end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
+    code = (
+        "import ctypes; from quell_tuning.workers.worker import end_with_pool; "
+        "end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
+    )
     environment = {**os.environ, worker.POOL: pool}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
 

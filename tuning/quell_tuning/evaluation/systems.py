@@ -49,7 +49,7 @@ def contenders(given: Sequence[str], sample_rate: int | None = None) -> list[Con
 def _shipped(sample_rate: int | None) -> Contender:
     if sample_rate is None:
         pretrained.paths()  # says what is not there
-        return Contender(SHIPPED, pretrained.denoise)
+        return Contender(SHIPPED, denoise)
     model = pretrained.load(sample_rate=sample_rate)
     return Contender(SHIPPED, as_system(model), model)
 

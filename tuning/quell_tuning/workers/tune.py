@@ -187,7 +187,7 @@ class Tune:
             folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
         track = [] if self.track is None else ["--track", self.track]
         return Job(
-            command=["-P", "-m", "quell_tuning.cli.__main__", "worker", "--part", part, *track],
+            command=["-P", "-m", "quell_tuning.cli", "worker", "--part", part, *track],
             study=(self.study_file.name, self.study_file.read_text()),
             environment=environment,
             defaults=defaults,
@@ -202,16 +202,7 @@ class Tune:
         return {STORAGE: self.place.storage_url} | ({} if artifacts is None else {ARTIFACTS: artifacts})
 
     def _worker_command(self, part: str) -> list[str]:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "quell_tuning.cli.__main__",
-            "worker",
-            str(self.study_file),
-            "--part",
-            part,
-        ]
+        command = [sys.executable, "-P", "-m", "quell_tuning.cli", "worker", str(self.study_file), "--part", part]
         root = self.place.corpus_root(self.spec)
         track = [] if self.track is None else ["--track", self.track]
         return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
