@@ -75,7 +75,7 @@ def cores() -> int:
     """How many cores this process may use, at least 1: its affinity where the system has one, and a container's quota
     of CPU time."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(found, math.ceil(_cpu_quota())))
+    return max(1, math.ceil(min(found, _cpu_quota())))
 
 
 def _cpu_quota() -> float:
