@@ -41,7 +41,7 @@ UNIT_S = 0.15  # the longest: trials take 1 to 3 s
 
 
 @dataclass(frozen=True)
-class Place:
+class Backend:
     """A storage for one run, and how to send it away."""
 
     url: str
@@ -49,12 +49,12 @@ class Place:
 
 
 @contextmanager
-def sqlite(folder: Path) -> Iterator[Place]:
-    yield Place(f"sqlite:///{folder / 'q.db'}", None)
+def sqlite(folder: Path) -> Iterator[Backend]:
+    yield Backend(f"sqlite:///{folder / 'q.db'}", None)
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Place]:
+def postgres(folder: Path) -> Iterator[Backend]:
     cluster = Cluster(folder / "postgres", password="chaos")
     cluster.init()
     cluster.start()
@@ -65,13 +65,13 @@ def postgres(folder: Path) -> Iterator[Place]:
         cluster.start()
 
     try:
-        yield Place(cluster.url, away)
+        yield Backend(cluster.url, away)
     finally:
         cluster.stop()
 
 
 @contextmanager
-def grpc(folder: Path) -> Iterator[Place]:
+def grpc(folder: Path) -> Iterator[Backend]:
     port = Cluster(folder, password="").port  # a free one
 
     def serve() -> subprocess.Popen[bytes]:
@@ -92,7 +92,7 @@ def grpc(folder: Path) -> Iterator[Place]:
             proxy = serve()
 
         try:
-            yield Place(f"grpc://127.0.0.1:{port}", away)
+            yield Backend(f"grpc://127.0.0.1:{port}", away)
         finally:
             proxy.kill()
             proxy.wait()
@@ -122,7 +122,7 @@ class Starter:
 
 
 def harass(
-    starters: list[Starter], place: Place, options: argparse.Namespace, began: float, frozen: dict[int, float]
+    starters: list[Starter], place: Backend, options: argparse.Namespace, began: float, frozen: dict[int, float]
 ) -> Counter[str]:
     """Until all starters have ended; returns what was done to whom.
 

@@ -27,8 +27,8 @@ from quell_tuning.workers.live_view import Shown
 from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.worker import Leave, Notice, work
 from quell_tuning.workspace.checkpoints import Checkpoints
-from quell_tuning.workspace.run_folder import Runs
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.run_folder import RunFolder
+from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
 
 from quell.atomic import replacing
@@ -118,7 +118,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(process)d %(message)s", level=logging.INFO)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    place = Place(Runs(folder), os.environ["QUELL_STORAGE"], None)
+    place = Workspace(RunFolder(folder), os.environ["QUELL_STORAGE"], None)
     if kind == "worker":
         from quell_tuning.workers.joining import open_patiently
 

@@ -29,7 +29,7 @@ import psutil
 from chaos_stub import STUDY
 from header import header
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster as Postgres
+from quell_tuning.storage.postgres_server import PostgresServer as Postgres
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import is_lost
 

@@ -1,7 +1,7 @@
 """Sound files and waveforms, with numpy alone."""
 
 from quell.audio.formats import ENCODINGS, Format, Raw
-from quell.audio.reader import READ_BLOCK, SUFFIXES, Recording, find, read, read_mono
+from quell.audio.reader import READ_BLOCK, SUFFIXES, AudioFile, find, read, read_mono
 from quell.audio.resampling import FloatArray, resample
 from quell.audio.writer import write, writing
 
@@ -9,10 +9,10 @@ __all__ = [
     "ENCODINGS",
     "READ_BLOCK",
     "SUFFIXES",
+    "AudioFile",
     "FloatArray",
     "Format",
     "Raw",
-    "Recording",
     "find",
     "read",
     "read_mono",

@@ -64,7 +64,7 @@ class _File(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-class Recording:
+class AudioFile:
     """A sound file that is read piece by piece, as often as one likes; full scale is 1.
 
     Args:
@@ -169,9 +169,9 @@ def read(path: Path) -> tuple[FloatArray, Format]:
     """All samples of a sound file, shape (T, C), full scale at 1, and how they were stored.
 
     Raises:
-        AudioError: as `Recording` and its `blocks`.
+        AudioError: as `AudioFile` and its `blocks`.
     """
-    recording = Recording(path)
+    recording = AudioFile(path)
     return np.concatenate(list(recording.blocks())), recording.stored
 
 
@@ -182,7 +182,7 @@ def read_mono(path: Path, sample_rate: int) -> FloatArray:
     Raises:
         AudioError: as `read`.
     """
-    recording = Recording(path)
+    recording = AudioFile(path)
     resampler = Resampler(recording.stored.sample_rate, sample_rate, 1, recording.frames)
     waveform = np.empty((resampler.length, 1), np.float32)
     filled = 0

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from quell.audio import FloatArray, Recording
+from quell.audio import AudioFile, FloatArray
 from quell.audit import audio_fingerprint
 from quell.audit.audio_fingerprint import Marks
 
@@ -47,9 +47,9 @@ def inspect(path: Path) -> Inspection:
     """Reads a recording from its first sample to its last, in blocks.
 
     Raises:
-        AudioError: as `quell.audio.Recording` and its blocks.
+        AudioError: as `quell.audio.AudioFile` and its blocks.
     """
-    recording = Recording(path)
+    recording = AudioFile(path)
     rate = recording.stored.sample_rate
     meter = _Meter(rate)
     for block in recording.blocks():

@@ -30,7 +30,7 @@ _Task = tuple[Callable[..., Decoded], tuple[Any, ...]]  # a function and its arg
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredSamples:
     """Where decoded samples are."""
 
     file: Path
@@ -91,9 +91,9 @@ def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[Job]:
     return jobs
 
 
-def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, Place]]:
+def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, StoredSamples]]:
     """What other corpora of this store hold at this rate, by the keys of jobs."""
-    found: dict[str, dict[Kind, Place]] = {}
+    found: dict[str, dict[Kind, StoredSamples]] = {}
     for file in sorted(store.glob("*/index.json")):
         try:
             index = json.loads(file.read_text())
@@ -105,7 +105,7 @@ def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, Pl
             for clip in clips:
                 key = index["keys"].get(f"{clip['kind']}/{clip['path']}")
                 if key is not None:
-                    place = Place(file.parent / f"{split}.int16", clip["offset"], clip["length"])
+                    place = StoredSamples(file.parent / f"{split}.int16", clip["offset"], clip["length"])
                     found.setdefault(key, {})[clip["kind"]] = place
     return found
 
@@ -113,7 +113,7 @@ def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, Pl
 def decoded(
     config: CorpusConfig,
     jobs: Sequence[Job],
-    known: dict[str, dict[Kind, Place]],
+    known: dict[str, dict[Kind, StoredSamples]],
     enough: Callable[[Recording], bool],
     processes: int,
 ) -> Iterator[tuple[Job, Decoded]]:
@@ -157,7 +157,7 @@ def _batches(config: CorpusConfig, jobs: Sequence[Job], most: int) -> Iterator[S
 
 
 def _task(
-    config: CorpusConfig, job: Job, known: dict[str, dict[Kind, Place]], enough: Callable[[Recording], bool]
+    config: CorpusConfig, job: Job, known: dict[str, dict[Kind, StoredSamples]], enough: Callable[[Recording], bool]
 ) -> _Task:
     if enough(job.recording):
         return dict, ()
@@ -168,7 +168,7 @@ def _all(tasks: Sequence[_Task]) -> list[Decoded]:
     return [function(*arguments) for function, arguments in tasks]
 
 
-def _read(places: dict[Kind, Place]) -> Decoded:
+def _read(places: dict[Kind, StoredSamples]) -> Decoded:
     return {kind: place.samples() for kind, place in places.items()}
 
 

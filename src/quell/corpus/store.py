@@ -129,7 +129,7 @@ def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: P
 
 def _seconds(path: Path) -> float:
     try:
-        header = audio.Recording(path)
+        header = audio.AudioFile(path)
     except AudioError:
         return 0.0  # the decoder says what is wrong
     return header.frames / header.stored.sample_rate
@@ -138,7 +138,7 @@ def _seconds(path: Path) -> float:
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    known: dict[str, dict[Kind, parallel_decoding.Place]],
+    known: dict[str, dict[Kind, parallel_decoding.StoredSamples]],
     folder: Path,
     progress: Progress | None,
     processes: int,

@@ -193,10 +193,10 @@ def _refuse_alone(named: dict[str, Path], others: dict[str, Path], folder: Path,
 
 
 def _pair(noisy: Path, clean: Path | None, label: str) -> Pair:
-    recording = audio.Recording(noisy)
+    recording = audio.AudioFile(noisy)
     rate, frames = recording.stored.sample_rate, recording.frames
     if clean is not None:
-        reference = audio.Recording(clean)
+        reference = audio.AudioFile(clean)
         theirs = reference.stored.sample_rate
         if rate != theirs:
             raise CorpusError(f"{noisy}: sampled at {rate} Hz, expected {theirs} Hz as {clean}; resample one of them")

@@ -83,7 +83,7 @@ def enhance_file(
     """
     if target.suffix.lower() != source.suffix.lower():
         raise AudioError(f"{target}: another format than {source.name}, expected {source.suffix}; rename the output")
-    recording = audio.Recording(source)
+    recording = audio.AudioFile(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +94,7 @@ def enhance_file(
 
 
 def transfer(
-    recording: audio.Recording,
+    recording: audio.AudioFile,
     model: Model,
     append: Callable[[FloatArray], None],
     mix: Mix | None = None,
@@ -205,7 +205,7 @@ class _Kept:
 def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
     """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     try:
-        fit = model or pretrained.fitting(audio.Recording(job.source).stored.sample_rate)
+        fit = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
         return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
     except AudioError as error:
         return Done(job, None, error)

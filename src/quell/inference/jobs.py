@@ -70,7 +70,7 @@ class Done(NamedTuple):
 def seconds(path: Path) -> float:
     """Length of a recording; 0 where it does not say. What is wrong with it is said when it is its turn."""
     try:
-        recording = audio.Recording(path)
+        recording = audio.AudioFile(path)
     except Exception:
         return 0.0
     return recording.frames / recording.stored.sample_rate

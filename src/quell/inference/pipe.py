@@ -52,7 +52,7 @@ def pipe(
         try:
             _take(source, came, raw, move)
             _check(came, raw)
-            report = _denoise(audio.Recording(came, raw), made, model, mix, move)
+            report = _denoise(audio.AudioFile(came, raw), made, model, mix, move)
         except AudioError as error:
             found = str(error).replace(str(came), "standard input").replace(str(made), "standard input")
             raise AudioError(found) from error
@@ -72,7 +72,7 @@ def _take(source: BinaryIO, came: Path, raw: audio.Raw, move: Progress) -> None:
             move(0.0, file.tell() / second)
 
 
-def _denoise(recording: audio.Recording, made: Path, model: Model, mix: Mix | None, move: Progress) -> Report:
+def _denoise(recording: audio.AudioFile, made: Path, model: Model, mix: Mix | None, move: Progress) -> Report:
     done, came = 0.0, recording.frames / recording.stored.sample_rate
 
     def moved(more: float) -> None:

@@ -169,7 +169,7 @@ def test_samples_that_are_no_levels_are_refused(tmp_path, loaded, worst, found):
 
 
 def test_a_recording_that_grows_while_it_is_read_is_refused(tmp_path):
-    recording = audio.Recording(write(tmp_path / "a.wav", "WAV", "PCM_16", noise(1_000), 8_000))
+    recording = audio.AudioFile(write(tmp_path / "a.wav", "WAV", "PCM_16", noise(1_000), 8_000))
     write(tmp_path / "a.wav", "WAV", "PCM_16", noise(2_000), 8_000)
     with pytest.raises(AudioError, match=r"a\.wav: changes while it is read"):
         next(recording.blocks())

@@ -65,7 +65,7 @@ def test_ogg_streams_one_after_the_other_are_refused(tmp_path, subtype):
     path.write_bytes(2 * path.read_bytes())
     assert soundfile.info(path).frames == 9_001  # the second would be lost
     with pytest.raises(AudioError, match=r"a\.ogg: several Ogg streams one after the other"):
-        audio.Recording(path)
+        audio.AudioFile(path)
 
 
 @pytest.mark.parametrize("length", [0xFFFF_FFFF, 0xFFFF_FFF0])
@@ -84,7 +84,7 @@ def test_a_flac_file_of_unknown_length_is_read_to_its_end(tmp_path):
     content[22:26] = bytes(4)
     path.write_bytes(content)
     assert soundfile.info(path).frames > 2**62
-    assert audio.Recording(path).frames == len(audio.read(path)[0]) == 9_001
+    assert audio.AudioFile(path).frames == len(audio.read(path)[0]) == 9_001
 
 
 def test_a_file_of_empty_chunks_is_answered_at_once(tmp_path):
@@ -101,4 +101,4 @@ def test_an_unfinished_header_is_said_to_be_empty_not_cut_off(tmp_path):
     content[4:8] = content[40:44] = bytes(4)  # as a recorder leaves it that lost power
     path.write_bytes(content)
     with pytest.raises(AudioError, match=r"0 samples, expected at least 1; repair its header"):
-        audio.Recording(path)
+        audio.AudioFile(path)

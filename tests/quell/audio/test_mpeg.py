@@ -28,13 +28,13 @@ def mp3(path, rate=44_100, channels=1, mode="CONSTANT", seconds=2, loud_first=Tr
 def test_frames_are_counted_as_they_are_decoded(tmp_path, rate, channels):
     path = mp3(tmp_path / "a.mp3", rate, channels, counted=False)
     counted = integrity.samples(path)
-    assert counted == len(audio.read(path)[0]) == audio.Recording(path).frames
+    assert counted == len(audio.read(path)[0]) == audio.AudioFile(path).frames
     assert 0 <= counted - 2 * rate <= 3 * 1_152  # the encoder fills up whole frames, and adds some in front
 
 
 def test_a_file_that_says_its_length_is_not_counted(tmp_path):
     assert integrity.samples(mp3(tmp_path / "a.mp3")) is None
-    assert audio.Recording(tmp_path / "a.mp3").frames == 88_200
+    assert audio.AudioFile(tmp_path / "a.mp3").frames == 88_200
 
 
 def test_tags_before_and_behind_the_sound_are_no_sound(tmp_path):
@@ -64,7 +64,7 @@ def test_a_variable_bit_rate_without_a_count_is_refused_where_sound_would_be_los
     counted = integrity.samples(path)
     assert short < counted
     with pytest.raises(AudioError, match=rf"a\.mp3: no count in its header, by which {short} of {counted} samples"):
-        audio.Recording(path)
+        audio.AudioFile(path)
 
 
 def test_a_variable_bit_rate_without_a_count_is_read_where_all_can_be(tmp_path):
@@ -75,7 +75,7 @@ def test_a_variable_bit_rate_without_a_count_is_read_where_all_can_be(tmp_path):
 def test_an_mp3_read_in_pieces_is_what_it_is_in_one(tmp_path):
     samples = 0.2 * np.sin(np.arange(200_001) / 9)[:, None]
     soundfile.write(tmp_path / "a.mp3", samples, 16_000)
-    recording = audio.Recording(tmp_path / "a.mp3")
+    recording = audio.AudioFile(tmp_path / "a.mp3")
     (whole,) = recording.blocks(300_000)
     for frames in (999, 65_536):
         np.testing.assert_array_equal(np.concatenate(list(recording.blocks(frames))), whole)

@@ -178,14 +178,14 @@ def test_what_is_no_file_with_a_header_is_named_at_once(tmp_path, name, found):
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "a.raw").write_bytes(bytes(100))
     with pytest.raises(AudioError, match=re.escape(f"{tmp_path / name}: {found}") + ".*, expected a sound file"):
-        audio.Recording(tmp_path / name)
+        audio.AudioFile(tmp_path / name)
 
 
 @pytest.mark.parametrize(("channels", "rate"), [(257, 8_000), (1, 999), (1, 1_000_001)])
 def test_what_nobody_records_is_refused(tmp_path, channels, rate):
     soundfile.write(tmp_path / "a.wav", np.zeros((9, channels)), rate)
     with pytest.raises(AudioError, match=re.escape(f"a.wav: {channels} channels at {rate} Hz, expected 1 to 256")):
-        audio.Recording(tmp_path / "a.wav")
+        audio.AudioFile(tmp_path / "a.wav")
 
 
 def test_a_format_that_comes_back_another_length_is_refused(tmp_path):

@@ -131,7 +131,7 @@ def check(folder, output, errors):
     made = {output / path.name for path in folder.iterdir() if path not in errors}
     assert {path for path in output.rglob("*") if path.name != ".quell-denoise.jsonl"} == made
     for target in made:
-        before, after = audio.Recording(folder / target.name), audio.Recording(target)
+        before, after = audio.AudioFile(folder / target.name), audio.AudioFile(target)
         assert after.stored.sample_rate == before.stored.sample_rate
         assert (after.channels, after.frames) == (before.channels, before.frames)
         assert (after.stored.container, after.stored.subtype) == (before.stored.container, before.stored.subtype)

@@ -15,8 +15,8 @@ import pytest
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import Cluster
 from quell_tuning.storage.urls import storage_url
-from quell_tuning.workspace.run_folder import Runs
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.run_folder import RunFolder
+from quell_tuning.workspace.workspace import Workspace
 
 SECRET = "sesame"  # the part of the password that looks the same in every spelling
 
@@ -101,14 +101,14 @@ def test_a_search_keeps_the_password_to_itself(
 
 def test_a_place_does_not_show_its_storage(postgres: Cluster, tmp_path: Path) -> None:
     assert SECRET in postgres.url
-    place = Place(Runs(tmp_path), postgres.url, None)
+    place = Workspace(RunFolder(tmp_path), postgres.url, None)
     assert SECRET not in f"{place!r} {place}"
 
 
 def test_the_file_goes_before_the_environment_and_the_flag_before_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs, file = Runs(tmp_path / "runs"), tmp_path / "url"
+    runs, file = RunFolder(tmp_path / "runs"), tmp_path / "url"
     file.write_text("\n  grpc://file:1 \n")
     assert storage_url(None, None, runs.storage_url) == f"sqlite:///{tmp_path}/runs/quell.db"
     monkeypatch.setenv("QUELL_STORAGE", "grpc://environment:1")

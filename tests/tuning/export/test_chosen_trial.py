@@ -7,11 +7,11 @@ import pytest
 from optuna.trial import create_trial
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.export import chosen_trial
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 
 def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp_path: Path) -> None:
-    runs = Runs(tmp_path)
+    runs = RunFolder(tmp_path)
     front = optuna.create_study(study_name="front", directions=["maximize", "minimize"])
     for number, values in enumerate(((2.5, 5e6), (2.25, 6e6), (2.75, 9e6))):
         front.add_trial(create_trial(values=values))

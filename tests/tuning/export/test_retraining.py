@@ -16,7 +16,7 @@ from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import create_study
 from quell_tuning.trials import objective
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from rich.console import Console
 
 from quell.corpus.memory_map import Corpus
@@ -40,15 +40,15 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> RunFolder:
     """A folder with the decoded corpus of the tests in its place."""
-    runs = Runs(tmp_path_factory.mktemp("runs"))
+    runs = RunFolder(tmp_path_factory.mktemp("runs"))
     runs.corpora.symlink_to(small_corpus.folder.parent, target_is_directory=True)
     return runs
 
 
 @pytest.fixture(scope="module")
-def study(tiny_spec, runs: Runs, small_corpus: Corpus, scorer: Scorer, one_thread: None) -> Iterator[optuna.Study]:
+def study(tiny_spec, runs: RunFolder, small_corpus: Corpus, scorer: Scorer, one_thread: None) -> Iterator[optuna.Study]:
     """Of trials that were trained: one complete, one pruned at its first rung, one that had the first's configuration;
     and two that were not."""
     spec = tiny_spec(training={"audio_hours": 0.05, "rungs_audio_hours": [0.03, 0.05]}, search={"depth": 2})
@@ -68,7 +68,7 @@ def study(tiny_spec, runs: Runs, small_corpus: Corpus, scorer: Scorer, one_threa
 
 
 @pytest.fixture
-def again(runs: Runs) -> Iterator[Callable[..., tuple[int, list[str], str]]]:
+def again(runs: RunFolder) -> Iterator[Callable[..., tuple[int, list[str], str]]]:
     """Reproduces on the CPU; returns the exit code, the lines of the result, and the log."""
     threads = torch.get_num_threads()
 
@@ -176,4 +176,4 @@ def test_a_trial_that_was_not_trained_or_is_not_there_is_refused_in_one_line(
 def test_without_the_decoded_corpus_it_says_where_it_was_looked_for(study: optuna.Study, tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with pytest.raises(CorpusError, match=f"{study.user_attrs['corpus']}: no decoded corpus, expected index.json"):
-        reproduce(study, COMPLETE, Runs(tmp_path), "cpu", console, console)
+        reproduce(study, COMPLETE, RunFolder(tmp_path), "cpu", console, console)

@@ -22,8 +22,8 @@ from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.worker_id import machine, worker_name
 from quell_tuning.workers.tune import Tune
-from quell_tuning.workspace.run_folder import Runs
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.run_folder import RunFolder
+from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
 
 KEYS = {
@@ -294,8 +294,8 @@ def test_the_study_without_a_name_is_the_search_that_was_tuned_last(
         spec: StudySpec = tiny_spec(study={"name": name})
         Over(spec, tmp_path / "s.toml", place, ["cpu"], Console(file=io.StringIO())).run(**parts)
 
-    place = Place(Runs(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
-    monkeypatch.setattr(Place, "open_corpus", lambda *_: small_corpus)
+    place = Workspace(RunFolder(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
+    monkeypatch.setattr(Workspace, "open_corpus", lambda *_: small_corpus)
     monkeypatch.setattr(exclusions, "checked", lambda *_, skip_bad: frozenset())
     for name in ("first", "second", "first"):
         tune(name, presets=True)

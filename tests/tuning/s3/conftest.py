@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from quell_tuning.workspace.bucket_mirror import open_mirror
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket, open_bucket
 
 SECRET = "sesame"  # in the key and in its name
@@ -91,13 +91,13 @@ def keys(bucket: Bucket) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def machine(bucket: Bucket, tmp_path: Path) -> Iterator[Callable[[str], Runs]]:
+def machine(bucket: Bucket, tmp_path: Path) -> Iterator[Callable[[str], RunFolder]]:
     """The runs folder of a machine, with what it shares in the bucket, under `studies`."""
     made = []
 
-    def machine(name: str) -> Runs:
+    def machine(name: str) -> RunFolder:
         folder = tmp_path / name
-        made.append(Runs(folder, open_mirror(f"s3://{bucket.name}/studies", folder)))
+        made.append(RunFolder(folder, open_mirror(f"s3://{bucket.name}/studies", folder)))
         return made[-1]
 
     yield machine

@@ -16,7 +16,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.bucket_mirror import open_mirror
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
@@ -33,7 +33,7 @@ def upload(store: Any, folder: Path, content: bytes) -> str:
 def test_an_artifact_comes_back_from_below_its_prefix(
     bucket: Bucket, keys: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    store = open_artifacts(f"s3://{bucket.name}/some/prefix/", Runs(tmp_path))
+    store = open_artifacts(f"s3://{bucket.name}/some/prefix/", RunFolder(tmp_path))
     artifact = upload(store, tmp_path, b"RIFF and so on")
     assert keys() == [f"some/prefix/artifacts/{artifact}"]
     with store.open_reader(artifact) as reader:
@@ -46,18 +46,18 @@ def test_an_artifact_comes_back_from_below_its_prefix(
 
 
 def test_two_prefixes_do_not_see_each_other(bucket: Bucket, tmp_path: Path) -> None:
-    one, other = (open_artifacts(f"s3://{bucket.name}/{prefix}", Runs(tmp_path)) for prefix in ("team", "team2"))
+    one, other = (open_artifacts(f"s3://{bucket.name}/{prefix}", RunFolder(tmp_path)) for prefix in ("team", "team2"))
     artifact = upload(one, tmp_path, b"mine")
     with pytest.raises(ArtifactNotFound):
         other.open_reader(artifact)
-    runs = [Runs(tmp_path, open_mirror(f"s3://{bucket.name}/{prefix}", tmp_path)) for prefix in ("team", "team2")]
+    runs = [RunFolder(tmp_path, open_mirror(f"s3://{bucket.name}/{prefix}", tmp_path)) for prefix in ("team", "team2")]
     assert runs[0].mirror is not None
     runs[0].mirror.bucket.put("study/trials/00001.weights", io.BytesIO(b"w"))
     assert [one.kept_weights("study") for one in runs] == [{1}, set()]
 
 
 def test_several_threads_may_read_at_once(bucket: Bucket, tmp_path: Path) -> None:
-    store = open_artifacts(f"s3://{bucket.name}", Runs(tmp_path))
+    store = open_artifacts(f"s3://{bucket.name}", RunFolder(tmp_path))
     contents = [bytes([number]) * 100_000 for number in range(8)]
     artifacts = [upload(store, tmp_path, content) for content in contents]
     with ThreadPoolExecutor(8) as threads:
@@ -69,7 +69,7 @@ def test_several_threads_may_read_at_once(bucket: Bucket, tmp_path: Path) -> Non
 def test_no_id_leads_out_of_the_artifacts(bucket: Bucket, tmp_path: Path, artifact: str) -> None:
     bucket.put("p/study/trials/00001.weights", io.BytesIO(b"weights"))
     with pytest.raises(ArtifactNotFound, match="not an artifact's id"):
-        open_artifacts(f"s3://{bucket.name}/p", Runs(tmp_path)).open_reader(artifact)
+        open_artifacts(f"s3://{bucket.name}/p", RunFolder(tmp_path)).open_reader(artifact)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_no_id_leads_out_of_the_artifacts(bucket: Bucket, tmp_path: Path, artifa
     ],
 )
 def test_without_a_bucket_artifacts_are_in_a_folder_that_is_made(url: str | None, folder: str, tmp_path: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = RunFolder(tmp_path / "runs")
     artifact = upload(open_artifacts(url and url.format(tmp_path), runs), tmp_path, b"heard")
     assert (tmp_path / folder / artifact).read_bytes() == b"heard"
     assert open_mirror(url, runs.folder) is None
@@ -106,8 +106,8 @@ REFUSALS: dict[str, tuple[Callable[[Bucket], object], str]] = {
 def test_a_bucket_that_refuses_is_told_before_it_is_used(
     bucket: Bucket, keys: Callable[[], list[str]], tmp_path: Path, change: Callable[[Bucket], object], said: str
 ) -> None:
-    Runs(tmp_path).check(write=True)
-    runs = Runs(tmp_path, open_mirror(str(bucket), tmp_path))
+    RunFolder(tmp_path).check(write=True)
+    runs = RunFolder(tmp_path, open_mirror(str(bucket), tmp_path))
     runs.check(write=True)
     assert keys() == []
     change(bucket)
@@ -175,7 +175,7 @@ def test_a_place_that_cannot_be_used_is_told_in_one_line_without_secrets(
     for name, value in environment.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     with pytest.raises(StorageError) as refused:
-        open_artifacts(url, Runs(tmp_path))
+        open_artifacts(url, RunFolder(tmp_path))
     assert str(refused.value) == said
 
 
@@ -184,10 +184,10 @@ def test_without_boto3_a_bucket_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(StorageError, match=r"s3://b/p, expected boto3 .* pip install 'quell-denoiser\[s3\]'"):
-        open_artifacts("s3://b/p", Runs(tmp_path))
+        open_artifacts("s3://b/p", RunFolder(tmp_path))
 
 
 def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file: File exists, expected a folder for artifacts"):
-        open_artifacts(str(tmp_path / "file"), Runs(tmp_path))
+        open_artifacts(str(tmp_path / "file"), RunFolder(tmp_path))

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from quell_tuning.export import chosen_trial
 from quell_tuning.trials import objective, outcome
 from quell_tuning.workspace.bucket_mirror import open_mirror
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import open_bucket
 
 from quell.network.denoiser import load_weights
@@ -42,7 +42,7 @@ class Running:
 
 
 @pytest.fixture
-def task(tiny_spec, small_corpus, validation, scorer) -> Callable[[Runs], objective.Task]:
+def task(tiny_spec, small_corpus, validation, scorer) -> Callable[[RunFolder], objective.Task]:
     spec = tiny_spec(training={"audio_hours": 0.03, "rungs_audio_hours": [0.03]}, search={"depth": 2})
     return lambda runs: objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
 
@@ -92,7 +92,7 @@ def test_while_the_bucket_is_away_training_goes_on_with_one_warning(
             server.stop()
 
     study = optuna.create_study(study_name="tiny", direction="maximize")
-    runs = Runs(tmp_path, mirror)
+    runs = RunFolder(tmp_path, mirror)
     objective.run_trial(Running(study.ask(), stop), task(runs))
     assert study.trials[0].state == TrialState.COMPLETE
     assert not mirror.flush(10)

@@ -18,8 +18,8 @@ from quell_tuning.errors import StorageError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.grpc_server import serve
 from quell_tuning.storage.postgres_server import Cluster
-from quell_tuning.workspace.run_folder import Runs
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.run_folder import RunFolder
+from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
 
 pytest.importorskip("grpc")
@@ -209,7 +209,7 @@ def test_without_the_package_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(StorageError, match=r"^storage serve: .* not installed, .*; pip install 'quell-denoiser\[grpc"):
-        serve(Place(Runs(tmp_path), sqlite, None), "127.0.0.1", 13000, 1, Console())
+        serve(Workspace(RunFolder(tmp_path), sqlite, None), "127.0.0.1", 13000, 1, Console())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from quell_tuning.export import chosen_trial
 from quell_tuning.trials import confirmation
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from rich.console import Console
 
 CLIPS = 32
@@ -195,9 +195,9 @@ def test_a_lead_that_every_clip_shows_is_certain_and_one_by_chance_is_not() -> N
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
+def runs(tmp_path: Path) -> RunFolder:
     """Weights of the first trials of both studies."""
-    runs = Runs(tmp_path)
+    runs = RunFolder(tmp_path)
     for study in ("s", "s-confirm"):
         for number in range(4):
             runs.weights(study, number).parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,9 @@ def ranked(search: optuna.Study, repeated: optuna.Study) -> list[confirmation.Co
     return confirmation.ranking(search, repeated, 2)
 
 
-def test_the_confirmed_winners_best_seed_is_exported(search: optuna.Study, repeated: optuna.Study, runs: Runs) -> None:
+def test_the_confirmed_winners_best_seed_is_exported(
+    search: optuna.Study, repeated: optuna.Study, runs: RunFolder
+) -> None:
     rows = ranked(search, repeated)
     assert chosen_trial.choose(search, runs).label == "trial 0 of s"
     confirmation.record(search, rows)
@@ -225,7 +227,7 @@ def test_the_confirmed_winners_best_seed_is_exported(search: optuna.Study, repea
 
 
 def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
-    search: optuna.Study, repeated: optuna.Study, runs: Runs
+    search: optuna.Study, repeated: optuna.Study, runs: RunFolder
 ) -> None:
     end(search, 3.0)
     for value in (2.9, 2.8):
@@ -237,7 +239,7 @@ def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
 
 
 def test_a_better_trial_that_the_search_found_later_is_exported_instead(
-    search: optuna.Study, repeated: optuna.Study, runs: Runs
+    search: optuna.Study, repeated: optuna.Study, runs: RunFolder
 ) -> None:
     confirmation.record(search, ranked(search, repeated))
     end(search, 2.95)  # between the two
@@ -248,7 +250,7 @@ def test_a_better_trial_that_the_search_found_later_is_exported_instead(
 
 
 def test_a_trial_that_is_asked_for_is_exported_whoever_won(
-    search: optuna.Study, repeated: optuna.Study, runs: Runs
+    search: optuna.Study, repeated: optuna.Study, runs: RunFolder
 ) -> None:
     confirmation.record(search, ranked(search, repeated))
     chosen = chosen_trial.choose(search, runs, 0)

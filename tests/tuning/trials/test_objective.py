@@ -15,7 +15,7 @@ from quell_tuning.study import sections as study_sections
 from quell_tuning.trials import objective, ranking
 from quell_tuning.trials.budget import Slots
 from quell_tuning.trials.lease import Superseded
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 from quell.config import DenoiserConfig
 from quell.errors import TrainingError
@@ -46,7 +46,7 @@ class Running:
 def task(tiny_spec, small_corpus, validation, scorer, tmp_path):
     def task(limits: dict[str, float], **sections: dict[str, Any]) -> objective.Task:
         spec = tiny_spec(limits=limits, **sections)
-        return objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), Runs(tmp_path / "runs"))
+        return objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), RunFolder(tmp_path / "runs"))
 
     return task
 

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.trials import outcome, ranking
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
@@ -94,12 +94,12 @@ def test_of_several_scores_the_best_are_the_front_best_sounding_first(front: opt
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
-    return Runs(tmp_path)
+def runs(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
 
 
 @pytest.fixture
-def kept(runs: Runs) -> Callable[..., list[int]]:
+def kept(runs: RunFolder) -> Callable[..., list[int]]:
     """Whose weights stay, when every trial but those that took another's score over had some."""
 
     def kept(study: optuna.Study, **arguments: int) -> list[int]:

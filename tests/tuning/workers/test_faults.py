@@ -17,7 +17,7 @@ from quell_tuning.errors import StorageError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import PatientStorage
 from quell_tuning.trials.ranking import is_lost
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 
@@ -32,7 +32,7 @@ class Tune:
         # Long enough for a worker to be caught between two rungs; no two trials are the same, none is pruned.
         study = study.replace("0.08", "0.15").replace("[corpus]", 'pruner = "none"\n[corpus]')
         self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
-        self.runs = Runs(folder / "runs")
+        self.runs = RunFolder(folder / "runs")
         self.storage: PatientStorage | None = None
         self.command = [sys.executable, "-m", "quell_tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
         self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from quell_tuning.errors import StorageError, UsageError
 from quell_tuning.storage.urls import PASSWORD_FILE, STORAGE, storage_url
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
-RUNS = Runs(Path("runs"))
+RUNS = RunFolder(Path("runs"))
 SERVER = "postgresql+psycopg://quell@db.example/quell"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from quell_tuning.errors import StorageError
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ENVIRONMENT = "QUELL_ARTIFACTS"
 FOLDER = "artifacts"
 
 
-def open_artifacts(url: str | None, runs: Runs) -> ArtifactStore:
+def open_artifacts(url: str | None, runs: RunFolder) -> ArtifactStore:
     """The store of a study's artifacts: `s3://BUCKET/PREFIX`, a folder or its file:// URL, or a folder of the runs.
 
     A folder is made when it is absent. A bucket is asked whether it can be listed, unless `runs` has it open already.

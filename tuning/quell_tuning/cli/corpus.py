@@ -27,11 +27,11 @@ def check(
     from quell.audit.corpus_audit import audit
     from quell_tuning import progress
     from quell_tuning.recordings import audit_report
-    from quell_tuning.workspace.run_folder import Runs
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.run_folder import RunFolder
+    from quell_tuning.workspace.workspace import Workspace
 
     spec, console = load_spec(study), stderr()
-    place = Place(Runs(runs), Runs(runs).storage_url, corpus)
+    place = Workspace(RunFolder(runs), RunFolder(runs).storage_url, corpus)
     config = place.corpus_config(spec, console)
     with progress.bar("reading recordings", console) as move:
         found = audit(config, cores(), move)
@@ -59,11 +59,11 @@ def preview(
     from quell_tuning import progress
     from quell_tuning.recordings import exclusions
     from quell_tuning.recordings.mixture_preview import preview as write
-    from quell_tuning.workspace.run_folder import Runs
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.run_folder import RunFolder
+    from quell_tuning.workspace.workspace import Workspace
 
     spec, console = load_spec(study), stderr()
-    place = Place(Runs(runs), Runs(runs).storage_url, corpus)
+    place = Workspace(RunFolder(runs), RunFolder(runs).storage_url, corpus)
     data = place.open_corpus(spec, console, exclusions.stored(spec, place))
     with progress.bar("writing mixtures", console) as move:
         written = write(spec, data, count, output, move)

@@ -23,10 +23,10 @@ from quell_tuning.results import status
 from quell_tuning.study import study_file
 from quell_tuning.workers.devices import check_devices, share_devices
 from quell_tuning.workers.tune import Tune
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.workspace import Workspace
 
 
-def demo(study: Path, place: Place, console: Console, log: Console) -> int:
+def demo(study: Path, place: Workspace, console: Console, log: Console) -> int:
     """Runs the study, exports its best trial, denoises one noisy file of the test split; returns the exit code."""
     started = time.monotonic()
     spec = study_file.load(study)

@@ -17,8 +17,8 @@ from quell_tuning.cli.options import (
     StorageFileOption,
     StorageOption,
     load_spec,
-    open_place,
     open_study,
+    open_workspace,
     stderr,
     stdout,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell.evaluation.baselines import System
     from quell_tuning.study.study_file import StudySpec
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.workspace import Workspace
 
 
 def evaluate(
@@ -74,7 +74,7 @@ def evaluate(
         if spec is None:
             material = evaluation.of_folders(cast(Path, noisy), clean, console)
         else:
-            data = _corpus(spec, open_place(runs, storage, storage_file, corpus), console)
+            data = _corpus(spec, open_workspace(runs, storage, storage_file, corpus), console)
             evaluation.check_models(compared, data, console)
             material = evaluation.of_study(spec, data, mixtures, scorer, console)
         systems = {one.name: one.system for one in compared} | others
@@ -110,7 +110,7 @@ def _systems(baseline: str) -> dict[str, System]:
     return {name: baselines.system(name) for name in names if name != "noisy"}
 
 
-def _corpus(spec: StudySpec, place: Place, console: Console) -> Corpus:
+def _corpus(spec: StudySpec, place: Workspace, console: Console) -> Corpus:
     from quell.corpus.memory_map import open_store
     from quell_tuning.recordings import exclusions
 

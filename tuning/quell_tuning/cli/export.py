@@ -13,8 +13,8 @@ from quell_tuning.cli.options import (
     StorageFileOption,
     StorageOption,
     StudyName,
-    open_place,
     open_study,
+    open_workspace,
     stderr,
     stdout,
 )
@@ -50,7 +50,7 @@ def export(
     if output.suffix not in needed:
         found = f"{output}: ends in {output.suffix!r}"
         raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")
-    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
     again_on = check_device(device) if refit else None
@@ -77,6 +77,6 @@ def reproduce(
     from quell_tuning.export.retraining import reproduce as train_again
     from quell_tuning.workers.devices import check_device
 
-    place = open_place(runs, storage, storage_file)
+    place = open_workspace(runs, storage, storage_file)
     used = check_device(device)
     return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())

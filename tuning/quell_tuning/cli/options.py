@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quell_tuning.study.study_file import StudySpec
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.workspace import Workspace
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
 StudyName = Annotated[
@@ -69,24 +69,24 @@ def load_spec(study: Path, trials: int | None = None, confirm: int | None = None
     return study_file.load(study, trials=trials, confirm=confirm)
 
 
-def open_place(
+def open_workspace(
     runs: Path,
     storage: str | None,
     storage_file: Path | None,
     corpus: Path | None = None,
     artifacts: str | None = None,
-) -> Place:
+) -> Workspace:
     """Where studies, runs, recordings and artifacts are."""
     from quell_tuning.storage.urls import storage_url
     from quell_tuning.workspace.bucket_mirror import open_mirror
-    from quell_tuning.workspace.run_folder import Runs
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.run_folder import RunFolder
+    from quell_tuning.workspace.workspace import Workspace
 
-    folder = Runs(runs, open_mirror(artifacts, runs))
-    return Place(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)
+    folder = RunFolder(runs, open_mirror(artifacts, runs))
+    return Workspace(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)
 
 
-def open_study(study: str | None, place: Place) -> optuna.Study:
+def open_study(study: str | None, place: Workspace) -> optuna.Study:
     """The stored study of a file or of a name, or the latest."""
     import optuna
 
@@ -97,7 +97,7 @@ def open_study(study: str | None, place: Place) -> optuna.Study:
     return load_study(name, place.open_storage())
 
 
-def log_notes() -> None:
+def log_to_stderr() -> None:
     """Notes of what happens go to stderr, with the time."""
     import logging
 

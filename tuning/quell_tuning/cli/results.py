@@ -15,9 +15,9 @@ from quell_tuning.cli.options import (
     StorageFileOption,
     StorageOption,
     StudyName,
-    log_notes,
-    open_place,
+    log_to_stderr,
     open_study,
+    open_workspace,
     stderr,
     stdout,
 )
@@ -49,8 +49,8 @@ def dashboard(
     from quell_tuning.dashboard import page_refresh
     from quell_tuning.dashboard.server import Access, serve
 
-    log_notes()
-    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    log_to_stderr()
+    place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
 
@@ -86,7 +86,7 @@ def report(
     if output.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"{output}: ends in {output.suffix!r}, expected .html", param_hint="--output")
     check(output, overwrite)
-    place = open_place(runs, storage, storage_file, artifacts=artifacts)
+    place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
     print(f"{output}: {write(stored, open_artifacts(place.artifacts_url, place.runs), output, best, listen, stderr())}")
@@ -104,7 +104,7 @@ def status(
     """Trials by state, who works on what, the best so far and the time left."""
     from quell_tuning.results import status as state
 
-    stored = open_study(study, open_place(runs, storage, storage_file))
+    stored = open_study(study, open_workspace(runs, storage, storage_file))
     if watch:
         from quell_tuning.results.status import watch as look_on
 

@@ -16,9 +16,9 @@ from quell_tuning.cli.options import (
     TrackOption,
     TrialsOption,
     load_spec,
-    log_notes,
-    open_place,
+    log_to_stderr,
     open_study,
+    open_workspace,
     stderr,
     stdout,
 )
@@ -28,10 +28,10 @@ from quell_tuning.errors import Interrupted, UsageError
 def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from quell_tuning.cli.demo import demo as run_demo
-    from quell_tuning.workspace.run_folder import Runs
-    from quell_tuning.workspace.workspace import Place
+    from quell_tuning.workspace.run_folder import RunFolder
+    from quell_tuning.workspace.workspace import Workspace
 
-    return _ended(run_demo(study, Place(Runs(runs), Runs(runs).storage_url, None), stdout(), stderr()))
+    return _ended(run_demo(study, Workspace(RunFolder(runs), RunFolder(runs).storage_url, None), stdout(), stderr()))
 
 
 def tune(
@@ -94,9 +94,9 @@ def tune(
     from quell_tuning.workers.devices import check_devices, share_devices
     from quell_tuning.workers.tune import Tune
 
-    log_notes()
+    log_to_stderr()
     spec = load_spec(study, trials, confirm)
-    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    place = open_workspace(runs, storage, storage_file, corpus, artifacts)
     cluster = None
     if ray is not None:
         from quell_tuning.workers.ray_pool import Cluster, check_storage
@@ -145,7 +145,7 @@ def worker(
     from quell_tuning.workers.joining import join
     from quell_tuning.workers.worker import end_with_pool
 
-    log_notes()
+    log_to_stderr()
     end_with_pool()
     if part not in PARTS:
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
@@ -153,7 +153,7 @@ def worker(
     if device != devices.AUTO:
         devices.check_device(device, also=f" or {devices.AUTO}")
     check_tracking(track)
-    place = open_place(runs, storage, storage_file, corpus, artifacts)
+    place = open_workspace(runs, storage, storage_file, corpus, artifacts)
     with devices.choose(device, place.runs.folder / "devices") as claim:
         return _ended(join(spec, part, place, claim.device, stderr(), track))
 
@@ -174,8 +174,8 @@ def serve(
     from quell_tuning.storage.grpc_server import Backend
     from quell_tuning.storage.grpc_server import serve as run_server
 
-    log_notes()
-    place = open_place(runs, storage, storage_file)
+    log_to_stderr()
+    place = open_workspace(runs, storage, storage_file)
     return run_server(Backend(place.storage_url, place.runs.postgres), host, port, processes, stderr())
 
 

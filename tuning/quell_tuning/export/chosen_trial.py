@@ -13,7 +13,7 @@ from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.trials.ranking import best_trials
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Made:
     validation: Validation | None  # None without a corpus
 
 
-def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen:
+def choose(study: optuna.Study, runs: RunFolder, number: int | None = None) -> Chosen:
     """The trial that was asked for, else the confirmed one, else the best.
 
     Raises:
@@ -79,7 +79,7 @@ def choose(study: optuna.Study, runs: Runs, number: int | None = None) -> Chosen
     )
 
 
-def _confirmed(study: optuna.Study, runs: Runs, ranked: list[FrozenTrial]) -> Chosen | None:
+def _confirmed(study: optuna.Study, runs: RunFolder, ranked: list[FrozenTrial]) -> Chosen | None:
     """The seed that is best on validation of the configuration that won over several; None when none was confirmed, or
     the search went on and found a better one."""
     confirmed = study.user_attrs.get("confirmed")

@@ -28,12 +28,12 @@ from quell_tuning.export.chosen_trial import Chosen, Made, Validation, _owner, c
 from quell_tuning.export.retraining import refit
 from quell_tuning.study.stored_study import SKIPPED
 from quell_tuning.study.study_file import restore, validation_set
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 
 def export_best(
     study: optuna.Study,
-    runs: Runs,
+    runs: RunFolder,
     path: Path,
     number: int | None = None,
     *,
@@ -73,7 +73,7 @@ def export_best(
     return made
 
 
-def _corpus(study: optuna.Study, runs: Runs) -> Corpus | None:
+def _corpus(study: optuna.Study, runs: RunFolder) -> Corpus | None:
     try:
         return open_store(runs.corpora / study.user_attrs["corpus"])
     except CorpusError:

@@ -22,7 +22,7 @@ from quell_tuning.errors import StudyNotFound
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import metric
 from quell_tuning.study.study_file import restore, validation_set
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 # Largest difference of a metric's mean on a GPU, whose sums come in any order: not measured yet, an assumption.
 GPU_TOLERANCE = {"pesq": 0.02, "stoi": 0.002, "estoi": 0.003, "si_sdr": 0.1}
@@ -32,7 +32,7 @@ class _Pruned(Exception):
     """The training got to the rung that the trial was pruned at."""
 
 
-def reproduce(study: optuna.Study, number: int, runs: Runs, device: str, console: Console, log: Console) -> int:
+def reproduce(study: optuna.Study, number: int, runs: RunFolder, device: str, console: Console, log: Console) -> int:
     """Trains a complete or pruned trial again and prints every score beside its old one; returns 0 when all are the
     same (on a GPU: within GPU_TOLERANCE), else 1.
 
@@ -66,7 +66,9 @@ def _rung(study: optuna.Study, step: int) -> str:
     return f"{metric(study)} at {step / 3600:g} h of audio"
 
 
-def _train_again(study: optuna.Study, trial: FrozenTrial, runs: Runs, device: str, log: Console) -> dict[str, float]:
+def _train_again(
+    study: optuna.Study, trial: FrozenTrial, runs: RunFolder, device: str, log: Console
+) -> dict[str, float]:
     import torch
 
     from quell.config import DenoiserConfig, TrainingConfig
@@ -130,7 +132,7 @@ FEW = 6  # validation mixtures that are scored at the end, for nothing: training
 
 
 def refit(
-    study: optuna.Study, trial: FrozenTrial, corpus: Corpus, runs: Runs, device: torch.device, console: Console
+    study: optuna.Study, trial: FrozenTrial, corpus: Corpus, runs: RunFolder, device: torch.device, console: Console
 ) -> Denoiser:
     """Trains a trial's configuration again, with as much audio, on the recordings of train and validation.
 

@@ -16,13 +16,13 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.study.stored_study import SKIPPED, load_study
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec
 
 
-def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) -> frozenset[str]:
+def checked(spec: StudySpec, place: Workspace, console: Console, *, skip_bad: bool) -> frozenset[str]:
     """The recordings that a search leaves out: those that its study does already, else those with errors where
     `skip_bad` allows it.
 
@@ -44,20 +44,20 @@ def checked(spec: StudySpec, place: Place, console: Console, *, skip_bad: bool) 
     return known | skipped
 
 
-def _checked_before(config: CorpusConfig, place: Place) -> bool:
+def _checked_before(config: CorpusConfig, place: Workspace) -> bool:
     try:
         return _mark(config, place).exists()
     except AudioError:  # the audit says it, with all else that is wrong
         return False
 
 
-def _mark(config: CorpusConfig, place: Place) -> Path:
+def _mark(config: CorpusConfig, place: Workspace) -> Path:
     """A file that says that these very recordings were checked. That they were decoded does not: a preview decodes."""
     folder = home(config, place.runs.corpora)[1]
     return folder.with_name(f"{folder.name}.checked")
 
 
-def stored(spec: StudySpec, place: Place) -> frozenset[str]:
+def stored(spec: StudySpec, place: Workspace) -> frozenset[str]:
     """What the study of a specification leaves out; nothing where there is no such study yet."""
     try:
         with closing(place.open_storage()) as storage:

@@ -30,7 +30,7 @@ from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials import outcome
 from quell_tuning.trials.confirmation import hopeless
 from quell_tuning.trials.lease import Running, Superseded
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -54,7 +54,7 @@ class Task:
     validation: EvaluationSet
     scorer: Scorer
     device: torch.device
-    runs: Runs
+    runs: RunFolder
     artifacts: ArtifactStore | None = None  # where trials are heard and seen; nowhere without one
     bars: progress.Trainings | None = None
     tracker: Tracker | None = None

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.study.sections import COSTS
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.ranking import best_trainings
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from quell.export.cost import Cost
@@ -62,7 +62,7 @@ def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
             trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
 
 
-def forget_weights(study: optuna.Study, runs: Runs, keep: int = KEPT_WEIGHTS) -> None:
+def forget_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS) -> None:
     """Removes the weights of all but the best trials."""
     # Before the best are looked for: one that another worker completes in between is not among them.
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -19,7 +19,7 @@ from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Running
 from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.worker import POOL, Leave, Notice, Objective, work
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     import optuna
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("quell")
 
 
-def join(spec: StudySpec, part: str, place: Place, device: str, console: Console, track: str | None = None) -> int:
+def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Console, track: str | None = None) -> int:
     """Works on a part of a study until its budget is used up; returns the exit code.
 
     Args:
@@ -70,7 +70,7 @@ def join(spec: StudySpec, part: str, place: Place, device: str, console: Console
         return work(Budget(study, trials), notice, begin, drop)
 
 
-def open_patiently(place: Place, notice: Notice) -> PatientStorage:
+def open_patiently(place: Workspace, notice: Notice) -> PatientStorage:
     """A worker that is started again while its database is away waits for it; one that a person starts says so."""
     began = time.monotonic()
     while True:
@@ -89,7 +89,7 @@ def _objective(
     study: optuna.Study,
     spec: StudySpec,
     corpus: Corpus,
-    place: Place,
+    place: Workspace,
     device: str,
     notice: Notice,
     console: Console,

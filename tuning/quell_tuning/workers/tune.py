@@ -38,7 +38,7 @@ from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.ray_pool import Cluster, RayPool
 from quell_tuning.workers.ray_slot import CORPUS, RUNS, Job
 from quell_tuning.workers.supervisor import Overseer
-from quell_tuning.workspace.workspace import Place
+from quell_tuning.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Tune:
 
     spec: StudySpec
     study_file: Path
-    place: Place
+    place: Workspace
     devices: Sequence[str]
     console: Console
     first: Sequence[dict[str, Any]] = field(default=())

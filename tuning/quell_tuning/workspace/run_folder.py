@@ -12,7 +12,7 @@ from quell_tuning.workspace.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunFolder:
     """The folder that holds everything a study makes; never in the repository.
 
     Args:

@@ -17,17 +17,17 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.storage.backends import CONNECTIONS, open_storage
 from quell_tuning.storage.retrying import PatientStorage
-from quell_tuning.workspace.run_folder import Runs
+from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Folders and storage of a command."""
 
-    runs: Runs
+    runs: RunFolder
     storage_url: str = field(repr=False)  # may hold a password
     corpus: Path | None  # as given; None when nobody named one
     artifacts_url: str | None = None  # a folder or a bucket; None for a folder among the runs
