@@ -29,7 +29,7 @@ from pathlib import Path
 import optuna
 from chaos_stub import STUDY, UNITS_PER_RUNG, executed
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import is_lost
 
@@ -55,7 +55,7 @@ def sqlite(folder: Path) -> Iterator[Backend]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Backend]:
-    cluster = Cluster(folder / "postgres", password="chaos")
+    cluster = PostgresServer(folder / "postgres", password="chaos")
     cluster.init()
     cluster.start()
 
@@ -72,7 +72,7 @@ def postgres(folder: Path) -> Iterator[Backend]:
 
 @contextmanager
 def grpc(folder: Path) -> Iterator[Backend]:
-    port = Cluster(folder, password="").port  # a free one
+    port = PostgresServer(folder, password="").port  # a free one
 
     def serve() -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import optuna
 from quell_tuning.errors import TuningError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.trials.budget import Budget
@@ -110,7 +110,7 @@ def executed(folder: Path) -> tuple[int, list[int]]:
     return len(lines), list(again.values())
 
 
-def make_study(storage: PatientStorage) -> optuna.Study:
+def make_study(storage: RetryingStorage) -> optuna.Study:
     return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
 
 

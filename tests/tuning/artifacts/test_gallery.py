@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from quell_tuning.artifacts import clip_picture, gallery
 from quell_tuning.artifacts.gallery import hang_again, hang_study, hang_trial, showcase
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 from quell.audio import FloatArray
 from quell.metrics.scorer import Scores
@@ -243,7 +243,7 @@ def test_hanging_twice_does_nothing_twice(study: optuna.Study, store: Folder) ->
 
 
 def test_of_two_who_are_first_at_once_the_slower_takes_the_showcase_of_the_other(
-    storage: PatientStorage, store: Folder, monkeypatch: pytest.MonkeyPatch
+    storage: RetryingStorage, store: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = optuna.create_study(storage=storage, study_name="s")
     other = optuna.load_study(storage=storage, study_name="s")

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.urls import storage_url
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.workspace import Workspace
@@ -62,7 +62,7 @@ def contents(folder: Path) -> Iterator[tuple[Path | str, bytes]]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 def test_a_search_keeps_the_password_to_itself(
-    postgres: Cluster, tmp_path: Path, tiny_study: str, tiny_recordings: Path, study_name: str
+    postgres: PostgresServer, tmp_path: Path, tiny_study: str, tiny_recordings: Path, study_name: str
 ) -> None:
     runs = tmp_path / "there"
     runs.mkdir()
@@ -99,7 +99,7 @@ def test_a_search_keeps_the_password_to_itself(
     assert SECRET not in str(attributes)
 
 
-def test_a_place_does_not_show_its_storage(postgres: Cluster, tmp_path: Path) -> None:
+def test_a_place_does_not_show_its_storage(postgres: PostgresServer, tmp_path: Path) -> None:
     assert SECRET in postgres.url
     place = Workspace(RunFolder(tmp_path), postgres.url, None)
     assert SECRET not in f"{place!r} {place}"

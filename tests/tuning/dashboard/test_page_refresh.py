@@ -18,7 +18,7 @@ from optuna_dashboard._note import (
     version_is_incremented,
 )
 from quell_tuning.dashboard import page_refresh
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 Study = Callable[..., optuna.Study]
 
@@ -103,7 +103,7 @@ def test_who_falls_out_of_the_best_loses_the_note_but_presets_keep_theirs(study:
     assert set(notes(study)) == {0, 1, *range(3, 3 + page_refresh.NOTES)}
 
 
-def test_refreshing_again_writes_nothing(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refreshing_again_writes_nothing(storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     study = make("s", storage)
     for score in (1.0, 2.0, 1.5):
         study.add_trial(trial(score))

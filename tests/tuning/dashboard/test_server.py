@@ -19,7 +19,7 @@ from optuna.trial import create_trial
 from quell_tuning.dashboard import server
 from quell_tuning.dashboard.server import keep_fresh, listen
 from quell_tuning.errors import UsageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 
@@ -57,7 +57,7 @@ def test_an_address_that_cannot_be_had_is_told_in_one_line() -> None:
 
 
 @pytest.fixture
-def start(storage: PatientStorage, tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+def start(storage: RetryingStorage, tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """Runs `quell dashboard` on a study with one trial and returns the address that it prints."""
     study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
     study.set_user_attr("spec", {"study": {"score": "pesq"}})

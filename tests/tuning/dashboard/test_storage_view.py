@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from quell_tuning.dashboard import storage_view
 from quell_tuning.dashboard.server import application
 from quell_tuning.dashboard.storage_view import DashboardStorage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 BROKEN = {"si_sdr": 0.5, "parameters": -0.1}
@@ -26,7 +26,7 @@ class Page:
     """What the page of a study would ask for."""
 
     def __init__(self, study: optuna.Study, folder: Path) -> None:
-        assert isinstance(study._storage, PatientStorage)
+        assert isinstance(study._storage, RetryingStorage)
         self.study = study
         self.app = application(study._storage, FileSystemArtifactStore(folder), None, False)
 
@@ -61,7 +61,7 @@ def open_page(tmp_path: Path) -> Callable[..., Page]:
     """The page of a study with such trials, by values and constraints."""
 
     def page(*trials: tuple[list[float], dict[str, float]], directions: tuple[str, ...] = ("maximize",)) -> Page:
-        storage = PatientStorage(optuna.storages.InMemoryStorage())
+        storage = RetryingStorage(optuna.storages.InMemoryStorage())
         study = optuna.create_study(storage=storage, directions=directions)
         for values, constraints in trials:
             study.add_trial(create_trial(values=values, constraints=constraints))

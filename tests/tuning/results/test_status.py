@@ -17,7 +17,7 @@ from quell_tuning.errors import StudyNotFound
 from quell_tuning.recordings import exclusions
 from quell_tuning.results import liveness, status
 from quell_tuning.results.status import line, show, summary
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.worker_id import machine, worker_name
@@ -279,7 +279,7 @@ def test_watching_on_a_terminal_redraws_at_every_look_and_leaves_the_last_view(
 
 
 def test_the_study_without_a_name_is_the_search_that_was_tuned_last(
-    storage: PatientStorage, tiny_spec, small_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: RetryingStorage, tiny_spec, small_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StudyNotFound, match="no studies"):
         load_study(None, storage)

@@ -15,7 +15,7 @@ import sqlalchemy
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.storage import backends as module
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.urls import shown
 from quell_tuning.study.stored_study import difference, load_study
 
@@ -119,14 +119,14 @@ def test_difference_names_the_first_key_that_differs_and_both_values() -> None:
     assert difference(stored, wider).startswith('search.depth is {"low": 3, "high": 7}, expected {"low": 3, "high": 6}')
 
 
-def test_postgresql_alone_means_our_driver(postgres: Cluster, study_name: str) -> None:
+def test_postgresql_alone_means_our_driver(postgres: PostgresServer, study_name: str) -> None:
     storage = open_storage(postgres.url.replace("postgresql+psycopg://", "postgresql://"))
     optuna.create_study(study_name=study_name, storage=storage)
     storage.close()
     assert study_of(postgres.url, study_name) == []
 
 
-def test_a_password_may_stand_in_the_query(postgres: Cluster, password: str, study_name: str) -> None:
+def test_a_password_may_stand_in_the_query(postgres: PostgresServer, password: str, study_name: str) -> None:
     address = postgres.url.rpartition("@")[2]
     storage = open_storage(f"postgresql://{address}?user=postgres&password={quote(password, safe='')}")
     optuna.create_study(study_name=study_name, storage=storage)
@@ -200,8 +200,8 @@ def test_without_the_package_grpc_is_refused_with_the_command_that_installs_it(m
         open_storage("grpc://127.0.0.1:13000")
 
 
-def test_a_wrong_password_and_an_unknown_database_are_told(postgres: Cluster, password: str) -> None:
-    wrong = Cluster(postgres.folder, "wrong sesame", postgres.port)
+def test_a_wrong_password_and_an_unknown_database_are_told(postgres: PostgresServer, password: str) -> None:
+    wrong = PostgresServer(postgres.folder, "wrong sesame", postgres.port)
     with pytest.raises(StorageError, match='password authentication failed for user "postgres", expected') as raised:
         open_storage(wrong.url)
     unknown = postgres.url.rpartition("/")[0] + "/nowhere"
@@ -213,7 +213,7 @@ def test_a_wrong_password_and_an_unknown_database_are_told(postgres: Cluster, pa
         assert SECRET not in str(error)
 
 
-def test_a_quoted_password_is_not_shown_either(postgres: Cluster, password: str) -> None:
+def test_a_quoted_password_is_not_shown_either(postgres: PostgresServer, password: str) -> None:
     assert shown(postgres.url) == f"postgresql+psycopg://postgres:***@127.0.0.1:{postgres.port}/postgres"
 
 
@@ -226,7 +226,7 @@ def in_time(function: Callable[[], Any], seconds: float) -> bool:
 
 
 def test_who_is_frozen_inside_a_transaction_does_not_keep_others_out(
-    postgres: Cluster, study_name: str, monkeypatch: pytest.MonkeyPatch
+    postgres: PostgresServer, study_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SILENT_S", 3)  # of 1, opening a storage takes longer on a machine with much to do
     frozen, other = open_storage(postgres.url), open_storage(postgres.url)

@@ -17,7 +17,7 @@ import pytest
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.grpc_server import serve
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
@@ -218,7 +218,7 @@ class Leave(BaseException):
 
 
 def test_client_and_proxy_can_leave_while_the_database_behind_them_is_away(
-    start: Callable[..., Proxy], postgres: Cluster, free_port: Callable[[], int], wait_for: Callable[..., Any]
+    start: Callable[..., Proxy], postgres: PostgresServer, free_port: Callable[[], int], wait_for: Callable[..., Any]
 ) -> None:
     port = free_port()
     proxy = start(postgres.url, port)

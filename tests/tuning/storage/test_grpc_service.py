@@ -14,8 +14,8 @@ pytest.importorskip("grpc")
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
 from quell_tuning.storage import grpc_service
-from quell_tuning.storage.grpc_service import Service, Together
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.grpc_service import CoalescedReads, SharedReadService
+from quell_tuning.storage.retrying import RetryingStorage
 
 
 class Slow:
@@ -42,7 +42,7 @@ def slow() -> Slow:
 
 
 def test_who_comes_while_others_are_read_for_shares_the_next_read(slow: Slow, wait_for: Callable[..., Any]) -> None:
-    together = Together(slow)
+    together = CoalescedReads(slow)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together.get, 1)
         assert slow.begun.acquire(timeout=10)
@@ -58,13 +58,13 @@ def test_who_comes_while_others_are_read_for_shares_the_next_read(slow: Slow, wa
 
 
 def test_nobody_is_answered_from_a_read_that_began_before_they_asked(slow: Slow) -> None:
-    together = Together(slow)
+    together = CoalescedReads(slow)
     slow.go.release(100)
     assert [together.get(1) for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 def test_studies_are_read_apart_and_an_error_goes_to_whoever_asked_for_it(slow: Slow) -> None:
-    together = Together(slow)
+    together = CoalescedReads(slow)
     slow.go.release(100)
     assert (together.get(1), together.get(2)) == (1, 2)
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_studies_are_read_apart_and_an_error_goes_to_whoever_asked_for_it(slow: 
     assert together.get(1) == 5
 
 
-def filled(storage: PatientStorage) -> optuna.Study:
+def filled(storage: RetryingStorage) -> optuna.Study:
     study = optuna.create_study(study_name="s", storage=storage)
     for number in range(4):
         trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
@@ -86,18 +86,18 @@ def filled(storage: PatientStorage) -> optuna.Study:
 
 
 @pytest.mark.parametrize(("after", "included"), [(-1, []), (2, []), (3, [1, 4]), (99, [5]), (99, [])])
-def test_trials_are_answered_as_optuna_answers(storage: PatientStorage, after: int, included: list[int]) -> None:
+def test_trials_are_answered_as_optuna_answers(storage: RetryingStorage, after: int, included: list[int]) -> None:
     study = filled(storage)
-    service, plain = Service(storage.backend), OptunaStorageProxyService(storage.backend)
+    service, plain = SharedReadService(storage.backend), OptunaStorageProxyService(storage.backend)
     request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=after, included_trial_ids=included)
     for _ in range(2):  # the second time from what was kept
         written = service.GetTrials(request, None)
         assert GetTrialsReply.FromString(written) == plain.GetTrials(request, None)
 
 
-def test_what_changes_is_seen(storage: PatientStorage) -> None:
+def test_what_changes_is_seen(storage: RetryingStorage) -> None:
     study = filled(storage)
-    service = Service(storage.backend)
+    service = SharedReadService(storage.backend)
     request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1)
 
     def asked() -> dict[int, Any]:
@@ -111,19 +111,19 @@ def test_what_changes_is_seen(storage: PatientStorage) -> None:
     assert list(asked()[running.number].values) == [7.0]
 
 
-def test_trials_that_ended_are_written_down_once(storage: PatientStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_that_ended_are_written_down_once(storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     study = filled(storage)
     written: list[int] = []
     inner = grpc_service._to_proto_trial
     monkeypatch.setattr(grpc_service, "_to_proto_trial", lambda trial: written.append(trial.number) or inner(trial))
-    service = Service(storage.backend)
+    service = SharedReadService(storage.backend)
     for _ in range(3):
         service.GetTrials(GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1), None)
     ended = [trial.number for trial in study.trials if trial.state.is_finished()]
     assert [written.count(number) for number in ended] == [1] * len(ended)
 
 
-def test_a_study_that_is_not_there_is_not_found(storage: PatientStorage) -> None:
+def test_a_study_that_is_not_there_is_not_found(storage: RetryingStorage) -> None:
     class Aborted(Exception):
         pass
 
@@ -131,4 +131,4 @@ def test_a_study_that_is_not_there_is_not_found(storage: PatientStorage) -> None
         raise Aborted(code.name)
 
     with pytest.raises(Aborted, match="NOT_FOUND"):
-        Service(storage.backend).GetTrials(GetTrialsRequest(study_id=77), SimpleNamespace(abort=abort))
+        SharedReadService(storage.backend).GetTrials(GetTrialsRequest(study_id=77), SimpleNamespace(abort=abort))

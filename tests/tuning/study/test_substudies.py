@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import search_space, study_file, substudies
 from quell_tuning.study.presets import PRESETS
 from quell_tuning.study.stored_study import create_study
@@ -30,7 +30,7 @@ INSIDE = {
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[StudySpec], optuna.Study]]:
     """Makes the study of a specification, each in a database of its own."""
-    opened: list[PatientStorage] = []
+    opened: list[RetryingStorage] = []
 
     def make(spec: StudySpec) -> optuna.Study:
         path = tmp_path_factory.mktemp("runs") / "quell.db"
@@ -45,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[StudySp
 
 
 @pytest.fixture
-def study(storage: PatientStorage) -> optuna.Study:
+def study(storage: RetryingStorage) -> optuna.Study:
     return optuna.create_study(storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
 
 

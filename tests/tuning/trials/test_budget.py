@@ -15,7 +15,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials import budget as module
 from quell_tuning.trials.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
 from quell_tuning.trials.lease import Lease
@@ -26,14 +26,14 @@ NOBODY = 999_999_999  # no process has this number
 
 
 @pytest.fixture
-def storage(url: str) -> Iterator[PatientStorage]:
+def storage(url: str) -> Iterator[RetryingStorage]:
     storage = open_storage(url, create=True)
     yield storage
     storage.close()
 
 
 @pytest.fixture
-def study(storage: PatientStorage, study_name: str) -> optuna.Study:
+def study(storage: RetryingStorage, study_name: str) -> optuna.Study:
     return optuna.create_study(study_name=study_name, storage=storage, direction="maximize")
 
 
@@ -165,7 +165,7 @@ def test_a_trial_that_completes_while_others_reap_it_counts_once(
 
 
 def test_a_trial_that_completes_between_the_reapers_two_words_stays_complete(
-    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
+    study: optuna.Study, storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Budget(study, 1)
     trial = claimed(budget)
@@ -336,7 +336,7 @@ def elsewhere(budget: Budget) -> optuna.Trial:
 
 
 def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_before(
-    study: optuna.Study, storage: PatientStorage, clock: list[float]
+    study: optuna.Study, storage: RetryingStorage, clock: list[float]
 ) -> None:
     budget = Budget(study, 1)
     trial = claimed(budget)
@@ -442,7 +442,7 @@ def test_who_does_not_look_after_the_others_looks_seldom(
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
-    study: optuna.Study, storage: PatientStorage, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
+    study: optuna.Study, storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.05)
     budget = Budget(study, 2)

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import FrozenTrial
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.workspace.run_folder import RunFolder
 
@@ -33,7 +33,7 @@ class Tune:
         study = study.replace("0.08", "0.15").replace("[corpus]", 'pruner = "none"\n[corpus]')
         self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
         self.runs = RunFolder(folder / "runs")
-        self.storage: PatientStorage | None = None
+        self.storage: RetryingStorage | None = None
         self.command = [sys.executable, "-m", "quell_tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]
         self.command += ["--runs", str(self.runs.folder), "--workers", str(workers)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy.exc
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.workers import joining
 from quell_tuning.workers.joining import join, open_patiently
@@ -70,7 +70,7 @@ def test_a_worker_leaves_when_asked_though_its_database_went_away_before_it_had_
     tiny_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(POOL, raising=False)
-    storage = PatientStorage(Gone())
+    storage = RetryingStorage(Gone())
     asked = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
     asked.start()
     began = time.monotonic()

@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.budget import ALIKE, Budget
 from quell_tuning.trials.lease import Running, Superseded
 from quell_tuning.trials.ranking import is_lost
@@ -31,7 +31,7 @@ def notice(handlers: None, monkeypatch: pytest.MonkeyPatch) -> Notice:
 
 
 @pytest.fixture
-def study(storage: PatientStorage) -> optuna.Study:
+def study(storage: RetryingStorage) -> optuna.Study:
     return optuna.create_study(storage=storage, direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
 
 

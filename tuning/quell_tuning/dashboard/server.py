@@ -21,7 +21,7 @@ from quell_tuning.dashboard.access_control import Guard, Refusal, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
 from quell_tuning.dashboard.storage_view import Away, DashboardStorage
 from quell_tuning.errors import UsageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +70,7 @@ def serve(
     Raises:
         UsageError: the address is taken, or not this machine's.
     """
-    assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage.backends"
+    assert isinstance(study._storage, RetryingStorage), "a study of quell_tuning.storage.backends"
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it says how many wait for a thread
     with listen(access.host, access.port) as listener:
         app = application(study._storage, store, access.password, access.read_only)
@@ -121,7 +121,7 @@ def _address(listener: socket.socket) -> str:
 
 
 def application(
-    storage: PatientStorage, store: ArtifactStore, password: str | None, read_only: bool
+    storage: RetryingStorage, store: ArtifactStore, password: str | None, read_only: bool
 ) -> WSGIApplication:
     """Everything between a request and its answer."""
     view = DashboardStorage(storage)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import words
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import feasible
 
 T = TypeVar("T")
@@ -56,14 +56,14 @@ class _Infeasible:
 INFEASIBLE = _Infeasible()
 
 
-class DashboardStorage(PatientStorage):
+class DashboardStorage(RetryingStorage):
     """A view of another storage; what is written goes through, but for new trials: those seen here lack attributes.
 
     Raises:
         Away: from any method, when the database was away for longer than WAIT_S.
     """
 
-    def __init__(self, storage: PatientStorage) -> None:
+    def __init__(self, storage: RetryingStorage) -> None:
         super().__init__(storage.backend, storage.close, storage._reading)
         # Of finished trials: as stored, as shown, and as shown without a curve.
         self._seen: dict[int, tuple[FrozenTrial, FrozenTrial, FrozenTrial]] = {}

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_scheme, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
@@ -33,7 +33,7 @@ TABLES_LOCK = 0x51756C6C
 
 def open_storage(
     url: str, local: Path | None = None, *, create: bool = False, connections: int = CONNECTIONS
-) -> PatientStorage:
+) -> RetryingStorage:
     """The storage behind a URL, cached and patient. Call its `close` when done.
 
     Args:
@@ -55,7 +55,7 @@ def open_storage(
     return _grpc(url) if scheme == "grpc" else _postgres(url, connections)
 
 
-def _local_postgres(folder: Path, create: bool, connections: int) -> PatientStorage:
+def _local_postgres(folder: Path, create: bool, connections: int) -> RetryingStorage:
     from quell_tuning.storage import local_postgres
 
     if not create and not folder.exists():
@@ -66,16 +66,16 @@ def _local_postgres(folder: Path, create: bool, connections: int) -> PatientStor
     return _postgres(local_postgres.join(folder), connections)
 
 
-def _patient(storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> PatientStorage:
+def _patient(storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> RetryingStorage:
     def close() -> None:
         storage.remove_session()
         storage.engine.dispose()
 
     # Optuna's cache: what has ended is read once.
-    return PatientStorage(optuna.storages.get_storage(storage), close, reading)
+    return RetryingStorage(optuna.storages.get_storage(storage), close, reading)
 
 
-def _sqlite(url: str, create: bool) -> PatientStorage:
+def _sqlite(url: str, create: bool) -> RetryingStorage:
     """In write-ahead mode, so that readers never wait for a writer."""
     _, _, location = url.partition(":///")
     if not location:
@@ -100,7 +100,7 @@ def _sqlite(url: str, create: bool) -> PatientStorage:
     return _patient(storage, reading)
 
 
-def _postgres(url: str, connections: int) -> PatientStorage:
+def _postgres(url: str, connections: int) -> RetryingStorage:
     parsed = _parsed(url)
     if parsed is None:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password")
@@ -145,7 +145,7 @@ def quiet_grpc() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # crashes what is forked while another thread is in a call
 
 
-def _grpc(url: str) -> PatientStorage:
+def _grpc(url: str) -> RetryingStorage:
     quiet_grpc()
     try:
         import grpc  # noqa: F401
@@ -164,7 +164,7 @@ def _grpc(url: str) -> PatientStorage:
         proxy.close()
         expected = "expected `quell storage serve` there; start it, or check the address"
         raise StorageError(f"{shown(url)}: no answer in {SILENT_S} s, {expected}") from None
-    return PatientStorage(proxy, proxy.close)
+    return RetryingStorage(proxy, proxy.close)
 
 
 @contextmanager

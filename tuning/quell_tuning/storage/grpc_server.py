@@ -21,7 +21,7 @@ from rich.console import Console
 from quell.processes import follow_parent, undisturbed
 from quell_tuning.errors import Interrupted, StorageError
 from quell_tuning.storage.backends import open_storage, quiet_grpc
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 
 # To the database; twice as many at times.
 CONNECTIONS = 16
@@ -38,7 +38,7 @@ class Backend:
     url: str = field(repr=False)  # may hold a password
     local: Path  # folder of the server that `postgres` as URL starts
 
-    def open(self, connections: int) -> PatientStorage:
+    def open(self, connections: int) -> RetryingStorage:
         return open_storage(self.url, self.local, create=True, connections=connections)
 
 

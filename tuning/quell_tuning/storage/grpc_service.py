@@ -14,14 +14,14 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import add_StorageService
 from optuna.storages._grpc.servicer import OptunaStorageProxyService, _to_proto_trial
 from optuna.trial import FrozenTrial
 
-from quell_tuning.storage.retrying import absence
+from quell_tuning.storage.retrying import unreachable
 
 THREADS = 32  # calls served at once; most of them wait for the database or for one another
 
 T = TypeVar("T")
 
 
-class Together(Generic[T]):
+class CoalescedReads(Generic[T]):
     """One read at a time, on behalf of all who came before it began: each answer is as fresh as one of one's own."""
 
     def __init__(self, read: Callable[[int], T]) -> None:
@@ -45,7 +45,7 @@ class Together(Generic[T]):
         return answer.result()
 
 
-class Read:
+class TrialsSnapshot:
     """A study's trials at one moment, each written down when somebody first needs it.
 
     Args:
@@ -67,7 +67,7 @@ class Read:
         return text
 
 
-class Service(OptunaStorageProxyService):
+class SharedReadService(OptunaStorageProxyService):
     """Optuna's, but that clients who ask for a study's trials at the same time are answered from one read.
 
     With 64 workers three quarters of the proxy's time went into reading and writing down the same running trials again
@@ -80,7 +80,9 @@ class Service(OptunaStorageProxyService):
     def __init__(self, storage: BaseStorage) -> None:
         super().__init__(getattr(storage, "_backend", storage))
         self._ended: dict[int, tuple[FrozenTrial, bytes]] = {}
-        self._reads = Together(lambda study_id: Read(storage.get_all_trials(study_id, deepcopy=False), self._ended))
+        self._reads = CoalescedReads(
+            lambda study_id: TrialsSnapshot(storage.get_all_trials(study_id, deepcopy=False), self._ended)
+        )
 
     def GetTrials(self, request: Any, context: Any) -> bytes:  # type: ignore[override]  # written already
         try:
@@ -93,7 +95,7 @@ class Service(OptunaStorageProxyService):
         )
 
 
-class Candid(grpc.ServerInterceptor):  # type: ignore[misc]
+class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """Answers UNAVAILABLE for a database that is away, where Optuna's service would answer UNKNOWN."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
@@ -103,7 +105,7 @@ class Candid(grpc.ServerInterceptor):  # type: ignore[misc]
             try:
                 return handler.unary_unary(request, context)
             except Exception as error:
-                reason = absence(error)
+                reason = unreachable(error)
                 if reason is not None:
                     context.abort(grpc.StatusCode.UNAVAILABLE, reason)
                 raise
@@ -123,6 +125,6 @@ def make_server(storage: BaseStorage, *, shared: bool) -> grpc.Server:
     """
     # Not Optuna's run_grpc_proxy_server, which takes no options: two proxies would share a port and its calls.
     options = [("grpc.so_reuseport", int(shared))]
-    server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[Candid()], options=options)
-    add_StorageServiceServicer_to_server(Service(storage), server)
+    server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[UnavailableInterceptor()], options=options)
+    add_StorageServiceServicer_to_server(SharedReadService(storage), server)
     return server

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.postgres_server import TIMEOUT_S, Cluster, no_use, wheel
+from quell_tuning.storage.postgres_server import TIMEOUT_S, PostgresServer, no_use, wheel
 
 POLL_S = 0.5  # between two looks of the keeper
 
@@ -34,7 +34,7 @@ def join(folder: Path) -> str:
     Raises:
         StorageError: the package is missing, or the server is not up within 60 s.
     """
-    cluster = Cluster(folder)
+    cluster = PostgresServer(folder)
     folder = cluster.folder
     wheel()
     try:
@@ -77,7 +77,7 @@ def keep(folder: Path) -> None:
 
     If the folder is deleted, the keeper ends at once and the server, by itself, within a minute.
     """
-    cluster = Cluster(folder)
+    cluster = PostgresServer(folder)
     with _locked(folder / "keeper.lock"):
         try:
             cluster.init()
@@ -95,7 +95,7 @@ def keep(folder: Path) -> None:
             time.sleep(POLL_S)
 
 
-def _stopped(cluster: Cluster) -> bool:
+def _stopped(cluster: PostgresServer) -> bool:
     """Stops the server if nobody uses it and nobody is coming in."""
     at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
     with (

@@ -36,7 +36,7 @@ SETTINGS = {
 }
 
 
-class Cluster:
+class PostgresServer:
     """A Postgres server and the folder of its data and log; one process at a time may steer it.
 
     Without a password it listens on a Unix socket that only root and the server's user can open; with one it listens

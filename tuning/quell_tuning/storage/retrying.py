@@ -34,7 +34,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 
 
-def absence(error: BaseException) -> str | None:
+def unreachable(error: BaseException) -> str | None:
     """What a storage's error says about a database that cannot be reached for now; None for any other error."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     if isinstance(cause, sqlalchemy.exc.DBAPIError):
@@ -60,7 +60,7 @@ class _Waiting(threading.local):
     unless: Callable[[], None] = staticmethod(lambda: None)
 
 
-class PatientStorage(BaseStorage):
+class RetryingStorage(BaseStorage):
     """Another storage, asked again with longer and longer pauses while it is away.
 
     Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial made twice the
@@ -105,7 +105,7 @@ class PatientStorage(BaseStorage):
                 with self._reading() if getattr(method, "__name__", "").startswith("get_") else nullcontext():
                     result = method(*arguments)
             except Exception as error:
-                reason = absence(error)
+                reason = unreachable(error)
                 if reason is None:
                     raise
                 if pauses == 0:

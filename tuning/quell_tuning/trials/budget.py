@@ -20,7 +20,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import runs_here, shown, worker_name
 
@@ -102,7 +102,7 @@ class Budget:
     """
 
     def __init__(self, study: optuna.Study, trials: int) -> None:
-        assert isinstance(study._storage, PatientStorage), "a study of quell_tuning.storage.backends"
+        assert isinstance(study._storage, RetryingStorage), "a study of quell_tuning.storage.backends"
         self.study = study
         self.storage = study._storage
         self.trials = trials

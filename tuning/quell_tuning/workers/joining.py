@@ -12,7 +12,7 @@ from rich.console import Console
 
 from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.retrying import PATIENCE_S, PatientStorage
+from quell_tuning.storage.retrying import PATIENCE_S, RetryingStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.trials.budget import Budget
@@ -70,7 +70,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
         return work(Budget(study, trials), notice, begin, drop)
 
 
-def open_patiently(place: Workspace, notice: Notice) -> PatientStorage:
+def open_patiently(place: Workspace, notice: Notice) -> RetryingStorage:
     """A worker that is started again while its database is away waits for it; one that a person starts says so."""
     began = time.monotonic()
     while True:

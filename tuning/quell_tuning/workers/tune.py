@@ -25,7 +25,7 @@ from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.dashboard import page_refresh
 from quell_tuning.errors import StudyFileError
 from quell_tuning.recordings import exclusions
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.storage.urls import STORAGE
 from quell_tuning.study import substudies
 from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
@@ -113,7 +113,7 @@ class Tune:
             raise StudyFileError(f"{self.study_file}: training.noise_weights: {problem}; mend it there")
 
     def _study(
-        self, part: str, corpus: Corpus, storage: PatientStorage, noisy: Scores, skipped: Sequence[str]
+        self, part: str, corpus: Corpus, storage: RetryingStorage, noisy: Scores, skipped: Sequence[str]
     ) -> optuna.Study:
         spec = substudies.part(self.spec, part)
         study = create_study(spec, corpus, storage)

@@ -16,7 +16,7 @@ from quell.errors import CorpusError
 from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.storage.backends import CONNECTIONS, open_storage
-from quell_tuning.storage.retrying import PatientStorage
+from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Workspace:
     corpus: Path | None  # as given; None when nobody named one
     artifacts_url: str | None = None  # a folder or a bucket; None for a folder among the runs
 
-    def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> PatientStorage:
+    def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> RetryingStorage:
         """The storage; starts the server of `--storage postgres`, which this process then keeps alive.
 
         Raises:
