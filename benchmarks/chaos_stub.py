@@ -21,11 +21,11 @@ from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.trials.budget import Budget
-from quell_tuning.trials.lease import Running
+from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
-from quell_tuning.workers.worker import Leave, Notice, work
+from quell_tuning.workers.worker import StopRequest, StopRequested, work
 from quell_tuning.workspace.checkpoints import Checkpoints
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.workspace import Workspace
@@ -47,7 +47,7 @@ class Stub:
         self.units = folder / "units"
         self.unit_s = unit_s
 
-    def __call__(self, running: Running) -> None:
+    def __call__(self, running: RunningTrial) -> None:
         trial = running.trial
         for number in range(5):
             trial.suggest_float(f"x{number}", 0, 1)
@@ -73,7 +73,7 @@ class Stub:
                 trial.study.tell(trial, quality * RUNGS)
         self.checkpoints.drop(slot)
 
-    def _train(self, running: Running, rung: int, done: int, quality: float, checkpoint: Path) -> int:
+    def _train(self, running: RunningTrial, rung: int, done: int, quality: float, checkpoint: Path) -> int:
         while done < rung * UNITS_PER_RUNG:
             time.sleep(self.unit_s * (1 + 2 * quality) / 3)
             self._note(running, done)
@@ -90,7 +90,7 @@ class Stub:
         with replacing(checkpoint) as partial:
             partial.write_text(json.dumps(done))
 
-    def _note(self, running: Running, unit: int) -> None:
+    def _note(self, running: RunningTrial, unit: int) -> None:
         line = f"{running.trial.user_attrs['slot']} {running.trial.number} {os.getpid()} {unit}\n"
         with self.units.open("a") as file:  # short appends of several processes do not mix
             file.write(line)
@@ -122,12 +122,12 @@ def main() -> None:
     if kind == "worker":
         from quell_tuning.workers.joining import open_patiently
 
-        notice = Notice()
+        notice = StopRequest()
         try:
             storage = open_patiently(place, notice)
             with storage.waiting(unless=notice.check):
                 study = load_study(STUDY, storage)
-        except Leave:
+        except StopRequested:
             sys.exit(notice.exit_code)
         study.sampler = samplers.sampler("tpe", 0, worker_name())
         study.pruner = samplers.pruner("median", (1 / 3600, RUNGS / 3600))
@@ -137,7 +137,7 @@ def main() -> None:
     study = make_study(place.open_storage(create=True))
     budget = Budget(study, trials)
     budget.forgive()
-    shown = Shown(Console(stderr=True), trials, float(RUNGS), "value")
+    shown = LiveView(Console(stderr=True), trials, float(RUNGS), "value")
     command = [__file__, "worker", str(folder), str(trials), unit_s]
     try:
         if kind == "ray":
@@ -155,7 +155,7 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: Shown) -> int:
+def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: LiveView) -> int:
     from quell_tuning.workers.ray_pool import Cluster, RayPool
     from quell_tuning.workers.ray_slot import Job
 

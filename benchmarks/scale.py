@@ -33,7 +33,7 @@ from quell_tuning.study import samplers
 from quell_tuning.trials.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN, Budget
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.workers.worker import Notice, work
+from quell_tuning.workers.worker import StopRequest, work
 from servers import servers, single_calls
 from storage_overhead import STUDY, objective
 
@@ -64,7 +64,7 @@ class Counted:
 
 
 def worker(trials: int, sleep_s: float) -> int:
-    notice = Notice()
+    notice = StopRequest()
     storage = open_storage(os.environ["QUELL_STORAGE"])
     counted = Counted()
     counted.watch(storage)

@@ -36,7 +36,7 @@ from quell_tuning.study import samplers
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import Lease, Running
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.workers.worker import Notice
+from quell_tuning.workers.worker import StopRequest
 
 STUDY = "overhead"
 TRIALS_EACH = 4  # of a worker; the first one is timed apart
@@ -116,7 +116,7 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
         for name in (name for name in dir(storage) if "_trial" in name or name == "get_study_user_attrs"):
             timed.wrap(storage, name, name)
         timed.wrap(study.sampler, "sample_relative", "sampling, with what it reads")
-    budget, notice = Budget(study, budget_trials), Notice()
+    budget, notice = Budget(study, budget_trials), StopRequest()
     marks: list[tuple[float, float]] = []
     while len(marks) < TRIALS_EACH:
         slots = budget.look()

@@ -16,7 +16,7 @@ from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.markdown import literal
-from quell_tuning.results.snapshot import Standing
+from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
 
@@ -69,7 +69,7 @@ def study(tiny_spec) -> optuna.Study:
 def noted(study: optuna.Study, trial: FrozenTrial) -> str:
     """The note of a trial, which is put into the study."""
     study.add_trial(trial)
-    return trial_note(Standing.of(study), study.get_trials(deepcopy=False)[-1])
+    return trial_note(StudySnapshot.of(study), study.get_trials(deepcopy=False)[-1])
 
 
 def rows(note: str) -> list[list[str]]:
@@ -98,7 +98,7 @@ def test_gains_are_also_told_over_the_best_preset_but_never_over_itself(study: o
     note = noted(study, complete(3.5))
     assert "**SI-SDR (dB): 5.38**, +3.50 over the noisy input, +1.50 over the best preset, mask-unet." in note
     assert ["-5", "-5.00", "-1.50", "+3.50", "-3.00", "+1.50"] in rows(note)
-    standing = Standing.of(study)
+    standing = StudySnapshot.of(study)
     assert "best preset" not in trial_note(standing, study.trials[1])
     assert "-1.00 over the best preset, mask-unet" in trial_note(standing, study.trials[0])
 
@@ -155,7 +155,7 @@ def test_what_an_older_study_does_not_know_is_left_out() -> None:
     )
     known = words.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
     assert known == [("learning rate", "0.01")]
-    assert "None" not in study_note(Standing.of(study))
+    assert "None" not in study_note(StudySnapshot.of(study))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -170,7 +170,7 @@ def test_every_preset_has_words_for_all_that_it_is(name: str, tiny_spec) -> None
 
 
 def test_commands_are_taken_as_they_are_typed(study: optuna.Study) -> None:
-    notes = [noted(study, complete(1.0)), study_note(Standing.of(study))]
+    notes = [noted(study, complete(1.0)), study_note(StudySnapshot.of(study))]
     lines = [line for note in notes for line in note.splitlines() if line.startswith("quell ")]
     assert len(lines) == 7
     group = typer.main.get_command(app)
@@ -207,13 +207,13 @@ def test_names_of_files_are_shown_as_they_are(study: optuna.Study) -> None:
 
 
 def test_a_study_says_what_is_searched_in_what_and_how_far_it_is(study: optuna.Study) -> None:
-    assert "No trial is complete and feasible yet." in study_note(Standing.of(study))
+    assert "No trial is complete and feasible yet." in study_note(StudySnapshot.of(study))
     beside = optuna.create_study(study_name="tiny-presets", direction="maximize", storage=study._storage)
     beside.set_user_attr("spec", study.user_attrs["spec"])
     beside.add_trial(complete(2.0, preset="plain-cnn"))
     study.add_trial(complete(9.0, {"stoi": 0.2}, preset="mask-unet"))
     study.add_trial(complete(3.0))
-    note = study_note(Standing.of(study, beside))
+    note = study_note(StudySnapshot.of(study, beside))
     assert "Best so far: trial 1, **SI-SDR (dB): 4.88**, +3.00 over the noisy input, +1.00 over" in note
     found = rows(note)
     assert ["depth", "2 to 3 levels"] in found
@@ -231,7 +231,7 @@ def test_of_several_scores_the_front_is_told(tiny_spec) -> None:
     study.set_user_attr("spec", tiny_spec(study={"score": ["si_sdr", "macs"]}).resolved())
     for values in ((5.0, 3e6), (4.0, 1e6), (3.0, 2e6)):
         study.add_trial(create_trial(values=values, user_attrs=attributes(1.0)))
-    standing = Standing.of(study)
+    standing = StudySnapshot.of(study)
     note = study_note(standing)
     assert "2 trials that none beats in every score:" in note
     assert [row for row in rows(note) if row[0] in ("0", "1", "2")] == [
@@ -246,6 +246,6 @@ def test_of_several_scores_the_front_is_told(tiny_spec) -> None:
 @pytest.mark.parametrize(("count", "said"), [(0, None), (2, "a0.wav, a1.wav"), (7, "a4.wav and 2 more")])
 def test_the_note_of_a_study_names_what_was_left_out(study: optuna.Study, count: int, said: str | None) -> None:
     study.set_user_attr("skipped", [f"clean/a{number}.wav" for number in range(count)])
-    note = study_note(Standing.of(study))
+    note = study_note(StudySnapshot.of(study))
     assert ("left out for errors" in note) == (said is not None)
     assert said is None or said.replace("a0.wav, a1", "a0.wav, clean/a1") in note.replace("\\", "")

@@ -26,7 +26,7 @@ from quell.metrics.scorer import Scorer
 COMPLETE, PRUNED, TWIN, OVER, FAILED = range(5)
 
 
-class Running:
+class RunningTrial:
     """A trial in the hands of a worker that nothing happens to."""
 
     def __init__(self, trial: optuna.Trial) -> None:
@@ -59,7 +59,7 @@ def study(tiny_spec, runs: RunFolder, small_corpus: Corpus, scorer: Scorer, one_
     for pruned in (False, True, False):
         study.pruner = optuna.pruners.ThresholdPruner(lower=1000.0 if pruned else -1000.0)
         study.enqueue_trial({}, user_attrs={"repeat": int(pruned)})
-        objective.run_trial(Running(study.ask()), task)
+        objective.run_trial(RunningTrial(study.ask()), task)
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"pruned": "over the limit of parameters"}))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": "step 3: loss nan"}))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED", "FAIL"]

@@ -182,7 +182,7 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     trial = running(study, worker="elsewhere:7:1", lease=[1, 0.1])
-    ears = liveness.Signs()
+    ears = liveness.Liveness()
 
     def look(seconds: float) -> tuple[bool | None, float | None]:
         nonlocal now

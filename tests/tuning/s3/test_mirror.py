@@ -24,7 +24,7 @@ class Left(BaseException):
     """The worker was asked to leave."""
 
 
-class Running:
+class RunningTrial:
     """A trial in the hands of a worker that does `between` after each step of training, given their number."""
 
     def __init__(self, trial: optuna.Trial, between: Callable[[int], None] = lambda steps: None) -> None:
@@ -57,12 +57,12 @@ def test_a_trial_that_is_left_on_one_machine_ends_on_another_and_is_exported_fro
     caplog.set_level(logging.INFO)
     study = optuna.create_study(study_name="tiny", direction="maximize")
     left, other = machine("left"), machine("other")
-    running = Running(study.ask(), leave)
+    running = RunningTrial(study.ask(), leave)
     with pytest.raises(Left):
         objective.run_trial(running, task(left))
     assert keys() == ["studies/tiny/checkpoints/00000/001.checkpoint"]
     assert not list(left.folder.rglob("*.checkpoint"))  # it would hide the other's from this machine
-    again = Running(running.trial)
+    again = RunningTrial(running.trial)
     objective.run_trial(again, task(other))
     assert again.steps == 108 - 60
     assert "trial 0 goes on from its checkpoint" in caplog.text
@@ -93,7 +93,7 @@ def test_while_the_bucket_is_away_training_goes_on_with_one_warning(
 
     study = optuna.create_study(study_name="tiny", direction="maximize")
     runs = RunFolder(tmp_path, mirror)
-    objective.run_trial(Running(study.ask(), stop), task(runs))
+    objective.run_trial(RunningTrial(study.ask(), stop), task(runs))
     assert study.trials[0].state == TrialState.COMPLETE
     assert not mirror.flush(10)
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]

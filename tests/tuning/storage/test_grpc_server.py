@@ -213,7 +213,7 @@ def test_without_the_package_the_command_that_installs_it_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-class Leave(BaseException):
+class StopRequested(BaseException):
     pass
 
 
@@ -227,10 +227,10 @@ def test_client_and_proxy_can_leave_while_the_database_behind_them_is_away(
 
     def unless() -> None:
         if asked.is_set():
-            raise Leave
+            raise StopRequested
 
     def call() -> None:
-        with suppress(Leave), client.waiting(unless=unless):
+        with suppress(StopRequested), client.waiting(unless=unless):
             client.get_all_studies()
         left.set()
 

@@ -141,12 +141,12 @@ def test_a_database_that_stays_away_is_given_up_with_what_it_last_said() -> None
     assert raised.value.__cause__ is OPERATIONAL
 
 
-class Leave(BaseException):
+class StopRequested(BaseException):
     pass
 
 
 def leave() -> None:
-    raise Leave
+    raise StopRequested
 
 
 def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
@@ -156,7 +156,7 @@ def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
         (next(asked, None) or (lambda: None))()
 
     storage = RetryingStorage(Flaky(OPERATIONAL))
-    with storage.waiting(unless=unless), pytest.raises(Leave):
+    with storage.waiting(unless=unless), pytest.raises(StopRequested):
         storage.get_all_studies()
 
 
@@ -186,7 +186,7 @@ def test_how_to_wait_holds_inside_its_block_and_in_its_thread_only() -> None:
             storage.get_all_studies()
         with storage.waiting(at_most_s=0.1, unless=lambda: None), pytest.raises(StorageError):
             storage.get_all_studies()
-        with pytest.raises(Leave):
+        with pytest.raises(StopRequested):
             storage.get_all_studies()
     with storage.waiting(at_most_s=0.1), pytest.raises(StorageError):
         storage.get_all_studies()

@@ -14,7 +14,7 @@ from quell_tuning.study import search_space, substudies
 from quell_tuning.study import sections as study_sections
 from quell_tuning.trials import objective, ranking
 from quell_tuning.trials.budget import Slots
-from quell_tuning.trials.lease import Superseded
+from quell_tuning.trials.lease import DuplicateTrial
 from quell_tuning.workspace.run_folder import RunFolder
 
 from quell.config import DenoiserConfig
@@ -26,7 +26,7 @@ from quell.training.training_loop import Trained
 LIMITS = {"parameters": 5_000, "macs_per_s": 3e6, "real_time_factor": 10.0, "latency_ms": 50.0}
 
 
-class Running:
+class RunningTrial:
     """A trial in the hands of a worker that does `step` between two steps of training, and `look_up` between clips."""
 
     def __init__(self, trial: optuna.Trial, step=lambda: None, look_up=lambda: None) -> None:
@@ -60,7 +60,7 @@ def test_a_trial_over_a_limit_is_pruned_untrained_with_how_far_it_is_over(task) 
     def never() -> None:
         raise AssertionError("it trains")
 
-    objective.run_trial(Running(trial, never), here)
+    objective.run_trial(RunningTrial(trial, never), here)
     (ended,) = study.trials
     model = search_space.denoiser_config(
         search_space.suggest(optuna.trial.FixedTrial({"depth": 3}), here.spec.search), 8_000
@@ -82,7 +82,7 @@ def test_a_trial_within_the_limits_trains(task) -> None:
 
     study = optuna.create_study(direction="maximize")
     with pytest.raises(Trains):
-        objective.run_trial(Running(study.ask(), trains), task({"parameters": 1_000_000, "latency_ms": 1_000.0}))
+        objective.run_trial(RunningTrial(study.ask(), trains), task({"parameters": 1_000_000, "latency_ms": 1_000.0}))
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -116,7 +116,7 @@ def test_a_trial_that_diverges_fails_with_its_reason(task, monkeypatch: pytest.M
 
     monkeypatch.setattr(objective, "train", diverge)
     study = optuna.create_study(direction="maximize")
-    objective.run_trial(Running(study.ask()), task({}))
+    objective.run_trial(RunningTrial(study.ask()), task({}))
     assert study.trials[0].state == TrialState.FAIL
     assert study.trials[0].user_attrs["failure"] == "step 3: loss nan"
 
@@ -142,12 +142,12 @@ def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, da
         trial = study.ask()
         if left:
             with pytest.raises(Left):
-                objective.run_trial(Running(trial, **left), here)
+                objective.run_trial(RunningTrial(trial, **left), here)
             (checkpoint,) = here.runs.checkpoints("tiny").folder.rglob("*.checkpoint")
             if damage:
                 checkpoint.write_bytes(b"half")
             assert trial.study.trials[0].state == TrialState.RUNNING
-        objective.run_trial(Running(trial), here)
+        objective.run_trial(RunningTrial(trial), here)
         assert not list(here.runs.checkpoints("tiny").folder.rglob("*.checkpoint"))
         return study.trials[0]
 
@@ -197,7 +197,7 @@ def test_configurations_that_differ_in_an_unused_parameter_are_one(
     here = task({}, search=search)
     study = optuna.create_study(direction="maximize")
     for value in (8, 64) if unused == "bottleneck_units" else (0.2, 0.9):
-        objective.run_trial(Running(ask(study, depth=2, **{unused: value})), here)
+        objective.run_trial(RunningTrial(ask(study, depth=2, **{unused: value})), here)
     first, second = study.trials
     assert first.params[unused] != second.params[unused]
     assert len(trainings) == 1
@@ -209,7 +209,7 @@ def test_configurations_that_differ_in_a_used_parameter_are_two(task, trainings)
     study = optuna.create_study(direction="maximize")
     for power in (0.2, 0.9):
         objective.run_trial(
-            Running(ask(study, depth=2, power=power)), task({}, search={"power": {"low": 0.1, "high": 1.0}})
+            RunningTrial(ask(study, depth=2, power=power)), task({}, search={"power": {"low": 0.1, "high": 1.0}})
         )
     assert [model.power for model in trainings] == [0.2, 0.9]
     assert "same_as" not in study.trials[1].user_attrs
@@ -219,15 +219,15 @@ def begun(study: optuna.Study, here: objective.Task) -> optuna.Trial:
     """A trial that trains."""
     trial = ask(study, depth=2)
     with pytest.raises(Left):
-        objective.run_trial(Running(trial, leave_after(0)), here)
+        objective.run_trial(RunningTrial(trial, leave_after(0)), here)
     return trial
 
 
 def test_a_trial_like_one_that_runs_is_superseded_untrained(task, trainings) -> None:
     study, here = optuna.create_study(direction="maximize"), task({})
     begun(study, here)
-    with pytest.raises(Superseded, match="the same configuration as trial 0, which is running"):
-        objective.run_trial(Running(ask(study, depth=2)), here)
+    with pytest.raises(DuplicateTrial, match="the same configuration as trial 0, which is running"):
+        objective.run_trial(RunningTrial(ask(study, depth=2)), here)
     assert len(trainings) == 1
     assert study.trials[1].state == TrialState.RUNNING  # ended by the worker, which asks again
 
@@ -236,7 +236,7 @@ def test_a_planned_trial_is_run_although_one_like_it_is_running(task, trainings)
     study, here = optuna.create_study(direction="maximize"), task({})
     begun(study, here)
     study.enqueue_trial({"depth": 2})
-    objective.run_trial(Running(study.ask()), here)
+    objective.run_trial(RunningTrial(study.ask()), here)
     assert study.trials[1].state == TrialState.COMPLETE
     assert len(trainings) == 2
 
@@ -247,14 +247,14 @@ def test_after_some_asks_a_slots_trial_runs_although_one_like_it_is_running(task
     for _ in range(objective.ASKS):
         trial = ask(study, depth=2)
         trial.set_user_attr("slot", 5)
-        with pytest.raises(Superseded):
-            objective.run_trial(Running(trial), here)
+        with pytest.raises(DuplicateTrial):
+            objective.run_trial(RunningTrial(trial), here)
         for key in ("asked", "superfluous"):  # as `quell_tuning.trials.budget` gives it up
             trial.set_user_attr(key, "the same as trial 0")
         study.tell(trial, state=TrialState.FAIL)
     trial = ask(study, depth=2)
     trial.set_user_attr("slot", 5)
-    objective.run_trial(Running(trial), here)
+    objective.run_trial(RunningTrial(trial), here)
     assert study.trials[-1].state == TrialState.COMPLETE
     assert len(trainings) == 2
 
@@ -266,7 +266,7 @@ def test_a_handed_back_trial_does_not_measure_its_cost_again(task, trainings, mo
     assert set(before) == {"parameters", "real_time_factor"}
     measured = []
     monkeypatch.setattr(objective, "over_limits", lambda *asked: measured.append(asked) or dict.fromkeys(before, 1.0))
-    objective.run_trial(Running(trial), here)
+    objective.run_trial(RunningTrial(trial), here)
     ended = study.trials[0]
     assert measured == []
     assert ended.state == TrialState.COMPLETE
@@ -277,7 +277,7 @@ def test_a_trial_that_was_killed_between_its_limits_and_its_end_is_pruned_all_th
     study = optuna.create_study(direction="maximize")
     trial = ask(study, depth=2)
     trial.set_constraint("parameters", 0.5)
-    objective.run_trial(Running(trial), task({"parameters": 1_000_000, "macs_per_s": 1e12}))
+    objective.run_trial(RunningTrial(trial), task({"parameters": 1_000_000, "macs_per_s": 1e12}))
     assert study.trials[0].state == TrialState.PRUNED
     assert study.trials[0].user_attrs["pruned"] == "over the limit of parameters"
     assert trainings == []
@@ -290,7 +290,7 @@ def test_a_trial_of_several_scores_is_told_as_all_of_them_and_neither_reports_no
     study = optuna.create_study(
         directions=here.spec.study.directions, pruner=optuna.pruners.ThresholdPruner(lower=math.inf)
     )
-    objective.run_trial(Running(ask(study, depth=2)), here)
+    objective.run_trial(RunningTrial(ask(study, depth=2)), here)
     (ended,) = study.trials
     macs = cost(trainings[0]).macs_per_s
     assert ended.values == [pytest.approx(validation.noisy_scores.mean("si_sdr")), macs]
@@ -300,7 +300,7 @@ def test_a_trial_of_several_scores_is_told_as_all_of_them_and_neither_reports_no
 
 def test_a_trial_that_falls_behind_is_pruned_at_its_first_rung(task, trainings) -> None:
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=1000.0))
-    objective.run_trial(Running(ask(study, depth=2)), task({}))
+    objective.run_trial(RunningTrial(ask(study, depth=2)), task({}))
     (ended,) = study.trials
     assert ended.state == TrialState.PRUNED
     assert list(ended.intermediate_values) == [108]
@@ -313,7 +313,7 @@ def test_at_the_last_rung_nothing_is_pruned(task, trainings) -> None:
             return trial.last_step == 288
 
     study = optuna.create_study(direction="maximize", pruner=Last())
-    objective.run_trial(Running(ask(study, depth=2)), task({}))
+    objective.run_trial(RunningTrial(ask(study, depth=2)), task({}))
     assert study.trials[0].state == TrialState.COMPLETE
 
 
@@ -323,6 +323,6 @@ def test_every_repetition_keeps_its_weights_for_the_winner_is_known_at_the_end(t
     study = optuna.create_study(study_name=here.spec.study.name, direction="maximize")
     for repeat in range(1, here.spec.study.trials + 1):
         study.enqueue_trial({"depth": 2}, user_attrs={"of": 7, "repeat": repeat})
-        objective.run_trial(Running(study.ask()), here)
+        objective.run_trial(RunningTrial(study.ask()), here)
     assert len(trainings) == 6
     assert all(here.runs.weights(study.study_name, number).exists() for number in range(6))

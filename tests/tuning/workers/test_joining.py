@@ -15,7 +15,7 @@ from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.workers import joining
 from quell_tuning.workers.joining import join, open_patiently
-from quell_tuning.workers.worker import POOL, Leave, Notice
+from quell_tuning.workers.worker import POOL, StopRequest, StopRequested
 from rich.console import Console
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -41,19 +41,19 @@ AWAY = StorageError("postgresql://host/db: Connection refused")
 def test_a_worker_of_a_pool_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POOL, str(os.getppid()))
     monkeypatch.setattr(joining.time, "sleep", lambda seconds: None)
-    assert open_patiently(place(AWAY, AWAY, "storage"), Notice()) == "storage"
+    assert open_patiently(place(AWAY, AWAY, "storage"), StopRequest()) == "storage"
 
 
 def test_a_worker_that_a_person_starts_says_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(POOL, raising=False)
     with pytest.raises(StorageError, match="Connection refused"):
-        open_patiently(place(AWAY, "storage"), Notice())
+        open_patiently(place(AWAY, "storage"), StopRequest())
 
 
 def test_a_worker_of_a_pool_that_ended_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POOL, "1")
-    with pytest.raises(Leave):
-        open_patiently(place(AWAY, "storage"), Notice())
+    with pytest.raises(StopRequested):
+        open_patiently(place(AWAY, "storage"), StopRequest())
 
 
 class Gone:

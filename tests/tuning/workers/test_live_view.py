@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from quell_tuning.trials.budget import Slots
-from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.live_view import LiveView
 from rich.console import Console
 
 
@@ -21,7 +21,7 @@ def end(study: optuna.Study, value: float | None = None, state: TrialState = Tri
     study.add_trial(create_trial(state=state, value=value, user_attrs=found, constraints=constraints))
 
 
-def lines(study: optuna.Study, shown: Shown) -> list[str]:
+def lines(study: optuna.Study, shown: LiveView) -> list[str]:
     shown.console.file = io.StringIO()
     shown.show(Slots.of(study.get_trials(deepcopy=False), 9), [])
     return shown.console.file.getvalue().splitlines()
@@ -30,7 +30,7 @@ def lines(study: optuna.Study, shown: Shown) -> list[str]:
 def test_trials_are_told_once_and_those_that_ended_before_are_counted(study: optuna.Study) -> None:
     end(study, 2.5)
     end(study, state=TrialState.PRUNED, pruned="over the limit of macs_per_s")
-    shown = Shown(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
+    shown = LiveView(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
     assert lines(study, shown) == ["2 of 9 trials ended before, best pesq 2.500"]
     assert lines(study, shown) == []
     end(study, 2.75, preset="mask-unet")
@@ -46,7 +46,7 @@ def test_trials_are_told_once_and_those_that_ended_before_are_counted(study: opt
 
 
 def test_a_trial_that_spoils_what_it_must_not_is_told_as_infeasible_and_is_not_the_best(study: optuna.Study) -> None:
-    shown = Shown(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
+    shown = LiveView(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
     assert lines(study, shown) == []
     end(study, 3.0, constraints={"parameters": -0.5, "si_sdr": 2.0, "stoi": 0.1})
     assert lines(study, shown) == [

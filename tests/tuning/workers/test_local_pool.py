@@ -10,7 +10,7 @@ import pytest
 from quell_tuning.errors import WorkerError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.trials.budget import Budget
-from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import DEATHS, Pool
 from rich.console import Console
 
@@ -40,7 +40,7 @@ def pool(study: optuna.Study, tmp_path: Path, code: str, trials: int) -> tuple[P
         devices=["cpu", "cpu"],
         logs=tmp_path / "logs",
         budget=Budget(study, trials),
-        shown=Shown(Console(file=shown, width=200), trials, audio_hours=1.0, score="si_sdr"),
+        shown=LiveView(Console(file=shown, width=200), trials, audio_hours=1.0, score="si_sdr"),
     ), shown
 
 

@@ -16,18 +16,18 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.budget import ALIKE, Budget
-from quell_tuning.trials.lease import Running, Superseded
+from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.workers import worker
-from quell_tuning.workers.worker import Leave, Notice, Objective, work
+from quell_tuning.workers.worker import Objective, StopRequest, StopRequested, work
 
-Stub = Callable[[Running], None]
+Stub = Callable[[RunningTrial], None]
 
 
 @pytest.fixture
-def notice(handlers: None, monkeypatch: pytest.MonkeyPatch) -> Notice:
+def notice(handlers: None, monkeypatch: pytest.MonkeyPatch) -> StopRequest:
     monkeypatch.delenv(worker.POOL, raising=False)
-    return Notice()
+    return StopRequest()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def elsewhere(study: optuna.Study, tmp_path: Path) -> Iterator[optuna.Study]:
 class Worker:
     """Runs an objective; remembers what was asked of it."""
 
-    def __init__(self, study: optuna.Study, notice: Notice) -> None:
+    def __init__(self, study: optuna.Study, notice: StopRequest) -> None:
         self.study = study
         self.notice = notice
         self.began = 0
@@ -54,7 +54,7 @@ class Worker:
         self.ran: list[int] = []
 
     def __call__(self, objective: Stub, trials: int) -> int:
-        def run(running: Running) -> None:
+        def run(running: RunningTrial) -> None:
             self.ran.append(running.trial.number)
             objective(running)
 
@@ -79,15 +79,15 @@ class Worker:
 
 
 @pytest.fixture
-def run(study: optuna.Study, notice: Notice) -> Worker:
+def run(study: optuna.Study, notice: StopRequest) -> Worker:
     return Worker(study, notice)
 
 
-def complete(running: Running) -> None:
+def complete(running: RunningTrial) -> None:
     running.trial.study.tell(running.trial, running.trial.suggest_float("x", 0, 1))
 
 
-def fail(running: Running, reason: str) -> None:
+def fail(running: RunningTrial, reason: str) -> None:
     running.trial.set_user_attr("failure", reason)
     running.trial.study.tell(running.trial, state=TrialState.FAIL)
 
@@ -95,7 +95,7 @@ def fail(running: Running, reason: str) -> None:
 def after(other: Stub, *numbers: int) -> Stub:
     """Completes every trial, but does something else about these numbers."""
 
-    def objective(running: Running) -> None:
+    def objective(running: RunningTrial) -> None:
         (other if running.trial.number in numbers else complete)(running)
 
     return objective
@@ -121,9 +121,9 @@ def test_a_trial_that_failed_by_its_own_fault_counts(run: Worker) -> None:
     assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
 
 
-def supersede(running: Running) -> None:
+def supersede(running: RunningTrial) -> None:
     running.trial.suggest_float("x", 0, 1)
-    raise Superseded("the same configuration as trial 7, which is running")
+    raise DuplicateTrial("the same configuration as trial 7, which is running")
 
 
 def test_a_superseded_trials_slot_gets_another_trial_with_new_parameters(run: Worker) -> None:
@@ -141,15 +141,15 @@ def test_a_superseded_trials_slot_gets_another_trial_with_new_parameters(run: Wo
 def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the_worker(
     run: Worker, elsewhere: optuna.Study
 ) -> None:
-    def reaped(running: Running) -> None:
+    def reaped(running: RunningTrial) -> None:
         end_elsewhere(elsewhere, running)
-        raise Superseded("the same configuration as trial 7, which is running")
+        raise DuplicateTrial("the same configuration as trial 7, which is running")
 
     assert run(after(reaped, 0), 2) == 0
     assert len(run.ended()) == 2
 
 
-def end_elsewhere(elsewhere: optuna.Study, running: Running) -> None:
+def end_elsewhere(elsewhere: optuna.Study, running: RunningTrial) -> None:
     """Takes the worker for dead, as `quell_tuning.trials.budget` does."""
     elsewhere._storage.set_trial_user_attr(running.trial._trial_id, "lost", "its worker said nothing for 31 s")
     elsewhere._storage.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
@@ -158,7 +158,7 @@ def end_elsewhere(elsewhere: optuna.Study, running: Running) -> None:
 def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_goes_on(
     run: Worker, elsewhere: optuna.Study
 ) -> None:
-    def reaped(running: Running) -> None:
+    def reaped(running: RunningTrial) -> None:
         end_elsewhere(elsewhere, running)
         running.trial.report(0.5, 1)
 
@@ -178,7 +178,7 @@ def test_a_worker_whose_lease_is_lost_stops_at_its_next_step(
     monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.01)
     noticed = False
 
-    def frozen(running: Running) -> None:
+    def frozen(running: RunningTrial) -> None:
         nonlocal noticed
         end_elsewhere(elsewhere, running)
         for step in range(1000):
@@ -200,7 +200,7 @@ class Bug(Exception):
 
 
 def test_a_bug_comes_through_and_its_trial_stays_for_others_to_find(run: Worker) -> None:
-    def buggy(running: Running) -> None:
+    def buggy(running: RunningTrial) -> None:
         raise Bug
 
     with pytest.raises(Bug):
@@ -210,7 +210,7 @@ def test_a_bug_comes_through_and_its_trial_stays_for_others_to_find(run: Worker)
 
 
 def test_a_bug_after_a_trials_end_comes_through_and_leaves_what_the_trial_made(run: Worker) -> None:
-    def buggy(running: Running) -> None:
+    def buggy(running: RunningTrial) -> None:
         complete(running)
         raise Bug
 
@@ -223,7 +223,7 @@ def test_a_bug_after_a_trials_end_comes_through_and_leaves_what_the_trial_made(r
 def test_a_worker_that_is_told_to_leave_hands_its_trial_back_and_exits_by_the_signal(
     run: Worker, number: signal.Signals
 ) -> None:
-    def left(running: Running) -> None:
+    def left(running: RunningTrial) -> None:
         running.trial.suggest_float("x", 0, 1)
         signal.raise_signal(number)
         running.step(0.1)
@@ -242,7 +242,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_trial_back_and_exits_by_the_si
 def test_a_worker_that_was_told_to_leave_before_it_began_leaves(run: Worker) -> None:
     run.notice.exit_code = 143
 
-    def objective(running: Running) -> None:
+    def objective(running: RunningTrial) -> None:
         running.step(0.0)
 
     assert run(objective, 2) == 143
@@ -273,12 +273,14 @@ def test_a_worker_that_waits_for_the_others_runs_what_one_of_them_left_behind(
     assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE"]
 
 
-def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(notice: Notice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(
+    notice: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(worker.POOL, str(os.getppid()))
-    Notice().check()
+    StopRequest().check()
     monkeypatch.setenv(worker.POOL, str(os.getppid() + 1))
-    orphan = Notice()
-    with pytest.raises(Leave):
+    orphan = StopRequest()
+    with pytest.raises(StopRequested):
         orphan.check()
     assert orphan.exit_code == 143
 
@@ -328,7 +330,7 @@ def reasons(*found: str | None) -> Stub:
     """Trials that fail for these reasons, one after the other, where there is one; those after them complete."""
     left = iter(found)
 
-    def objective(running: Running) -> None:
+    def objective(running: RunningTrial) -> None:
         reason = next(left, None)
         complete(running) if reason is None else fail(running, reason)
 

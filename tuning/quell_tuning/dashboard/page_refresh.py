@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from quell_tuning.dashboard.plots import plots
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
-from quell_tuning.results.snapshot import Standing, beside
+from quell_tuning.results.snapshot import StudySnapshot, beside
 
 # Trials with a note, besides the presets: every note costs every reader of the study.
 NOTES = 50
@@ -33,12 +33,12 @@ def refresh(study: optuna.Study, storage: BaseStorage) -> None:
     A note that somebody edited stays as it is, until it is emptied.
     """
     others = beside(study, storage)
-    _refresh(Standing.of(study, *others), storage)
+    _refresh(StudySnapshot.of(study, *others), storage)
     for other in others:
-        _refresh(Standing.of(other, study), storage)
+        _refresh(StudySnapshot.of(other, study), storage)
 
 
-def _refresh(standing: Standing, storage: BaseStorage) -> None:
+def _refresh(standing: StudySnapshot, storage: BaseStorage) -> None:
     page = _Page(standing.study_id, storage)
     here = [preset.trial for preset in standing.presets if preset.study == standing.name]
     ended = [trial for trial in here if trial.state.is_finished()]

@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import words
-from quell_tuning.results.snapshot import Standing, seconds
+from quell_tuning.results.snapshot import StudySnapshot, seconds
 from quell_tuning.trials.ranking import feasible
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072b2", "#d55e00", "#222222", "#777777", "#c4c4c4"
@@ -26,7 +26,7 @@ Trace = dict[str, Any]
 Figure = dict[str, Any]
 
 
-def plots(standing: Standing) -> dict[str, Figure]:
+def plots(standing: StudySnapshot) -> dict[str, Figure]:
     """The figures of a study by their ids in its page; those that have nothing to show yet are left out."""
     made = {
         "score-against-cost": score_against_cost(standing),
@@ -36,7 +36,7 @@ def plots(standing: Standing) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure["data"]}
 
 
-def score_against_cost(standing: Standing) -> Figure:
+def score_against_cost(standing: StudySnapshot) -> Figure:
     """The first score over M MAC/s: the study's trials, their front, and the presets, also those of other studies."""
     complete = [trial for trial in standing.trials if _costed(trial)]
     good = [trial for trial in complete if feasible(trial)]
@@ -81,7 +81,7 @@ def front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     return kept
 
 
-def score_by_snr(standing: Standing) -> Figure:
+def score_by_snr(standing: StudySnapshot) -> Figure:
     """The first score at each SNR: of the noisy input, the best trial and the best preset."""
     score, curves = standing.metric, {}
     if standing.ranked:
@@ -98,7 +98,7 @@ def score_by_snr(standing: Standing) -> Figure:
     return _figure(f"{words.plain(score)} by SNR", "SNR of the noisy input (dB)", words.title(score), traces)
 
 
-def score_against_hours(standing: Standing) -> Figure:
+def score_against_hours(standing: StudySnapshot) -> Figure:
     """The first score of every trial over the worker-hours that had been spent when it ended, and the best so far.
 
     A pruned trial has the score of its last rung.
@@ -127,7 +127,7 @@ def score_against_hours(standing: Standing) -> Figure:
     return _figure(f"Best {words.plain(score)} against time", "worker-hours", words.title(score), traces)
 
 
-def _marks(standing: Standing) -> list[tuple[str, float, str]]:
+def _marks(standing: StudySnapshot) -> list[tuple[str, float, str]]:
     """What a search is measured against: (name, score, dash of its line)."""
     score, noisy, rival = standing.metric, standing.known.get("noisy", {}), standing.best_preset
     found = [("noisy", noisy[score], "dot")] if score in noisy else []

@@ -12,7 +12,7 @@ from quell_tuning import markdown, words
 from quell_tuning.dashboard.trial_note import number, over, score_table
 from quell_tuning.markdown import literal
 from quell_tuning.results.costs import COSTS, infeasible, shown_cost
-from quell_tuning.results.snapshot import Preset, Standing
+from quell_tuning.results.snapshot import Preset, StudySnapshot
 from quell_tuning.study.search_space import PARAMETERS
 from quell_tuning.study.stored_study import SKIPPED
 
@@ -20,7 +20,7 @@ FRONT = 10  # trials of a front that are listed
 NAMED = 5  # recordings that are left out
 
 
-def study_note(standing: Standing) -> str:
+def study_note(standing: StudySnapshot) -> str:
     """What is to be known of a study, in Markdown."""
     known, name = standing.known, standing.name
     spec = known["spec"]
@@ -44,7 +44,7 @@ def study_note(standing: Standing) -> str:
     return markdown.page(f"Study {name}", _best(standing), sections)
 
 
-def _best(standing: Standing) -> str:
+def _best(standing: StudySnapshot) -> str:
     if not standing.ranked:
         return "No trial is complete and feasible yet."
     if len(standing.scores) > 1:
@@ -59,7 +59,7 @@ def _best(standing: Standing) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _front(standing: Standing) -> str:
+def _front(standing: StudySnapshot) -> str:
     scores, ranked = standing.scores, standing.ranked
     header = ["trial", *map(words.title, scores)]
     rows = [[str(trial.number), *map(words.number, scores, trial.values)] for trial in ranked[:FRONT]]
@@ -83,7 +83,7 @@ def _presets(found: Sequence[Preset]) -> str:
     return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
 
 
-def _budget(standing: Standing, spec: Mapping[str, Any]) -> str:
+def _budget(standing: StudySnapshot, spec: Mapping[str, Any]) -> str:
     study, training, known = spec["study"], spec.get("training", {}), standing.known
     mixtures = f", mean over {training['validation_mixtures']} mixtures" if "validation_mixtures" in training else ""
     rungs = ", ".join(f"{hours:g}" for hours in training.get("rungs_audio_hours", ()))

@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import markdown, words
 from quell_tuning.markdown import literal, table
 from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
-from quell_tuning.results.snapshot import Preset, Standing
+from quell_tuning.results.snapshot import Preset, StudySnapshot
 from quell_tuning.trials.ranking import feasible
 
 PICTURE = "waveforms and spectrograms of the three"
 
 
-def trial_note(standing: Standing, trial: FrozenTrial) -> str:
+def trial_note(standing: StudySnapshot, trial: FrozenTrial) -> str:
     """What is to be known of a trial of the study, in Markdown."""
     attributes = trial.user_attrs
     sections = {
@@ -38,7 +38,7 @@ def trial_note(standing: Standing, trial: FrozenTrial) -> str:
     return markdown.page(f"Trial {trial.number} of {standing.name}{preset}", _verdict(standing, trial), sections)
 
 
-def _verdict(standing: Standing, trial: FrozenTrial) -> str:
+def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
     attributes, why = trial.user_attrs, infeasible(trial)
     said = ""
     if trial.state == TrialState.COMPLETE:
@@ -61,7 +61,7 @@ def _verdict(standing: Standing, trial: FrozenTrial) -> str:
     return "\n\n".join(filter(None, [said, *more]))
 
 
-def _gallery(standing: Standing, trial: FrozenTrial) -> str:
+def _gallery(standing: StudySnapshot, trial: FrozenTrial) -> str:
     taken_over = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
     owner = standing.trials[trial.user_attrs["same_as"]] if taken_over else trial
     shared, own = f"/artifacts/{standing.study_id}", f"/artifacts/{standing.study_id}/{owner._trial_id}"
@@ -73,7 +73,7 @@ def _gallery(standing: Standing, trial: FrozenTrial) -> str:
     return "\n\n".join(texts)
 
 
-def _training(standing: Standing, trial: FrozenTrial) -> str:
+def _training(standing: StudySnapshot, trial: FrozenTrial) -> str:
     attributes = trial.user_attrs
     return markdown.facts(
         [
@@ -88,7 +88,7 @@ def _training(standing: Standing, trial: FrozenTrial) -> str:
     )
 
 
-def _commands(standing: Standing, trial: FrozenTrial) -> str:
+def _commands(standing: StudySnapshot, trial: FrozenTrial) -> str:
     complete = trial.state == TrialState.COMPLETE
     if not complete and not trial.intermediate_values:
         return ""
@@ -125,7 +125,7 @@ COMPARED = ("noisy", "this trial", "gain", "best preset", "gain over it")
 Metrics = Mapping[str, float]
 
 
-def score_table(standing: Standing, trial: FrozenTrial) -> str:
+def score_table(standing: StudySnapshot, trial: FrozenTrial) -> str:
     """A row for each metric: means of the noisy input, the trial and the best preset, gains, and clips made worse."""
     metrics, worse = trial.user_attrs.get("metrics", {}), trial.user_attrs.get("worse", {})
     rival, noisy = standing.rival(trial), standing.known.get("noisy", {})
@@ -137,7 +137,7 @@ def score_table(standing: Standing, trial: FrozenTrial) -> str:
     return table(["", *COMPARED, "clips made worse"], rows)
 
 
-def snr_tables(standing: Standing, trial: FrozenTrial) -> str:
+def snr_tables(standing: StudySnapshot, trial: FrozenTrial) -> str:
     """A table for each metric, with a row for each SNR."""
     mine, noisy = trial.user_attrs.get("by_snr", {}), standing.known.get("noisy_by_snr", {})
     rival = standing.rival(trial)
@@ -153,7 +153,7 @@ def snr_tables(standing: Standing, trial: FrozenTrial) -> str:
     return "\n\n".join(texts)
 
 
-def by_rank(standing: Standing, metrics: Metrics) -> list[str]:
+def by_rank(standing: StudySnapshot, metrics: Metrics) -> list[str]:
     """Names of metrics, the study's score first."""
     return sorted(metrics, key=lambda name: name != standing.metric)
 

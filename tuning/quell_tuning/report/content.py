@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 import quell
 from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
-from quell_tuning.results.snapshot import Standing, beside, gains, hours, seconds
+from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds
 from quell_tuning.trials.ranking import feasible, is_lost
 from quell_tuning.words import configuration, domain, plain, title
 
@@ -108,7 +108,7 @@ class Content:
     """
 
     def __init__(self, study: optuna.Study, best: int) -> None:
-        self.standing = Standing.of(study, *beside(study, study._storage))
+        self.standing = StudySnapshot.of(study, *beside(study, study._storage))
         self.name, self.metric = self.standing.name, self.standing.metric
         self.attributes = self.standing.known
         self.spec: dict[str, Any] = self.attributes["spec"]

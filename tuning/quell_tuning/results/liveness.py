@@ -14,7 +14,7 @@ from quell_tuning.trials.worker_id import runs_here, shown
 Sign = tuple[object, object]  # who runs a trial, and the last word
 
 
-class Signs:
+class Liveness:
     """Remembers when running trials were last heard of, by this process's clock.
 
     One look tells of a worker on this machine whether its process is there, and nothing of the others: that needs

@@ -32,7 +32,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StudySnapshot:
     """A study as it is at one moment, read once.
 
     Args:
@@ -51,7 +51,7 @@ class Standing:
     presets: Sequence[Preset]
 
     @classmethod
-    def of(cls, study: optuna.Study, *others: optuna.Study) -> Standing:
+    def of(cls, study: optuna.Study, *others: optuna.Study) -> StudySnapshot:
         """With the presets of the others, too."""
         score, trials = metric(study), study.get_trials(deepcopy=False)
         found = _presets(study.study_name, trials)

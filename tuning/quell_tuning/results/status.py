@@ -21,21 +21,21 @@ from rich.text import Text
 
 from quell.metrics.intrusive import UNITS
 from quell_tuning import words
-from quell_tuning.results.liveness import Signs
-from quell_tuning.results.snapshot import Preset, Standing, beside, gains, hours
+from quell_tuning.results.liveness import Liveness
+from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours
 from quell_tuning.trials.ranking import feasible, is_lost
 
 FAILURES = 10  # latest ones that are told
 
 
-def summary(study: optuna.Study, best: int = 10, signs: Signs | None = None) -> dict[str, Any]:
+def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) -> dict[str, Any]:
     """States, the best trials and what they gain, who works, worker-hours; everything is JSON.
 
     Args:
         best: length of the leaderboard.
         signs: from the looks before this one, of somebody who watches.
     """
-    standing = Standing.of(study, *beside(study, study._storage))
+    standing = StudySnapshot.of(study, *beside(study, study._storage))
     trials = [trial for trial in standing.trials if not is_lost(trial)]
     states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -49,7 +49,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Signs | None = None) -> 
         "done": ended >= wanted and not running,
         "states": dict(states),
         "hours": asdict(hours(standing.trials, wanted)),
-        "workers": (signs or Signs()).look(running),
+        "workers": (signs or Liveness()).look(running),
         "noisy": standing.known.get("noisy", {}),
         "best": _best(standing),
         "best_preset": _preset(standing.best_preset),
@@ -58,7 +58,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Signs | None = None) -> 
     } | ({"confirmed": confirmed} if confirmed else {})
 
 
-def _best(standing: Standing) -> dict[str, Any] | None:
+def _best(standing: StudySnapshot) -> dict[str, Any] | None:
     """The best trial and what each of its metrics gains; over the best preset None when it is that itself."""
     if not standing.ranked:
         return None
@@ -212,7 +212,7 @@ PAUSE_S = 2.0
 def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> None:
     """Shows a study until it is done: on a terminal redrawn at every look, elsewhere a line whenever something changed,
     of JSON if asked for."""
-    signs, told = Signs(), ""
+    signs, told = Liveness(), ""
     drawn = console.is_terminal and not as_json
     with Live(console=console, auto_refresh=False) if drawn else nullcontext() as live:
         while True:

@@ -89,11 +89,11 @@ class Lease:
         os._exit(1)
 
 
-class Superseded(Exception):
+class DuplicateTrial(Exception):
     """A trial that need not be run; its slot gets another one. The message says why."""
 
 
-class Running:
+class RunningTrial:
     """A trial that this process runs, and what its objective must call."""
 
     def __init__(self, trial: optuna.Trial, check: Callable[[], None], lease: Lease) -> None:

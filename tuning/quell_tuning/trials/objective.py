@@ -29,7 +29,7 @@ from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials import outcome
 from quell_tuning.trials.confirmation import hopeless
-from quell_tuning.trials.lease import Running, Superseded
+from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Task:
     tracker: Tracker | None = None
 
 
-def run_trial(running: Running, task: Task) -> None:
+def run_trial(running: RunningTrial, task: Task) -> None:
     """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
 
     Whatever else is raised, by `running.step` too, comes through and leaves the trial running, to be gone on with from
@@ -95,7 +95,7 @@ def run_trial(running: Running, task: Task) -> None:
 class _Attempt:
     """A trial in the hands of one worker."""
 
-    def __init__(self, running: Running, task: Task) -> None:
+    def __init__(self, running: RunningTrial, task: Task) -> None:
         self.running = running
         self.trial = running.trial
         self.task = task
@@ -131,7 +131,7 @@ class _Attempt:
             outcome.take_over(trial, same)
             return True
         if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
-            raise Superseded(f"the same configuration as trial {same.number}, which is running")
+            raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
         limits = self.spec.limits.given()
         known = {name: share for name, share in self.before.constraints.items() if name in limits}
         excess = known if len(known) == len(limits) else over_limits(self.model, self.spec.limits) | known

@@ -16,9 +16,9 @@ from quell_tuning.storage.retrying import PATIENCE_S, RetryingStorage
 from quell_tuning.study import samplers
 from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.trials.budget import Budget
-from quell_tuning.trials.lease import Running
+from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.workers.worker import POOL, Leave, Notice, Objective, work
+from quell_tuning.workers.worker import POOL, Objective, StopRequest, StopRequested, work
 from quell_tuning.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
     spec = substudies.part(spec, part)
     if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
         place.runs.check(write=True)
-    notice = Notice()
+    notice = StopRequest()
     try:
         storage = open_patiently(place, notice)
         with storage.waiting(unless=notice.check):  # it may go away between any two calls
@@ -53,7 +53,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
             corpus = place.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
             check_same(study, spec, corpus)
             trials = study.user_attrs["trials"]
-    except Leave:
+    except StopRequested:
         return notice.exit_code or 0
     study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
     study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
@@ -70,7 +70,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
         return work(Budget(study, trials), notice, begin, drop)
 
 
-def open_patiently(place: Workspace, notice: Notice) -> RetryingStorage:
+def open_patiently(place: Workspace, notice: StopRequest) -> RetryingStorage:
     """A worker that is started again while its database is away waits for it; one that a person starts says so."""
     began = time.monotonic()
     while True:
@@ -91,7 +91,7 @@ def _objective(
     corpus: Corpus,
     place: Workspace,
     device: str,
-    notice: Notice,
+    notice: StopRequest,
     console: Console,
     track: str | None,
     stack: ExitStack,
@@ -114,7 +114,7 @@ def _objective(
     mixtures = study_file.validation_set(spec, corpus, scorer, lambda *_: notice.check())
     task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, store, bars, tracker)
 
-    def run(running: Running) -> None:
+    def run(running: RunningTrial) -> None:
         objective.run_trial(running, task)
 
     return run

@@ -17,7 +17,7 @@ from quell_tuning.trials.budget import Slots
 from quell_tuning.trials.ranking import feasible
 
 
-class Shown:
+class LiveView:
     """A live view of the slots. Use it as a context.
 
     Args:
@@ -48,7 +48,7 @@ class Shown:
         self._started = time.monotonic()
         self._before: float | None = None
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> LiveView:
         if self._live is not None:
             self._live.start()
         return self

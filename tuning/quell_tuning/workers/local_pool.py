@@ -12,7 +12,7 @@ from pathlib import Path
 from quell.processes import cores
 from quell_tuning.errors import WorkerError
 from quell_tuning.trials.budget import Slots
-from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Overseer, last_line
+from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Supervisor, last_line
 from quell_tuning.workers.worker import POOL
 
 
@@ -34,7 +34,7 @@ class _Worker:
 
 
 @dataclass(kw_only=True)
-class Pool(Overseer):
+class Pool(Supervisor):
     """Worker processes on this machine, one for each of `devices`, until the budget is used up.
 
     Args:

@@ -20,7 +20,7 @@ from quell_tuning.errors import UsageError, WorkerError
 from quell_tuning.storage.urls import shown
 from quell_tuning.trials.budget import Slots
 from quell_tuning.workers.ray_slot import Ended, Job, keep
-from quell_tuning.workers.supervisor import GRACE_S, Overseer
+from quell_tuning.workers.supervisor import GRACE_S, Supervisor
 
 TOKEN = "RAY_AUTH_TOKEN"
 # A cluster that lets us in does so within 2 s. Ray itself tries 20 s with a wrong token, and 80 s where nobody answers,
@@ -144,7 +144,7 @@ def _answers(address: str) -> bool:
 
 
 @dataclass(kw_only=True)
-class RayPool(Overseer):
+class RayPool(Supervisor):
     """Slots on a cluster, each of which keeps a worker until the budget is used up.
 
     Ray moves a slot whose process or node dies to where there is room.

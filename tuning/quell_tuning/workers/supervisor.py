@@ -13,7 +13,7 @@ from types import FrameType
 
 from quell_tuning.errors import StorageError, TrialsFailed
 from quell_tuning.trials.budget import RENEW_S, Budget, Slots
-from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.live_view import LiveView
 
 POLL_S = 0.5
 # A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.
@@ -27,11 +27,11 @@ LEFT = (130, 143)  # exit codes of a worker that was asked to leave
 
 
 @dataclass(kw_only=True)
-class Overseer(ABC):
+class Supervisor(ABC):
     """Keeps the budget and shows it; what workers are, subclasses know."""
 
     budget: Budget
-    shown: Shown
+    shown: LiveView
     _signal: int | None = field(default=None, init=False)
 
     def run(self) -> int:
@@ -73,7 +73,7 @@ class Overseer(ABC):
         """Ends all workers that can be ended at once: the user is in a hurry."""
 
     def workers(self) -> Sequence[tuple[str, int | None]]:
-        """As `Shown.show` takes them."""
+        """As `LiveView.show` takes them."""
         return ()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

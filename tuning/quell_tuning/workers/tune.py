@@ -33,11 +33,11 @@ from quell_tuning.study.study_file import StudySpec, validation_set
 from quell_tuning.trials import confirmation, starting_points
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
-from quell_tuning.workers.live_view import Shown
+from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.ray_pool import Cluster, RayPool
 from quell_tuning.workers.ray_slot import CORPUS, RUNS, Job
-from quell_tuning.workers.supervisor import Overseer
+from quell_tuning.workers.supervisor import Supervisor
 from quell_tuning.workspace.workspace import Workspace
 
 
@@ -161,8 +161,8 @@ class Tune:
             self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
         return self._overseer(part, spec, budget).run()
 
-    def _overseer(self, part: str, spec: StudySpec, budget: Budget) -> Overseer:
-        shown = Shown(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
+    def _overseer(self, part: str, spec: StudySpec, budget: Budget) -> Supervisor:
+        shown = LiveView(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
         if self.cluster is not None:
             job = partial(self._job, part, spec)
             return RayPool(budget=budget, shown=shown, job=job, cluster=self.cluster)

@@ -15,7 +15,7 @@ import optuna
 
 from quell_tuning.errors import StorageError
 from quell_tuning.trials.budget import AWAY, RENEW_S, WATCHMEN, Budget
-from quell_tuning.trials.lease import Lease, Running, Superseded
+from quell_tuning.trials.lease import DuplicateTrial, Lease, RunningTrial
 
 log = logging.getLogger("quell")
 
@@ -27,11 +27,11 @@ ORPHANED_S = 15.0  # until a worker without its pool that has not left by itself
 NOBODY = -1  # the trial of a worker that waits
 
 
-class Leave(BaseException):
+class StopRequested(BaseException):
     """The worker was asked to leave; not an Exception, so that nothing on the way takes it for a failure."""
 
 
-class Notice:
+class StopRequest:
     """Remembers SIGINT and SIGTERM, and that the pool which started the worker died.
 
     A second SIGINT ends the process at once. A worker that a person started stays when their shell goes.
@@ -53,7 +53,7 @@ class Notice:
         if self.exit_code is None and self._pool is not None and os.getppid() != self._pool:
             self.exit_code = 143
         if self.exit_code is not None:
-            raise Leave
+            raise StopRequested
 
 
 def end_with_pool(after_s: float = ORPHANED_S) -> None:
@@ -74,10 +74,10 @@ def end_with_pool(after_s: float = ORPHANED_S) -> None:
     threading.Thread(target=watch, name="pool", daemon=True).start()
 
 
-Objective = Callable[[Running], None]
+Objective = Callable[[RunningTrial], None]
 
 
-def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: Callable[[int], None]) -> int:
+def work(budget: Budget, notice: StopRequest, begin: Callable[[], Objective], drop: Callable[[int], None]) -> int:
     """Runs trials until the budget is used up; returns the exit code: 0, or 130 or 143 when asked to leave.
 
     A trial that fails by its own fault ends alone. One that the worker leaves behind goes back in line. Anything else
@@ -98,18 +98,18 @@ def work(budget: Budget, notice: Notice, begin: Callable[[], Objective], drop: C
                 try:
                     with Lease(trial, Budget(budget.study, budget.trials)) as lease:
                         objective = objective or begin()
-                        _run(Running(trial, notice.check, lease), objective, budget, drop)
-                except Leave:
+                        _run(RunningTrial(trial, notice.check, lease), objective, budget, drop)
+                except StopRequested:
                     _hand_back(trial, budget)
                     raise
             if not slots.left:
                 budget.fill()  # ends what is superfluous, since nobody may come after us
-    except Leave:
+    except StopRequested:
         pass
     return notice.exit_code or 0
 
 
-def _wait(budget: Budget, notice: Notice) -> None:
+def _wait(budget: Budget, notice: StopRequest) -> None:
     crowd = len(budget.keep(NOBODY).running) / WATCHMEN  # the longer a look takes, the fewer
     until = time.monotonic() + min(AWAY / 2 * RENEW_S, max(1.0, crowd) * min(LOOK_S, RENEW_S / 2))
     while time.monotonic() < until:
@@ -117,12 +117,12 @@ def _wait(budget: Budget, notice: Notice) -> None:
         time.sleep(0.1)
 
 
-def _run(running: Running, objective: Objective, budget: Budget, drop: Callable[[int], None]) -> None:
+def _run(running: RunningTrial, objective: Objective, budget: Budget, drop: Callable[[int], None]) -> None:
     number = running.trial.number
     log.info("trial %d starts", number)
     try:
         objective(running)
-    except Superseded as reason:
+    except DuplicateTrial as reason:
         budget.give_up(running.trial, str(reason))
         log.info("trial %d given up: %s", number, reason)
     except Exception as error:
