@@ -156,7 +156,7 @@ def main() -> None:
 
 
 def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: LiveView) -> int:
-    from quell_tuning.workers.ray_pool import Cluster, RayPool
+    from quell_tuning.workers.ray_pool import RayCluster, RayPool
     from quell_tuning.workers.ray_slot import Job
 
     environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
@@ -164,7 +164,7 @@ def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, s
     def job(slot: int) -> Job:
         return Job(command, ("none.toml", ""), environment, {"QUELL_RUNS": command[2]}, (), 1, f"logs/{slot}.log")
 
-    cluster = Cluster(address, workers, 0.5, 0.5)
+    cluster = RayCluster(address, workers, 0.5, 0.5)
     with cluster.connected():
         return RayPool(budget=budget, shown=shown, job=job, cluster=cluster).run()
 

@@ -29,7 +29,7 @@ from quell.processes import pool
 POLL_S = 0.2
 ATTEMPTS = 2  # a process that was killed by chance, for want of memory say, is not killed by the same file again
 PROBED = 50  # recordings whose length is asked for at once
-GRACE_S = 30.0  # for a process to notice that the run was interrupted, which it does between two steps
+STOP_GRACE_S = 30.0  # for a process to notice that the run was interrupted, which it does between two steps
 STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over them are one
 
 
@@ -70,7 +70,7 @@ def denoise(
                 waiting.append(job)
     finally:
         stop.value = True
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + STOP_GRACE_S
         for slot in slots:
             slot.close(deadline)
         sweep(job.target for job in jobs)

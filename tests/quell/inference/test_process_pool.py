@@ -81,7 +81,7 @@ def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, mo
 
 
 def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, deadly, monkeypatch):
-    monkeypatch.setattr(process_pool, "GRACE_S", 0.5)
+    monkeypatch.setattr(process_pool, "STOP_GRACE_S", 0.5)
     before = set(multiprocessing.active_children())
 
     def leave(*_):

@@ -16,7 +16,7 @@ import pytest
 from namespaces import MAY, Namespace, namespace
 from quell_tuning.errors import UsageError
 from quell_tuning.workers import ray_pool
-from quell_tuning.workers.ray_pool import Cluster, RayPool, check_storage
+from quell_tuning.workers.ray_pool import RayCluster, RayPool, check_storage
 
 SUPPORT = Path(__file__).parents[2] / "support"
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "ray_cluster.py"
@@ -152,7 +152,7 @@ def test_no_more_slots_are_kept_than_trials_are_left(
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
     running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1])
-    pool = RayPool(budget=None, shown=None, job=lambda slot: slot, cluster=Cluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
+    pool = RayPool(budget=None, shown=None, job=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
     pool._idle, pool._tasks = {0, 1}, {"a": 2, "b": 3, "c": 4}
     asked: list[Any] = []
     pool._task = SimpleNamespace(remote=lambda job: asked.append(job) or f"task {job}")
@@ -189,7 +189,7 @@ def test_a_storage_that_other_machines_do_not_reach_is_refused(url: str) -> None
 
 
 def test_a_share_of_more_than_one_is_whole() -> None:
-    assert Cluster("auto", 1, 0.25, 2.0).threads == 2
-    assert Cluster("auto", 1, None, 0.5).threads == 0
+    assert RayCluster("auto", 1, 0.25, 2.0).threads == 2
+    assert RayCluster("auto", 1, None, 0.5).threads == 0
     with pytest.raises(UsageError, match=r"--gpus-per-worker: 1.5, expected a part of one, or a whole number"):
-        Cluster("auto", 1, 1.5, 1.0)
+        RayCluster("auto", 1, 1.5, 1.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from quell_tuning.workers import ray_slot
-from quell_tuning.workers.ray_slot import Ended, Job, keep
+from quell_tuning.workers.ray_slot import SlotEnd, WorkerSpec, run_slot
 from quell_tuning.workers.worker import POOL
 
 
@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ray_slot.RUNS, raising=False)
 
 
-def job(tmp_path: Path, code: str, **changed: object) -> Job:
+def job(tmp_path: Path, code: str, **changed: object) -> WorkerSpec:
     """A worker of a line of Python, which gets the study file as its first argument."""
     settings = {
         "command": ["-c", code],
@@ -33,12 +33,12 @@ def job(tmp_path: Path, code: str, **changed: object) -> Job:
         "threads": 0,
         "log": "tiny/logs/worker-0.log",
     }
-    return Job(**{**settings, **changed})  # type: ignore[arg-type]
+    return WorkerSpec(**{**settings, **changed})  # type: ignore[arg-type]
 
 
 def test_a_worker_gets_its_study_file_and_ends_when_nothing_is_left(tmp_path: Path) -> None:
-    ended = keep(job(tmp_path, "import sys, pathlib; print(sys.argv[1], pathlib.Path(sys.argv[1]).read_text())"))
-    assert ended == Ended("done")
+    ended = run_slot(job(tmp_path, "import sys, pathlib; print(sys.argv[1], pathlib.Path(sys.argv[1]).read_text())"))
+    assert ended == SlotEnd("finished")
     said = (tmp_path / "tiny" / "logs" / "worker-0.log").read_text()
     assert said.endswith("tiny.toml name = 'tiny'\n")
     assert not Path(said.split()[0]).exists()
@@ -47,14 +47,14 @@ def test_a_worker_gets_its_study_file_and_ends_when_nothing_is_left(tmp_path: Pa
 def test_a_worker_that_dies_is_launched_again(tmp_path: Path) -> None:
     count = tmp_path / "count"
     code = f"import sys, pathlib; f = pathlib.Path({str(count)!r}); f.open('a').write('x')"
-    assert keep(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 3 else 9)")) == Ended("done")
+    assert run_slot(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 3 else 9)")) == SlotEnd("finished")
     assert count.read_text() == "xxx"
 
 
 def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_path: Path) -> None:
-    ended = keep(job(tmp_path, "import sys; print('no such card'); sys.exit(3)"))
-    assert ended.why == "died"
-    assert ended.said == (
+    ended = run_slot(job(tmp_path, "import sys; print('no such card'); sys.exit(3)"))
+    assert ended.reason == "crashed"
+    assert ended.message == (
         f"{socket.gethostname()}: exit code 3, 3 deaths in a row; it last said: no such card; "
         f"see {tmp_path / 'tiny' / 'logs' / 'worker-0.log'}"
     )
@@ -63,7 +63,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_
 def test_a_worker_that_left_by_itself_is_no_death(tmp_path: Path) -> None:
     count = tmp_path / "count"
     code = f"import sys, pathlib; f = pathlib.Path({str(count)!r}); f.open('a').write('x')"
-    assert keep(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 6 else 143)")) == Ended("done")
+    assert run_slot(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 6 else 143)")) == SlotEnd("finished")
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -89,13 +89,13 @@ time.sleep(60)
 
     threading.Thread(target=interrupt, daemon=True).start()
     before = signal.getsignal(signal.SIGINT)
-    assert keep(job(tmp_path, code)) == Ended("asked")
+    assert run_slot(job(tmp_path, code)) == SlotEnd("stopped")
     assert log.read_text() == "works\nhanded back\n"
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_slot, "GRACE_S", 0.5)
+    monkeypatch.setattr(ray_slot, "STOP_GRACE_S", 0.5)
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
     code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
 
@@ -105,7 +105,7 @@ def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyte
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    assert keep(job(tmp_path, code)) == Ended("asked")
+    assert run_slot(job(tmp_path, code)) == SlotEnd("stopped")
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)
 
@@ -113,18 +113,18 @@ def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyte
 def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = job(tmp_path, "", folders=("speech", "noise"), defaults={ray_slot.CORPUS: str(tmp_path)})
     (tmp_path / "speech").mkdir()
-    ended = keep(asked)
-    assert ended.why == "nowhere"
-    assert ended.said.startswith(
+    ended = run_slot(asked)
+    assert ended.reason == "no_corpus"
+    assert ended.message.startswith(
         f"{socket.gethostname()}: {tmp_path / 'noise'}: no such folder, expected the recordings"
     )
     (tmp_path / "noise").mkdir()
     monkeypatch.setenv(ray_slot.RUNS, str(tmp_path / "runs"))
-    assert keep(asked) == Ended("done")
+    assert run_slot(asked) == SlotEnd("finished")
     monkeypatch.setenv(ray_slot.CORPUS, str(tmp_path / "elsewhere"))  # the node knows better than the default
-    assert keep(asked).why == "nowhere"
+    assert run_slot(asked).reason == "no_corpus"
     told = job(tmp_path, "", folders=("speech",), environment={ray_slot.CORPUS: str(tmp_path)})
-    assert keep(told) == Ended("done")  # and less than what was asked for
+    assert run_slot(told) == SlotEnd("finished")  # and less than what was asked for
 
 
 def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
@@ -136,10 +136,10 @@ def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
     names = ["RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", POOL, "QUELL_STORAGE"]
     code = f"import os; print([os.environ.get(name) for name in {names}])"
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
-    keep(job(tmp_path, code, environment={"QUELL_STORAGE": "grpc://proxy:1"}))
+    run_slot(job(tmp_path, code, environment={"QUELL_STORAGE": "grpc://proxy:1"}))
     assert log.read_text() == f"{[None, None, '3', str(os.getpid()), 'grpc://proxy:1']}\n"
     log.unlink()
-    keep(job(tmp_path, code, threads=4))
+    run_slot(job(tmp_path, code, threads=4))
     assert log.read_text() == f"{[None, '4', '3', str(os.getpid()), None]}\n"
 
 

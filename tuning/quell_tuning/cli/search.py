@@ -99,13 +99,13 @@ def tune(
     place = open_workspace(runs, storage, storage_file, corpus, artifacts)
     cluster = None
     if ray is not None:
-        from quell_tuning.workers.ray_pool import Cluster, check_storage
+        from quell_tuning.workers.ray_pool import RayCluster, check_storage
 
         if not workers or devices or per_gpu > 1:
             found = "--devices or --per-gpu beside it" if workers else "no number of workers"
             raise UsageError(f"--ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options")
         check_storage(place.storage_url)
-        cluster = Cluster(ray, workers, gpus_per_worker, cpus_per_worker)
+        cluster = RayCluster(ray, workers, gpus_per_worker, cpus_per_worker)
     names = [name.strip() for name in devices.split(",") if name.strip()]
     used = share_devices(check_devices(names), per_gpu, workers) if cluster is None else []
     check_tracking(track)

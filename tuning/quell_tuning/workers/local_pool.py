@@ -12,7 +12,7 @@ from pathlib import Path
 from quell.processes import cores
 from quell_tuning.errors import WorkerError
 from quell_tuning.trials.budget import Slots
-from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, Supervisor, last_line
+from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, LEFT, STOP_GRACE_S, Supervisor, last_line
 from quell_tuning.workers.worker import POOL
 
 
@@ -100,7 +100,7 @@ class Pool(Supervisor):
         alive = [worker.process for worker in self._workers if worker.process is not None and worker.alive()]
         for process in alive:
             process.terminate()
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + STOP_GRACE_S
         for process in alive:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

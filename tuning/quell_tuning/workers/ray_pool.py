@@ -19,8 +19,8 @@ from typing import Any
 from quell_tuning.errors import UsageError, WorkerError
 from quell_tuning.storage.urls import shown
 from quell_tuning.trials.budget import Slots
-from quell_tuning.workers.ray_slot import Ended, Job, keep
-from quell_tuning.workers.supervisor import GRACE_S, Supervisor
+from quell_tuning.workers.ray_slot import SlotEnd, WorkerSpec, run_slot
+from quell_tuning.workers.supervisor import STOP_GRACE_S, Supervisor
 
 TOKEN = "RAY_AUTH_TOKEN"
 # A cluster that lets us in does so within 2 s. Ray itself tries 20 s with a wrong token, and 80 s where nobody answers,
@@ -35,7 +35,7 @@ MARGIN_S = 3.0  # for Ray, beside what a worker takes to leave
 
 
 @dataclass(frozen=True)
-class Cluster:
+class RayCluster:
     """A Ray cluster and what of it is asked for: so many workers, each with whole GPUs and CPUs, or parts of them.
 
     Attributes:
@@ -150,8 +150,8 @@ class RayPool(Supervisor):
     Ray moves a slot whose process or node dies to where there is room.
     """
 
-    job: Callable[[int], Job]  # of a slot
-    cluster: Cluster
+    job: Callable[[int], WorkerSpec]  # of a slot
+    cluster: RayCluster
     _idle: set[int] = field(default_factory=set, init=False)  # slots without a task
     _tasks: dict[Any, int] = field(default_factory=dict, init=False)  # and the slots that they are
     _since: dict[int, int] = field(default_factory=dict, init=False)  # slot -> trials that had ended at its launch
@@ -164,7 +164,7 @@ class RayPool(Supervisor):
 
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if self.cluster.gpus is None else self.cluster.gpus
         self._share = {"num_gpus": gpus, "num_cpus": self.cluster.cpus}
-        self._task = ray.remote(max_retries=-1, scheduling_strategy="SPREAD", **self._share)(keep)
+        self._task = ray.remote(max_retries=-1, scheduling_strategy="SPREAD", **self._share)(run_slot)
         self._idle = set(range(self.cluster.workers))
         self._began = time.monotonic()
 
@@ -184,22 +184,22 @@ class RayPool(Supervisor):
                 self._tasks[self._task.remote(self.job(slot))] = slot
         self._say_when_nobody_works(slots)
 
-    def _result(self, task: Any) -> Ended:
+    def _result(self, task: Any) -> SlotEnd:
         import ray
 
         try:
-            found: Ended = ray.get(task)
+            found: SlotEnd = ray.get(task)
         except ray.exceptions.RayError as error:
-            return Ended("died", str(error).strip().splitlines()[-1])
+            return SlotEnd("crashed", str(error).strip().splitlines()[-1])
         return found
 
-    def _take_note(self, slot: int, ended: Ended) -> None:
-        if ended.why == "nowhere":
-            self.shown.console.print(f"slot {slot} given up: {ended.said}", highlight=False, markup=False)
+    def _take_note(self, slot: int, ended: SlotEnd) -> None:
+        if ended.reason == "no_corpus":
+            self.shown.console.print(f"slot {slot} given up: {ended.message}", highlight=False, markup=False)
             if not self._tasks and not self._idle:
-                raise WorkerError(ended.said)
-        elif ended.why == "died" and self._since[slot] == self._ended:
-            raise WorkerError(f"slot {slot}: {ended.said}")
+                raise WorkerError(ended.message)
+        elif ended.reason == "crashed" and self._since[slot] == self._ended:
+            raise WorkerError(f"slot {slot}: {ended.message}")
         else:
             self._idle.add(slot)
 
@@ -218,7 +218,7 @@ class RayPool(Supervisor):
     def dismiss(self) -> None:
         import ray
 
-        left, until = list(self._tasks), time.monotonic() + GRACE_S + MARGIN_S
+        left, until = list(self._tasks), time.monotonic() + STOP_GRACE_S + MARGIN_S
         while left and (more_s := until - time.monotonic()) > 0:
             for task in left:
                 ray.cancel(task)

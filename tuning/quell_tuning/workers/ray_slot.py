@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, GRACE_S, LEFT, last_line
+from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, LEFT, STOP_GRACE_S, last_line
 from quell_tuning.workers.worker import POOL
 
 CORPUS, RUNS = "QUELL_CORPUS", "QUELL_RUNS"
@@ -28,7 +28,7 @@ THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerSpec:
     """A worker, as every node can launch it.
 
     Attributes:
@@ -51,14 +51,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class SlotEnd:
     """Why a place needs no worker any more, or gets none."""
 
-    why: Literal["done", "asked", "nowhere", "died"]
-    said: str = ""
+    reason: Literal["finished", "stopped", "no_corpus", "crashed"]
+    message: str = ""
 
 
-def keep(job: Job) -> Ended:
+def run_slot(job: WorkerSpec) -> SlotEnd:
     """Runs one worker after another until one finds nothing left to do, they die again and again, or we are asked to
     leave (KeyboardInterrupt): then the worker hands its trial back first.
 
@@ -68,7 +68,7 @@ def keep(job: Job) -> Ended:
     missing = [str(found) for name in job.folders if not (found := Path(environment.get(CORPUS, "")) / name).is_dir()]
     if missing:
         needed = f"expected the recordings on every node; set {CORPUS} there, or give --corpus"
-        return Ended("nowhere", f"{socket.gethostname()}: {missing[0]}: no such folder, {needed}")
+        return SlotEnd("no_corpus", f"{socket.gethostname()}: {missing[0]}: no such folder, {needed}")
     log = Path(environment.get(RUNS, "")) / job.log
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quell-") as folder:
@@ -77,7 +77,7 @@ def keep(job: Job) -> Ended:
         return _keep([sys.executable, *job.command, str(study)], environment, log)
 
 
-def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Ended:
+def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> SlotEnd:
     process: subprocess.Popen[bytes] | None = None
     deaths = 0
     try:
@@ -95,18 +95,18 @@ def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             while (code := process.poll()) is None:
                 time.sleep(POLL_S)
             if code == 0:
-                return Ended("done")
+                return SlotEnd("finished")
             deaths = 0 if code in LEFT else 1 if time.monotonic() - began > LIVED_S else deaths + 1
             if deaths >= DEATHS:
                 said = last_line(_end_of(log, before))
                 at = f"{socket.gethostname()}: exit code {code}, {deaths} deaths in a row"
-                return Ended("died", f"{at}; it last said: {said}; see {log}")
+                return SlotEnd("crashed", f"{at}; it last said: {said}; see {log}")
             time.sleep(BACK_OFF_S * 2**deaths)
     except KeyboardInterrupt:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # we may be asked once more, while the worker leaves
         _dismiss(process)
         signal.signal(signal.SIGINT, handler)
-        return Ended("asked")
+        return SlotEnd("stopped")
     finally:
         _dismiss(process)
 
@@ -115,13 +115,13 @@ def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
     if process is not None and process.poll() is None:
         process.terminate()
         try:
-            process.wait(GRACE_S)
+            process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(job: WorkerSpec) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ITS_OWN) and key != THREADS}
     threads = {THREADS: str(job.threads)} if job.threads else {}
     return {**job.defaults, **environment, **job.environment, **threads, POOL: str(os.getpid())}

@@ -17,7 +17,7 @@ from quell_tuning.workers.live_view import LiveView
 
 POLL_S = 0.5
 # A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.
-GRACE_S = 10.0
+STOP_GRACE_S = 10.0
 LAST_WORD_S = 2.0  # a database that is away at the end is waited for so long
 # Deaths of one worker in a row, with no trial of anybody ended between them.
 DEATHS = 3

@@ -35,8 +35,8 @@ from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
-from quell_tuning.workers.ray_pool import Cluster, RayPool
-from quell_tuning.workers.ray_slot import CORPUS, RUNS, Job
+from quell_tuning.workers.ray_pool import RayCluster, RayPool
+from quell_tuning.workers.ray_slot import CORPUS, RUNS, WorkerSpec
 from quell_tuning.workers.supervisor import Supervisor
 from quell_tuning.workspace.workspace import Workspace
 
@@ -61,7 +61,7 @@ class Tune:
     first: Sequence[dict[str, Any]] = field(default=())
     track: str | None = None
     skip_bad: bool = False
-    cluster: Cluster | None = None
+    cluster: RayCluster | None = None
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
         """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
@@ -175,7 +175,7 @@ class Tune:
             shown=shown,
         )
 
-    def _job(self, part: str, spec: StudySpec, slot: int) -> Job:
+    def _job(self, part: str, spec: StudySpec, slot: int) -> WorkerSpec:
         """A worker on another machine, which may have its recordings and runs elsewhere, and no study file."""
         assert self.cluster is not None
         environment, defaults = self._environment(), {RUNS: str(self.place.runs.folder.absolute())}
@@ -186,7 +186,7 @@ class Tune:
             (defaults if os.environ.get(CORPUS) else environment)[CORPUS] = root
             folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
         track = [] if self.track is None else ["--track", self.track]
-        return Job(
+        return WorkerSpec(
             command=["-P", "-m", "quell_tuning.cli", "worker", "--part", part, *track],
             study=(self.study_file.name, self.study_file.read_text()),
             environment=environment,
