@@ -180,7 +180,7 @@ def verdict(url: str, folder: Path, trials: int, blows: Counter[str]) -> tuple[l
     storage = open_storage(url)
     study = optuna.load_study(study_name=STUDY, storage=storage)
     found = study.get_trials(deepcopy=False)
-    slots = Budget(study, trials).look()
+    slots = Budget(study, trials).slots()
     counted = [trial for trial in found if trial.state.is_finished() and not is_lost(trial)]
     per_slot = Counter(trial.user_attrs["slot"] for trial in counted)
     states = Counter(trial.state.name.lower() for trial in counted)

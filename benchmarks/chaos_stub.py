@@ -136,7 +136,7 @@ def main() -> None:
     workers, unit_s = int(sys.argv[4]), sys.argv[5]
     study = make_study(place.open_storage(create=True))
     budget = Budget(study, trials)
-    budget.forgive()
+    budget.ignore_past_failures()
     shown = LiveView(Console(stderr=True), trials, float(RUNGS), "value")
     command = [__file__, "worker", str(folder), str(trials), unit_s]
     try:

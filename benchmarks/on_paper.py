@@ -14,7 +14,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import count
 
-from quell_tuning.trials.budget import GRACE_S, RENEW_S, SELDOM, WATCHMEN
+from quell_tuning.trials.budget import GRACE_S, MAX_REAPERS, REAP_EVERY, RENEW_S
 
 CYCLES = 3  # trials of each worker; of the first one, nothing is counted
 LONGEST_S = 900.0  # of a trial's training that is played through; what is left of it goes on alike
@@ -97,7 +97,7 @@ def play(
 
     def renew(number: int) -> Thread:
         now = yield "sleep", draw.uniform(0, RENEW_S)
-        each = 1 if number * running < WATCHMEN * workers else SELDOM
+        each = 1 if number * running < MAX_REAPERS * workers else REAP_EVERY
         before = now
         for turn in count(draw.randrange(each)):
             yield "sleep", RENEW_S

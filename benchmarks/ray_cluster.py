@@ -68,7 +68,7 @@ class Search:
     def slots(self) -> Counter[str]:
         with closing(open_storage(self.url)) as storage:
             study = optuna.load_study(study_name=STUDY, storage=storage)
-            slots = Budget(study, self.trials).look()
+            slots = Budget(study, self.trials).slots()
             return Counter(
                 ended=len(slots.ended),
                 running=len(slots.running),

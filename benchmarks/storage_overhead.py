@@ -119,8 +119,8 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
     budget, notice = Budget(study, budget_trials), StopRequest()
     marks: list[tuple[float, float]] = []
     while len(marks) < TRIALS_EACH:
-        slots = budget.look()
-        budget.fault(slots)
+        slots = budget.slots()
+        budget.common_failure(slots)
         trial = budget.claim(slots)
         assert trial is not None
         marks.append((time.monotonic(), time.process_time()))
@@ -222,12 +222,12 @@ def measure(url: str, workers: int, finished: int, profile: bool) -> list[dict[s
     trials = finished + workers * TRIALS_EACH
     storage = open_storage(url)
     budget = Budget(optuna.load_study(study_name=STUDY, storage=storage), trials)
-    budget.fill()
+    budget.enqueue_missing()
     command = [sys.executable, __file__, "--worker", str(trials), str(sleep_s), str(int(profile))]
     environment = {**os.environ, "QUELL_STORAGE": url, "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     while any(process.poll() is None for process in running):
-        budget.keep()
+        budget.reconcile()
         time.sleep(0.5)
     storage.close()
     return [json.loads(process.communicate()[0]) for process in running]

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials import budget as module
-from quell_tuning.trials.budget import AHEAD, ATTEMPTS, SELDOM, WATCHMEN, Budget
+from quell_tuning.trials.budget import AHEAD, ATTEMPTS, MAX_REAPERS, REAP_EVERY, Budget
 from quell_tuning.trials.lease import Lease
 from quell_tuning.trials.ranking import is_lost
 
@@ -103,14 +103,14 @@ def test_every_slot_is_claimed_by_exactly_one_of_many_processes(
     slots = 24
     taken = at_once(claim_all, slots)
     assert Counter(slot for one in taken for slot in one) == Counter(range(slots))
-    Budget(study, slots).fill()
+    Budget(study, slots).enqueue_missing()
     assert Counter(trial.state.name for trial in study.trials if "superfluous" not in trial.user_attrs) == {
         "RUNNING": slots
     }
 
 
 def fill(budget: Budget, number: int) -> None:
-    budget.fill()
+    budget.enqueue_missing()
 
 
 def test_of_many_fillers_at_once_nothing_superfluous_waits_when_one_has_filled_again(
@@ -118,8 +118,8 @@ def test_of_many_fillers_at_once_nothing_superfluous_waits_when_one_has_filled_a
 ) -> None:
     at_once(fill, 20)
     budget = Budget(study, 20)
-    budget.fill()
-    slots = budget.look()
+    budget.enqueue_missing()
+    slots = budget.slots()
     assert slots.superfluous == []
     assert [trial.user_attrs["slot"] for trial in slots.waiting] == list(range(AHEAD))
     assert Counter(trial.state.name for trial in study.trials if "superfluous" not in trial.user_attrs) == {
@@ -130,7 +130,7 @@ def test_of_many_fillers_at_once_nothing_superfluous_waits_when_one_has_filled_a
 def complete_or_reap(budget: Budget, number: int) -> list[str]:
     """What this process did to each running trial: 0 completes it, the others take its worker for dead."""
     done = []
-    for turn, trial in enumerate(budget.look().running):
+    for turn, trial in enumerate(budget.slots().running):
         start.wait(60)
         if number > 0:
             start.wait(60)
@@ -155,8 +155,8 @@ def test_a_trial_that_completes_while_others_reap_it_counts_once(
         claimed(budget)
     ends = ["".join(done) for done in zip(*at_once(complete_or_reap, AHEAD), strict=True)]
     assert set(ends) <= {"complete", "reaped"}
-    budget.fill()
-    slots = budget.look()
+    budget.enqueue_missing()
+    slots = budget.slots()
     assert {trial.user_attrs["slot"]: trial.user_attrs["attempt"] for trial in slots.waiting} == {
         running.user_attrs["slot"]: 2 for running, end in zip(study.trials, ends, strict=False) if end == "reaped"
     }
@@ -179,9 +179,9 @@ def test_a_trial_that_completes_between_the_reapers_two_words_stays_complete(
     monkeypatch.setattr(storage, "set_trial_user_attr", write_and_complete)
     assert budget.reap() == []
     assert "lost" in study.trials[0].user_attrs
-    budget.fill()
+    budget.enqueue_missing()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
-    assert budget.look().left == 0
+    assert budget.slots().left == 0
 
 
 @pytest.mark.parametrize(
@@ -203,37 +203,37 @@ def test_lost_is_what_failed_by_no_fault_of_its_own(state: TrialState, attribute
 
 def test_filling_twice_adds_nothing(study: optuna.Study) -> None:
     for _ in range(2):
-        Budget(study, 5).fill()
+        Budget(study, 5).enqueue_missing()
     assert [trial.user_attrs["slot"] for trial in study.trials] == list(range(5))
 
 
 def test_trials_wait_for_the_lowest_slots_and_no_more_than_are_soon_needed(study: optuna.Study) -> None:
     budget = Budget(study, 100)
     for taken in range(3):
-        budget.fill()
-        assert [trial.user_attrs["slot"] for trial in budget.look().waiting] == list(range(taken, taken + AHEAD))
+        budget.enqueue_missing()
+        assert [trial.user_attrs["slot"] for trial in budget.slots().waiting] == list(range(taken, taken + AHEAD))
         claimed(budget)
 
 
 def test_a_larger_budget_extends_the_study(study: optuna.Study) -> None:
-    Budget(study, 2).fill()
-    Budget(study, 5).fill()
-    assert sorted(Budget(study, 5).look().filled) == list(range(5))
+    Budget(study, 2).enqueue_missing()
+    Budget(study, 5).enqueue_missing()
+    assert sorted(Budget(study, 5).slots().filled) == list(range(5))
     assert len(study.trials) == 5
 
 
 def test_slots_beyond_a_smaller_budget_are_neither_claimed_nor_counted(study: optuna.Study) -> None:
     larger, smaller = Budget(study, 4), Budget(study, 2)
-    larger.fill()
+    larger.enqueue_missing()
     first, _, third = (claimed(larger) for _ in range(3))
     for trial in (first, third):
         study.tell(trial, 1.0)
-    slots = smaller.look()
+    slots = smaller.slots()
     assert (slots.left, [trial.number for trial in slots.ended]) == (1, [first.number])
     assert smaller.claim() is None
-    smaller.fill()
+    smaller.enqueue_missing()
     assert len(study.trials) == 4
-    assert larger.look().left == 2
+    assert larger.slots().left == 2
 
 
 def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study) -> None:
@@ -246,8 +246,8 @@ def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study) -> None:
 
 def test_an_old_look_claims_nothing_that_others_have_since(study: optuna.Study) -> None:
     budget = Budget(study, 2)
-    budget.fill()
-    old = budget.look()
+    budget.enqueue_missing()
+    old = budget.slots()
     taken = [claimed(budget).number, claimed(budget).number]
     assert taken == [0, 1]
     assert budget.claim(old) is None
@@ -256,7 +256,7 @@ def test_an_old_look_claims_nothing_that_others_have_since(study: optuna.Study) 
 def test_presets_are_the_first_trials(study: optuna.Study) -> None:
     study.set_user_attr("plan", {"0": {"params": {"depth": 5}, "attributes": {"preset": "known"}}})
     budget = Budget(study, 2)
-    budget.fill()
+    budget.enqueue_missing()
     first = claimed(budget)
     assert first.suggest_int("depth", 2, 7) == 5
     assert first.user_attrs["preset"] == "known"
@@ -264,7 +264,7 @@ def test_presets_are_the_first_trials(study: optuna.Study) -> None:
 
 def test_a_handed_back_trial_is_claimed_again_with_its_parameters(study: optuna.Study) -> None:
     budget = Budget(study, 1)
-    budget.fill()
+    budget.enqueue_missing()
     trial = claimed(budget)
     value = trial.suggest_float("x", 0, 1)
     budget.hand_back(trial)
@@ -287,15 +287,15 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(study: optu
         pass
     values = []
     for _ in range(ATTEMPTS):
-        budget.fill()
+        budget.enqueue_missing()
         trial = claimed(budget)
         values.append(trial.suggest_float("x", 0, 1))
         assert budget.reap() == []  # its worker, this process, is alive
         trial.set_user_attr("worker", gone(trial.user_attrs["worker"], ended.pid))
         assert budget.reap() == [trial.number]
-    budget.fill()
+    budget.enqueue_missing()
     assert budget.claim() is None
-    assert budget.look().left == 0
+    assert budget.slots().left == 0
     assert len(set(values)) == 1
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * ATTEMPTS
     assert study.trials[-1].user_attrs["failure"].endswith(f":{ended.pid} ended, {ATTEMPTS} times")
@@ -303,7 +303,7 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(study: optu
 
 def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(study: optuna.Study) -> None:
     budget = Budget(study, 1)
-    budget.fill()
+    budget.enqueue_missing()
     trial = claimed(budget)
     name = trial.user_attrs["worker"].rpartition(".")[0]
     trial.set_user_attr("worker", f"{name}.1")
@@ -329,7 +329,7 @@ def look_every_5_s(budget: Budget, clock: list[float], between: Callable[[], Non
 
 def elsewhere(budget: Budget) -> optuna.Trial:
     """A trial that a worker of another machine runs."""
-    budget.fill()
+    budget.enqueue_missing()
     trial = claimed(budget)
     trial.set_user_attr("worker", "elsewhere:1:1")
     return trial
@@ -387,8 +387,8 @@ def test_the_first_of_many_workers_look_after_the_others(study: optuna.Study, cl
     budget = Budget(study, 12)
     trials = running(budget, 12)
     for count in range(1, 4):
-        budget.keep()
-        assert [budget.watches(trial.number) for trial in trials] == [True] * WATCHMEN + [False] * 4
+        budget.reconcile()
+        assert [budget.watches(trial.number) for trial in trials] == [True] * MAX_REAPERS + [False] * 4
         clock[0] += 5
         renew(trials, count)
 
@@ -396,11 +396,11 @@ def test_the_first_of_many_workers_look_after_the_others(study: optuna.Study, cl
 def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 12)
-    budget.keep()
-    lost, left = trials[:WATCHMEN], trials[WATCHMEN:]
-    clock[0] += 5 * SELDOM
+    budget.reconcile()
+    lost, left = trials[:MAX_REAPERS], trials[MAX_REAPERS:]
+    clock[0] += 5 * REAP_EVERY
     renew(left, 1)
-    budget.keep()
+    budget.reconcile()
     assert [budget.watches(trial.number) for trial in left] == [True] * 4
     began, count = clock[0], 1
     while any(study.trials[trial.number].state == TrialState.RUNNING for trial in lost):
@@ -408,37 +408,37 @@ def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, 
         clock[0] += 5
         count += 1
         renew(left, count)
-        budget.keep()
+        budget.reconcile()
     assert all(study.trials[trial.number].state == TrialState.RUNNING for trial in left)
 
 
 def test_of_many_workers_only_the_first_fills(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 2)
-    for trial in budget.look().waiting:
+    for trial in budget.slots().waiting:
         budget._discard(trial)
     later, first = Budget(study, 12), Budget(study, 12)
-    assert later.keep(trials[1].number).waiting == []
-    assert len(first.keep(trials[0].number).waiting) == AHEAD
-    assert later.keep(trials[1].number).superfluous == []
+    assert later.reconcile(trials[1].number).waiting == []
+    assert len(first.reconcile(trials[0].number).waiting) == AHEAD
+    assert later.reconcile(trials[1].number).superfluous == []
 
 
 def test_who_does_not_look_after_the_others_looks_seldom(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.02)
-    budget = Budget(study, WATCHMEN + 2)
-    running(budget, WATCHMEN + 1)
-    budget.fill()
-    mine, own, looks = claimed(budget), Budget(study, WATCHMEN + 2), []
-    look = own.keep
+    budget = Budget(study, MAX_REAPERS + 2)
+    running(budget, MAX_REAPERS + 1)
+    budget.enqueue_missing()
+    mine, own, looks = claimed(budget), Budget(study, MAX_REAPERS + 2), []
+    look = own.reconcile
     monkeypatch.setattr(own, "keep", lambda trial: looks.append(1) or look(trial))
     with Lease(mine, own):
-        wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * SELDOM)
+        wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * REAP_EVERY)
     beats = study.trials[mine.number].user_attrs["lease"][0]
     # From its second look on it sees that the others say nothing, and looks after them.
     assert looks and own.watches(mine.number)
-    assert len(looks) <= beats - SELDOM + 1
+    assert len(looks) <= beats - REAP_EVERY + 1
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(

@@ -35,25 +35,25 @@ def place(*answers: Any) -> Any:
     return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console, skipped: None, runs=runs)
 
 
-AWAY = StorageError("postgresql://host/db: Connection refused")
+MISSED_LOOKS = StorageError("postgresql://host/db: Connection refused")
 
 
 def test_a_worker_of_a_pool_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POOL, str(os.getppid()))
     monkeypatch.setattr(joining.time, "sleep", lambda seconds: None)
-    assert open_patiently(place(AWAY, AWAY, "storage"), StopRequest()) == "storage"
+    assert open_patiently(place(MISSED_LOOKS, MISSED_LOOKS, "storage"), StopRequest()) == "storage"
 
 
 def test_a_worker_that_a_person_starts_says_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(POOL, raising=False)
     with pytest.raises(StorageError, match="Connection refused"):
-        open_patiently(place(AWAY, "storage"), StopRequest())
+        open_patiently(place(MISSED_LOOKS, "storage"), StopRequest())
 
 
 def test_a_worker_of_a_pool_that_ended_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(POOL, "1")
     with pytest.raises(StopRequested):
-        open_patiently(place(AWAY, "storage"), StopRequest())
+        open_patiently(place(MISSED_LOOKS, "storage"), StopRequest())
 
 
 class Gone:

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.trials.budget import ALIKE, Budget
+from quell_tuning.trials.budget import SAME_FAILURES, Budget
 from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.workers import worker
@@ -337,24 +337,24 @@ def reasons(*found: str | None) -> Stub:
     return objective
 
 
-NAN = [f"step {3 * step}: loss nan, learning rate {10.0**-step}" for step in range(1, 2 * ALIKE)]
+NAN = [f"step {3 * step}: loss nan, learning rate {10.0**-step}" for step in range(1, 2 * SAME_FAILURES)]
 
 
 def test_failures_alike_but_for_their_numbers_stop_the_worker_though_slots_are_left(run: Worker) -> None:
     assert run(reasons(None, *NAN), 20) == 0
-    assert len(run.ended()) == 1 + ALIKE
+    assert len(run.ended()) == 1 + SAME_FAILURES
     budget = Budget(run.study, 20)
-    assert budget.fault(budget.look()) == NAN[ALIKE - 1]
+    assert budget.common_failure(budget.slots()) == NAN[SAME_FAILURES - 1]
     assert run(complete, 20) == 0
-    assert len(run.ended()) == 1 + ALIKE  # nor does another worker go on
+    assert len(run.ended()) == 1 + SAME_FAILURES  # nor does another worker go on
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        NAN[: ALIKE - 1],
-        [*NAN[: ALIKE - 1], None, *NAN[: ALIKE - 1]],
-        [*NAN[: ALIKE - 1], "out of memory", *NAN[: ALIKE - 1]],
+        NAN[: SAME_FAILURES - 1],
+        [*NAN[: SAME_FAILURES - 1], None, *NAN[: SAME_FAILURES - 1]],
+        [*NAN[: SAME_FAILURES - 1], "out of memory", *NAN[: SAME_FAILURES - 1]],
     ],
     ids=["too few", "one that completed between", "one for another reason between"],
 )
@@ -366,10 +366,10 @@ def test_fewer_failures_or_others_between_them_stop_nobody(run: Worker, found: l
 def test_who_has_seen_the_failures_may_go_on_until_as_many_more(run: Worker) -> None:
     run(reasons(*NAN), 20)
     budget = Budget(run.study, 20)
-    budget.forgive()
-    assert budget.fault(budget.look()) is None
+    budget.ignore_past_failures()
+    assert budget.common_failure(budget.slots()) is None
     assert run(reasons(*NAN), 20) == 0
-    assert len(run.ended()) == 2 * ALIKE
-    budget.forgive()
+    assert len(run.ended()) == 2 * SAME_FAILURES
+    budget.ignore_past_failures()
     assert run(complete, 20) == 0
     assert len(run.ended()) == 20

@@ -27,7 +27,7 @@ from quell_tuning.trials.worker_id import runs_here, shown, worker_name
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
 # So many trials in a row that fail alike are the study's fault.
-ALIKE = 5
+SAME_FAILURES = 5
 # Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
 AHEAD = 8
 # A worker says this often that it is alive (`quell_tuning.trials.lease`), and is taken for dead after this long without
@@ -36,9 +36,9 @@ GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
 RENEW_S = GRACE_S / 6
 # Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
 # workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
-WATCHMEN = 8
-SELDOM = 6
-AWAY = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
+MAX_REAPERS = 8
+REAP_EVERY = 6
+MISSED_LOOKS = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
 
 
 @dataclass(frozen=True)
@@ -106,42 +106,42 @@ class Budget:
         self.study = study
         self.storage = study._storage
         self.trials = trials
-        self._signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
+        self._last_signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
         self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
         self._looked = time.monotonic()
         self._lively: list[int] = []  # running trials that said something since the look before the last
 
-    def look(self) -> Slots:
+    def slots(self) -> Slots:
         return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
 
-    def keep(self, own: int | None = None) -> Slots:
+    def reconcile(self, own: int | None = None) -> Slots:
         """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds.
 
         Args:
             own: the trial of the worker that asks. Of all workers only the first fills: eight that did so at once, over
                 a storage that took a second, filled each slot eight times.
         """
-        slots = self.look()
+        slots = self.slots()
         reaped = self._reap(slots)
         first = own is None or own in self._lively[:1]
         if reaped or (first and (slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD))):
-            self.fill()
-            slots = self.look()
+            self.enqueue_missing()
+            slots = self.slots()
         return slots
 
     def watches(self, number: int) -> bool:
         """Whether the worker of a running trial is one of WATCHMEN, by the last look. Who says nothing is none."""
-        return number in self._lively[:WATCHMEN]
+        return number in self._lively[:MAX_REAPERS]
 
-    def fill(self) -> None:
+    def enqueue_missing(self) -> None:
         """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
-        slots = self.look()
+        slots = self.slots()
         for trial in slots.superfluous:
             self._discard(trial)
         wanted = max(0, AHEAD - len(slots.waiting))
-        self._fill(slots, slots.empty[:wanted])
+        self._enqueue(slots, slots.empty[:wanted])
 
-    def _fill(self, slots: Slots, chosen: Sequence[int]) -> None:
+    def _enqueue(self, slots: Slots, chosen: Sequence[int]) -> None:
         plan = self.study.user_attrs.get("plan", {}) if chosen else {}
         for slot in chosen:
             planned = plan.get(str(slot), {})
@@ -159,9 +159,9 @@ class Budget:
             slots: as this process saw them a moment ago; looks itself without.
         """
         while True:
-            slots = slots or self.look()
+            slots = slots or self.slots()
             waiting = slots.waiting
-            if len(slots.running) > WATCHMEN:  # many that end at once shall not all try the same one first
+            if len(slots.running) > MAX_REAPERS:  # many that end at once shall not all try the same one first
                 random.shuffle(waiting)
             for trial in waiting:
                 if self._take(trial):
@@ -169,7 +169,7 @@ class Budget:
                     return optuna.Trial(self.study, trial._trial_id)
             if slots.empty:
                 # Any of them: workers that come at the same time shall not all fill the same one.
-                self._fill(slots, [random.choice(slots.empty)])
+                self._enqueue(slots, [random.choice(slots.empty)])
             elif not waiting:
                 return None
             slots = None
@@ -200,12 +200,12 @@ class Budget:
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def reap(self) -> list[int]:
-        """Ends running trials whose worker is gone; `fill` replaces them. Returns their numbers.
+        """Ends running trials whose worker is gone; `enqueue_missing` replaces them. Returns their numbers.
 
         To be called every few seconds: a worker is gone when its process on this machine is, or when nothing was heard
         of it in GRACE_S of looking.
         """
-        return self._reap(self.look())
+        return self._reap(self.slots())
 
     def _reap(self, slots: Slots) -> list[int]:
         self._listen(slots.running)
@@ -223,14 +223,14 @@ class Budget:
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
         # We did not look for a while, frozen or without the database, nor could the others write: all begin anew.
-        away = passed > AWAY * RENEW_S
+        away = passed > MISSED_LOOKS * RENEW_S
         signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running}
         self._silent_s = {
-            number: self._silent_s[number] + passed if self._signs.get(number) == sign and not away else 0.0
+            number: self._silent_s[number] + passed if self._last_signs.get(number) == sign and not away else 0.0
             for number, sign in signs.items()
         }
-        self._lively = [number for number, sign in signs.items() if self._signs.get(number) != sign]
-        self._signs = dict(signs)
+        self._lively = [number for number, sign in signs.items() if self._last_signs.get(number) != sign]
+        self._last_signs = dict(signs)
 
     def _gone(self, trial: FrozenTrial) -> str:
         """Why nobody runs this running trial; empty when somebody does, or may."""
@@ -250,26 +250,26 @@ class Budget:
         self.storage.set_trial_user_attr(trial._trial_id, key, text)
         self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def fault(self, slots: Slots) -> str | None:
+    def common_failure(self, slots: Slots) -> str | None:
         """The reason that the last ALIKE ended trials all failed for, numbers aside; None when they did not.
 
-        Those before the last `forgive` do not count.
+        Those before the last `ignore_past_failures` do not count.
         """
-        if not _alike(slots.ended):
+        if not _same_reason(slots.ended):
             return None
         forgiven = self.study.user_attrs.get("forgiven", [])
-        return _alike([trial for trial in slots.ended if trial.number not in forgiven])
+        return _same_reason([trial for trial in slots.ended if trial.number not in forgiven])
 
-    def forgive(self) -> None:
+    def ignore_past_failures(self) -> None:
         """Forgets the failures so far: somebody has seen them and goes on."""
-        failed = [trial.number for trial in self.look().ended if trial.state == TrialState.FAIL]
+        failed = [trial.number for trial in self.slots().ended if trial.state == TrialState.FAIL]
         if failed:
             self.study.set_user_attr("forgiven", failed)
 
 
-def _alike(ended: Sequence[FrozenTrial]) -> str | None:
-    latest = sorted(ended, key=lambda trial: str(trial.datetime_complete))[-ALIKE:]
-    if len(latest) < ALIKE or any(trial.state != TrialState.FAIL for trial in latest):
+def _same_reason(ended: Sequence[FrozenTrial]) -> str | None:
+    latest = sorted(ended, key=lambda trial: str(trial.datetime_complete))[-SAME_FAILURES:]
+    if len(latest) < SAME_FAILURES or any(trial.state != TrialState.FAIL for trial in latest):
         return None
     reasons = [str(trial.user_attrs["failure"]) for trial in latest]
     same = len({re.sub(r"\d[\d.e+-]*", "#", reason) for reason in reasons}) == 1

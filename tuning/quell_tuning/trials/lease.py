@@ -15,7 +15,7 @@ from contextlib import suppress
 import optuna
 
 from quell_tuning.errors import StorageError
-from quell_tuning.trials.budget import RENEW_S, SELDOM, Budget
+from quell_tuning.trials.budget import REAP_EVERY, RENEW_S, Budget
 
 log = logging.getLogger("quell")
 
@@ -75,8 +75,8 @@ class Lease:
             try:
                 self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
                 if count > look:
-                    self.budget.keep(self.trial.number)
-                    look = count + (0 if self.budget.watches(self.trial.number) else SELDOM - 1)
+                    self.budget.reconcile(self.trial.number)
+                    look = count + (0 if self.budget.watches(self.trial.number) else REAP_EVERY - 1)
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.lost = True
                 return

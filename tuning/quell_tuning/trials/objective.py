@@ -144,7 +144,7 @@ class _Attempt:
         return bool(over)
 
     def _asked(self) -> int:
-        return self.running.lease.budget.look().asked.get(self.slot, 0)
+        return self.running.lease.budget.slots().asked.get(self.slot, 0)
 
     def train(self) -> Trained:
         """Trains from the checkpoint on; from the start when it cannot be used."""

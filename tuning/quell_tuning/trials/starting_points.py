@@ -18,7 +18,7 @@ from quell_tuning.trials.ranking import best_trainings
 def plan(study: optuna.Study, trials: int, starting: Sequence[dict[str, Any]]) -> int:
     """Gives what is not planned yet to the lowest slots that have nothing; returns how many found a slot."""
     planned: dict[str, Any] = dict(study.user_attrs.get("plan", {}))
-    slots = Budget(study, trials).look()
+    slots = Budget(study, trials).slots()
     new = [start for start in starting if start not in planned.values()]
     taken = {*map(int, planned), *slots.filled, *slots.lost}  # what was lost is tried again
     free = [slot for slot in range(trials) if slot not in taken]

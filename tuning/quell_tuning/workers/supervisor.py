@@ -92,7 +92,7 @@ class Supervisor(ABC):
             while True:
                 self._asked()
                 began = time.monotonic()
-                slots = self.budget.keep()
+                slots = self.budget.reconcile()
                 took = time.monotonic() - began
                 self.shown.show(slots, self.workers())
                 if slots.left == 0:
@@ -105,7 +105,7 @@ class Supervisor(ABC):
                 time.sleep(min(RENEW_S, max(POLL_S, 4 * took)))  # of many running trials a look takes seconds
 
     def _refuse_faults(self, slots: Slots) -> None:
-        reason = self.budget.fault(slots)
+        reason = self.budget.common_failure(slots)
         if reason:
             raise TrialsFailed(
                 f"study {self.budget.study.study_name!r}: the last trials all failed: {reason}, expected trials that "
@@ -115,7 +115,7 @@ class Supervisor(ABC):
     def _stop(self) -> None:
         self.dismiss()
         with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WORD_S, unless=lambda: None):
-            self.budget.keep()  # the workers are gone: what they left is replaced, what is superfluous ended
+            self.budget.reconcile()  # the workers are gone: what they left is replaced, what is superfluous ended
 
 
 class _Asked(BaseException):

@@ -152,9 +152,9 @@ class Tune:
         if left:
             self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
         budget = Budget(study, trials)
-        budget.forgive()
+        budget.ignore_past_failures()
         if not self.devices and self.cluster is None:
-            found = f"study {spec.study.name}: {budget.keep().left} of {trials} trials left"
+            found = f"study {spec.study.name}: {budget.reconcile().left} of {trials} trials left"
             self.console.print(f"{found}, for `quell worker`", highlight=False)
             return 0
         if part != "search":
@@ -209,7 +209,7 @@ class Tune:
 
 
 def _over(study: optuna.Study) -> bool:
-    return Budget(study, study.user_attrs["trials"]).look().left == 0
+    return Budget(study, study.user_attrs["trials"]).slots().left == 0
 
 
 def _folders(spec: StudySpec) -> set[str]:

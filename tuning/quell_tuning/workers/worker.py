@@ -14,7 +14,7 @@ from types import FrameType
 import optuna
 
 from quell_tuning.errors import StorageError
-from quell_tuning.trials.budget import AWAY, RENEW_S, WATCHMEN, Budget
+from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, RENEW_S, Budget
 from quell_tuning.trials.lease import DuplicateTrial, Lease, RunningTrial
 
 log = logging.getLogger("quell")
@@ -90,7 +90,7 @@ def work(budget: Budget, notice: StopRequest, begin: Callable[[], Objective], dr
     objective: Objective | None = None
     try:
         with budget.storage.waiting(unless=notice.check):
-            while (slots := budget.look()).left and not budget.fault(slots):
+            while (slots := budget.slots()).left and not budget.common_failure(slots):
                 trial = budget.claim(slots)
                 if trial is None:  # others run the rest; one of them may get lost
                     _wait(budget, notice)
@@ -103,15 +103,15 @@ def work(budget: Budget, notice: StopRequest, begin: Callable[[], Objective], dr
                     _hand_back(trial, budget)
                     raise
             if not slots.left:
-                budget.fill()  # ends what is superfluous, since nobody may come after us
+                budget.enqueue_missing()  # ends what is superfluous, since nobody may come after us
     except StopRequested:
         pass
     return notice.exit_code or 0
 
 
 def _wait(budget: Budget, notice: StopRequest) -> None:
-    crowd = len(budget.keep(NOBODY).running) / WATCHMEN  # the longer a look takes, the fewer
-    until = time.monotonic() + min(AWAY / 2 * RENEW_S, max(1.0, crowd) * min(LOOK_S, RENEW_S / 2))
+    crowd = len(budget.reconcile(NOBODY).running) / MAX_REAPERS  # the longer a look takes, the fewer
+    until = time.monotonic() + min(MISSED_LOOKS / 2 * RENEW_S, max(1.0, crowd) * min(LOOK_S, RENEW_S / 2))
     while time.monotonic() < until:
         notice.check()
         time.sleep(0.1)
