@@ -38,7 +38,7 @@ from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
 from quell.evaluation import baselines, comparison
 from quell.evaluation.baselines import System
-from quell.evaluation.test_sets import BIN_DB, Material, Mixtures
+from quell.evaluation.test_sets import BIN_DB, MixtureSet, TestSet
 from quell.metrics import intrusive
 from quell.metrics.scorer import Job, Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
@@ -229,8 +229,8 @@ def main() -> None:
     corpus = opened(given, console)
     systems = systems_of(given.model, given.baselines, corpus, console)
     with Scorer(cores()) as scorer:
-        mixtures, material = material_of(given, corpus, scorer, console)
-        state = comparison.summary(material, evaluate.compare(material, systems, scorer, console))
+        mixtures, test_set = material_of(given, corpus, scorer, console)
+        state = comparison.summary(test_set, evaluate.compare(test_set, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
     print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
     show(state, given.split)
@@ -240,12 +240,12 @@ def main() -> None:
 
 def material_of(
     given: argparse.Namespace, corpus: Corpus | None, scorer: Scorer, console: Console
-) -> tuple[EvaluationSet | None, Material]:
+) -> tuple[EvaluationSet | None, TestSet]:
     if corpus is None:
         return None, evaluate.of_folders(given.noisy, given.clean, console)
     with progress.bar("scoring the noisy mixtures", console) as move:
         mixtures = evaluation_set(corpus, given.split, given.mixtures, tuple(given.snr_db), 0, scorer, move)
-    return mixtures, Mixtures(mixtures)
+    return mixtures, MixtureSet(mixtures)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.errors import PackageError
 from quell.evaluation import baselines
-from quell.evaluation.test_sets import Mixtures
+from quell.evaluation.test_sets import MixtureSet
 from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import load_weights
@@ -85,7 +85,7 @@ def of_rnnoise(test: EvaluationSet, scorer: Scorer, console: Console) -> dict[st
     except PackageError as error:
         console.print(f"left out: {error}")
         return {}
-    return {"rnnoise": evaluate.compare(Mixtures(test), {"rnnoise": system}, scorer, console)[-1].scores}
+    return {"rnnoise": evaluate.compare(MixtureSet(test), {"rnnoise": system}, scorer, console)[-1].scores}
 
 
 def main() -> None:

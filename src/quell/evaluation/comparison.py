@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quell.audio import FloatArray
 from quell.evaluation.baselines import System
-from quell.evaluation.test_sets import Material
+from quell.evaluation.test_sets import TestSet
 from quell.metrics.scorer import Job, Progress, Scorer, Scores
 
 
@@ -31,26 +31,26 @@ class Result:
     rtf_new: NDArray[np.float64] | None = None
 
 
-def measure(name: str, system: System | None, material: Material, scorer: Scorer, move: Progress) -> Result:
+def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer, move: Progress) -> Result:
     """Scores and times of a system; without one, scores of the noisy input."""
     first: list[float] = []
     second: list[float] = []
 
     def jobs() -> Iterator[Job]:
-        for place in range(len(material.labels)):
-            samples, sample_rate = material.recording(place)
+        for place in range(len(test_set.labels)):
+            samples, sample_rate = test_set.recording(place)
             if system is not None:
                 for seconds in (first, second):
                     estimate, spent = _timed(system, samples, sample_rate)
                     seconds.append(spent)
                 samples = estimate
-            yield material.job(place, samples)
+            yield test_set.job(place, samples)
 
-    clips = scorer.run(jobs(), len(material.labels), move)
-    scores = Scores.of(clips, material.rows)
+    clips = scorer.run(jobs(), len(test_set.labels), move)
+    scores = Scores.of(clips, test_set.rows)
     if system is None:
         return Result(name, scores)
-    return Result(name, scores, np.array(second) / material.seconds, np.array(first) / material.seconds)
+    return Result(name, scores, np.array(second) / test_set.seconds, np.array(first) / test_set.seconds)
 
 
 def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
@@ -62,21 +62,21 @@ def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[Float
     return np.stack(done, axis=1), spent
 
 
-def summary(material: Material, results: list[Result]) -> dict[str, Any]:
+def summary(test_set: TestSet, results: list[Result]) -> dict[str, Any]:
     """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and of the
     model that the table by SNR is about."""
     noisy, model = results[0].scores, results[1].scores
     return {
-        "mixtures": len(material.labels),
-        "minutes": float(material.seconds.sum()) / 60,
-        "kind": type(material).__name__.lower(),
+        "mixtures": len(test_set.labels),
+        "minutes": float(test_set.seconds.sum()) / 60,
+        "kind": test_set.kind,
         "failures": model.failures,
         "noisy": noisy.means(),
         "denoised": model.means(),
         "gain": {name: model.gain_over(noisy, name) for name in model.values},
         "worse": {name: model.worse_than(noisy, name) for name in model.values},
-        "by_snr": _by_snr(noisy, model) if np.isfinite(material.rows).all() else [],
-        "systems": [_system(result, noisy, material) for result in results],
+        "by_snr": _by_snr(noisy, model) if np.isfinite(test_set.rows).all() else [],
+        "systems": [_system(result, noisy, test_set) for result in results],
     }
 
 
@@ -88,21 +88,21 @@ def _by_snr(noisy: Scores, model: Scores) -> list[dict[str, Any]]:
     ]
 
 
-def _system(result: Result, noisy: Scores, material: Material) -> dict[str, Any]:
-    scores, by_snr = result.scores, bool(np.isfinite(material.rows).all())
+def _system(result: Result, noisy: Scores, test_set: TestSet) -> dict[str, Any]:
+    scores, by_snr = result.scores, bool(np.isfinite(test_set.rows).all())
     row: dict[str, Any] = {"system": result.system, "failures": scores.failures, "means": scores.means()}
     row["by_snr"] = [{"snr_db": snr_db, **means} for snr_db, means in scores.by_snr().items()] if by_snr else []
     if result.rtf is None or result.rtf_new is None:
         return row
-    total = material.seconds.sum()
+    total = test_set.seconds.sum()
     return row | {
         "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
         "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
         "worse_at_highest_snr": _worse_on_top(scores, noisy) if by_snr else None,
-        "worst": {name: _worst(scores, noisy, name, material) for name in scores.values},
-        "rtf": float(result.rtf @ material.seconds / total),
-        "rtf_new": float(result.rtf_new @ material.seconds / total),
-        "first_call_s": float(result.rtf_new[0] * material.seconds[0]),
+        "worst": {name: _worst(scores, noisy, name, test_set) for name in scores.values},
+        "rtf": float(result.rtf @ test_set.seconds / total),
+        "rtf_new": float(result.rtf_new @ test_set.seconds / total),
+        "first_call_s": float(result.rtf_new[0] * test_set.seconds[0]),
     }
 
 
@@ -113,8 +113,8 @@ def _worse_on_top(scores: Scores, noisy: Scores) -> dict[str, float]:
     return {name: mine.worse_than(before, name) for name in mine.values}
 
 
-def _worst(scores: Scores, noisy: Scores, name: str, material: Material) -> dict[str, Any]:
+def _worst(scores: Scores, noisy: Scores, name: str, test_set: TestSet) -> dict[str, Any]:
     """The clip that loses most, or gains least."""
     gains = scores.values[name] - noisy.values[name]
     place = int(gains.argmin())
-    return {"file": material.labels[place], "gain": float(gains[place])}
+    return {"file": test_set.labels[place], "gain": float(gains[place])}

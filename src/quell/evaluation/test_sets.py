@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,11 @@ BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of 
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
 
 
-class Material(ABC):
+class TestSet(ABC):
     """Clips to be denoised and scored, by their place.
 
     Attributes:
+        kind: "mixtures", "pairs" or "recordings", as it stands in JSON.
         names: of the metrics.
         labels: of the clips.
         seconds: of audio in each.
@@ -33,6 +35,8 @@ class Material(ABC):
         noisy_scores: of the clips as they are, where they are known before.
     """
 
+    __test__ = False  # pytest would take it for a class of tests
+    kind: ClassVar[str]
     names: tuple[str, ...]
     labels: list[str]
     seconds: NDArray[np.float64]
@@ -49,8 +53,10 @@ class Material(ABC):
         """What computes the metrics of an estimate (T, C) at the recording's rate."""
 
 
-class Mixtures(Material):
+class MixtureSet(TestSet):
     """Test mixtures of a study, at exact SNRs."""
+
+    kind = "mixtures"
 
     def __init__(self, mixtures: EvaluationSet) -> None:
         self._set = mixtures
@@ -68,9 +74,10 @@ class Mixtures(Material):
         return partial(intrusive.score_clip, estimate.mean(axis=1), clean, rate, self.names)
 
 
-class Recordings(Material):
+class UnpairedSet(TestSet):
     """Recordings without a clean version, which DNSMOS estimates."""
 
+    kind = "recordings"
     names = dnsmos.NAMES
 
     def __init__(self, pairs: list[Pair], progress: Progress) -> None:
@@ -99,13 +106,15 @@ class Recordings(Material):
         return audio.resample(samples.mean(axis=1), self._pairs[place].sample_rate, sample_rate)
 
 
-class Pairs(Recordings):
+class PairedSet(UnpairedSet):
     """Recordings with their clean versions: the mean of the channels, at 16 kHz, or at 8 kHz where they are.
 
     Raises:
         AudioError: a recording is damaged.
         CorpusError: rates of 8 kHz among others, a clean recording that is silent, or lengths that differ after all.
     """
+
+    kind = "pairs"
 
     def __init__(self, pairs: list[Pair], progress: Progress) -> None:
         narrow = [pair for pair in pairs if pair.sample_rate == 8_000]

@@ -26,7 +26,7 @@ from torch import Tensor
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError, CorpusError, ExportError, PackageError
 from quell.evaluation import comparison
-from quell.evaluation.test_sets import Mixtures
+from quell.evaluation.test_sets import MixtureSet
 from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
@@ -98,9 +98,9 @@ def printed(state: dict[str, Any], width: int = 200) -> str:
 
 def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: Recordings, scorer: Scorer) -> None:
     for rate in (8_000, 16_000):
-        material = evaluation.of_folders(*recordings(rate=rate), QUIET)
+        test_set = evaluation.of_folders(*recordings(rate=rate), QUIET)
         compared = {"same": systems.as_system(identity(rate))}
-        state = comparison.summary(material, evaluation.compare(material, compared, scorer, QUIET))
+        state = comparison.summary(test_set, evaluation.compare(test_set, compared, scorer, QUIET))
         assert state["noisy"] == state["denoised"]
         assert all(row["noisy"] == row["denoised"] for row in state["by_snr"])
         assert state["gain"] == dict.fromkeys(METRICS, (0.0, 0.0, 0.0))
@@ -108,9 +108,9 @@ def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: R
 
 
 def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) -> None:
-    material = Mixtures(validation)
+    test_set = MixtureSet(validation)
     compared = {"same": systems.as_system(identity(8_000))}
-    state = comparison.summary(material, evaluation.compare(material, compared, scorer, QUIET))
+    state = comparison.summary(test_set, evaluation.compare(test_set, compared, scorer, QUIET))
     assert state["noisy"] == state["denoised"] == validation.noisy_scores.means()
     assert [row["snr_db"] for row in state["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert "6 test mixtures, 0.1 minutes, noisy -> denoised" in printed(state)
@@ -119,9 +119,9 @@ def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) 
 
 @pytest.mark.parametrize("rate", [22_050, 44_100, 48_000])
 def test_recordings_of_another_rate_pass_through_the_models(recordings: Recordings, scorer: Scorer, rate: int) -> None:
-    material = evaluation.of_folders(*recordings(2, rate), QUIET)
+    test_set = evaluation.of_folders(*recordings(2, rate), QUIET)
     compared = {"wide": systems.as_system(identity(16_000)), "narrow": systems.as_system(identity(8_000))}
-    noisy, wide, narrow = (result.scores for result in evaluation.compare(material, compared, scorer, QUIET))
+    noisy, wide, narrow = (result.scores for result in evaluation.compare(test_set, compared, scorer, QUIET))
     # 16 kHz is what is scored at: there and back loses the edge of the band. At 8 kHz white noise loses half of
     # it, and speech some.
     assert wide.values["si_sdr"] == pytest.approx(noisy.values["si_sdr"], abs=0.5)
@@ -129,10 +129,10 @@ def test_recordings_of_another_rate_pass_through_the_models(recordings: Recordin
 
 
 def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer: Scorer) -> None:
-    material = evaluation.of_folders(*recordings(), QUIET)
-    results = evaluation.compare(material, {"m": halved}, scorer, QUIET)
-    state = comparison.summary(material, results)
-    assert material.snr_db == pytest.approx([0, 10, 5, 15], abs=1e-3)  # by path; float32
+    test_set = evaluation.of_folders(*recordings(), QUIET)
+    results = evaluation.compare(test_set, {"m": halved}, scorer, QUIET)
+    state = comparison.summary(test_set, results)
+    assert test_set.snr_db == pytest.approx([0, 10, 5, 15], abs=1e-3)  # by path; float32
     assert [(row["snr_db"], row["clips"]) for row in state["by_snr"]] == [(0, 1), (5, 1), (10, 1), (15, 1)]
     shown = printed(state)
     assert "4 pairs of recordings, 0.1 minutes, noisy -> denoised" in shown
@@ -141,18 +141,18 @@ def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer
 
 
 def test_the_means_of_the_csv_are_the_tables(recordings: Recordings, scorer: Scorer, tmp_path: Path) -> None:
-    material = evaluation.of_folders(*recordings(), QUIET)
-    results = evaluation.compare(material, {"tiny.pt": halved, "other": muted}, scorer, QUIET)
-    state = json.loads(json.dumps(comparison.summary(material, results)))
-    evaluation.write_csv(tmp_path / "out.csv", material, results)
+    test_set = evaluation.of_folders(*recordings(), QUIET)
+    results = evaluation.compare(test_set, {"tiny.pt": halved, "other": muted}, scorer, QUIET)
+    state = json.loads(json.dumps(comparison.summary(test_set, results)))
+    evaluation.write_csv(tmp_path / "out.csv", test_set, results)
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 4
-    assert [row["file"] for row in rows[:4]] == ["room0/0, take.wav", "room0/2, take.wav", *material.labels[2:]]
+    assert [row["file"] for row in rows[:4]] == ["room0/0, take.wav", "room0/2, take.wav", *test_set.labels[2:]]
     shown = printed(state)
     for system in state["systems"]:
         mine = [row for row in rows if row["system"] == system["system"]]
-        assert [float(row["snr_db"]) for row in mine] == material.snr_db.tolist()
+        assert [float(row["snr_db"]) for row in mine] == test_set.snr_db.tolist()
         assert [float(row["seconds"]) for row in mine] == [1.2] * 4
         for name in METRICS:
             mean = np.mean([float(row[name]) for row in mine])
@@ -165,9 +165,9 @@ def test_the_means_of_the_csv_are_the_tables(recordings: Recordings, scorer: Sco
 
 
 def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordings: Recordings, scorer: Scorer) -> None:
-    material = evaluation.of_folders(*recordings(), QUIET)
-    results = evaluation.compare(material, {"m.pt": halved, "silent": muted}, scorer, QUIET)
-    state = comparison.summary(material, results)
+    test_set = evaluation.of_folders(*recordings(), QUIET)
+    results = evaluation.compare(test_set, {"m.pt": halved, "silent": muted}, scorer, QUIET)
+    state = comparison.summary(test_set, results)
     noisy, model, silent = state["systems"]
     assert "gain" not in noisy
     assert silent["means"] == pytest.approx({"pesq": 1.0, "stoi": 0.0, "estoi": 0.0, "si_sdr": -80.0})
@@ -189,15 +189,15 @@ def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordin
 
 
 def test_one_table_is_enough_for_the_model_alone(recordings: Recordings, scorer: Scorer) -> None:
-    material = evaluation.of_folders(*recordings(1), QUIET)
-    results = evaluation.compare(material, {"m.pt": halved}, scorer, QUIET)
-    assert "made worse (" not in printed(comparison.summary(material, results))
+    test_set = evaluation.of_folders(*recordings(1), QUIET)
+    results = evaluation.compare(test_set, {"m.pt": halved}, scorer, QUIET)
+    assert "made worse (" not in printed(comparison.summary(test_set, results))
 
 
 def test_a_narrow_terminal_loses_no_digit(recordings: Recordings, scorer: Scorer) -> None:
-    material = evaluation.of_folders(*recordings(), QUIET)
-    results = evaluation.compare(material, {"m.pt": halved, "other": halved}, scorer, QUIET)
-    state = comparison.summary(material, results)
+    test_set = evaluation.of_folders(*recordings(), QUIET)
+    results = evaluation.compare(test_set, {"m.pt": halved, "other": halved}, scorer, QUIET)
+    state = comparison.summary(test_set, results)
 
     def numbers(text: str) -> list[str]:
         words = text.replace("│", " ").replace("[", " ").replace("]", " ").replace(",", " ").split()
@@ -216,7 +216,7 @@ def spend(seconds: float) -> None:
 def test_the_real_time_factor_is_cpu_time_and_leaves_out_what_is_built_once(
     recordings: Recordings, scorer: Scorer
 ) -> None:
-    material = evaluation.of_folders(*recordings(), QUIET)
+    test_set = evaluation.of_folders(*recordings(), QUIET)
     calls = []
 
     def slow_at_first(samples: Signal, sample_rate: int) -> Signal:
@@ -225,11 +225,11 @@ def test_the_real_time_factor_is_cpu_time_and_leaves_out_what_is_built_once(
         spend(0.3 if len(calls) == 1 else 0.06)
         return samples
 
-    result = comparison.measure("slow", slow_at_first, material, scorer, lambda done, of: None)
+    result = comparison.measure("slow", slow_at_first, test_set, scorer, lambda done, of: None)
     assert len(calls) == 2 * (1 + 2 + 2 + 2)  # twice, each channel
     # 60 ms of 1.2 s for a channel. A shared core adds what its caches lose, and up to 30 ms have been seen at once.
     assert result.rtf == pytest.approx([0.05, 0.1, 0.1, 0.1], rel=0.5)
-    system = comparison.summary(material, [result, result])["systems"][1]
+    system = comparison.summary(test_set, [result, result])["systems"][1]
     assert system["rtf"] == pytest.approx(7 * 0.06 / 4.8, rel=0.5)
     assert system["rtf_new"] == pytest.approx((0.3 + 6 * 0.06) / 4.8, rel=0.5)
     assert system["first_call_s"] == pytest.approx(0.3, rel=0.5)
@@ -247,16 +247,16 @@ def test_without_clean_recordings_dnsmos_is_called_an_estimate(
     recordings: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dnsmos, "require", lambda: None)
-    material = evaluation.of_folders(recordings()[0], None, QUIET)
-    results = evaluation.compare(material, {"m.pt": lambda samples, rate: samples / 2}, Opinions(), QUIET)  # type: ignore[arg-type]
-    state = json.loads(json.dumps(comparison.summary(material, results)))
+    test_set = evaluation.of_folders(recordings()[0], None, QUIET)
+    results = evaluation.compare(test_set, {"m.pt": lambda samples, rate: samples / 2}, Opinions(), QUIET)  # type: ignore[arg-type]
+    state = json.loads(json.dumps(comparison.summary(test_set, results)))
     assert state["by_snr"] == []
     assert state["worse"] == dict.fromkeys(dnsmos.NAMES, 0.0)
     shown = printed(state)
     assert "DNSMOS estimates, no clean reference: 4 recordings, 0.1 minutes" in shown
     assert all(f"{name} (MOS)" in shown for name in ("sig", "bak", "ovrl", "p808"))
     assert "made worse (ovrl)" in shown
-    evaluation.write_csv(tmp_path / "out.csv", material, results)
+    evaluation.write_csv(tmp_path / "out.csv", test_set, results)
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["snr_db"] for row in rows} == {""}
@@ -266,8 +266,8 @@ def test_without_clean_recordings_dnsmos_is_called_an_estimate(
 def test_dnsmos_hears_through_the_processes_that_score(recordings: Recordings, scorer: Scorer) -> None:
     for package in dnsmos.PACKAGES:
         pytest.importorskip(package)
-    material = evaluation.of_folders(recordings(1, 16_000)[0], None, QUIET)
-    results = evaluation.compare(material, {"mute": muted}, scorer, QUIET)
+    test_set = evaluation.of_folders(recordings(1, 16_000)[0], None, QUIET)
+    results = evaluation.compare(test_set, {"mute": muted}, scorer, QUIET)
     assert all(1 < results[0].scores.mean(name) < 5 for name in dnsmos.NAMES)
     assert results[1].scores.means() == dict.fromkeys(dnsmos.NAMES, 1.0)
 
@@ -283,8 +283,8 @@ def test_a_csv_file_is_replaced_only_when_asked_and_never_by_half(
     for wrong in (tmp_path, tmp_path / "no" / "out.csv"):
         with pytest.raises(TuningError, match=f"{wrong}: not a file in a folder that exists"):
             evaluation.refuse_csv(wrong, overwrite=True)
-    material = evaluation.of_folders(*recordings(1), QUIET)
-    results = evaluation.compare(material, {"m.pt": halved}, scorer, QUIET)
+    test_set = evaluation.of_folders(*recordings(1), QUIET)
+    results = evaluation.compare(test_set, {"m.pt": halved}, scorer, QUIET)
 
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
@@ -292,7 +292,7 @@ def test_a_csv_file_is_replaced_only_when_asked_and_never_by_half(
     with monkeypatch.context() as broken:
         broken.setattr(evaluation, "_rows", full)
         with pytest.raises(TuningError, match=r"out\.csv: No space left on device, expected a file that can be"):
-            evaluation.write_csv(path, material, results)
+            evaluation.write_csv(path, test_set, results)
     assert path.read_text() == "mine"
     assert list(tmp_path.glob(".out*")) == []
 
@@ -342,9 +342,9 @@ def test_models_of_ours_and_of_others_share_a_table(
     assert state["denoised"] == state["systems"][1]["means"]
     assert state["systems"][2]["means"] == state["noisy"]
     with pytest.raises(ExportError, match=r"theirs\.pt: says no sample rate, expected one; add it, as in .*@16000"):
-        systems.contenders([str(tmp_path / "theirs.pt")])
+        systems.named_systems([str(tmp_path / "theirs.pt")])
     with pytest.raises(UsageError, match=r"^tiny\.pt: two systems of that name, expected one; rename a file$"):
-        systems.contenders([str(model), str(model)])
+        systems.named_systems([str(model), str(model)])
 
 
 def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
@@ -358,18 +358,18 @@ def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
         named = json.loads(capsys.readouterr().out)
         assert [row["system"] for row in without["systems"]] == ["noisy", "quell"]
         assert without["denoised"] == named["denoised"]
-        (of_study,) = systems.contenders([], rate)
+        (of_study,) = systems.named_systems([], rate)
         assert of_study.model is not None and of_study.model.sample_rate == rate
 
 
 def test_a_model_of_another_rate_is_refused_and_one_of_another_corpus_named(small_corpus: Corpus) -> None:
     shown = Console(file=io.StringIO(), width=200)
-    one = systems.Contender("m.pt", halved, identity(16_000))
+    one = systems.NamedSystem("m.pt", halved, identity(16_000))
     with pytest.raises(TuningError, match=r"^m\.pt: sampled at 16000 Hz, expected that of the study, 8000 Hz; "):
         evaluation.check_models([one], small_corpus, shown)
     known = replace(identity(8_000), metadata={"corpus": small_corpus.fingerprint})
-    others = [systems.Contender("theirs", halved), systems.Contender("known.pt", halved, known)]
-    evaluation.check_models([*others, systems.Contender("m.pt", halved, identity(8_000))], small_corpus, shown)
+    others = [systems.NamedSystem("theirs", halved), systems.NamedSystem("known.pt", halved, known)]
+    evaluation.check_models([*others, systems.NamedSystem("m.pt", halved, identity(8_000))], small_corpus, shown)
     assert shown.file.getvalue().strip() == f"quell: m.pt: {evaluation.OTHER_CORPUS}"  # type: ignore[attr-defined]
 
 

@@ -62,30 +62,30 @@ def evaluate(
     from quell.metrics.scorer import Scorer
     from quell_tuning.evaluation import evaluate as evaluation
     from quell_tuning.evaluation import tables
-    from quell_tuning.evaluation.systems import contenders
+    from quell_tuning.evaluation.systems import named_systems
 
     if table is not None:
         evaluation.refuse_csv(table, overwrite)
     torch.set_num_threads(1)  # a real-time factor is that of one thread; scoring takes the other cores
     console = stderr()
     spec = None if study is None else load_spec(study)
-    compared = contenders(models or [], None if spec is None else spec.corpus.sample_rate)
+    compared = named_systems(models or [], None if spec is None else spec.corpus.sample_rate)
     with Scorer(cores()) as scorer:
         if spec is None:
-            material = evaluation.of_folders(cast(Path, noisy), clean, console)
+            test_set = evaluation.of_folders(cast(Path, noisy), clean, console)
         else:
             data = _corpus(spec, open_workspace(runs, storage, storage_file, corpus), console)
             evaluation.check_models(compared, data, console)
-            material = evaluation.of_study(spec, data, mixtures, scorer, console)
+            test_set = evaluation.of_study(spec, data, mixtures, scorer, console)
         systems = {one.name: one.system for one in compared} | others
-        results = evaluation.compare(material, systems, scorer, console)
-    state = comparison.summary(material, results)
+        results = evaluation.compare(test_set, systems, scorer, console)
+    state = comparison.summary(test_set, results)
     if as_json:
         print(json.dumps(state))
     else:
         tables.show(state, stdout())
     if table is not None:
-        evaluation.write_csv(table, material, results)
+        evaluation.write_csv(table, test_set, results)
     return 0
 
 

@@ -18,7 +18,7 @@ SHIPPED = "quell"  # what the denoiser that comes with the package is called
 
 
 @dataclass(frozen=True)
-class Contender:
+class NamedSystem:
     """A system with its name in tables, and the model that it runs where that is one of ours."""
 
     name: str
@@ -31,7 +31,7 @@ def as_system(model: Model) -> System:
     return lambda samples, sample_rate: denoise(samples, sample_rate, model)
 
 
-def contenders(given: Sequence[str], sample_rate: int | None = None) -> list[Contender]:
+def named_systems(given: Sequence[str], sample_rate: int | None = None) -> list[NamedSystem]:
     """Models by FILE, FILE@RATE for those of others, or SHIPPED, which is also what is meant by none.
 
     Args:
@@ -42,33 +42,33 @@ def contenders(given: Sequence[str], sample_rate: int | None = None) -> list[Con
         UsageError: two are called the same.
     """
     made = [_shipped(sample_rate) if name == SHIPPED else _of(name) for name in given or [SHIPPED]]
-    _refuse_twins(contender.name for contender in made)
+    _check_unique(contender.name for contender in made)
     return made
 
 
-def _shipped(sample_rate: int | None) -> Contender:
+def _shipped(sample_rate: int | None) -> NamedSystem:
     if sample_rate is None:
         pretrained.paths()  # says what is not there
-        return Contender(SHIPPED, denoise)
+        return NamedSystem(SHIPPED, denoise)
     model = pretrained.load(sample_rate=sample_rate)
-    return Contender(SHIPPED, as_system(model), model)
+    return NamedSystem(SHIPPED, as_system(model), model)
 
 
-def _of(given: str) -> Contender:
+def _of(given: str) -> NamedSystem:
     file, at, rate = given.rpartition("@")
     if at and rate.isdecimal():
-        return Contender(Path(given).name, external_models.system(Path(file), int(rate)))
+        return NamedSystem(Path(given).name, external_models.system(Path(file), int(rate)))
     path = Path(given)
     try:
         model = load(path)
     except ExportError:
         if not path.is_file():
             raise
-        return Contender(path.name, external_models.system(path))
-    return Contender(path.name, as_system(model), model)
+        return NamedSystem(path.name, external_models.system(path))
+    return NamedSystem(path.name, as_system(model), model)
 
 
-def _refuse_twins(names: Iterable[str]) -> None:
+def _check_unique(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen or name in baselines.SYSTEMS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
     from rich.console import Console
 
-FILTERS = (
-    formatting.decibels,
-    formatting.duration,
-    formatting.latency,
-    formatting.number,
-    value,
-    shown_cost,
-    plain,
-    title,
-)
+# Names that the template knows them by.
+FILTERS: dict[str, Callable[..., str]] = {
+    "decibels": formatting.decibels,
+    "duration": formatting.duration,
+    "latency": formatting.latency,
+    "number": formatting.number,
+    "value": value,
+    "shown_cost": shown_cost,
+    "plain": plain,
+    "title": title,
+}
 
 
 def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
@@ -44,7 +46,7 @@ def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {filter.__name__: filter for filter in FILTERS}
+    environment.filters |= FILTERS
     return environment.from_string(template).render(
         content=content,
         gallery=gallery,
