@@ -89,9 +89,9 @@ def main() -> None:
         folder.mkdir()
         store = FileSystemArtifactStore(folder)
         study = optuna.create_study(storage=storage, study_name="gallery")
-        showcase = gallery.hang_study(study, shown, store)
+        showcase = gallery.store_study_clips(study, shown, store)
         of_study = size(folder)
-        hang = times.timed("all", gallery.hang_trial)
+        hang = times.timed("all", gallery.store_trial_clips)
         for _ in range(1 + TRIALS):
             times.of.clear()
             trial = study.ask()

@@ -11,11 +11,11 @@ GAP = "\N{EM SPACE}"
 
 def page(heading: str, lead: str, sections: Mapping[str, str]) -> str:
     """A heading, a first paragraph, and the sections that have something to say."""
-    parts = [f"## {literal(heading)}", lead, *(f"### {name}\n\n{text}" for name, text in sections.items() if text)]
+    parts = [f"## {escape(heading)}", lead, *(f"### {name}\n\n{text}" for name, text in sections.items() if text)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def literal(text: str) -> str:
+def escape(text: str) -> str:
     """A text that Markdown shows as it is, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(text.split()))
 
@@ -27,9 +27,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(_row([line[column] for column in used]) for line in lines) if used else ""
 
 
-def facts(rows: Sequence[tuple[str, str]]) -> str:
+def fact_table(rows: Sequence[tuple[str, str]]) -> str:
     """A table of (what, words), both to the left; what is not known is left out."""
-    lines = [_row([what, literal(words)]) for what, words in rows if words]
+    lines = [_row([what, escape(words)]) for what, words in rows if words]
     return "\n".join(["| | |", "| :--- | :--- |", *lines]) if lines else ""
 
 
@@ -38,6 +38,6 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {f' | {gap}'.join(cells)} |"
 
 
-def commands(lines: Sequence[str]) -> str:
+def code_block(lines: Sequence[str]) -> str:
     """Lines to be typed."""
     return "\n".join(["```", *lines, "```"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, get_all_artifact_meta
 from optuna.trial import FrozenTrial
 from quell_tuning.artifacts import clip_picture, gallery
-from quell_tuning.artifacts.gallery import hang_again, hang_study, hang_trial, showcase
+from quell_tuning.artifacts.gallery import copy_clips, showcase, store_study_clips, store_trial_clips
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.retrying import RetryingStorage
 
@@ -94,7 +94,7 @@ def study() -> optuna.Study:
 def hung(study: optuna.Study, store: Folder, denoise: Callable[[torch.Tensor], torch.Tensor] = half) -> FrozenTrial:
     """A trial of the study that ended, with its gallery."""
     trial = study.ask()
-    hang_trial(trial, hang_study(study, MIXTURES, store), MIXTURES, denoise, MIXTURES.noisy_scores, store)
+    store_trial_clips(trial, store_study_clips(study, MIXTURES, store), MIXTURES, denoise, MIXTURES.noisy_scores, store)
     study.tell(trial, 1.0)
     return study.trials[trial.number]
 
@@ -142,7 +142,7 @@ def test_a_small_set_shows_every_clip_once_at_most(count: int) -> None:
 
 
 def test_the_showcase_says_what_it_shows(study: optuna.Study, store: Folder) -> None:
-    hang_study(study, MIXTURES, store)
+    store_study_clips(study, MIXTURES, store)
     shown = study.user_attrs["showcase"]
     assert [entry["clip"] for entry in shown] == showcase(MIXTURES)
     for entry in shown:
@@ -207,9 +207,9 @@ def test_scores_of_the_clip_stand_in_the_gallery_and_over_the_picture(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(gallery, "picture", lambda clips, rate, title: titles.append(title) or b"png")
-    shown, trial = hang_study(study, MIXTURES, store), study.ask()
+    shown, trial = store_study_clips(study, MIXTURES, store), study.ask()
     better = Scores({name: values + 1 for name, values in MIXTURES.noisy_scores.values.items()}, MIXTURES.snr_db, 0)
-    hang_trial(trial, shown, MIXTURES, half, better, store)
+    store_trial_clips(trial, shown, MIXTURES, half, better, store)
     for entry, own, title in zip(shown, trial.user_attrs["gallery"], titles, strict=True):
         before, after = entry["scores"], own["scores"]
         assert after == {name: pytest.approx(value + 1) for name, value in before.items()}
@@ -231,12 +231,12 @@ def test_the_picture_is_of_the_three_clips(study: optuna.Study, store: Folder) -
 
 
 def test_hanging_twice_does_nothing_twice(study: optuna.Study, store: Folder) -> None:
-    shown = hang_study(study, MIXTURES, store)
-    assert hang_study(study, MIXTURES, store) == shown
+    shown = store_study_clips(study, MIXTURES, store)
+    assert store_study_clips(study, MIXTURES, store) == shown
     trial = study.ask()
-    hang_trial(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+    store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
     files, attributes = store.files(), study._storage.get_trial(trial._trial_id)
-    hang_trial(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+    store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
     again = study._storage.get_trial(trial._trial_id)
     assert store.files() == files and len(listed(study, study)) == 8
     assert (again.user_attrs, again.system_attrs) == (attributes.user_attrs, attributes.system_attrs)
@@ -251,11 +251,11 @@ def test_of_two_who_are_first_at_once_the_slower_takes_the_showcase_of_the_other
 
     def overtaken(*given: Any) -> ArtifactMeta:
         monkeypatch.setattr(gallery, "_stored", stored)
-        faster.extend(hang_study(other, MIXTURES, store))
+        faster.extend(store_study_clips(other, MIXTURES, store))
         return stored(*given)
 
     monkeypatch.setattr(gallery, "_stored", overtaken)
-    assert hang_study(study, MIXTURES, store) == faster == study.user_attrs["showcase"]
+    assert store_study_clips(study, MIXTURES, store) == faster == study.user_attrs["showcase"]
     assert len(listed(study, study)) == 8 and len(store.files()) == 16
 
 
@@ -263,7 +263,7 @@ def test_an_equal_trial_shows_the_same_gallery(study: optuna.Study, store: Folde
     ended = hung(study, store)
     files = store.files()
     trial = study.ask()
-    hang_again(trial, ended)
+    copy_clips(trial, ended)
     study.tell(trial, 1.0)
     again = study.trials[trial.number]
     assert again.user_attrs["gallery"] == ended.user_attrs["gallery"]
@@ -274,7 +274,7 @@ def test_an_equal_trial_shows_the_same_gallery(study: optuna.Study, store: Folde
 def test_a_trial_without_gallery_is_copied_without(study: optuna.Study) -> None:
     study.tell(study.ask(), 1.0)
     trial = study.ask()
-    hang_again(trial, study.trials[0])
+    copy_clips(trial, study.trials[0])
     assert trial.user_attrs == {}
 
 
@@ -309,15 +309,15 @@ def test_a_store_that_fails_costs_the_gallery_and_not_the_trial(
 ) -> None:
     store.error = error
     with caplog.at_level(logging.WARNING, "quell"):
-        assert hang_study(study, MIXTURES, store) == []
+        assert store_study_clips(study, MIXTURES, store) == []
         lost = hung(study, store)
     assert (lost.user_attrs, lost.system_attrs, study.user_attrs) == ({}, {}, {})
     store.error = None
-    shown = hang_study(study, MIXTURES, store)
+    shown = store_study_clips(study, MIXTURES, store)
     store.error, trial = error, study.ask()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "quell"):
-        hang_trial(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+        store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"trial {trial.number} has no gallery: {type(error).__name__}: ")
     assert trial.user_attrs == {}
@@ -334,18 +334,18 @@ def test_a_denoiser_without_memory_costs_the_gallery_and_not_the_trial(study: op
 
 
 def test_a_trial_that_another_worker_ended_is_left_alone(study: optuna.Study, store: Folder) -> None:
-    shown, trial = hang_study(study, MIXTURES, store), study.ask()
+    shown, trial = store_study_clips(study, MIXTURES, store), study.ask()
     study.tell(trial.number, 1.0)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        hang_trial(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+        store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
 
 
 def test_a_trial_stores_no_more_than_is_stated(study: optuna.Study, store: Folder) -> None:
     rate = 16_000
     longest = mixtures(4, evaluation_mixtures.LONGEST_S - 3 / rate, rate=rate)  # noise, which nothing packs
-    shown = hang_study(study, longest, store)
+    shown = store_study_clips(study, longest, store)
     before = store.files()
-    hang_trial(study.ask(), shown, longest, half, longest.noisy_scores, store)
+    store_trial_clips(study.ask(), shown, longest, half, longest.noisy_scores, store)
     of_trial = sum((store.folder / name).stat().st_size for name in store.files() - before)
     of_study = sum((store.folder / name).stat().st_size for name in before)
     assert of_trial <= 4 * (1000 * clip_picture.LARGEST_KB + 2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.3e6

@@ -15,7 +15,7 @@ from quell_tuning.cli.app import app
 from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
-from quell_tuning.markdown import literal
+from quell_tuning.markdown import escape
 from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
@@ -202,7 +202,7 @@ def test_names_of_files_are_shown_as_they_are(study: optuna.Study) -> None:
     note = noted(study, complete(1.0, worst=worst, worker="a|b:1:2"))
     assert "\\[x\\](http://y).wav \\# + \\`e\\` at 5 dB SNR" in note
     assert ["worker", "a\\|b, process 1"] in rows(note)
-    assert re.sub(r"\\(.)", r"\1", literal(hostile)) == hostile.replace("\n", " ")
+    assert re.sub(r"\\(.)", r"\1", escape(hostile)) == hostile.replace("\n", " ")
     assert ["STOI (0 to 1)", "0.500", "0.400", "-0.100"] in rows(note)
 
 

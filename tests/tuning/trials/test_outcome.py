@@ -108,7 +108,7 @@ def kept(runs: RunFolder) -> Callable[..., list[int]]:
             if "same_as" not in trial.user_attrs:
                 files[trial.number].parent.mkdir(parents=True, exist_ok=True)
                 files[trial.number].touch()
-        outcome.forget_weights(study, runs, **arguments)
+        outcome.prune_weights(study, runs, **arguments)
         return [number for number, file in files.items() if file.exists()]
 
     return kept
@@ -139,7 +139,7 @@ def test_weights_of_a_trial_that_completes_meanwhile_are_kept(study: optuna.Stud
 
     def look_then_complete(**arguments: Any) -> list[FrozenTrial]:
         seen = look(**arguments)
-        if not arguments.get("deepcopy", True):  # the look of `forget_weights`, not of this test
+        if not arguments.get("deepcopy", True):  # the look of `prune_weights`, not of this test
             looks.append(True)
             if len(looks) == after:
                 study.tell(mine, 2.0)
@@ -172,9 +172,9 @@ def test_a_twin_is_a_trial_that_ended_with_the_same_training(study: optuna.Study
     add(study, *values, state=state, seed=SEED + 1)
     add(study, *values, state=state)
     mine = add(study, state=TrialState.RUNNING, seed=SEED)
-    assert outcome.twin(running(study, mine), SEED) is None
+    assert outcome.find_duplicate(running(study, mine), SEED) is None
     ended = add(study, *values, state=state, seed=SEED)
-    found = outcome.twin(running(study, mine), SEED)
+    found = outcome.find_duplicate(running(study, mine), SEED)
     assert found is not None and (found.number, found.state) == (ended, state)
 
 
@@ -185,14 +185,14 @@ def test_no_trial_is_its_own_twin_nor_one_that_failed_was_lost_or_was_not_needed
     add(study, state=TrialState.FAIL, seed=SEED, superfluous="the same as trial 0", asked="the same as trial 0")
     add(study, state=TrialState.WAITING, seed=SEED)
     mine = add(study, state=TrialState.RUNNING, seed=SEED, began_s=9)
-    assert outcome.twin(running(study, mine), SEED) is None
+    assert outcome.find_duplicate(running(study, mine), SEED) is None
 
 
 def test_a_twin_that_ended_goes_before_one_that_runs(study: optuna.Study) -> None:
     add(study, state=TrialState.RUNNING, seed=SEED)
     ended = add(study, 1.0, seed=SEED)
     mine = add(study, state=TrialState.RUNNING, seed=SEED, began_s=9)
-    found = outcome.twin(running(study, mine), SEED)
+    found = outcome.find_duplicate(running(study, mine), SEED)
     assert found is not None and found.number == ended
 
 
@@ -206,7 +206,7 @@ def test_of_two_that_run_exactly_the_later_one_sees_the_other(
 ) -> None:
     for began_s in (first_s, second_s):
         add(study, state=TrialState.RUNNING, seed=SEED, began_s=began_s)
-    found = [outcome.twin(running(study, number), SEED) for number in (0, 1)]
+    found = [outcome.find_duplicate(running(study, number), SEED) for number in (0, 1)]
     assert [other and other.number for other in found] == sees
 
 
@@ -225,17 +225,17 @@ LEFT = {
 RUNGS = {108: 1.5, 288: 2.5}
 
 
-def take_over(study: optuna.Study, number: int) -> FrozenTrial:
+def copy_result(study: optuna.Study, number: int) -> FrozenTrial:
     """A new trial, which has the configuration of trial `number`."""
     trial = study.ask()
-    outcome.take_over(trial, study.trials[number])
+    outcome.copy_result(trial, study.trials[number])
     return study.trials[trial.number]
 
 
 def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -> None:
     constraints = {"parameters": -0.5, "si_sdr": -3.0, "stoi": 0.0}
     add(study, 2.5, rungs=RUNGS, constraints=constraints, **LEFT)
-    taken = take_over(study, 0)
+    taken = copy_result(study, 0)
     assert (taken.state, taken.value) == (TrialState.COMPLETE, 2.5)
     assert taken.intermediate_values == RUNGS
     assert taken.constraints == constraints
@@ -245,13 +245,13 @@ def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -
 
 def test_who_takes_over_from_a_twin_that_took_over_names_the_one_that_trained(study: optuna.Study) -> None:
     add(study, 2.5, rungs=RUNGS, **LEFT)
-    take_over(study, 0)
-    assert take_over(study, 1).user_attrs == LEFT | {"same_as": 0}
+    copy_result(study, 0)
+    assert copy_result(study, 1).user_attrs == LEFT | {"same_as": 0}
 
 
 def test_the_twin_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reason(study: optuna.Study) -> None:
     add(study, state=TrialState.PRUNED, rungs={108: 1.5}, pruned="pesq 1.500 after 0.03 h of audio")
-    taken = take_over(study, 0)
+    taken = copy_result(study, 0)
     assert taken.state == TrialState.PRUNED
     assert taken.intermediate_values == {108: 1.5}
     assert taken.user_attrs["pruned"] == "pesq 1.500 after 0.03 h of audio"
@@ -259,15 +259,15 @@ def test_the_twin_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reas
 
 def test_the_twin_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> None:
     add(study, 2.5, constraints={"si_sdr": 0.2, "stoi": -0.1}, **LEFT)
-    assert take_over(study, 0).constraints == {"si_sdr": 0.2, "stoi": -0.1}
+    assert copy_result(study, 0).constraints == {"si_sdr": 0.2, "stoi": -0.1}
     add(study, state=TrialState.PRUNED, constraints={"parameters": 1.5}, pruned="over the limit of parameters")
-    assert take_over(study, 2).constraints == {"parameters": 1.5}
+    assert copy_result(study, 2).constraints == {"parameters": 1.5}
     assert ranking.best_trials(study) == []
 
 
 def test_of_several_scores_all_are_taken_over(front: optuna.Study) -> None:
     add(front, 2.5, 7e6, **LEFT)
-    taken = take_over(front, 0)
+    taken = copy_result(front, 0)
     assert taken.values == [2.5, 7e6]
     assert taken.user_attrs["same_as"] == 0
 
@@ -277,7 +277,7 @@ def test_a_handed_back_trial_takes_over_without_a_word_about_what_it_said_before
     trial = study.ask()
     trial.set_constraint("parameters", -0.5)
     trial.report(1.5, 108)
-    outcome.take_over(running(study, trial.number), study.trials[0])  # warnings are errors
+    outcome.copy_result(running(study, trial.number), study.trials[0])  # warnings are errors
     taken = study.trials[trial.number]
     assert taken.intermediate_values == RUNGS
     assert taken.constraints == {"parameters": -0.5, "stoi": -0.1}
@@ -311,6 +311,6 @@ def test_a_trial_that_spoils_si_sdr_or_stoi_is_infeasible(
     study: optuna.Study, si_sdr: float, stoi: float, feasible: bool
 ) -> None:
     trial = study.ask()
-    outcome.forbid_losses(trial, scores(si_sdr=si_sdr, stoi=stoi), scores(si_sdr=5.0, stoi=0.7))
+    outcome.add_quality_constraints(trial, scores(si_sdr=si_sdr, stoi=stoi), scores(si_sdr=5.0, stoi=0.7))
     study.tell(trial, 4.5)
     assert numbers(ranking.best_trials(study)) == ([0] if feasible else [])

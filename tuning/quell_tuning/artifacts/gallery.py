@@ -66,7 +66,7 @@ def showcase(mixtures: EvaluationSet) -> list[int]:
     return list(chosen)
 
 
-def hang_study(study: optuna.Study, mixtures: EvaluationSet, store: ArtifactStore) -> list[dict[str, Any]]:
+def store_study_clips(study: optuna.Study, mixtures: EvaluationSet, store: ArtifactStore) -> list[dict[str, Any]]:
     """The study's attribute `showcase`; the first who asks stores its noisy and clean clips.
 
     Who finds at the end that another was faster takes the other's; the audio of the slower one stays in the store,
@@ -105,7 +105,7 @@ def hang_study(study: optuna.Study, mixtures: EvaluationSet, store: ArtifactStor
     return found
 
 
-def hang_trial(
+def store_trial_clips(
     trial: optuna.Trial,
     showcase: Sequence[dict[str, Any]],
     mixtures: EvaluationSet,
@@ -114,7 +114,8 @@ def hang_trial(
     store: ArtifactStore,
     device: torch.device | None = None,
 ) -> None:
-    """Hangs the clips of `hang_study` as the trial's denoiser leaves them, and sets the trial's attribute `gallery`.
+    """Hangs the clips of `store_study_clips` as the trial's denoiser leaves them, and sets the trial's attribute
+    `gallery`.
 
     What it stores is at most 300 kB for each picture (`pictures.LARGEST_KB`) and 2 bytes a sample, of clips of 8 s at
     most: 2.3 MB a trial at 16 kHz. A trial that has a gallery keeps it. When the denoiser or the store fails, the trial
@@ -147,7 +148,7 @@ def hang_trial(
     trial.set_user_attr("gallery", gallery)
 
 
-def hang_again(trial: optuna.Trial, ended: FrozenTrial) -> None:
+def copy_clips(trial: optuna.Trial, ended: FrozenTrial) -> None:
     """Shows the gallery of an equal trial that ended, the same artifacts; nothing when it has none."""
     if "gallery" not in ended.user_attrs:
         return

@@ -19,7 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from quell_tuning.dashboard.access_control import Guard, Refusal, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
-from quell_tuning.dashboard.storage_view import Away, DashboardStorage
+from quell_tuning.dashboard.storage_view import DashboardStorage, DatabaseUnavailable
 from quell_tuning.errors import UsageError
 from quell_tuning.storage.retrying import RetryingStorage
 
@@ -125,11 +125,11 @@ def application(
 ) -> WSGIApplication:
     """Everything between a request and its answer."""
     view = DashboardStorage(storage)
-    page = optuna_dashboard.wsgi(view, artifact_store=_Unread(store))
-    return Guard(Patient(Artifacts(Json(page), view, store)), password, read_only)
+    page = optuna_dashboard.wsgi(view, artifact_store=_WriteOnlyStore(store))
+    return Guard(ServiceUnavailable(Artifacts(JsonAnswers(page), view, store)), password, read_only)
 
 
-class Patient:
+class ServiceUnavailable:
     """Answers 503 while the database is away."""
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -139,12 +139,12 @@ class Patient:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files are an error without it
         try:
             return self.app(environ, start_response)
-        except Away as away:
+        except DatabaseUnavailable as away:
             reason = "the study's database does not answer; this goes on when it is back"
             raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from away
 
 
-class Json:
+class JsonAnswers:
     """Answers as the page's scripts want them: never empty, and compressed, which makes a tenth of 1000 trials."""
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -170,7 +170,7 @@ class Json:
         return body
 
 
-class _Unread:
+class _WriteOnlyStore:
     """An artifact store for the dashboard's own routes: they write and remove; `Artifacts` alone reads."""
 
     def __init__(self, store: ArtifactStore) -> None:

@@ -39,7 +39,7 @@ PIECE = re.compile(r"(dashboard:(?:\d+:)?note_str:|dashboard:plot_data:.*:)(\d+)
 TRIAL_NOTE = re.compile(r"(dashboard:\d+:note_)(ver$|str:)")
 
 
-class Away(BaseException):
+class DatabaseUnavailable(BaseException):
     """The database is away. No Exception, so that it passes through all of the dashboard; the text is one line."""
 
 
@@ -73,7 +73,7 @@ class DashboardStorage(RetryingStorage):
             with self.waiting(at_most_s=WAIT_S):
                 return super()._call(method, *arguments)
         except StorageError as error:
-            raise Away(str(error)) from error
+            raise DatabaseUnavailable(str(error)) from error
 
     def get_all_studies(self) -> list[FrozenStudy]:
         return [_study(study) for study in super().get_all_studies()]

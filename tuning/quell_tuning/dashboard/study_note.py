@@ -10,7 +10,7 @@ from typing import Any
 
 from quell_tuning import markdown, words
 from quell_tuning.dashboard.trial_note import number, over, score_table
-from quell_tuning.markdown import literal
+from quell_tuning.markdown import escape
 from quell_tuning.results.costs import COSTS, infeasible, shown_cost
 from quell_tuning.results.snapshot import Preset, StudySnapshot
 from quell_tuning.study.search_space import PARAMETERS
@@ -31,7 +31,7 @@ def study_note(standing: StudySnapshot) -> str:
         "Limits": _limits(spec.get("limits", {})),
         "Corpus": _corpus(spec.get("corpus", {}), known),
         "Search": _search(spec.get("search", {})),
-        "Commands": markdown.commands(
+        "Commands": markdown.code_block(
             [
                 f"quell status {name}",
                 f"quell report {name} -o report.html",
@@ -51,7 +51,7 @@ def _best(standing: StudySnapshot) -> str:
         return _front(standing)
     score, best = standing.metric, standing.ranked[0]
     rival, noisy, metrics = standing.rival(best), standing.known.get("noisy", {}), best.user_attrs.get("metrics", {})
-    preset = f", preset {literal(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
+    preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
     said = f"**{words.title(score)}: {words.number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
     parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(standing, best)]
     if "confirmed" in standing.known:
@@ -75,11 +75,11 @@ def _presets(found: Sequence[Preset]) -> str:
         cost = preset.trial.user_attrs.get("cost", {})
         scores = [number(name, preset.metrics.get(name)) for name in names]
         costs = [shown_cost(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
-        rows.append([literal(preset.name), f"{literal(preset.study)}, {preset.trial.number}", *scores, *costs])
+        rows.append([escape(preset.name), f"{escape(preset.study)}, {preset.trial.number}", *scores, *costs])
         if not preset.complete:
             why = infeasible(preset.trial)
             state = f"infeasible, {why}" if why else preset.trial.state.name.lower()
-            lines.append(f"{literal(preset.name)} is {state}.")
+            lines.append(f"{escape(preset.name)} is {state}.")
     return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
 
 
@@ -88,7 +88,7 @@ def _budget(standing: StudySnapshot, spec: Mapping[str, Any]) -> str:
     mixtures = f", mean over {training['validation_mixtures']} mixtures" if "validation_mixtures" in training else ""
     rungs = ", ".join(f"{hours:g}" for hours in training.get("rungs_audio_hours", ()))
     audio = f"{training['audio_hours']:g} h of audio" if "audio_hours" in training else ""
-    return markdown.facts(
+    return markdown.fact_table(
         [
             ("score", f"{' and '.join(map(words.title, standing.scores))}{mixtures}"),
             ("trials", str(known.get("trials", ""))),
@@ -108,7 +108,7 @@ def _limits(limits: Mapping[str, float | None]) -> str:
 def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     folders = known.get("folders", {})
     low, high = corpus.get("snr_db", (None, None))
-    said = markdown.facts(
+    said = markdown.fact_table(
         [
             ("clean speech", str(folders.get("clean", ""))),
             ("noise", str(folders.get("noise", ""))),
@@ -129,15 +129,15 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 
 def _named(recordings: Sequence[str]) -> str:
-    first, more = literal(", ".join(recordings[:NAMED])), len(recordings) - NAMED
+    first, more = escape(", ".join(recordings[:NAMED])), len(recordings) - NAMED
     return first + (f" and {more} more" if more > 0 else "")
 
 
 def _search(search: Mapping[str, Any]) -> str:
     searched = {name: domain for name, domain in search.items() if isinstance(domain, dict)}
     fixed = [f"{name} {words.value(value)}" for name, value in search.items() if name not in searched]
-    rows = [(literal(name), f"{words.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
-    parts = [markdown.facts(rows), f"Fixed: {literal(', '.join(fixed))}." if fixed else ""]
+    rows = [(escape(name), f"{words.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
+    parts = [markdown.fact_table(rows), f"Fixed: {escape(', '.join(fixed))}." if fixed else ""]
     return "\n\n".join(filter(None, parts))
 
 

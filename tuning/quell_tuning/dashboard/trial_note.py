@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import markdown, words
-from quell_tuning.markdown import literal, table
+from quell_tuning.markdown import escape, table
 from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
 from quell_tuning.results.snapshot import Preset, StudySnapshot
 from quell_tuning.trials.ranking import feasible
@@ -25,7 +25,7 @@ def trial_note(standing: StudySnapshot, trial: FrozenTrial) -> str:
     sections = {
         "Scores": score_table(standing, trial),
         "Cost": cost_table(trial, standing.known["spec"].get("limits", {})),
-        "Configuration": markdown.facts(
+        "Configuration": markdown.fact_table(
             words.configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
         ),
         "Scores by SNR": snr_tables(standing, trial),
@@ -48,9 +48,9 @@ def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
         )
         said = f"**{words.title(standing.metric)}: {score}**{gains}."
     elif trial.state == TrialState.FAIL:
-        said = f"**Failed**: {literal(attributes.get('failure', 'lost with its worker'))}."
+        said = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
     elif not why:
-        reason = f": {literal(attributes['pruned'])}" if "pruned" in attributes else ""
+        reason = f": {escape(attributes['pruned'])}" if "pruned" in attributes else ""
         said = f"**{trial.state.name.capitalize()}**{reason}."
     same, failures = attributes.get("same_as"), attributes.get("failures")
     more = [
@@ -75,7 +75,7 @@ def _gallery(standing: StudySnapshot, trial: FrozenTrial) -> str:
 
 def _training(standing: StudySnapshot, trial: FrozenTrial) -> str:
     attributes = trial.user_attrs
-    return markdown.facts(
+    return markdown.fact_table(
         [
             ("time", f"{attributes['seconds'] / 60:.1f} min" if "seconds" in attributes else ""),
             ("training audio", _audio(trial)),
@@ -93,7 +93,7 @@ def _commands(standing: StudySnapshot, trial: FrozenTrial) -> str:
     if not complete and not trial.intermediate_values:
         return ""
     lines = [f"quell export {standing.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
-    shown = markdown.commands([*lines, f"quell reproduce {standing.name} {trial.number}"])
+    shown = markdown.code_block([*lines, f"quell reproduce {standing.name} {trial.number}"])
     return f"{shown}\n\nThe weights of the best trials only are kept; every trial can be trained again."
 
 
@@ -105,7 +105,7 @@ def _worst(clip: dict[str, Any]) -> str:
 
 
 def _clip(clip: dict[str, Any]) -> str:
-    return f"{literal(clip['label'])} at {clip['snr_db']:g} dB SNR"
+    return f"{escape(clip['label'])} at {clip['snr_db']:g} dB SNR"
 
 
 def _audio(trial: FrozenTrial) -> str:
@@ -179,7 +179,7 @@ def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:
     """How far a metric is above the noisy input's and the best preset's, to be put behind its value."""
     sides = {"the noisy input": noisy}
     if rival is not None:
-        sides[f"the best preset, {literal(rival.name)}"] = rival.metrics
+        sides[f"the best preset, {escape(rival.name)}"] = rival.metrics
     found = {what: gain(name, mine.get(name), side.get(name)) for what, side in sides.items()}
     return "".join(f", {value} over {what}" for what, value in found.items() if value)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Take:
+class DenoisedClip:
     """What one trial made of a clip."""
 
     row: Row
@@ -37,7 +37,7 @@ class Clip:
     noisy: str  # data URI
     clean: str  # data URI
     scores: dict[str, float]  # of the noisy mixture
-    takes: list[Take]
+    takes: list[DenoisedClip]
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class _Files:
         self.store = store
         self.missing = 0
 
-    def take(self, row: Row, made: dict[str, Any]) -> Take | None:
+    def take(self, row: Row, made: dict[str, Any]) -> DenoisedClip | None:
         sound, picture = self.sound(made["denoised"]), self.read(made["picture"])
-        return Take(row, sound, data_uri("image/png", picture), made.get("scores", {})) if sound else None
+        return DenoisedClip(row, sound, data_uri("image/png", picture), made.get("scores", {})) if sound else None
 
     def sound(self, artifact: str) -> str:
         """A data URI; empty where there is none."""

@@ -125,10 +125,10 @@ class _Attempt:
         trial = self.trial
         trial.set_user_attr("denoiser", asdict(self.model))
         trial.set_user_attr("training", asdict(self.config))
-        same = outcome.twin(trial, self.config.seed)
+        same = outcome.find_duplicate(trial, self.config.seed)
         if same is not None and same.state.is_finished():
-            gallery.hang_again(trial, same)
-            outcome.take_over(trial, same)
+            gallery.copy_clips(trial, same)
+            outcome.copy_result(trial, same)
             return True
         if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
             raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
@@ -224,17 +224,17 @@ class _Attempt:
             found["iou"] = trained.iou
         for key, value in found.items():
             trial.set_user_attr(key, value)
-        outcome.forbid_losses(trial, scores, noisy)
+        outcome.add_quality_constraints(trial, scores, noisy)
         if task.artifacts is not None:
-            shown = gallery.hang_study(trial.study, task.validation, task.artifacts)
-            gallery.hang_trial(trial, shown, task.validation, trained.denoiser, scores, task.artifacts)
+            shown = gallery.store_study_clips(trial.study, task.validation, task.artifacts)
+            gallery.store_trial_clips(trial, shown, task.validation, trained.denoiser, scores, task.artifacts)
         path = task.runs.weights(self.spec.study.name, trial.number)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(trained.denoiser, path)
         task.runs.share_weights(self.spec.study.name, trial.number)
         trial.study.tell(trial, outcome.values(self.spec, scores, costs))
         if "of" not in trial.user_attrs:  # of repetitions the winner is known at the end only
-            outcome.forget_weights(trial.study, task.runs, max(outcome.KEPT_WEIGHTS, self.spec.study.confirm))
+            outcome.prune_weights(trial.study, task.runs, max(outcome.KEPT_WEIGHTS, self.spec.study.confirm))
 
 
 def machine(device: torch.device) -> dict[str, str | int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
 KEPT_WEIGHTS = 3
 # What is copied when a trial has the configuration of one that ended.
-TAKEN_OVER = (
+COPIED_ATTRIBUTES = (
     "cost",
     "data_share",
     "micro_batch",
@@ -54,7 +54,7 @@ def worst(scores: Scores, mixtures: EvaluationSet, name: str) -> dict[str, Any]:
     return {"label": mixtures.labels[clip], "snr_db": float(mixtures.snr_db[clip]), **sides}
 
 
-def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
+def add_quality_constraints(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
     """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
     constraints: Mapping[str, float] = trial.constraints  # of an attempt before this one; the first word stays
     for name in ("si_sdr", "stoi"):
@@ -62,16 +62,16 @@ def forbid_losses(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
             trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
 
 
-def forget_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS) -> None:
+def prune_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS) -> None:
     """Removes the weights of all but the best trials."""
     # Before the best are looked for: one that another worker completes in between is not among them.
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = best_trainings(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
-    runs.forget_weights(study.study_name, {trial.number for trial in complete} - kept)
+    runs.remove_weights(study.study_name, {trial.number for trial in complete} - kept)
 
 
-def twin(trial: optuna.Trial, seed: int) -> FrozenTrial | None:
+def find_duplicate(trial: optuna.Trial, seed: int) -> FrozenTrial | None:
     """Another trial of the same effective configuration, which the seed of its training stands for: one that ended, or
     one that runs and began earlier."""
     trials = trial.study.get_trials(deepcopy=False)
@@ -90,9 +90,9 @@ def _began(trial: FrozenTrial) -> tuple[str, int]:
     return str(trial.datetime_start), trial.number
 
 
-def take_over(trial: optuna.Trial, ended: FrozenTrial) -> None:
+def copy_result(trial: optuna.Trial, ended: FrozenTrial) -> None:
     """Ends a trial as the one before it with the same configuration did."""
-    attributes: dict[str, Any] = {key: ended.user_attrs[key] for key in TAKEN_OVER if key in ended.user_attrs}
+    attributes: dict[str, Any] = {key: ended.user_attrs[key] for key in COPIED_ATTRIBUTES if key in ended.user_attrs}
     attributes["same_as"] = ended.user_attrs.get("same_as", ended.number)
     for key, value in attributes.items():
         trial.set_user_attr(key, value)

@@ -65,7 +65,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
             return _objective(study, spec, corpus, place, device, notice, console, track, stack)
 
         def drop(number: int) -> None:
-            place.runs.forget_weights(spec.study.name, [number])
+            place.runs.remove_weights(spec.study.name, [number])
 
         return work(Budget(study, trials), notice, begin, drop)
 

@@ -75,7 +75,7 @@ class RunFolder:
             files += self.mirror.names(self._trials(name))
         return {int(file[:-8]) for file in files if re.fullmatch(r"\d+\.weights", file)}  # not those half written
 
-    def forget_weights(self, name: str, numbers: Collection[int]) -> None:
+    def remove_weights(self, name: str, numbers: Collection[int]) -> None:
         """Removes the weights of trials, where there are any."""
         for number in numbers:
             self.weights(name, number).unlink(missing_ok=True)
