@@ -29,7 +29,7 @@ class Aligned:
     noisy: FloatArray
     clean: FloatArray
     lag: int
-    likeness: float
+    correlation: float
 
 
 def measured_snr_db(noisy: FloatArray, clean: FloatArray) -> float:

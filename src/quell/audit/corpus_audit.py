@@ -102,7 +102,7 @@ def _pair_all(
 
 def _pair(job: tuple[Path, Path, int]) -> Pairing:
     found = read(*job)
-    return Pairing(found.lag / job[2], measured_snr_db(found.noisy, found.clean), found.likeness)
+    return Pairing(found.lag / job[2], measured_snr_db(found.noisy, found.clean), found.correlation)
 
 
 def _inspect(path: Path) -> Inspection | str:

@@ -41,7 +41,7 @@ class Pairing:
 
     lag_s: float  # by which the noisy one is late
     snr_db: float
-    likeness: float  # their correlation, -1 to 1
+    correlation: float  # their correlation, -1 to 1
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _unlike(
         elif ours.seconds != theirs.seconds:
             text = f"{ours.seconds:.3f} s, expected {theirs.seconds:.3f} s as {clean.name}; cut them alike"
             yield Finding("error", "unlike", both, f"{noisy.name}: {text}")
-        elif theirs.peak >= SILENT and pairings[noisy.name].likeness < UNLIKE:
-            found = f"a correlation of {pairings[noisy.name].likeness:.2f} with {clean.name}"
+        elif theirs.peak >= SILENT and pairings[noisy.name].correlation < UNLIKE:
+            found = f"a correlation of {pairings[noisy.name].correlation:.2f} with {clean.name}"
             text = f"{found}, expected at least {UNLIKE:g}; it seems to be of something else"
             yield Finding("warning", "unlike", both, f"{noisy.name}: {text}")
 

@@ -73,7 +73,7 @@ class Corpus:
     def minutes(self, split: str, kind: Kind) -> float:
         return sum(clip.length for clip in self.splits[split].of(kind)) / self.sample_rate / 60
 
-    def with_all_heard(self) -> Corpus:
+    def with_validation_in_train(self) -> Corpus:
         """The same, but that training hears the recordings of validation, too."""
         train = _Joined(self.splits["train"], self.splits["validation"])
         return replace(self, fingerprint=f"{self.fingerprint}+validation", splits={**self.splits, "train": train})

@@ -17,9 +17,9 @@ import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
 from quell.errors import ExportError
-from quell.export.subpixel_convolution import pays_in_onnxruntime, with_phases
+from quell.export.subpixel_convolution import faster_in_onnxruntime, use_subpixel
 from quell.levels import rms
-from quell.network.denoiser import Denoiser, seen, turned
+from quell.network.denoiser import Denoiser, phase_features, phase_rotation
 from quell.network.layers import Recurrence
 from quell.network.stft import Spectrogram
 
@@ -40,8 +40,8 @@ class Graph(nn.Module):
         copied = copy.deepcopy(denoiser).cpu().eval()
         self.transforms = Transforms(copied.spectrogram)
         self.network, self.target = copied.network, copied.target
-        with_phases(self.network, pays_in_onnxruntime)
-        self.silence, self.floor, self.turns = copied.silence, copied.floor, copied.turns
+        use_subpixel(self.network, faster_in_onnxruntime)
+        self.silence, self.floor, self.estimates_phase = copied.silence, copied.floor, copied.estimates_phase
         for pool in self.network.pools:
             if isinstance(pool, nn.Sequential):
                 pad = pool[0]
@@ -75,14 +75,14 @@ class Graph(nn.Module):
             state = torch.zeros(1, 1, self.state_units)
         state = state.expand(1, noisy.shape[0], self.state_units)
         planes = features.unsqueeze(1)
-        if self.turns:
+        if self.estimates_phase:
             direction = torch.stack([real, imaginary], 1) / magnitude.unsqueeze(1)
-            planes = seen(features - self.target.representation.bottom, direction)
+            planes = phase_features(features - self.target.representation.bottom, direction)
         answer, state = self.network.carry_on(planes, state, lead, mark)  # type: ignore[arg-type]
         gain = self.target(answer[:, 0], magnitude, features) / magnitude
         real, imaginary = real * gain, imaginary * gain
-        if self.turns:
-            along, across = turned(answer[:, 1:]).unbind(1)
+        if self.estimates_phase:
+            along, across = phase_rotation(answer[:, 1:]).unbind(1)
             real, imaginary = real * along - imaginary * across, real * across + imaginary * along
         clean = self.transforms.inverse(real, imaginary, noisy.shape[-1]) * scale
         return (clean, state) if self.state_units else (clean,)

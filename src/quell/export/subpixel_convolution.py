@@ -15,7 +15,7 @@ class Tap(NamedTuple):
     place: int  # in the kernel
 
 
-class Phases(nn.Module):
+class SubpixelConvolution(nn.Module):
     """A transposed convolution as a plain one that gives the outputs of all phases as channels, which are then put in
     order (Shi et al. 2016, arXiv:1609.05158).
 
@@ -79,22 +79,22 @@ def reach(along: list[Tap]) -> tuple[int, int]:
     return -min(offsets), max(offsets)
 
 
-def with_phases(module: nn.Module, pays: Callable[[nn.ConvTranspose2d], bool]) -> None:
+def use_subpixel(module: nn.Module, pays: Callable[[nn.ConvTranspose2d], bool]) -> None:
     """Replaces a module's transposed convolutions, in place, where that pays."""
     for name, child in module.named_children():
         if not isinstance(child, nn.ConvTranspose2d):
-            with_phases(child, pays)
+            use_subpixel(child, pays)
         elif pays(child):
-            setattr(module, name, Phases(child))
+            setattr(module, name, SubpixelConvolution(child))
 
 
-def pays_in_torchscript(up: nn.ConvTranspose2d) -> bool:
+def faster_in_torchscript(up: nn.ConvTranspose2d) -> bool:
     """Not kernels of 3 with steps of 2 both ways, which take 1.8 times the products: residual-unet took 1.23 times the
     time."""
-    return Phases(up).convolution.weight.numel() <= 1.5 * up.weight.numel()
+    return SubpixelConvolution(up).convolution.weight.numel() <= 1.5 * up.weight.numel()
 
 
-def pays_in_onnxruntime(up: nn.ConvTranspose2d) -> bool:
+def faster_in_onnxruntime(up: nn.ConvTranspose2d) -> bool:
     """Not depthwise ones (1.4 times the time) and not the last, with few channels; the others take 0.8 to 0.9 of the
     time whatever their products, since ONNX Runtime (1.31) blocks plain convolutions only by channels."""
     return up.groups == 1 and up.out_channels > 1

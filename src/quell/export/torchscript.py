@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quell.export.blocks import blocks_of, span
-from quell.export.subpixel_convolution import pays_in_torchscript, with_phases
+from quell.export.subpixel_convolution import faster_in_torchscript, use_subpixel
 from quell.levels import rms
 from quell.network.denoiser import Denoiser
 
@@ -68,7 +68,7 @@ def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:
     For CPUs: weights are laid out channels last, and transposed convolutions become plain ones.
     """
     copied = _on_cpu(denoiser)
-    with_phases(copied.network, pays_in_torchscript)
+    use_subpixel(copied.network, faster_in_torchscript)
     module = BlockDenoiser(copied).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with quiet():
         scripted = torch.jit.script(module.eval())

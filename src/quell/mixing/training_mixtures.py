@@ -193,11 +193,11 @@ class _Pool:
             raise ValueError(f"noise_weights: {problem}")
         whole = sum(weights.get(category, 1.0) for category in totals)
         shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]
-        self.upto = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
+        self.cumulative_share = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
 
     def choose(self, uniform: Tensor) -> Tensor:
         """Indices of clips, shape of `uniform`, whose values lie in [0, 1)."""
-        return torch.searchsorted(self.upto, uniform, right=True).clamp_max(len(self.upto) - 1)
+        return torch.searchsorted(self.cumulative_share, uniform, right=True).clamp_max(len(self.cumulative_share) - 1)
 
 
 def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:

@@ -31,7 +31,9 @@ class Estimate(NamedTuple):
     noisy: Tensor  # magnitude
     features: Tensor  # its representation
     clean: Tensor  # magnitude, estimated
-    turn: Tensor  # (B, 2, F, N): cosine and sine of the angle from the noisy to the estimated phase; without it no rows
+    rotation: (
+        Tensor  # (B, 2, F, N): cosine and sine of the angle from the noisy to the estimated phase; without it no rows
+    )
 
 
 class Denoiser(nn.Module):
@@ -55,8 +57,8 @@ class Denoiser(nn.Module):
         self.spectrogram = Spectrogram(config.win_length, config.hop_length)
         self.target = Target(config.target, config.output, Representation(config.representation, config.power))
         window = round(RECURRENT_WINDOW_S * config.sample_rate) + config.win_length
-        self.turns = config.phase == "estimated"
-        planes = 3 if self.turns else 1
+        self.estimates_phase = config.phase == "estimated"
+        planes = 3 if self.estimates_phase else 1
         self.network = UNet(config, self.spectrogram.bins, -(-window // config.hop_length), planes)
         # A block of a long signal must start on this grid (samples) for the strided levels and the recurrence's windows
         # to fall on the same frames.
@@ -108,16 +110,18 @@ class Denoiser(nn.Module):
         noisy = magnitude(spectrum, 1.0, self.floor)
         features = self.target.representation(noisy)
         planes = features.unsqueeze(1)
-        if self.turns:
+        if self.estimates_phase:
             direction = torch.view_as_real(spectrum).permute(0, 3, 1, 2) / noisy.unsqueeze(1)
-            planes = seen(features - self.target.representation.bottom, direction)
+            planes = phase_features(features - self.target.representation.bottom, direction)
         answer, state = self.network.carry_on(planes, state, lead, mark)
         answer = answer.float()  # autocast leaves it in bfloat16
         output = answer[:, 0]
-        return Estimate(output, noisy, features, self.target(output, noisy, features), turned(answer[:, 1:])), state
+        return Estimate(
+            output, noisy, features, self.target(output, noisy, features), phase_rotation(answer[:, 1:])
+        ), state
 
 
-def seen(share: Tensor, direction: Tensor) -> Tensor:
+def phase_features(share: Tensor, direction: Tensor) -> Tensor:
     """What a network sees that estimates the phase: the share of the scale, and as much along both axes of the plane.
 
     Shape:
@@ -126,7 +130,7 @@ def seen(share: Tensor, direction: Tensor) -> Tensor:
     return torch.cat([share.unsqueeze(1), share.unsqueeze(1) * direction], 1)
 
 
-def turned(answer: Tensor) -> Tensor:
+def phase_rotation(answer: Tensor) -> Tensor:
     """Cosine and sine of the angle that a network's answer stands for, none for zeros; shape (B, 2 or 0, F, N).
 
     The root ends the slope where an answer points nowhere, and costs 0.4 mdB where it says none.
@@ -140,9 +144,9 @@ def turned(answer: Tensor) -> Tensor:
 def clean_spectrum(found: Estimate, spectrum: Tensor) -> Tensor:
     """Complex spectrum (B, F, N) of an estimate from the noisy one. A bin without a phase stays silent."""
     share = found.clean / found.noisy
-    if found.turn.shape[1] == 0:
+    if found.rotation.shape[1] == 0:
         return spectrum * share
-    return spectrum * torch.complex(share * found.turn[:, 0], share * found.turn[:, 1])
+    return spectrum * torch.complex(share * found.rotation[:, 0], share * found.rotation[:, 1])
 
 
 def save_weights(denoiser: Denoiser, path: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_lag_is_found_and_both_sides_are_cut_to_what_they_share(lag, snr_db)
     assert found.lag == lag
     assert len(found.noisy) == len(found.clean) == 20_000 - abs(lag)
     assert measured_snr_db(found.noisy, found.clean) == pytest.approx(snr_db, abs=0.3)
-    assert found.likeness == pytest.approx(1 / np.sqrt(1 + 10 ** (-snr_db / 10)), abs=0.12)
+    assert found.correlation == pytest.approx(1 / np.sqrt(1 + 10 ** (-snr_db / 10)), abs=0.12)
 
 
 @pytest.mark.parametrize("lengths", [(30_000, 20_000), (20_000, 30_000), (9_000, 40_000)])
@@ -52,13 +52,13 @@ def test_blocks_correlate_as_the_whole(monkeypatch, lengths):
 
 
 def test_recordings_of_other_things_are_unlike():
-    assert align(white(20_000, 1), white(20_000, 2), RATE).likeness < 0.05
+    assert align(white(20_000, 1), white(20_000, 2), RATE).correlation < 0.05
 
 
 def test_silence_and_single_samples_are_aligned_to_nothing():
     for length in (1, 2, 100):
         found = align(np.zeros(length, np.float32), white(length, 0), RATE)
-        assert found.likeness == 0 and len(found.noisy) == len(found.clean)
+        assert found.correlation == 0 and len(found.noisy) == len(found.clean)
     assert measured_snr_db(white(50, 0), np.zeros(50, np.float32)) == -MOST_DB
     assert measured_snr_db(white(50, 0), white(50, 0)) == MOST_DB
 
@@ -119,7 +119,7 @@ def test_with_remix_what_the_pairs_differ_by_is_noise(config, tmp_path):
             noise = split.waveform(noises[noisy.path])
             shared = min(len(noise), len(apart))
             found = align(apart[:shared], noise[:shared], RATE)
-            assert found.likeness > 0.99
+            assert found.correlation > 0.99
 
 
 def test_pairs_are_scored_as_they_were_recorded(config, tmp_path, scorer):

@@ -395,7 +395,7 @@ def test_speech_without_soft_ends_is_not_cut(config, store):
 
 
 def test_with_all_heard_training_has_the_recordings_of_two_splits_and_the_others_stay(small_corpus):
-    whole = small_corpus.with_all_heard()
+    whole = small_corpus.with_validation_in_train()
     train, validation = (small_corpus.splits[name] for name in ("train", "validation"))
     joined = whole.splits["train"]
     assert len(joined.clips) == len(train.clips) + len(validation.clips)

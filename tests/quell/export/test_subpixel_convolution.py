@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from quell.export.subpixel_convolution import Phases, pays_in_onnxruntime, pays_in_torchscript, with_phases
+from quell.export.subpixel_convolution import (
+    SubpixelConvolution,
+    faster_in_onnxruntime,
+    faster_in_torchscript,
+    use_subpixel,
+)
 
 KERNELS = [1, 3, 5, 7]
 
@@ -26,15 +31,15 @@ def test_phases_give_the_first_rows_of_a_transposed_convolution(
         for bins, frames in ((1, 1), (7, 1), (5, 6)):
             x = torch.randn(2, 4, bins, frames, dtype=torch.float64)
             expected = up(x)[:, :, : bins * stride[0], : frames * stride[1]]
-            torch.testing.assert_close(Phases(up)(x), expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(SubpixelConvolution(up)(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_transposed_convolutions_stay_where_plain_ones_would_not_pay() -> None:
     wide = nn.ConvTranspose2d(2, 2, 5, 2, 2, 1)
     module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2, 1, 1), nn.Sequential(wide))
-    with_phases(module, pays_in_torchscript)
+    use_subpixel(module, faster_in_torchscript)
     assert isinstance(module[0], nn.ConvTranspose2d)
-    assert isinstance(module[1][0], Phases)
+    assert isinstance(module[1][0], SubpixelConvolution)
     module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, groups=2), nn.ConvTranspose2d(2, 1, 3), wide)
-    with_phases(module, pays_in_onnxruntime)
-    assert [isinstance(up, Phases) for up in module] == [False, False, True]
+    use_subpixel(module, faster_in_onnxruntime)
+    assert [isinstance(up, SubpixelConvolution) for up in module] == [False, False, True]

@@ -166,9 +166,9 @@ def test_the_answer_is_the_estimate_with_the_noisy_phase(estimated):
 @torch.inference_mode()
 def test_an_estimated_phase_is_the_noisy_one_turned_by_the_networks_angle(estimated):
     denoiser, spectrum, found = estimated("estimated")
-    angle = torch.atan2(found.turn[:, 1], found.turn[:, 0])
-    assert (found.turn.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
-    sure = found.turn.square().sum(1).sqrt()  # near 1 but where the network points nowhere
+    angle = torch.atan2(found.rotation[:, 1], found.rotation[:, 0])
+    assert (found.rotation.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
+    sure = found.rotation.square().sum(1).sqrt()  # near 1 but where the network points nowhere
     assert is_the_answer_of(denoiser, torch.polar(found.clean * sure, spectrum.angle() + angle))
 
 
@@ -187,16 +187,16 @@ def test_an_answer_of_no_angle_leaves_the_phase(tiny_denoiser):
 def test_before_any_training_an_estimated_phase_is_the_noisy_one(drawn_settings, number):
     settings = {"base_channels": 4} | drawn_settings(number, phase="estimated")
     denoiser = Denoiser(DenoiserConfig(sample_rate=8000, **settings)).eval()
-    turn = denoiser.estimate(denoiser.spectrogram(noisy(1, 1_501)))[0].turn
-    assert (turn[:, 1] == 0).all() and (turn[:, 0] > 0.9999).all()
+    rotation = denoiser.estimate(denoiser.spectrogram(noisy(1, 1_501)))[0].rotation
+    assert (rotation[:, 1] == 0).all() and (rotation[:, 0] > 0.9999).all()
 
 
 def test_with_an_estimated_phase_the_network_hears_a_change_of_phase_alone(tiny_denoiser):
     spectrum = tiny_denoiser().spectrogram(noisy(1, 2_001))
-    turned = spectrum * torch.polar(torch.ones(()), torch.tensor(1.0))
+    rotated = spectrum * torch.polar(torch.ones(()), torch.tensor(1.0))
     for phase, hears in (("noisy", False), ("estimated", True)):
         denoiser = tiny_denoiser(phase=phase)
-        one, other = (denoiser.estimate(side)[0].output for side in (spectrum, turned))
+        one, other = (denoiser.estimate(side)[0].output for side in (spectrum, rotated))
         assert torch.allclose(one, other, atol=1e-5) != hears
 
 

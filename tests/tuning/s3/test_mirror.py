@@ -115,7 +115,7 @@ def test_weights_that_are_not_the_best_are_removed_from_the_bucket_wherever_they
     assert one.mirror.flush(10) and other.mirror.flush(10)
     third = machine("third")
     assert third.kept_weights("s") == {0, 1, 2, 3}
-    outcome.remove_weights(study, one, keep=2)
+    outcome.prune_weights(study, one, keep=2)
     assert one.mirror.flush(10)
     assert third.kept_weights("s") == {2, 3}
     assert third.fetch_weights("s", 2).read_bytes() == b"w"

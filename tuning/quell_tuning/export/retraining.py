@@ -148,7 +148,7 @@ def refit(
         trained = train(
             DenoiserConfig(**trial.user_attrs["denoiser"]),
             config,
-            corpus.with_all_heard(),
+            corpus.with_validation_in_train(),
             validation_set(spec, corpus, scorer).first(FEW),
             scorer,
             metric=spec.study.metric,
