@@ -115,8 +115,8 @@ class Bench:
         for hours in trainer.config.rungs_audio_hours:
             trainer.denoiser.train()
             began = time.process_time(), time.perf_counter()
-            while trainer.step < trainer.config.steps(hours):
-                trainer.advance()
+            while trainer.steps_done < trainer.config.steps(hours):
+                trainer.step()
             cpu, wall = cpu + time.process_time() - began[0], wall + time.perf_counter() - began[1]
             began_scoring = time.perf_counter()
             last = hours == trainer.config.rungs_audio_hours[-1]

@@ -104,7 +104,7 @@ class LoaderTrainer(Trainer):
         return Mixtures(noisy, spoken, clean)
 
     def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.compare(*batch, state)
+        return self.loss_of(*batch, state)
 
 
 class Traffic(TorchDispatchMode):
@@ -126,7 +126,7 @@ def seconds_of_steps(trainer: Trainer, steps: int) -> list[float]:
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
-        trainer.advance()  # reads the loss, so that a GPU is done with the step before but for the update
+        trainer.step()  # reads the loss, so that a GPU is done with the step before but for the update
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
@@ -173,7 +173,7 @@ def utilisation(trainer: Trainer, seconds: float) -> tuple[float, float]:
     events = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        trainer.advance()
+        trainer.step()
         steps += 1
     torch.cuda.synchronize()
     rate = steps / (time.perf_counter() - started)
@@ -218,7 +218,7 @@ def main() -> None:
         print(f"| a step fed by librosa.stft in {LOADER_PROCESSES} processes | {theirs * 1000:.1f} ms |")
         print(f"| the same over ours, medians of {given.steps} | {theirs / ours:.2f} |")
         with FlopCounterMode(display=False) as operations, Traffic() as traffic:
-            trainer.advance()
+            trainer.step()
         print(f"| share of a step that draws mixtures, by the clock | {share:.3f} |")
         flops = operations.get_total_flops()
         print(f"| a step's floating-point operations | {flops / 1e9:.1f} G ({flops / step / 1e9:.0f} G/s reached) |")

@@ -38,7 +38,7 @@ def test_every_preset_learns_on_a_gpu_in_bfloat16(small_corpus, name):
     trainer = Trainer(model, config, small_corpus, GPU)
     assert trainer.mixed == torch.cuda.is_bf16_supported()
     before = next(trainer.denoiser.parameters()).detach().clone()
-    trainer.advance()
+    trainer.step()
     assert not torch.equal(next(trainer.denoiser.parameters()), before)
 
 

@@ -32,7 +32,7 @@ class _Checkpoint:
     def save(self) -> None:
         self.saved = time.monotonic()
         if self.path is not None:
-            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.snapshot()}
+            content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.state_dict()}
             with replacing(self.path) as partial:
                 torch.save(content, partial)
 
@@ -46,7 +46,7 @@ class _Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["of"] == self._owner():
                 self.reached = content["reached"]
-                self.trainer.take_up(content["state"])
+                self.trainer.load_state_dict(content["state"])
                 return
         except Exception as error:  # torch.load raises whatever the bytes make it raise
             raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error

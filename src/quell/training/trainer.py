@@ -68,7 +68,7 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         self.total = config.steps(config.rungs_audio_hours[-1])
         self.micro_batch = config.batch_size  # mixtures in memory at once; their gradients add up to the batch's
-        self.step = 0
+        self.steps_done = 0
         self.seconds = 0.0
         self.data_seconds = 0.0
 
@@ -80,11 +80,11 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Of the coming step: warm-up over 2 % of the budget, hold, then down to zero."""
-        warm_up = min(1.0, (self.step + 1) / max(1.0, 0.02 * self.total))
-        decay = min(1.0, (self.total - self.step) / ((1 - HOLD) * self.total))
+        warm_up = min(1.0, (self.steps_done + 1) / max(1.0, 0.02 * self.total))
+        decay = min(1.0, (self.total - self.steps_done) / ((1 - HOLD) * self.total))
         return self.config.learning_rate * min(warm_up, decay)
 
-    def advance(self) -> float:
+    def step(self) -> float:
         """One optimiser step; returns its loss.
 
         Raises:
@@ -107,15 +107,17 @@ class Trainer:
         if not math.isfinite(value) or not math.isfinite(norm):
             found = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
             text = json.dumps(asdict(self.model) | asdict(self.config))
-            raise TrainingError(f"step {self.step}: {found}, expected finite numbers; lower learning_rate ({text})")
+            raise TrainingError(
+                f"step {self.steps_done}: {found}, expected finite numbers; lower learning_rate ({text})"
+            )
         for optimiser in self.optimisers:
             optimiser.step()
-        self.step += 1
+        self.steps_done += 1
         self._average()
         self.seconds += time.perf_counter() - started
         return value
 
-    def snapshot(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All that the coming steps depend on."""
         return {
             "denoiser": self.denoiser.state_dict(),
@@ -124,11 +126,11 @@ class Trainer:
             "recurrence": self.state,
             "mixtures": self.generator.get_state(),
             "dropout": self._random_state(),
-            "counts": [self.step, self.seconds, self.data_seconds, self.micro_batch],
+            "counts": [self.steps_done, self.seconds, self.data_seconds, self.micro_batch],
         }
 
-    def take_up(self, stored: dict[str, Any]) -> None:
-        """Goes on from a `snapshot` of a trainer of the same configuration, as if there had been no other."""
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Goes on from a `state_dict` of a trainer of the same configuration, as if there had been no other."""
         self.denoiser.load_state_dict(stored["denoiser"])
         self.averaged.load_state_dict(stored["averaged"])
         for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
@@ -139,7 +141,7 @@ class Trainer:
             torch.cuda.set_rng_state(stored["dropout"], self.device)
         else:
             torch.set_rng_state(stored["dropout"])
-        self.step, self.seconds, self.data_seconds, self.micro_batch = stored["counts"]
+        self.steps_done, self.seconds, self.data_seconds, self.micro_batch = stored["counts"]
 
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
@@ -181,9 +183,9 @@ class Trainer:
         scale = batch.level.clamp_min(1e-6)
         clean = batch.clean / scale
         analyse = self.denoiser.spectrogram
-        return self.compare(analyse(batch.noisy / scale), analyse(clean), clean, state)
+        return self.loss_of(analyse(batch.noisy / scale), analyse(clean), clean, state)
 
-    def compare(self, noisy: Tensor, spoken: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(self, noisy: Tensor, spoken: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of what the network makes of noisy spectra from a state on, and the state that it ends in.
 
         Shape:
@@ -209,7 +211,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        weight = min(1.0, (AVERAGING + 1) / (self.step + AVERAGING))
+        weight = min(1.0, (AVERAGING + 1) / (self.steps_done + AVERAGING))
         mine = self.averaged.state_dict()
         for name, value in self.denoiser.state_dict().items():
             if value.is_floating_point():

@@ -101,11 +101,11 @@ def _advance(
     stored: _Checkpoint,
 ) -> None:
     trainer.denoiser.train()
-    while trainer.step < steps:
-        loss = trainer.advance()
+    while trainer.steps_done < steps:
+        loss = trainer.step()
         if on_step is not None:
             try:
-                on_step(trainer.step * hours_per_step, loss)
+                on_step(trainer.steps_done * hours_per_step, loss)
             except BaseException:  # the caller leaves: nothing shall be lost
                 stored.save()
                 raise

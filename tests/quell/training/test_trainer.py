@@ -167,7 +167,7 @@ def test_hard_cases_are_finite_for_every_shape_of_the_network(build, shape):
 
 def moves(trainer):
     before = weights(trainer)
-    assert all(math.isfinite(trainer.advance()) for _ in range(2))
+    assert all(math.isfinite(trainer.step()) for _ in range(2))
     return not torch.equal(weights(trainer), before) and torch.isfinite(weights(trainer)).all()
 
 
@@ -196,21 +196,21 @@ def test_every_shape_of_the_network_can_be_trained(build, shape):
 )
 def test_loss_falls(build, pair, loss, share):
     trainer = build(model(*pair), loss=loss, rungs_audio_hours=(300 / 3600,), snr_db=(0.0, 5.0))  # 150 steps
-    losses = [trainer.advance() for _ in range(trainer.total)]
+    losses = [trainer.step() for _ in range(trainer.total)]
     # Drawn mixtures differ by some 20 %, means of 10 of them by 7 %.
     assert np.mean(losses[-10:]) < share * np.mean(losses[:10])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_names_step_learning_rate_and_configuration(trainer, value):
-    trainer.advance()
+    trainer.step()
     trainer.loss = StandIn(value)
     before = weights(trainer)
     # Step 1 of 8 is past the warm-up, 2 % of 8, and before the fall.
     with pytest.raises(
         TrainingError, match=rf"^step 1: loss {value}, gradient \S+ at learning rate 1.0e-02, expected finite"
     ) as found:
-        trainer.advance()
+        trainer.step()
     assert torch.equal(weights(trainer), before)
     text = str(found.value)
     assert text.endswith("})")
@@ -220,7 +220,7 @@ def test_a_loss_that_is_no_number_names_step_learning_rate_and_configuration(tra
 def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(build):
     trainer, rates = build(rungs_audio_hours=(2_000 / 3600,)), []
     assert trainer.total == 1_000
-    for trainer.step in range(1_000):
+    for trainer.steps_done in range(1_000):
         rates.append(trainer.learning_rate() / CONFIG.learning_rate)
     assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
     assert rates[19:750] == pytest.approx([1.0] * 731)
@@ -233,7 +233,7 @@ def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
     step = trainer.optimisers[0].step
     trainer.optimisers[0].step = lambda: (rates.append(trainer.optimisers[0].param_groups[0]["lr"]), step())
     for _ in range(8):
-        trainer.advance()
+        trainer.step()
     assert rates == pytest.approx([1e-2] * 7 + [0.5e-2])  # 8 steps: the last quarter falls from 1 to 1/2
 
 
@@ -241,7 +241,7 @@ def test_the_average_of_a_constant_network_is_the_network(build):
     trainer = build(learning_rate=0.0)
     trainer.denoiser.eval()  # BatchNorm's statistics stay, too
     for _ in range(5):
-        trainer.advance()
+        trainer.step()
     for name, value in trainer.denoiser.state_dict().items():
         assert torch.equal(trainer.averaged.state_dict()[name], value), name
 
@@ -254,12 +254,12 @@ def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer
 
     def count_up():
         for name in names:
-            trainer.denoiser.network.state_dict()[name].fill_(trainer.step + 1.0)
+            trainer.denoiser.network.state_dict()[name].fill_(trainer.steps_done + 1.0)
 
     trainer.optimisers[0].step = count_up
     trainer.denoiser.eval()
     for n in range(1, 8):
-        trainer.advance()
+        trainer.step()
         for name in names:
             value = trainer.averaged.network.state_dict()[name].flatten()[0].item()
             assert value == pytest.approx(0.9 * n + 0.1, rel=1e-5)  # float32
@@ -276,7 +276,7 @@ def test_training_leaves_the_gradient_within_its_limit(trainer):
     step = trainer.optimisers[0].step
     trainer.optimisers[0].step = lambda: (norms.append(gradients(trainer).norm().item()), step())
     trainer.loss = StandIn(1e4)
-    trainer.advance()
+    trainer.step()
     assert norms == pytest.approx([trainer_module.LARGEST_GRADIENT], rel=1e-3)
 
 
@@ -308,7 +308,7 @@ def test_the_loss_compares_what_the_denoiser_answers_with_the_clean_speech(build
 
 def test_a_loss_is_spared_what_it_does_not_need(trainer):
     trainer.loss = StandIn(needs=False)
-    trainer.advance()
+    trainer.step()
     assert all(side[1:] == (None,) * 4 for side in trainer.loss.given[0])
 
 
@@ -324,7 +324,7 @@ def test_the_scale_is_that_of_training_data_and_of_the_seed(build, representatio
     assert scale(one) == scale(again) != scale(other)
     assert scale(one)[0] == scale(one)[1]
     before = scale(one)
-    one.advance()
+    one.step()
     assert scale(one) == before
     # Noisy and clean sides of the first mixtures that this seed draws reach from one end to the other.
     one.generator.manual_seed(1)
@@ -357,12 +357,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(build, m
     monkeypatch.setattr(Tight, "room", room)
     tight = build(model(normalisation="frame"))
     # The same batch as with all the memory: equal but for the order of float32 sums.
-    assert tight.advance() == pytest.approx(roomy.advance(), rel=1e-5)
-    assert tight.loss.asked == parts and tight.step == 1
+    assert tight.step() == pytest.approx(roomy.step(), rel=1e-5)
+    assert tight.loss.asked == parts and tight.steps_done == 1
     assert torch.equal(tight.generator.get_state(), roomy.generator.get_state())
     assert tight.micro_batch == parts[-1]
     tight.loss.asked.clear()
-    assert tight.advance() == pytest.approx(roomy.advance(), rel=1e-3)  # Adam's first steps follow signs of gradients
+    assert tight.step() == pytest.approx(roomy.step(), rel=1e-3)  # Adam's first steps follow signs of gradients
     assert tight.loss.asked == [parts[-1]] * (4 // parts[-1])
 
 
@@ -372,8 +372,8 @@ def test_a_single_mixture_that_does_not_fit_ends_the_training(build, monkeypatch
     trainer = build(batch_size=3)
     before = weights(trainer)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        trainer.advance()
-    assert trainer.loss.asked == [3, 2, 1] and trainer.step == 0
+        trainer.step()
+    assert trainer.loss.asked == [3, 2, 1] and trainer.steps_done == 0
     assert torch.equal(weights(trainer), before)
 
 
@@ -387,7 +387,7 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
     # 8 bits of every product: 0.4 %, through some ten layers.
     assert trainer._loss(batch, trainer.state)[0].item() == pytest.approx(exact, rel=0.04)
     trainer.denoiser.train()
-    assert math.isfinite(trainer.advance()) and torch.isfinite(weights(trainer)).all()
+    assert math.isfinite(trainer.step()) and torch.isfinite(weights(trainer)).all()
     assert trainer.loss(*2 * [trainer_module.Signals(torch.ones(1, 2, 2))]).dtype == torch.float32
 
 
@@ -398,7 +398,7 @@ def test_every_weight_has_one_optimiser_at_the_rate_of_the_step(build, shape):
     held = [weight for group in groups for weight in group["params"]]
     assert len(held) == len(set(map(id, held))) == len(list(trainer.denoiser.parameters()))
     before = [weight.detach().clone() for weight in trainer.denoiser.parameters()]
-    trainer.advance()
+    trainer.step()
     assert {group["lr"] for group in groups} == {trainer.config.learning_rate}
     moved = [not torch.equal(weight, old) for weight, old in zip(trainer.denoiser.parameters(), before, strict=True)]
     assert all(moved)
@@ -424,7 +424,7 @@ def test_bfloat16_is_for_devices_made_for_it_and_for_segments_of_some_frames(
     monkeypatch.setattr(trainer_module, "native_bfloat16", lambda device: native)
     trainer = build(model(), precision=precision, segment_s=segment_s)
     assert trainer.mixed == mixed
-    assert math.isfinite(trainer.advance()) and torch.isfinite(weights(trainer)).all()
+    assert math.isfinite(trainer.step()) and torch.isfinite(weights(trainer)).all()
 
 
 def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
@@ -432,7 +432,7 @@ def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
     trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
     analysed = []
     trainer.denoiser.spectrogram.register_forward_hook(lambda *seen: analysed.append(seen[2].dtype))
-    trainer.advance()
+    trainer.step()
     assert inside == [torch.bfloat16]
     assert set(analysed) == {torch.complex64}
     assert {side.dtype for given in trainer.loss.given for pair in given for side in pair[:4]} == {torch.float32}
@@ -446,7 +446,7 @@ def test_with_bfloat16_recurrences_stay_in_float32(build, over):
     recurrence = trainer.denoiser.network.bottleneck
     recurrence.gru.register_forward_hook(lambda *seen: inside.append(seen[2][0].dtype))
     trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
-    assert math.isfinite(trainer.advance())
+    assert math.isfinite(trainer.step())
     assert set(inside[1:]) == {torch.float32} and inside[0] == torch.bfloat16
     assert trainer.averaged.network.bottleneck.forward.__self__ is trainer.averaged.network.bottleneck
 
@@ -455,14 +455,14 @@ def test_a_recurrence_forwards_goes_on_from_the_mixture_before(build, monkeypatc
     shape = model(bottleneck="forward", bottleneck_units=4)
     monkeypatch.setattr(trainer_module, "BEGINNINGS", 0.0)
     trainer, given = build(shape), []
-    compare = trainer.compare
-    trainer.compare = lambda *parts: (given.append(parts[-1]), compare(*parts))[1]
-    trainer.advance()
+    compare = trainer.loss_of
+    trainer.loss_of = lambda *parts: (given.append(parts[-1]), compare(*parts))[1]
+    trainer.step()
     left = trainer.state
-    trainer.advance()
+    trainer.step()
     assert not given[0].any() and left.all() and torch.equal(given[1], left)
     monkeypatch.setattr(trainer_module, "BEGINNINGS", 1.0)
-    trainer.advance()
+    trainer.step()
     assert not given[2].any()
 
 
@@ -472,16 +472,16 @@ def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build, optimiser, 
     shape = model(dropout=0.3, bottleneck=bottleneck, bottleneck_units=4)
     first = build(shape, optimiser=optimiser)
     for _ in range(3):
-        first.advance()
+        first.step()
     first.micro_batch = 2
     file = io.BytesIO()
-    torch.save(first.snapshot(), file)
-    expected = [first.advance() for _ in range(3)]
+    torch.save(first.state_dict(), file)
+    expected = [first.step() for _ in range(3)]
     second = build(shape, optimiser=optimiser)
     file.seek(0)
-    second.take_up(torch.load(file, weights_only=True))
-    assert (second.step, second.micro_batch) == (3, 2)
-    assert [second.advance() for _ in range(3)] == expected
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert (second.steps_done, second.micro_batch) == (3, 2)
+    assert [second.step() for _ in range(3)] == expected
     for name in ("denoiser", "averaged"):
         mine, theirs = (getattr(trainer, name).state_dict() for trainer in (first, second))
         assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
