@@ -96,8 +96,8 @@ class Found:
     def explained_ms(self, workers: int, trial_s: float) -> float:
         """What of `cpu_ms` the single calls add up to."""
         renewals = trial_s / RENEW_S
-        watchmen = min(1.0, MAX_REAPERS / workers)
-        looks = self.trial.looks + renewals * (watchmen + (1 - watchmen) / REAP_EVERY)
+        reapers = min(1.0, MAX_REAPERS / workers)
+        looks = self.trial.looks + renewals * (reapers + (1 - reapers) / REAP_EVERY)
         look_s = self.slots.server_s + workers * self.slots.server_each_s
         return 1000 * (looks * look_s + (self.trial.others + renewals) * self.other.server_s)
 

@@ -34,11 +34,11 @@ def span(start: int, length: int, grid: int, margin: int, context: int, block: i
     """What the block that starts at sample `start` of a signal of `length` samples must hear; the rest as in `Blocks`.
 
     Returns:
-        begin and end of it, and lead and mark for `Denoiser.carry_on`: from `margin` before a block on the deepest
-        level is exact, and there a recurrence takes over.
+        begin and end of it, and `context_frames` and `state_frame` of `Denoiser.forward_block`: from `margin` before a
+        block on the deepest level is exact, and there a recurrence takes over.
     """
     begin = max(start - context, 0)
     end = min(start + block + context, length)
-    lead = (max(start - margin, 0) - begin) // grid
-    mark = (max(start + block - margin, 0) - begin) // grid
-    return begin, end, lead, mark
+    context_frames = (max(start - margin, 0) - begin) // grid
+    state_frame = (max(start + block - margin, 0) - begin) // grid
+    return begin, end, context_frames, state_frame

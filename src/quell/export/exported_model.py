@@ -40,8 +40,10 @@ class Model(ABC):
         return torch.cat([*stream.push(batch), *stream.finish()], dim=-1).reshape(noisy.shape)
 
     @abstractmethod
-    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
-        """A block of a longer signal, as `Denoiser.carry_on`."""
+    def forward_block(
+        self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
+        """A block of a longer signal, as `Denoiser.forward_block`."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class TorchModel(Model):
         with torch.inference_mode():
             return self.module(noisy)  # type: ignore[no-any-return]
 
-    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+    def forward_block(
+        self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            return self.module.carry_on(noisy, level, state, lead, mark)  # type: ignore[no-any-return]
+            return self.module.carry_on(noisy, level, state, context_frames, state_frame)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,13 @@ class OnnxModel(Model):
 
     session: Any  # onnxruntime.InferenceSession
 
-    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+    def forward_block(
+        self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
         given = {"noisy": noisy.numpy(), "level": level.numpy()}
         if self.blocks.state_units == 0:
             return torch.from_numpy(self.session.run(["clean"], given)[0]), state
-        given |= {"state": state.numpy(), "lead": np.array(lead), "mark": np.array(mark)}
+        given |= {"state": state.numpy(), "lead": np.array(context_frames), "mark": np.array(state_frame)}
         clean, state = map(torch.from_numpy, self.session.run(["clean", "next_state"], given))
         return clean, state
 
@@ -106,11 +112,13 @@ class Stream:
 
     def _block(self, length: int) -> Tensor:
         blocks = self.model.blocks
-        begin, end, lead, mark = span(self.start, length, *blocks[:4])
+        begin, end, context_frames, state_frame = span(self.start, length, *blocks[:4])
         done = []
         for channel, level in enumerate(self.levels):  # one after the other: memory is that of one
             noisy = self.held[channel : channel + 1, begin - self.begin : end - self.begin]
-            clean, self.states[channel] = self.model.carry_on(noisy, level, self.states[channel], lead, mark)
+            clean, self.states[channel] = self.model.forward_block(
+                noisy, level, self.states[channel], context_frames, state_frame
+            )
             done.append(clean[:, self.start - begin : self.start - begin + blocks.block])
         self.start += blocks.block
         first = max(self.start - blocks.context, 0)

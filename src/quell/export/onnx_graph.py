@@ -63,7 +63,7 @@ class Graph(nn.Module):
 
         Shape:
             noisy: (B, T), T >= 1. level: (1, 1), the rms to work at; 0 takes each signal's own. state: (1, 1, units)
-            and lead, mark: as `UNet.carry_on`. Returns (B, T) and (1, B, units).
+            and lead, mark: as `UNet.forward_block`. Returns (B, T) and (1, B, units).
         """
         own = rms(noisy)
         scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(self.silence)
@@ -78,7 +78,7 @@ class Graph(nn.Module):
         if self.estimates_phase:
             direction = torch.stack([real, imaginary], 1) / magnitude.unsqueeze(1)
             planes = phase_features(features - self.target.representation.bottom, direction)
-        answer, state = self.network.carry_on(planes, state, lead, mark)  # type: ignore[arg-type]
+        answer, state = self.network.forward_block(planes, state, lead, mark)  # type: ignore[arg-type]
         gain = self.target(answer[:, 0], magnitude, features) / magnitude
         real, imaginary = real * gain, imaginary * gain
         if self.estimates_phase:

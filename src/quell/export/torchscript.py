@@ -51,15 +51,18 @@ class BlockDenoiser(nn.Module):
         state = self.denoiser.network.first_state(batch)
         done = [batch[:, :0]]
         for start in range(0, length, self.block):
-            begin, end, lead, mark = span(start, length, self.grid, self.margin, self.context, self.block)
-            clean, state = self.denoiser.carry_on(batch[:, begin:end], level, state, lead, mark)
+            begin, end, context_frames, state_frame = span(
+                start, length, self.grid, self.margin, self.context, self.block
+            )
+            clean, state = self.denoiser.forward_block(batch[:, begin:end], level, state, context_frames, state_frame)
             done.append(clean[:, start - begin : start - begin + self.block])
         return torch.cat(done, dim=-1).reshape(noisy.shape)
 
     @torch.jit.export
     def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
-        """One block, as `Denoiser.carry_on`: for signals that do not fit into memory."""
-        return self.denoiser.carry_on(noisy, level, state, lead, mark)
+        """One block, as `Denoiser.forward_block`, for signals that do not fit into memory. Its name is part of the
+        format of exported files."""
+        return self.denoiser.forward_block(noisy, level, state, lead, mark)
 
 
 def freeze(denoiser: Denoiser) -> torch.jit.ScriptModule:

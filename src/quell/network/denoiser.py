@@ -85,25 +85,27 @@ class Denoiser(nn.Module):
         """
         if level is None:
             level = rms(noisy)
-        return self.carry_on(noisy, level, self.network.first_state(noisy), 0, 0)[0]
+        return self.forward_block(noisy, level, self.network.first_state(noisy), 0, 0)[0]
 
-    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+    def forward_block(
+        self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
         """`forward` for a block of a longer signal, whose level is given: a recurrence forwards starts from `state`.
 
-        Args: as `UNet.carry_on`.
+        Args: as `UNet.forward_block`.
         """
         scale = level.clamp_min(self.silence)
         spectrum = self.spectrogram(noisy / scale)
-        found, state = self.estimate(spectrum, state, lead, mark)
+        found, state = self.estimate(spectrum, state, context_frames, state_frame)
         clean = clean_spectrum(found, spectrum)
         return self.spectrogram.inverse(clean, noisy.shape[-1]) * scale, state
 
     def estimate(
-        self, spectrum: Tensor, state: Tensor | None = None, lead: int = 0, mark: int = 0
+        self, spectrum: Tensor, state: Tensor | None = None, context_frames: int = 0, state_frame: int = 0
     ) -> tuple[Estimate, Tensor]:
         """Clean magnitudes of the noisy spectrum (B, F, N) of a signal at rms 1, with what led to them, and a state.
 
-        Args: as `UNet.carry_on`; without a state the signal begins here.
+        Args: as `UNet.forward_block`; without a state the signal begins here.
         """
         if state is None:
             state = self.network.first_state(spectrum)
@@ -113,7 +115,7 @@ class Denoiser(nn.Module):
         if self.estimates_phase:
             direction = torch.view_as_real(spectrum).permute(0, 3, 1, 2) / noisy.unsqueeze(1)
             planes = phase_features(features - self.target.representation.bottom, direction)
-        answer, state = self.network.carry_on(planes, state, lead, mark)
+        answer, state = self.network.forward_block(planes, state, context_frames, state_frame)
         answer = answer.float()  # autocast leaves it in bfloat16
         output = answer[:, 0]
         return Estimate(

@@ -147,8 +147,8 @@ class Recurrence(nn.Module):
         self.gru = nn.GRU(self.size, units, batch_first=True, bidirectional=over != "forward")
         self.back = nn.Linear(units if over == "forward" else 2 * units, self.size)
 
-    def forward(self, x: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
-        """Args: as `UNet.carry_on`. Shape: x: (B, C, F, N), returned alike, with the state."""
+    def forward(self, x: Tensor, state: Tensor, context_frames: int, state_frame: int) -> tuple[Tensor, Tensor]:
+        """Args: as `UNet.forward_block`. Shape: x: (B, C, F, N), returned alike, with the state."""
         batch, channels, bins, frames = x.shape
         x = x.float()  # autocast leaves it in bfloat16
         if self.over == "frequency":
@@ -161,10 +161,10 @@ class Recurrence(nn.Module):
         if self.over == "both":
             heard = self._both(steps)
         else:
-            # Context before `lead` is not heard again, and its answers are thrown away with the context.
-            early = steps[:, :lead, :]
-            before, state = self._advance(steps[:, lead:mark, :], state)
-            after, _ = self._advance(steps[:, max(lead, mark) :, :], state)
+            # Context before `context_frames` is not heard again, and its answers are thrown away with the context.
+            early = steps[:, :context_frames, :]
+            before, state = self._advance(steps[:, context_frames:state_frame, :], state)
+            after, _ = self._advance(steps[:, max(context_frames, state_frame) :, :], state)
             heard = torch.cat([torch.zeros_like(early), self.back(torch.cat([before, after], 1))], 1)
         return x + heard.reshape(batch, frames, channels, bins).permute(0, 2, 3, 1), state
 

@@ -93,18 +93,22 @@ class UNet(nn.Module):
         Shape:
             features: (B, planes, F, N), returned alike.
         """
-        return self.carry_on(features, self.first_state(features), 0, 0)[0]
+        return self.forward_block(features, self.first_state(features), 0, 0)[0]
 
     def first_state(self, like: Tensor) -> Tensor:
         """State of a recurrence forwards before the first frame of a batch, (1, B, units); of no units without one."""
         return torch.zeros(1, like.shape[0], self.state_units, device=like.device)
 
-    def carry_on(self, features: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+    def forward_block(
+        self, features: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
         """`forward` for a block of a longer signal: a recurrence forwards starts from `state`.
 
         Args:
-            lead: frames of the deepest level that only serve as context: the recurrence starts after them.
-            mark: the frame of the deepest level, at least `lead`, before which the returned state is taken.
+            context_frames: leading frames, at the deepest level, that only give context: the recurrence starts after
+                them.
+            state_frame: the frame of the deepest level, at least `context_frames`, before which the returned state is
+                taken.
         """
         x = features
         skips: list[Tensor] = []
@@ -117,10 +121,10 @@ class UNet(nn.Module):
                 x = pool(x)
         if self.bottleneck is not None:
             if self.narrow is not None and self.widen is not None:
-                heard, state = self.bottleneck(self.narrow(x), state, lead, mark)
+                heard, state = self.bottleneck(self.narrow(x), state, context_frames, state_frame)
                 x = x + self.widen(heard)
             else:
-                x, state = self.bottleneck(x, state, lead, mark)
+                x, state = self.bottleneck(x, state, context_frames, state_frame)
         for decode in self.decoder:
             skip = skips.pop()
             x = self._cropped(decode(x), skip.shape[2], skip.shape[3])

@@ -58,7 +58,7 @@ OTHERS = [
 class Louder(Model):
     """Answers 30 times what it is asked."""
 
-    def carry_on(self, noisy, level, state, lead, mark):
+    def forward_block(self, noisy, level, state, lead, mark):
         return 30 * noisy, state
 
 
@@ -140,7 +140,7 @@ def test_lossy_formats_survive_levels_that_end_their_encoders(tmp_path, suffix, 
 
 def test_an_answer_that_is_no_number_is_refused(tmp_path):
     class Broken(Louder):
-        def carry_on(self, noisy, level, state, lead, mark):
+        def forward_block(self, noisy, level, state, lead, mark):
             return noisy / torch.zeros(1), state
 
     source = write(tmp_path / "a.wav", "WAV", "FLOAT", noise(1_000), 8_000)

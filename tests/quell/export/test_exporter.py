@@ -121,12 +121,12 @@ def test_blocks_need_the_state_they_carry(tiny_denoiser, settings, monkeypatch):
     waveform = noisy(1, 4_000)
     whole = denoiser(waveform)
     assert relative_gap(blocks(waveform), whole) <= 1e-5  # as above
-    carry_on = denoiser.carry_on
+    forward_block = denoiser.forward_block
 
     def forgetful(noisy, level, state, lead, mark):
-        return carry_on(noisy, level, torch.zeros_like(state), lead, mark)
+        return forward_block(noisy, level, torch.zeros_like(state), lead, mark)
 
-    monkeypatch.setattr(denoiser, "carry_on", forgetful)
+    monkeypatch.setattr(denoiser, "forward_block", forgetful)
     assert relative_gap(blocks(waveform), whole) > 1e-3
 
 

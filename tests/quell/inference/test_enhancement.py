@@ -21,7 +21,7 @@ from quell.inference.jobs import Mix
 class Identity(Model):
     """Answers what it is asked, in blocks of 0.1 s."""
 
-    def carry_on(self, noisy, level, state, lead, mark):
+    def forward_block(self, noisy, level, state, lead, mark):
         return noisy, state
 
 
@@ -154,7 +154,7 @@ def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(loaded, rate):
 
 def test_an_attenuation_limit_leaves_so_much_of_the_noise():
     class Silence(Identity):
-        def carry_on(self, noisy, level, state, lead, mark):
+        def forward_block(self, noisy, level, state, lead, mark):
             return torch.zeros_like(noisy), state
 
     samples = 0.1 * np.random.default_rng(9).standard_normal((8_000, 1)).astype(np.float32)
@@ -174,7 +174,7 @@ def test_a_mix_out_of_range_is_refused(settings):
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
 def test_what_passes_full_scale_is_reported_and_limited_only_where_it_must_be(tmp_path, subtype, write):
     class Louder(Identity):
-        def carry_on(self, noisy, level, state, lead, mark):
+        def forward_block(self, noisy, level, state, lead, mark):
             return 2 * noisy, state
 
     samples = np.full(1_000, 0.25, np.float32) * np.sign(np.sin(np.arange(1_000) / 5)).astype(np.float32)

@@ -209,14 +209,14 @@ def test_a_shift_by_the_time_factor_shifts_the_mask(tiny_unet, downsampling, cau
 def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
     network = tiny_unet(bottleneck="forward", causal=True, time_stride=1, kernel_frames=1, downsampling="pool")
     features = torch.rand(2, 1, 9, 30)
-    whole, state = network.carry_on(features, network.first_state(features), 0, 30)
+    whole, state = network.forward_block(features, network.first_state(features), 0, 30)
     assert torch.equal(whole, network(features))  # where the state is taken changes nothing
-    first, between = network.carry_on(features[..., :13], network.first_state(features), 0, 13)
-    second, end = network.carry_on(features[..., 13:], between, 0, 17)
+    first, between = network.forward_block(features[..., :13], network.first_state(features), 0, 13)
+    second, end = network.forward_block(features[..., 13:], between, 0, 17)
     # 1e-5: float32 sums over other lengths round otherwise
     assert (torch.cat([first, second], 3) - whole).abs().max() < 1e-5
     assert (end - state).abs().max() < 1e-5
-    _, inner = network.carry_on(features, network.first_state(features), 0, 13)
+    _, inner = network.forward_block(features, network.first_state(features), 0, 13)
     assert (inner - between).abs().max() < 1e-5
 
 

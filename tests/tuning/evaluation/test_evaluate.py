@@ -45,7 +45,7 @@ METRICS = ("pesq", "stoi", "estoi", "si_sdr")
 class Identity(Model):
     """Answers what it is asked, in blocks of 0.1 s."""
 
-    def carry_on(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
+    def forward_block(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
         return noisy, state
 
 

@@ -46,7 +46,7 @@ def internal(cause: Exception) -> StorageInternalError:
 
 
 OPERATIONAL = sqlalchemy.exc.OperationalError("SELECT 1", {}, GONE)
-MISSED_LOOKS = {
+OUTAGES = {
     "operational": (OPERATIONAL, "server closed the connection"),
     "wrapped by Optuna": (internal(OPERATIONAL), "server closed the connection"),
     "interface": (sqlalchemy.exc.InterfaceError("SELECT 1", {}, Exception("the connection is lost")), "is lost"),
@@ -97,11 +97,11 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
 
 
-@pytest.mark.parametrize("kind", MISSED_LOOKS)
+@pytest.mark.parametrize("kind", OUTAGES)
 def test_a_call_is_repeated_until_the_database_is_back_and_then_answers(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error, reason = MISSED_LOOKS[kind]
+    error, reason = OUTAGES[kind]
     backend = Flaky(error, times=3)
     with caplog.at_level(logging.WARNING, "quell"):
         assert RetryingStorage(backend).get_all_studies() == "here"
