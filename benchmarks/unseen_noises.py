@@ -19,7 +19,7 @@ from header import header
 from numpy.typing import NDArray
 from quell_tuning.cli.options import stderr
 from quell_tuning.evaluation import evaluate
-from quell_tuning.words import number
+from quell_tuning.formatting import number
 from rich.console import Console
 from trainings import Wanted, mixtures, train_all, variant
 

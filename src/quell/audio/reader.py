@@ -55,7 +55,7 @@ def find(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-class _File(soundfile.SoundFile):  # type: ignore[misc]
+class _OpenFile(soundfile.SoundFile):  # type: ignore[misc]
     """A sound file that is read from its first sample to its last."""
 
     def seekable(self) -> bool:
@@ -99,7 +99,7 @@ class AudioFile:
             if raw is None:
                 self._check(file)
 
-    def _check(self, file: _File) -> None:
+    def _check(self, file: _OpenFile) -> None:
         found = flaw(self.path)
         if found:
             raise AudioError(f"{self.path}: {found}, expected one whole recording; copy or convert it again")
@@ -131,7 +131,7 @@ class AudioFile:
                 raise AudioError(f"{self.path}: changes while it is read, expected it finished; wait, then try again")
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
                 if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
-                    raise AudioError(f"{self.path}: {_of_no_use(block)}, expected numbers; repair it or leave it out")
+                    raise AudioError(f"{self.path}: {_bad_samples(block)}, expected numbers; repair it or leave it out")
                 read += len(block)
                 yield block
         if read != self.frames:
@@ -139,13 +139,13 @@ class AudioFile:
             raise AudioError(f"{self.path}: {found}, expected all; copy or repair it")
 
     @contextmanager
-    def _open(self) -> Iterator[_File]:
+    def _open(self) -> Iterator[_OpenFile]:
         try:
             if not self.path.is_file():  # a pipe would be waited for
                 raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
             with self.path.open("rb"):  # libsndfile does not say what the system objected to
                 pass
-            with _File(os.fsencode(self.path), **self._as) as file:
+            with _OpenFile(os.fsencode(self.path), **self._as) as file:
                 yield file
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(
@@ -153,7 +153,7 @@ class AudioFile:
             ) from error
 
 
-def _of_no_use(block: FloatArray) -> str:
+def _bad_samples(block: FloatArray) -> str:
     bad = int((~np.isfinite(block)).sum())
     return (
         f"{bad} samples are NaN or infinite" if bad else f"samples of up to {np.abs(block).max():.0e} times full scale"

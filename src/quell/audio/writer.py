@@ -12,7 +12,7 @@ import soundfile
 
 from quell.atomic import replacing
 from quell.audio.formats import Format
-from quell.audio.reader import _File, _reason
+from quell.audio.reader import _OpenFile, _reason
 from quell.audio.resampling import FloatArray
 from quell.errors import AudioError
 
@@ -50,21 +50,21 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
                 with _new(partial, stored, channels) as file:
                     yield append
             except soundfile.SoundFileError:
-                _more(partial)
+                _check_disk_grows(partial)
                 raise
-            _more(partial)  # nor always that it did
+            _check_disk_grows(partial)  # nor always that it did
             needed = (stored.sample_rate, channels, count, stored.container, stored.subtype)
-            found = needed if stored.container == "RAW" else _of(partial)
+            found = needed if stored.container == "RAW" else _stored_as(partial)
             if found != needed:
                 raise OSError(f"comes back as {found}, written as {needed}")
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path}: {_reason(error)}, expected to write {stored}; choose another output") from error
 
 
-def _new(path: Path, stored: Format, channels: int) -> _File:
+def _new(path: Path, stored: Format, channels: int) -> _OpenFile:
     kind = {"subtype": stored.subtype, "endian": stored.endian, "format": stored.container}
     try:
-        file = _File(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
+        file = _OpenFile(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
     except (TypeError, ValueError) as error:  # soundfile's, of formats that it does not know
         raise OSError(str(error)) from error
     for tag, text in stored.tags:
@@ -73,7 +73,7 @@ def _new(path: Path, stored: Format, channels: int) -> _File:
     return file
 
 
-def _more(path: Path) -> None:
+def _check_disk_grows(path: Path) -> None:
     """Raises OSError where a file cannot grow."""
     size = path.stat().st_size
     with path.open("ab") as file:
@@ -81,8 +81,8 @@ def _more(path: Path) -> None:
     os.truncate(path, size)
 
 
-def _of(path: Path) -> tuple[int, int, int, str, str]:
-    with _File(os.fsencode(path)) as file:
+def _stored_as(path: Path) -> tuple[int, int, int, str, str]:
+    with _OpenFile(os.fsencode(path)) as file:
         return file.samplerate, file.channels, file.frames, file.format, file.subtype
 
 

@@ -42,7 +42,7 @@ class StoredSamples:
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodingJob:
     """What is decoded at once: a recording, or a pair of them.
 
     Attributes:
@@ -75,7 +75,7 @@ class Job:
         return decode_pair, (config.folder("noisy") / self.noisy.path, path, config.sample_rate, config.remix)
 
 
-def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[Job]:
+def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[DecodingJob]:
     noisy = {clean.name: noisy for noisy, clean in partners(recordings)}
     jobs = []
     for recording in recordings:
@@ -87,7 +87,7 @@ def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[Job]:
             key += f" {config.trim_db}"
         if partner is not None:
             key = f"pair {recording.digest} {partner.digest} {config.remix}"
-        jobs.append(Job(recording, partner, key))
+        jobs.append(DecodingJob(recording, partner, key))
     return jobs
 
 
@@ -112,16 +112,16 @@ def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, St
 
 def decoded(
     config: CorpusConfig,
-    jobs: Sequence[Job],
+    jobs: Sequence[DecodingJob],
     known: dict[str, dict[Kind, StoredSamples]],
     enough: Callable[[Recording], bool],
     processes: int,
-) -> Iterator[tuple[Job, Decoded]]:
+) -> Iterator[tuple[DecodingJob, Decoded]]:
     """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD batches for
     each process are in memory."""
     executor = _executor(processes, [job.size(config) for job in jobs if job.key not in known])
     most = 1 if executor is None else AHEAD * processes
-    ahead: deque[tuple[Sequence[Job], Future[list[Decoded]]]] = deque()
+    ahead: deque[tuple[Sequence[DecodingJob], Future[list[Decoded]]]] = deque()
     try:
         for batch in _batches(config, jobs, 1 if executor is None else BATCH):
             tasks = [_task(config, job, known, enough) for job in batch]
@@ -141,9 +141,9 @@ def decoded(
             executor.shutdown(cancel_futures=True)
 
 
-def _batches(config: CorpusConfig, jobs: Sequence[Job], most: int) -> Iterator[Sequence[Job]]:
+def _batches(config: CorpusConfig, jobs: Sequence[DecodingJob], most: int) -> Iterator[Sequence[DecodingJob]]:
     """In that order: at most so many jobs, and no more than BATCH_BYTES of files unless it is one."""
-    batch: list[Job] = []
+    batch: list[DecodingJob] = []
     size = 0
     for job in jobs:
         more = job.size(config)
@@ -157,7 +157,10 @@ def _batches(config: CorpusConfig, jobs: Sequence[Job], most: int) -> Iterator[S
 
 
 def _task(
-    config: CorpusConfig, job: Job, known: dict[str, dict[Kind, StoredSamples]], enough: Callable[[Recording], bool]
+    config: CorpusConfig,
+    job: DecodingJob,
+    known: dict[str, dict[Kind, StoredSamples]],
+    enough: Callable[[Recording], bool],
 ) -> _Task:
     if enough(job.recording):
         return dict, ()

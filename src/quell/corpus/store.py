@@ -38,7 +38,7 @@ def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None,
     """
     recordings, folder = home(config, store)
     if not (folder / "index.json").exists():
-        with _alone(store):
+        with _build_lock(store):
             if not (folder / "index.json").exists():
                 _build(config, recordings, folder, progress, processes)
     return open_store(folder)
@@ -78,7 +78,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
 
 
 @contextmanager
-def _alone(store: Path) -> Iterator[None]:
+def _build_lock(store: Path) -> Iterator[None]:
     """One build at a time in a store; who comes second finds the first one's corpus, and need not decode it."""
     try:
         store.mkdir(parents=True, exist_ok=True)

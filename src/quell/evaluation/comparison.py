@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quell.audio import FloatArray
 from quell.evaluation.baselines import System
 from quell.evaluation.test_sets import TestSet
-from quell.metrics.scorer import Job, Progress, Scorer, Scores
+from quell.metrics.scorer import Progress, Scorer, Scores, ScoringJob
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer,
     first: list[float] = []
     second: list[float] = []
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[ScoringJob]:
         for place in range(len(test_set.labels)):
             samples, sample_rate = test_set.recording(place)
             if system is not None:

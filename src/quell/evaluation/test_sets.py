@@ -15,7 +15,7 @@ from quell import audio
 from quell.audio import FloatArray
 from quell.errors import CorpusError
 from quell.metrics import dnsmos, intrusive
-from quell.metrics.scorer import Job, Progress, Scores
+from quell.metrics.scorer import Progress, Scores, ScoringJob
 from quell.mixing.evaluation_mixtures import EvaluationSet
 
 BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
@@ -49,7 +49,7 @@ class TestSet(ABC):
         """Noisy samples (T, C) and their rate in Hz."""
 
     @abstractmethod
-    def job(self, place: int, estimate: FloatArray) -> Job:
+    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
         """What computes the metrics of an estimate (T, C) at the recording's rate."""
 
 
@@ -69,7 +69,7 @@ class MixtureSet(TestSet):
     def recording(self, place: int) -> tuple[FloatArray, int]:
         return self._set.noisy[place][:, None], self._set.sample_rate
 
-    def job(self, place: int, estimate: FloatArray) -> Job:
+    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
         clean, rate = self._set.clean[place], self._set.sample_rate
         return partial(intrusive.score_clip, estimate.mean(axis=1), clean, rate, self.names)
 
@@ -99,7 +99,7 @@ class UnpairedSet(TestSet):
         samples, stored = audio.read(self._pairs[place].noisy)
         return samples, stored.sample_rate
 
-    def job(self, place: int, estimate: FloatArray) -> Job:
+    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
         return partial(dnsmos.score_clip, self._mono(place, estimate, dnsmos.SAMPLE_RATE))
 
     def _mono(self, place: int, samples: FloatArray, sample_rate: int) -> FloatArray:
@@ -136,7 +136,7 @@ class PairedSet(UnpairedSet):
             raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
         return min(10 * np.log10(speech / noise), MOST_DB) if noise > 0 else MOST_DB
 
-    def job(self, place: int, estimate: FloatArray) -> Job:
+    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
         clean = self._pairs[place].clean
         assert clean is not None
         target = self._mono(place, audio.read(clean)[0], self._rate)

@@ -11,15 +11,15 @@ from typing import NamedTuple
 from quell import audio
 from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.inference.jobs import Done, Job, Mix, Progress, seconds
+from quell.inference.jobs import DenoiseJob, JobResult, Mix, Progress, seconds
 from quell.inference.journal import Journal
 
 
 class Plan(NamedTuple):
     """What is to be done."""
 
-    jobs: list[Job]
-    done: list[Job]  # by a run that was interrupted
+    jobs: list[DenoiseJob]
+    done: list[DenoiseJob]  # by a run that was interrupted
     journal: Journal | None  # where they are noted; None for a single file
 
 
@@ -37,7 +37,7 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journ
         if not single and output.exists() and not output.is_dir():
             raise AudioError(f"{output}: is a file, expected a folder; give another -o")
         if single:
-            jobs, journal = [Job(found[0], output)], None
+            jobs, journal = [DenoiseJob(found[0], output)], None
         else:
             jobs = list(dict.fromkeys(job for given in found for job in _jobs(given, output, journal)))
         done = [job for job in jobs if journal is not None and journal.finished(job)]
@@ -50,15 +50,15 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journ
     return Plan(left, done, journal)
 
 
-def _jobs(given: Path, output: Path, journal: Journal | None) -> list[Job]:
+def _jobs(given: Path, output: Path, journal: Journal | None) -> list[DenoiseJob]:
     if given.is_dir():
         # An output folder inside of the input is no input when an interrupted run goes on.
         found = [path for path in audio.find(given) if journal is None or not journal.made(path)]
         if not found:
             raise AudioError(f"{given}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder")
-        return [Job(path, output / path.relative_to(given)) for path in found]
+        return [DenoiseJob(path, output / path.relative_to(given)) for path in found]
     if given.is_file():
-        return [Job(given, output / given.name)]
+        return [DenoiseJob(given, output / given.name)]
     found_there = "neither a file nor a folder" if given.exists() else "no such file or folder"
     raise AudioError(f"{given}: {found_there}, expected recordings; check the path")
 
@@ -73,7 +73,7 @@ def _matches(given: Path) -> list[Path]:
     return found
 
 
-def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
+def _check(jobs: Sequence[DenoiseJob], left: Sequence[DenoiseJob], overwrite: bool) -> None:
     sources = {os.path.realpath(job.source) for job in jobs}
     seen: dict[Path, Path] = {}
     for job in jobs:
@@ -90,13 +90,13 @@ def _check(jobs: Sequence[Job], left: Sequence[Job], overwrite: bool) -> None:
 
 
 def run(
-    jobs: Sequence[Job],
+    jobs: Sequence[DenoiseJob],
     model: Path | None,
     mix: Mix,
     processes: int = 0,
     progress: Progress | None = None,
     journal: Journal | None = None,
-) -> Generator[Done]:
+) -> Generator[JobResult]:
     """Denoises the files, several at once, and yields each as it ends; one that fails keeps no other from being done.
 
     Close it when you leave before its end: files that are half written go.
@@ -120,7 +120,7 @@ def run(
         yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
         return
     from quell.export.exported_model import load
-    from quell.inference.enhancement import do
+    from quell.inference.enhancement import denoise_job
 
     loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
     if journal is not None:
@@ -133,4 +133,4 @@ def run(
             progress(min(passed, total), total)
 
     for job in jobs:
-        yield do(job, loaded, mix, move)
+        yield denoise_job(job, loaded, mix, move)

@@ -17,7 +17,7 @@ from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
-from quell.inference.jobs import Done, Job, Mix, Report
+from quell.inference.jobs import DenoiseJob, JobResult, Mix, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
 # OFFSET_S it may as well be sound.
@@ -202,15 +202,15 @@ class _Kept:
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
 
 
-def do(job: Job, model: Model | None, mix: Mix, move: Callable[[float], None]) -> Done:
+def denoise_job(job: DenoiseJob, model: Model | None, mix: Mix, move: Callable[[float], None]) -> JobResult:
     """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     try:
         fit = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
-        return Done(job, enhance_file(job.source, job.target, fit, mix, move), None)
+        return JobResult(job, enhance_file(job.source, job.target, fit, mix, move), None)
     except AudioError as error:
-        return Done(job, None, error)
+        return JobResult(job, None, error)
     except DenoiserError:
         raise
     except Exception as error:  # out of memory, or what nobody has thought of: it ends this file, not the run
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Done(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))
+        return JobResult(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))

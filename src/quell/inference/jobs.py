@@ -52,17 +52,17 @@ Progress = Callable[[float, float], None]  # seconds of sound done, seconds in a
 
 
 @dataclass(frozen=True)
-class Job:
+class DenoiseJob:
     """One file to denoise and where the result goes."""
 
     source: Path
     target: Path
 
 
-class Done(NamedTuple):
+class JobResult(NamedTuple):
     """A job that ended: with a report, or with what is wrong with its file."""
 
-    job: Job
+    job: DenoiseJob
     report: Report | None
     error: AudioError | None
 

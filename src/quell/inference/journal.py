@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.inference.jobs import Job, Mix
+from quell.inference.jobs import DenoiseJob, Mix
 
 JOURNAL = ".quell-denoise.jsonl"
 
@@ -36,23 +36,23 @@ class Journal:
                 with suppress(ValueError, LookupError, TypeError):  # cut off by a power failure
                     self._known[str(json.loads(line)[1])] = line
 
-    def finished(self, job: Job) -> bool:
+    def finished(self, job: DenoiseJob) -> bool:
         return job.target.exists() and self._known.get(_where(job.target)) == self._line(job)
 
     def made(self, path: Path) -> bool:
         """Whether a file is what an interrupted run has written."""
         return bool(self._known) and _where(path) in self._known
 
-    def begin(self, jobs: Iterable[Job]) -> None:
+    def begin(self, jobs: Iterable[DenoiseJob]) -> None:
         """Notes those whose target is not there yet. It appears whole, so that one which is there is finished, also
         when the run ends before anybody can note that."""
         self._add(job for job in jobs if not job.target.exists())
 
-    def note(self, job: Job) -> None:
+    def note(self, job: DenoiseJob) -> None:
         """It is finished."""
         self._add([job])
 
-    def _add(self, jobs: Iterable[Job]) -> None:
+    def _add(self, jobs: Iterable[DenoiseJob]) -> None:
         lines = {_where(job.target): line for job in jobs if (line := self._line(job)) is not None}
         new = "".join(f"{line}\n" for target, line in lines.items() if self._known.get(target) != line)
         self._known |= lines
@@ -63,7 +63,7 @@ class Journal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(new)
 
-    def close(self, jobs: Iterable[Job]) -> None:
+    def close(self, jobs: Iterable[DenoiseJob]) -> None:
         """They need no note: what comes later is another run. What was noted of others stays."""
         for job in jobs:
             self._known.pop(_where(job.target), None)
@@ -74,7 +74,7 @@ class Journal:
             with replacing(self.path) as partial:
                 partial.write_text("".join(f"{line}\n" for line in self._known.values()), encoding="utf-8")
 
-    def _line(self, job: Job) -> str | None:
+    def _line(self, job: DenoiseJob) -> str | None:
         try:
             found = job.source.stat()
         except OSError:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
 from quell.inference import pretrained
-from quell.inference.jobs import Done, Job, Mix, Progress, seconds
+from quell.inference.jobs import DenoiseJob, JobResult, Mix, Progress, seconds
 from quell.inference.journal import Journal
 from quell.processes import pool
 
@@ -34,13 +34,13 @@ STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over th
 
 
 def denoise(
-    jobs: Sequence[Job],
+    jobs: Sequence[DenoiseJob],
     model: Path | None,
     mix: Mix,
     processes: int,
     progress: Progress | None,
     journal: Journal | None,
-) -> Iterator[Done]:
+) -> Iterator[JobResult]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
     stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
     slots = [_Slot(model, mix, processes, stop) for _ in range(processes)]
@@ -57,7 +57,7 @@ def denoise(
 
         # The longest first: none of them is left alone at the end.
         waiting = deque(sorted(jobs, key=lambda job: seconds[job.source], reverse=True))
-        attempts: Counter[Job] = Counter()
+        attempts: Counter[DenoiseJob] = Counter()
         for job, done, stalled in _spread(slots, _task, waiting, look):
             if done is not None:
                 yield done
@@ -65,7 +65,7 @@ def denoise(
             sweep([job.target])
             attempts[job] += 1
             if stalled or attempts[job] == ATTEMPTS:
-                yield Done(job, None, _lost(job, stalled))
+                yield JobResult(job, None, _lost(job, stalled))
             else:
                 waiting.append(job)
     finally:
@@ -76,7 +76,7 @@ def denoise(
         sweep(job.target for job in jobs)
 
 
-def _lost(job: Job, stalled: bool) -> AudioError:
+def _lost(job: DenoiseJob, stalled: bool) -> AudioError:
     found = f"the process that denoised it was killed {ATTEMPTS} times"
     if stalled:
         found = f"nothing came of it for {STALLED_S:.0f} s"
@@ -257,7 +257,7 @@ def _probe(paths: Sequence[Path]) -> list[float]:
     return found
 
 
-def _task(job: Job) -> Done | None:
+def _task(job: DenoiseJob) -> JobResult | None:
     (own,) = _own
 
     def move(seconds: float) -> None:
@@ -266,13 +266,13 @@ def _task(job: Job) -> Done | None:
         if own.stop.value:
             raise _Stopped
 
-    from quell.inference.enhancement import do
+    from quell.inference.enhancement import denoise_job
 
     _ready()
     if own.stop.value:
         return None
     with _busy(own.signs):
-        return do(job, _model[0], own.mix, move)
+        return denoise_job(job, _model[0], own.mix, move)
     return None
 
 

@@ -15,7 +15,7 @@ from quell.metrics import intrusive
 from quell.processes import pool
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
-Job = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
+ScoringJob = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
 AHEAD = 64  # clips that wait in memory
 
 
@@ -102,7 +102,9 @@ class Scorer:
         )
         return self.run(jobs, len(clean), progress)
 
-    def run(self, jobs: Iterable[Job], count: int, progress: Progress | None = None) -> list[intrusive.ClipScore]:
+    def run(
+        self, jobs: Iterable[ScoringJob], count: int, progress: Progress | None = None
+    ) -> list[intrusive.ClipScore]:
         """What jobs answer, in their order; they are taken while the first are being computed, AHEAD of them at most.
 
         What `progress` raises ends the scoring and comes through.

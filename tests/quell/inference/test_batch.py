@@ -13,12 +13,12 @@ import soundfile
 from quell.errors import AudioError
 from quell.inference import batch, enhancement
 from quell.inference.batch import run
-from quell.inference.jobs import Job, Mix
+from quell.inference.jobs import DenoiseJob, Mix
 
 MIX = Mix()
 
 
-def plan(*args, **settings) -> list[Job]:
+def plan(*args, **settings) -> list[DenoiseJob]:
     return batch.plan(*args, **settings).jobs
 
 
@@ -41,7 +41,7 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, write):
     source = write(tmp_path / "a.wav")
     (tmp_path / "there.wav").mkdir()
     for output, target in [("b.wav", "b.wav"), ("new", "new/a.wav"), ("there.wav", "there.wav/a.wav")]:
-        assert plan([source], tmp_path / output) == [Job(source, tmp_path / target)]
+        assert plan([source], tmp_path / output) == [DenoiseJob(source, tmp_path / target)]
     other = write(tmp_path / "x" / "b.wav")
     assert [job.target for job in plan([source, other], tmp_path / "o.wav")] == [
         tmp_path / "o.wav" / "a.wav",

@@ -11,7 +11,7 @@ import pytest
 from quell.errors import AudioError, ExportError
 from quell.inference import batch
 from quell.inference.batch import run
-from quell.inference.jobs import Job, Mix
+from quell.inference.jobs import DenoiseJob, Mix
 from quell.inference.journal import JOURNAL, Journal, how
 
 MIX = Mix()
@@ -71,7 +71,7 @@ def test_what_was_finished_when_a_run_was_killed_is_not_done_again(tmp_path, mod
 
 
 def test_an_output_that_is_to_be_replaced_is_finished_when_it_was(tmp_path, model, write):
-    job = Job(write(tmp_path / "in" / "a.wav"), write(tmp_path / "out" / "a.wav"))
+    job = DenoiseJob(write(tmp_path / "in" / "a.wav"), write(tmp_path / "out" / "a.wav"))
     journal = Journal(tmp_path / "out", how(model, MIX))
     journal.begin([job])
     assert not Journal(tmp_path / "out", how(model, MIX)).finished(job)
@@ -111,7 +111,7 @@ def test_a_single_file_is_noted_nowhere(tmp_path, model, write):
 
 
 def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path, model, write):
-    job = Job(write(tmp_path / "a.wav"), tmp_path / "blocked" / "a.wav")
+    job = DenoiseJob(write(tmp_path / "a.wav"), tmp_path / "blocked" / "a.wav")
     (tmp_path / "blocked").write_text("a file where the folder should be")
     journal = Journal(tmp_path / "blocked", how(model, MIX))
     journal.note(job)
@@ -120,7 +120,7 @@ def test_a_journal_that_cannot_be_written_keeps_nothing_from_being_done(tmp_path
 
 
 def test_a_journal_that_was_cut_off_keeps_its_whole_lines(tmp_path, model, write):
-    jobs = [Job(write(tmp_path / "in" / f"{name}.wav"), write(tmp_path / f"{name}.wav")) for name in "ab"]
+    jobs = [DenoiseJob(write(tmp_path / "in" / f"{name}.wav"), write(tmp_path / f"{name}.wav")) for name in "ab"]
     for job in jobs:
         Journal(tmp_path, how(model, MIX)).note(job)
     path = tmp_path / JOURNAL

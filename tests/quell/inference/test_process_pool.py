@@ -15,7 +15,7 @@ import soundfile
 from quell.errors import AudioError, ExportError
 from quell.inference import process_pool
 from quell.inference.batch import run
-from quell.inference.jobs import Job, Mix
+from quell.inference.jobs import DenoiseJob, Mix
 
 # A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
 # written; as often as its last suffix but one says. Spawned processes import it.
@@ -52,8 +52,8 @@ def write(path: Path, length=500, **settings) -> Path:
     return path
 
 
-def jobs(folder: Path, names, kind=Path) -> list[Job]:
-    return [Job(kind(write(folder / "in" / name)), folder / "out" / name) for name in names]
+def jobs(folder: Path, names, kind=Path) -> list[DenoiseJob]:
+    return [DenoiseJob(kind(write(folder / "in" / name)), folder / "out" / name) for name in names]
 
 
 def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_path, model, deadly):
@@ -95,7 +95,7 @@ def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, de
 
 
 def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
-    todo = [Job(write(tmp_path / "in" / name, 9_000), tmp_path / "out" / name) for name in ("a.mp3", "b.sds")]
+    todo = [DenoiseJob(write(tmp_path / "in" / name, 9_000), tmp_path / "out" / name) for name in ("a.mp3", "b.sds")]
     for job in todo:
         content = bytearray(job.source.read_bytes())
         content[1_000:1_050] = bytes(50)

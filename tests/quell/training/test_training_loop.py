@@ -14,7 +14,6 @@ import torch
 from quell.config import DenoiserConfig, TrainingConfig
 from quell.errors import CheckpointError, TrainingError
 from quell.metrics import intrusive
-from quell.metrics.scorer import Scores
 from quell.training import checkpoint, training_loop
 from quell.training import trainer as trainer_module
 from quell.training.losses import Loss
@@ -74,15 +73,15 @@ def test_rungs_are_called_in_order_with_hours_and_the_last_with_the_score(small_
 def test_early_rungs_score_the_first_mixtures_by_the_metric_alone(small_corpus, short, scorer, monkeypatch):
     monkeypatch.setattr(training_loop, "RUNG_MIXTURES", 1)
     asked = []
-    score = scorer.score
+    score_clips = scorer.score_clips
 
-    def record(denoise, mixtures, names=None, device=None, progress=None):
-        asked.append((len(mixtures.noisy), names))
-        return score(denoise, mixtures, names, device, progress)
+    def record(estimates, clean, sample_rate, names, progress):
+        asked.append((len(clean), names))
+        return score_clips(estimates, clean, sample_rate, names, progress)
 
-    monkeypatch.setattr(scorer, "score", record)
+    monkeypatch.setattr(scorer, "score_clips", record)
     run(small_corpus, short, scorer)
-    assert asked == [(1, ("si_sdr",)), (1, ("si_sdr",)), (2, None)]
+    assert asked == [(1, ("si_sdr",)), (1, ("si_sdr",)), (2, intrusive.available(small_corpus.sample_rate))]
 
 
 class Pruned(Exception):
@@ -95,15 +94,14 @@ class Quick:
     def __init__(self):
         self.calls = 0
 
-    def score(self, denoise, mixtures, names=None, device=None, progress=None):
+    def score_clips(self, estimates, clean, sample_rate, names, progress):
         self.calls += 1
         found = []
-        for noisy, clean in zip(mixtures.noisy, mixtures.clean, strict=True):
-            with torch.inference_mode():
-                found.append(intrusive.si_sdr(denoise(torch.from_numpy(noisy)[None])[0].numpy(), clean))
+        for estimate, target in zip(estimates, clean, strict=True):
+            found.append(intrusive.ClipScore({"si_sdr": intrusive.si_sdr(estimate, target)}, ()))
             if progress is not None:
-                progress(len(found), len(mixtures.noisy))
-        return Scores({"si_sdr": np.array(found)}, mixtures.snr_db, 0)
+                progress(len(found), len(clean))
+        return found
 
 
 def stopper(at):

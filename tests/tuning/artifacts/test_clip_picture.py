@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 from PIL import Image
 from quell_tuning.artifacts import clip_picture
-from quell_tuning.artifacts.clip_picture import Clips, picture, spectrogram
+from quell_tuning.artifacts.clip_picture import ClipSignals, picture, spectrogram
 
 from quell.audio import FloatArray
 
@@ -34,19 +34,19 @@ def pixels(png: bytes) -> np.ndarray:
 @pytest.mark.parametrize(("seconds", "rate"), [(0.03, 8_000), (1.0, 16_000), (8.0, 48_000)])
 def test_every_picture_is_a_png_of_the_same_size(seconds: float, rate: int) -> None:
     clip = white(seconds, rate)
-    shown = Image.open(io.BytesIO(picture(Clips(clip, clip, clip), rate, "title")))
+    shown = Image.open(io.BytesIO(picture(ClipSignals(clip, clip, clip), rate, "title")))
     assert (shown.format, shown.size) == ("PNG", (clip_picture.WIDTH, clip_picture.HEIGHT))
 
 
 def test_the_same_clips_give_the_same_bytes() -> None:
-    clips = Clips(white(1.0), white(1.0, seed=1), white(1.0, seed=2))
+    clips = ClipSignals(white(1.0), white(1.0, seed=1), white(1.0, seed=2))
     first = picture(clips, RATE, "title")
-    picture(Clips(white(2.0), white(2.0), white(2.0)), 8_000, "another")  # nothing stays behind
+    picture(ClipSignals(white(2.0), white(2.0), white(2.0)), 8_000, "another")  # nothing stays behind
     assert picture(clips, RATE, "title") == first
 
 
 def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
-    clips = Clips(white(1.0), white(1.0), white(1.0))
+    clips = ClipSignals(white(1.0), white(1.0), white(1.0))
     first = picture(clips, RATE, "title")
     clip_picture._sheet.cache_clear()
     clip_picture._time_axis.cache_clear()
@@ -56,14 +56,14 @@ def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
 
 def test_another_answer_changes_its_own_column_only() -> None:
     noisy, clean = white(1.0), tone(440)
-    one, other = (pixels(picture(Clips(noisy, answer, clean), RATE, "title")) for answer in (clean, noisy))
+    one, other = (pixels(picture(ClipSignals(noisy, answer, clean), RATE, "title")) for answer in (clean, noisy))
     changed = np.flatnonzero((one != other).any(axis=(0, 2)))
     assert PANELS[1].start <= changed[0] and changed[-1] < PANELS[1].stop
 
 
 def test_the_same_clip_looks_the_same_in_every_column() -> None:
     clip = 0.2 * tone(440) + 0.1 * white(1.0)
-    shown = pixels(picture(Clips(clip, clip, clip), RATE, "title"))
+    shown = pixels(picture(ClipSignals(clip, clip, clip), RATE, "title"))
     noisy, denoised, clean = (shown[ROWS, across] for across in PANELS)
     assert np.array_equal(noisy, denoised) and np.array_equal(denoised, clean)
 
@@ -96,7 +96,7 @@ def test_a_click_is_seen_at_its_time() -> None:
 
 
 def test_what_is_too_loud_or_silent_is_shown_at_the_end_of_the_scale() -> None:
-    loud = pixels(picture(Clips(100 * white(1.0), np.zeros(RATE, np.float32), white(1.0)), RATE, "title"))
+    loud = pixels(picture(ClipSignals(100 * white(1.0), np.zeros(RATE, np.float32), white(1.0)), RATE, "title"))
     rows = slice(clip_picture.IMAGES + 2, clip_picture.IMAGES + clip_picture.IMAGE - 2)
     bar = loud[rows, PANELS[2].stop + clip_picture.GAP + clip_picture.BAR // 2]
     assert (loud[rows, PANELS[1]] == bar[-1]).all()  # silence
@@ -107,7 +107,7 @@ def test_what_is_too_loud_or_silent_is_shown_at_the_end_of_the_scale() -> None:
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_the_longest_clip_of_noise_stays_under_the_largest_size(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips = Clips(*(white(8.0, rate, seed) for seed in range(3)))
+    clips = ClipSignals(*(white(8.0, rate, seed) for seed in range(3)))
     assert len(picture(clips, rate, "title")) <= 1000 * clip_picture.LARGEST_KB
 
     def any_level(_clip: FloatArray, _rate: int, columns: int, rows: int) -> FloatArray:
@@ -120,7 +120,7 @@ def test_the_longest_clip_of_noise_stays_under_the_largest_size(rate: int, monke
 def test_a_title_may_hold_any_letters() -> None:
     clip = white(0.5)
     titles = ("plain", "$cost$ ^_ \\frac", "雨 ☔ \x07", "")
-    assert len({picture(Clips(clip, clip, clip), RATE, title) for title in titles}) == len(titles)
+    assert len({picture(ClipSignals(clip, clip, clip), RATE, title) for title in titles}) == len(titles)
 
 
 def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:

@@ -224,7 +224,7 @@ def test_the_picture_is_of_the_three_clips(study: optuna.Study, store: Folder) -
     entry, own = study.user_attrs["showcase"][1], trial.user_attrs["gallery"][1]
     noisy, clean = (MIXTURES.noisy[entry["clip"]], MIXTURES.clean[entry["clip"]])
     expected = clip_picture.picture(
-        clip_picture.Clips(noisy, 0.5 * noisy, clean), RATE, gallery._title(2, entry, own["scores"], 4)
+        clip_picture.ClipSignals(noisy, 0.5 * noisy, clean), RATE, gallery._title(2, entry, own["scores"], 4)
     )
     with store.open_reader(own["picture"]) as file:
         assert file.read() == expected

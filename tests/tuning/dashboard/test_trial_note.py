@@ -10,7 +10,7 @@ import optuna
 import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.cli.app import app
 from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
@@ -153,7 +153,7 @@ def test_what_an_older_study_does_not_know_is_left_out() -> None:
         "```\nquell export old --trial 0 -o best.pt\nquell reproduce old 0\n```\n\n"
         "The weights of the best trials only are kept; every trial can be trained again.\n"
     )
-    known = words.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
+    known = formatting.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
     assert known == [("learning rate", "0.01")]
     assert "None" not in study_note(StudySnapshot.of(study))
 
@@ -163,8 +163,8 @@ def test_every_preset_has_words_for_all_that_it_is(name: str, tiny_spec) -> None
     spec = tiny_spec()
     model = search_space.denoiser_config(PRESETS[name], 8000)
     training = search_space.training_config(PRESETS[name], spec.training_config(), 0, model)
-    said = dict(words.configuration(asdict(model), asdict(training)))
-    assert list(said) == [what for what, _ in words.CONFIGURATION]
+    said = dict(formatting.configuration(asdict(model), asdict(training)))
+    assert list(said) == [what for what, _ in formatting.CONFIGURATION]
     assert not re.search(r"[{}]|None", " ".join(said.values()))
     assert f"({model.win_length} samples at 8000 Hz)" in said["window"]
 

@@ -432,7 +432,7 @@ def test_who_does_not_look_after_the_others_looks_seldom(
     budget.enqueue_missing()
     mine, own, looks = claimed(budget), Budget(study, MAX_REAPERS + 2), []
     look = own.reconcile
-    monkeypatch.setattr(own, "keep", lambda trial: looks.append(1) or look(trial))
+    monkeypatch.setattr(own, "reconcile", lambda trial: looks.append(1) or look(trial))
     with Lease(mine, own):
         wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * REAP_EVERY)
     beats = study.trials[mine.number].user_attrs["lease"][0]

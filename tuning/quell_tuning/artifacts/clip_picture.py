@@ -43,7 +43,7 @@ SHADES, GREYS = 64, 128
 INK = SHADES + 40
 
 
-class Clips(NamedTuple):
+class ClipSignals(NamedTuple):
     """One clip three times, (T,) each."""
 
     noisy: FloatArray
@@ -54,7 +54,7 @@ class Clips(NamedTuple):
 HEADINGS = ("noisy", "denoised", "clean")
 
 
-def picture(clips: Clips, sample_rate: int, title: str, headings: tuple[str, str, str] = HEADINGS) -> bytes:
+def picture(clips: ClipSignals, sample_rate: int, title: str, headings: tuple[str, str, str] = HEADINGS) -> bytes:
     """A PNG of WIDTH x HEIGHT pixels and at most LARGEST_KB, the same bytes for the same clips.
 
     What is above LOUDEST or outside of LEVELS_DB is shown as if it were there.

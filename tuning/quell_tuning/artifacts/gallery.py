@@ -24,7 +24,7 @@ from optuna.artifacts import ArtifactMeta
 from optuna.trial import FrozenTrial
 
 from quell.audio import FloatArray
-from quell_tuning.artifacts.clip_picture import Clips, picture
+from quell_tuning.artifacts.clip_picture import ClipSignals, picture
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def store_trial_clips(
             clip = shown["clip"]
             values = _of_clip(scores, clip)
             denoised = _denoised(denoise, mixtures.noisy[clip], device, f"trial {trial.number}, clip {place}")
-            clips = Clips(mixtures.noisy[clip], denoised, mixtures.clean[clip])
+            clips = ClipSignals(mixtures.noisy[clip], denoised, mixtures.clean[clip])
             drawn = picture(clips, mixtures.sample_rate, _title(place, shown, values, len(showcase)))
             audio = _stored(store, _wav(denoised, mixtures.sample_rate), _name(place, "denoised", shown))
             image = _stored(store, drawn, _name(place, "picture", shown))

@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.results.snapshot import StudySnapshot, seconds
 from quell_tuning.trials.ranking import feasible
 
@@ -55,7 +55,7 @@ def score_against_cost(standing: StudySnapshot) -> Figure:
         | {"textfont": {"color": INK}},
     ]
     score = standing.metric
-    figure = _figure(f"{words.plain(score)} against cost", "M MAC/s", words.title(score), traces)
+    figure = _figure(f"{formatting.plain(score)} against cost", "M MAC/s", formatting.title(score), traces)
     figure["layout"]["xaxis"] |= _logarithmic([x for trace in figure["data"] for x in trace["x"]])
     return figure
 
@@ -67,7 +67,7 @@ def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
     low, high = math.log10(min(values)), math.log10(max(values))
     room = 0.1 * (high - low) + 0.05
     low, high = low - room, high + room
-    ticks = words.round_numbers(10**low, 10**high)
+    ticks = formatting.round_numbers(10**low, 10**high)
     return {"type": "log", "range": [round(low, 3), round(high, 3)], "tickvals": ticks}
 
 
@@ -95,7 +95,7 @@ def score_by_snr(standing: StudySnapshot) -> Figure:
     for name, (rows, colour) in curves.items():
         levels = sorted((snr for snr in rows if score in rows[snr]), key=float)
         traces.append(_line(name, [(float(snr), rows[snr][score]) for snr in levels], colour, mode="lines+markers"))
-    return _figure(f"{words.plain(score)} by SNR", "SNR of the noisy input (dB)", words.title(score), traces)
+    return _figure(f"{formatting.plain(score)} by SNR", "SNR of the noisy input (dB)", formatting.title(score), traces)
 
 
 def score_against_hours(standing: StudySnapshot) -> Figure:
@@ -124,7 +124,7 @@ def score_against_hours(standing: StudySnapshot) -> Figure:
         for name, value, dash in _marks(standing):
             traces.append(_line(name, [(0.0, value), (spent[-1], value)], GREY, dash=dash))
     score = standing.metric
-    return _figure(f"Best {words.plain(score)} against time", "worker-hours", words.title(score), traces)
+    return _figure(f"Best {formatting.plain(score)} against time", "worker-hours", formatting.title(score), traces)
 
 
 def _marks(standing: StudySnapshot) -> list[tuple[str, float, str]]:

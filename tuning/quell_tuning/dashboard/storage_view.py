@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import feasible
@@ -137,7 +137,7 @@ def _trial(stored: FrozenTrial) -> FrozenTrial:
 
 def _attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers under names with units: the page sorts by them, and puts them on the axes of its plots."""
-    metrics = {words.title(name): value for name, value in stored.get("metrics", {}).items()}
+    metrics = {formatting.title(name): value for name, value in stored.get("metrics", {}).items()}
     counted = {name: value for name, value in stored.get("cost", {}).items() if name in COSTS and value is not None}
     costs = {COSTS[name][0]: value / COSTS[name][1] for name, value in counted.items()}
     training = {"training (s)": stored["seconds"]} if "seconds" in stored else {}
@@ -147,7 +147,9 @@ def _attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _study(stored: FrozenStudy) -> FrozenStudy:
     shown = copy.copy(stored)
-    noisy = {f"noisy input: {words.title(name)}": value for name, value in stored.user_attrs.get("noisy", {}).items()}
+    noisy = {
+        f"noisy input: {formatting.title(name)}": value for name, value in stored.user_attrs.get("noisy", {}).items()
+    }
     shown.user_attrs = {name: stored.user_attrs[name] for name in STUDY_PLAIN if name in stored.user_attrs} | noisy
     shown.system_attrs = _arranged(stored.system_attrs)
     return shown

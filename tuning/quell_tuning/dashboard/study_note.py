@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quell_tuning import markdown, words
+from quell_tuning import formatting, markdown
 from quell_tuning.dashboard.trial_note import number, over, score_table
 from quell_tuning.markdown import escape
 from quell_tuning.results.costs import COSTS, infeasible, shown_cost
@@ -52,7 +52,9 @@ def _best(standing: StudySnapshot) -> str:
     score, best = standing.metric, standing.ranked[0]
     rival, noisy, metrics = standing.rival(best), standing.known.get("noisy", {}), best.user_attrs.get("metrics", {})
     preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
-    said = f"**{words.title(score)}: {words.number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
+    said = (
+        f"**{formatting.title(score)}: {formatting.number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
+    )
     parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(standing, best)]
     if "confirmed" in standing.known:
         parts.append(f"Trial {standing.known['confirmed']['winner']} won over several seeds.")
@@ -61,15 +63,15 @@ def _best(standing: StudySnapshot) -> str:
 
 def _front(standing: StudySnapshot) -> str:
     scores, ranked = standing.scores, standing.ranked
-    header = ["trial", *map(words.title, scores)]
-    rows = [[str(trial.number), *map(words.number, scores, trial.values)] for trial in ranked[:FRONT]]
-    first = f"; the best {FRONT} by {words.plain(standing.metric)}" if len(ranked) > FRONT else ""
+    header = ["trial", *map(formatting.title, scores)]
+    rows = [[str(trial.number), *map(formatting.number, scores, trial.values)] for trial in ranked[:FRONT]]
+    first = f"; the best {FRONT} by {formatting.plain(standing.metric)}" if len(ranked) > FRONT else ""
     return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
 
 
 def _presets(found: Sequence[Preset]) -> str:
     names = list(dict.fromkeys(name for preset in found for name in preset.metrics))
-    header = ["preset", "study, trial", *map(words.title, names), "parameters", "M MAC/s"]
+    header = ["preset", "study, trial", *map(formatting.title, names), "parameters", "M MAC/s"]
     rows, lines = [], []
     for preset in found:
         cost = preset.trial.user_attrs.get("cost", {})
@@ -90,7 +92,7 @@ def _budget(standing: StudySnapshot, spec: Mapping[str, Any]) -> str:
     audio = f"{training['audio_hours']:g} h of audio" if "audio_hours" in training else ""
     return markdown.fact_table(
         [
-            ("score", f"{' and '.join(map(words.title, standing.scores))}{mixtures}"),
+            ("score", f"{' and '.join(map(formatting.title, standing.scores))}{mixtures}"),
             ("trials", str(known.get("trials", ""))),
             ("a full trial", f"{audio}, scored after {rungs} h" if audio and rungs else audio),
             ("sampler, pruner", ", ".join(study[key] for key in ("sampler", "pruner") if key in study)),
@@ -135,8 +137,8 @@ def _named(recordings: Sequence[str]) -> str:
 
 def _search(search: Mapping[str, Any]) -> str:
     searched = {name: domain for name, domain in search.items() if isinstance(domain, dict)}
-    fixed = [f"{name} {words.value(value)}" for name, value in search.items() if name not in searched]
-    rows = [(escape(name), f"{words.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
+    fixed = [f"{name} {formatting.value(value)}" for name, value in search.items() if name not in searched]
+    rows = [(escape(name), f"{formatting.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
     parts = [markdown.fact_table(rows), f"Fixed: {escape(', '.join(fixed))}." if fixed else ""]
     return "\n\n".join(filter(None, parts))
 

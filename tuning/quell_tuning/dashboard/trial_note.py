@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning import markdown, words
+from quell_tuning import formatting, markdown
 from quell_tuning.markdown import escape, table
 from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
 from quell_tuning.results.snapshot import Preset, StudySnapshot
@@ -26,7 +26,7 @@ def trial_note(standing: StudySnapshot, trial: FrozenTrial) -> str:
         "Scores": score_table(standing, trial),
         "Cost": cost_table(trial, standing.known["spec"].get("limits", {})),
         "Configuration": markdown.fact_table(
-            words.configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
+            formatting.configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
         ),
         "Scores by SNR": snr_tables(standing, trial),
         "Worst clip": _worst(attributes.get("worst", {})),
@@ -42,11 +42,11 @@ def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
     attributes, why = trial.user_attrs, infeasible(trial)
     said = ""
     if trial.state == TrialState.COMPLETE:
-        score = words.number(standing.metric, trial.values[0])
+        score = formatting.number(standing.metric, trial.values[0])
         gains = over(
             standing.metric, attributes.get("metrics", {}), standing.known.get("noisy", {}), standing.rival(trial)
         )
-        said = f"**{words.title(standing.metric)}: {score}**{gains}."
+        said = f"**{formatting.title(standing.metric)}: {score}**{gains}."
     elif trial.state == TrialState.FAIL:
         said = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
     elif not why:
@@ -100,7 +100,9 @@ def _commands(standing: StudySnapshot, trial: FrozenTrial) -> str:
 def _worst(clip: dict[str, Any]) -> str:
     if not clip:
         return ""
-    rows = [[words.title(name), *compared(name, clip["denoised"], clip["noisy"], {})[:3]] for name in clip["denoised"]]
+    rows = [
+        [formatting.title(name), *compared(name, clip["denoised"], clip["noisy"], {})[:3]] for name in clip["denoised"]
+    ]
     return f"{_clip(clip)}\n\n{markdown.table(['', 'noisy', 'denoised', 'gain'], rows)}"
 
 
@@ -133,7 +135,7 @@ def score_table(standing: StudySnapshot, trial: FrozenTrial) -> str:
     rows = []
     for name in by_rank(standing, metrics):
         share = f"{worse[name]:.0%}" if name in worse else ""
-        rows.append([words.title(name), *compared(name, metrics, noisy, theirs), share])
+        rows.append([formatting.title(name), *compared(name, metrics, noisy, theirs), share])
     return table(["", *COMPARED, "clips made worse"], rows)
 
 
@@ -149,7 +151,7 @@ def snr_tables(standing: StudySnapshot, trial: FrozenTrial) -> str:
             [f"{float(snr):g}", *compared(name, mine[snr], noisy.get(snr, {}), theirs.get(snr, {}))] for snr in levels
         ]
         if rows:
-            texts.append(f"{words.title(name)}\n\n{table(['SNR (dB)', *COMPARED], rows)}")
+            texts.append(f"{formatting.title(name)}\n\n{table(['SNR (dB)', *COMPARED], rows)}")
     return "\n\n".join(texts)
 
 
@@ -167,12 +169,12 @@ def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[s
 
 def number(name: str, value: float | None) -> str:
     """A score, or nothing."""
-    return "" if value is None else words.number(name, value)
+    return "" if value is None else formatting.number(name, value)
 
 
 def gain(name: str, value: float | None, reference: float | None) -> str:
     """A difference of scores with its sign, or nothing."""
-    return "" if value is None or reference is None else words.number(name, value - reference, "+")
+    return "" if value is None or reference is None else formatting.number(name, value - reference, "+")
 
 
 def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from quell.evaluation.test_sets import BIN_DB
 from quell.metrics import dnsmos, intrusive
-from quell_tuning.words import number
+from quell_tuning.formatting import number
 
 UNITS = intrusive.UNITS | dnsmos.UNITS
 # What a clip made worse is told by, where several metrics are known.

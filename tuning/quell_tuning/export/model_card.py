@@ -10,7 +10,7 @@ from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.metrics.intrusive import UNITS
 from quell_tuning.export import weaknesses
-from quell_tuning.words import number
+from quell_tuning.formatting import number
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus

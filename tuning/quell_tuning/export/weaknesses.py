@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.metrics.intrusive import UNITS
-from quell_tuning.words import number
+from quell_tuning.formatting import number
 
 if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = 3  # kinds of noise with the least gain
 
 
-class Kind(NamedTuple):
+class NoiseKind(NamedTuple):
     """What became of the clips with one kind of noise."""
 
     name: str
@@ -62,7 +62,7 @@ def _scores(validation: Validation) -> str:
     return "\n".join([_least(noisy, denoised), _on_top(noisy, denoised), _worst(validation)])
 
 
-def _kinds(kinds: list[Kind]) -> str:
+def _kinds(kinds: list[NoiseKind]) -> str:
     """A table of the kinds of noise with the least gain."""
     if not kinds:
         return ""
@@ -77,17 +77,17 @@ def _kinds(kinds: list[Kind]) -> str:
     return "\n".join(rows)
 
 
-def by_noise(validation: Validation, corpus: Corpus) -> list[Kind]:
+def by_noise(validation: Validation, corpus: Corpus) -> list[NoiseKind]:
     """What became of each kind of noise that has a name."""
     named = {clip.path: clip.category for clip in corpus.splits["validation"].of("noise")}
     kinds = np.array([named.get(label.rpartition(" + ")[2], "") for label in validation.labels])
     return [_kind(str(kind), validation, kinds == kind) for kind in np.unique(kinds) if kind]
 
 
-def _kind(name: str, validation: Validation, chosen: NDArray[np.bool_]) -> Kind:
+def _kind(name: str, validation: Validation, chosen: NDArray[np.bool_]) -> NoiseKind:
     noisy, denoised = validation.noisy.of_clips(chosen), validation.denoised.of_clips(chosen)
     gain = {metric: denoised.mean(metric) - noisy.mean(metric) for metric in denoised.values}
-    return Kind(name, int(chosen.sum()), gain, denoised.worse_than(noisy, "stoi"))
+    return NoiseKind(name, int(chosen.sum()), gain, denoised.worse_than(noisy, "stoi"))
 
 
 def _least(noisy: Scores, denoised: Scores) -> str:

@@ -13,7 +13,7 @@ from quell.audio import FloatArray, writer
 from quell.audio.formats import Format
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError
-from quell_tuning.artifacts.clip_picture import Clips, picture
+from quell_tuning.artifacts.clip_picture import ClipSignals, picture
 from quell_tuning.study.study_file import StudySpec
 
 PEAK = 0.5  # of the loudest of noisy and clean, so that the pictures' axes fit
@@ -47,7 +47,7 @@ def preview(
         parts = {"noisy": scale * noisy, "clean": scale * clean, "noise": scale * (noisy - clean)}
         for part, samples in parts.items():
             _write(folder / f"{name}_{part}.wav", samples, corpus.sample_rate)
-        shown = Clips(parts["noisy"], parts["noise"], parts["clean"])
+        shown = ClipSignals(parts["noisy"], parts["noise"], parts["clean"])
         headings = ("noisy", "noise", "clean")
         with replacing(folder / f"{name}_picture.png") as partial:
             title = f"{spec.study.name}, training mixture {done}: {_said(batch.noisy[0], batch.clean[0])}"

@@ -11,9 +11,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from quell_tuning.formatting import round_numbers
 from quell_tuning.report.formatting import MINUS
 from quell_tuning.report.media import data_uri
-from quell_tuning.words import round_numbers
 
 # After Okabe and Ito: told apart by colour-blind readers too. Marks and dashes say the same again.
 BEST, PRESET, OTHER, RUNNING, FAINT, DIM = "#0072b2", "#d55e00", "#56b4e9", "#009e73", "#b8bfc6", "#6b7680"

@@ -13,11 +13,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
+from quell_tuning.formatting import configuration, domain, plain, title
 from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds
 from quell_tuning.trials.ranking import feasible, is_lost
-from quell_tuning.words import configuration, domain, plain, title
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Numbers and configurations as a reader who knows no study file wants them; added to those of `quell_tuning.words`."""
+"""Numbers and configurations as a reader who knows no study file wants them; added to those of
+`quell_tuning.formatting`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.results.costs import shown_cost
 
 MINUS = "\N{MINUS SIGN}"
@@ -45,7 +46,7 @@ SHORT = (
 
 def number(value: float, metric: str, sign: str = "") -> str:
     """A metric's value with the digits that mean something; `sign` "+" for a difference."""
-    return words.number(metric, value, sign).replace("-", MINUS)
+    return formatting.number(metric, value, sign).replace("-", MINUS)
 
 
 def decibels(value: float) -> str:
@@ -83,7 +84,7 @@ def limits(given: Mapping[str, float | None]) -> list[str]:
 
 def short(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """A configuration in one line; what is not known of it, or is as if it were not there, is left out."""
-    known = words.in_ms(denoiser, training)
+    known = formatting.in_ms(denoiser, training)
     for key, meanings in MEANINGS.items():
         meaning = meanings.get(known.pop(key, None))
         if meaning:

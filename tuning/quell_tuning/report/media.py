@@ -28,7 +28,7 @@ class DenoisedClip:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ReportClip:
     """A mixture of the validation split, and what the trials made of it."""
 
     label: str
@@ -42,7 +42,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Gallery:
-    clips: list[Clip]
+    clips: list[ReportClip]
     rows: list[Row]  # whose takes every clip has, in this order
     missing: int  # files that the artifact store should have, and has not
 
@@ -74,7 +74,7 @@ def gallery(content: Content, store: ArtifactStore, listen: int, move: Callable[
         if noisy and clean:
             kept = [found[index] for found in whole]
             known = (shown["label"], shown["snr_db"], shown["seconds"], noisy, clean, shown.get("scores", {}))
-            clips.append(Clip(*known, kept))
+            clips.append(ReportClip(*known, kept))
         move(index + 1, len(showcase))
     return Gallery(clips, [take.row for take in clips[0].takes] if clips else [], files.missing)
 

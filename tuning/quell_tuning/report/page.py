@@ -13,13 +13,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from quell_tuning.errors import TuningError
+from quell_tuning.formatting import plain, title, value
 from quell_tuning.report import formatting
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery
 from quell_tuning.report.plots import Plot
 from quell_tuning.results.costs import shown_cost
 from quell_tuning.study.search_space import PARAMETERS
-from quell_tuning.words import plain, title, value
 
 if TYPE_CHECKING:
     import optuna

@@ -12,11 +12,11 @@ from matplotlib.ticker import PercentFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from quell_tuning.formatting import title
 from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
 from quell_tuning.report.content import Content, Row
 from quell_tuning.trials.ranking import feasible
-from quell_tuning.words import title
 
 NONE_YET = "No trial is complete and feasible yet."
 # The evaluator of importance advises at least so many trials above its threshold, which is a tenth of them otherwise.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from optuna.trial import FrozenTrial
 
 from quell.metrics.intrusive import UNITS
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.study.sections import RTF_MARGIN
 
 COSTS = {
@@ -56,7 +56,7 @@ def infeasible(trial: FrozenTrial) -> str:
 def _excess(name: str, value: float) -> str:
     if name not in COSTS:
         unit = " dB" if UNITS.get(name) == "dB" else ""
-        return f"{words.plain(name)} {words.number(name, value)}{unit} below the noisy input's"
+        return f"{formatting.plain(name)} {formatting.number(name, value)}{unit} below the noisy input's"
     what = COSTS[name].partition(" (")[0]
     times = (value + 1) * (RTF_MARGIN if name == "real_time_factor" else 1)
     return f"{what} infinite" if times == math.inf else f"{what} {times:.3g} times the limit"

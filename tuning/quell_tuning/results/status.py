@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quell.metrics.intrusive import UNITS
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours
 from quell_tuning.trials.ranking import feasible, is_lost
@@ -126,13 +126,13 @@ def _gained(state: dict[str, Any]) -> str:
     best, preset, score = state["best"], state["best_preset"], state["score"]
     if best is None:
         return "no trial is complete and feasible yet"
-    said = [f"best: trial {best['trial']}, {words.title(score)} {words.number(score, best['value'])}"]
+    said = [f"best: trial {best['trial']}, {formatting.title(score)} {formatting.number(score, best['value'])}"]
     if score in best["gain_over_noisy"]:
-        said.append(f"{words.number(score, best['gain_over_noisy'][score], '+')} over the noisy input")
+        said.append(f"{formatting.number(score, best['gain_over_noisy'][score], '+')} over the noisy input")
     if preset is not None and best["gain_over_preset"] is None:
         said.append(f"which is the preset {preset['preset']}")
     elif preset is not None and score in best["gain_over_preset"]:
-        gain = words.number(score, best["gain_over_preset"][score], "+")
+        gain = formatting.number(score, best["gain_over_preset"][score], "+")
         said.append(f"{gain} over the best preset, {preset['preset']}")
     return ", ".join(said)
 
@@ -149,12 +149,12 @@ def _hours(state: dict[str, Any]) -> str:
 def _workers(state: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     score = state["score"]
-    for column in ("worker", "trial", "audio (h)", "last rung (h)", words.title(score), ""):
+    for column in ("worker", "trial", "audio (h)", "last rung (h)", formatting.title(score), ""):
         table.add_column(column, justify="left" if column in ("worker", "") else "right", no_wrap=True)
     for worker in state["workers"]:
         rung = worker["rung_hours"]
         at = "" if rung is None else f"{rung:.3g}"
-        reached = "" if worker["score"] is None else words.number(score, worker["score"])
+        reached = "" if worker["score"] is None else formatting.number(score, worker["score"])
         said = {True: "alive", False: "gone", None: "on another machine: watch to see if it is alive"}[worker["alive"]]
         silent = worker["silent_s"]
         said += f", silent for {silent:.0f} s" if silent is not None and not worker["alive"] else ""
@@ -187,7 +187,7 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
     metrics = list(rows[0].get("metrics", {}))
     searched = sorted({name for row in rows for name in row["params"]}) if configurations else []
     table = Table(title="best trials, means over the validation mixtures")
-    heads = [f"{words.plain(name)}\n{UNITS.get(name, '')}".strip() for name in metrics]
+    heads = [f"{formatting.plain(name)}\n{UNITS.get(name, '')}".strip() for name in metrics]
     for column in ("trial", *heads, "parameters", "M\nMAC/s", *searched):
         table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
     if state["noisy"]:
@@ -196,14 +196,14 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
         values = [_number(name, row.get("metrics", {})) for name in metrics]
         cost = row.get("cost", {})
         counted = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
-        point = [words.value(row["params"].get(name, "")) for name in searched]
+        point = [formatting.value(row["params"].get(name, "")) for name in searched]
         cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *counted, *point]
         table.add_row(*map(Text, cells))
     return table
 
 
 def _number(name: str, metrics: dict[str, float]) -> str:
-    return words.number(name, metrics[name]) if name in metrics else ""
+    return formatting.number(name, metrics[name]) if name in metrics else ""
 
 
 PAUSE_S = 2.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from quell_tuning import words
+from quell_tuning import formatting
 from quell_tuning.errors import StudyMismatch, StudyNotFound
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
     if "spec_hash" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([words.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
+            study.set_metric_names([formatting.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
         study.set_user_attr("spec", spec.resolved())
         study.set_user_attr("corpus", corpus.fingerprint)
         study.set_user_attr("spec_hash", spec.hash())

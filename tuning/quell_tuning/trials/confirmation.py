@@ -18,10 +18,10 @@ from quell_tuning.trials.ranking import best_trainings, feasible, is_lost
 ERROR = 0.01
 RESAMPLES = 2000
 
-Clips = NDArray[np.float64]
+ClipScores = NDArray[np.float64]
 
 
-def hopeless(trial: optuna.Trial, step: int, clips: Clips) -> bool:
+def hopeless(trial: optuna.Trial, step: int, clips: ClipScores) -> bool:
     """Whether a repetition is behind the search's best trial at the same rung, over the same clips.
 
     Signed-rank test (Wilcoxon, 1945). Never for a trial that is no repetition, nor for the leader's own.
@@ -50,7 +50,7 @@ class Confirmed:
     trial: int
     values: list[float]  # of the search's training first
     best: tuple[str, int]  # study and trial of the seed that is best on validation
-    clips: Clips  # (seeds, clips)
+    clips: ClipScores  # (seeds, clips)
 
     @property
     def mean(self) -> float:

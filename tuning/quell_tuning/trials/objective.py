@@ -42,7 +42,7 @@ log = logging.getLogger("quell")
 # A slot's trial is asked for again so often while another one with its configuration runs; then both run.
 ASKS = 3
 
-Clips = NDArray[np.float64]
+ClipScores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class _Attempt:
         if self.task.bars is not None:
             self.task.bars.scored(self.name, done, of)
 
-    def _rung(self, hours: float, clips: Clips) -> None:
+    def _rung(self, hours: float, clips: ClipScores) -> None:
         trial, score = self.trial, float(clips.mean())
         step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
         self.clips[str(step)] = [round(float(clip), 4) for clip in clips]

@@ -1,5 +1,5 @@
 import pytest
-from quell_tuning.words import round_numbers
+from quell_tuning.formatting import round_numbers
 
 
 @pytest.mark.parametrize("low", [0.03, 1.0, 7.3, 66.0, 98.0, 141.0, 999.0])
