@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from quell_tuning.artifacts import clip_picture, gallery
 from quell_tuning.artifacts.gallery import copy_clips, showcase, store_study_clips, store_trial_clips
 from quell_tuning.errors import StorageError
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
 from quell.audio import FloatArray
@@ -101,7 +102,7 @@ def hung(study: optuna.Study, store: Folder, denoise: Callable[[torch.Tensor], t
 
 def listed(study: optuna.Study, of: FrozenTrial | optuna.Study) -> dict[str, ArtifactMeta]:
     """What the dashboard lists, by name, in its order."""
-    metas = get_all_artifact_meta(of, storage=study._storage)
+    metas = get_all_artifact_meta(of, storage=storage_of(study))
     return {meta.filename: meta for meta in sorted(metas, key=lambda meta: meta.filename)}
 
 
@@ -235,9 +236,9 @@ def test_hanging_twice_does_nothing_twice(study: optuna.Study, store: Folder) ->
     assert store_study_clips(study, MIXTURES, store) == shown
     trial = study.ask()
     store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
-    files, attributes = store.files(), study._storage.get_trial(trial._trial_id)
+    files, attributes = store.files(), storage_of(study).get_trial(trial_id_of(trial))
     store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
-    again = study._storage.get_trial(trial._trial_id)
+    again = storage_of(study).get_trial(trial_id_of(trial))
     assert store.files() == files and len(listed(study, study)) == 8
     assert (again.user_attrs, again.system_attrs) == (attributes.user_attrs, attributes.system_attrs)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from quell_tuning.optuna_private import study_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.urls import storage_url
@@ -92,7 +93,7 @@ def test_a_search_keeps_the_password_to_itself(
     assert not [path for path, content in found.items() if SECRET.encode() in content]
     storage = open_storage(postgres.url)
     study = optuna.load_study(study_name=study_name, storage=storage)
-    attributes = [study.user_attrs, storage.get_study_system_attrs(study._study_id)]
+    attributes = [study.user_attrs, storage.get_study_system_attrs(study_id_of(study))]
     attributes += [words for trial in study.trials for words in (trial.user_attrs, trial.system_attrs)]
     storage.close()
     assert "worker" in str(attributes)

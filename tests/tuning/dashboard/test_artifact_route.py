@@ -13,6 +13,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from quell_tuning.dashboard import artifact_route
 from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.dashboard.artifact_route import Artifacts
+from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 
 CONTENT = bytes(range(256)) * 3
 SIZE = len(CONTENT)
@@ -64,8 +65,8 @@ def upload(study: optuna.Study, store: FileSystemArtifactStore, tmp_path: Path) 
         file = tmp_path / name
         file.write_bytes(CONTENT)
         artifact = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=to, **described)
-        trial = f"{to._trial_id}/" if isinstance(to, optuna.Trial) else ""
-        return f"/artifacts/{study._study_id}/{trial}{artifact}"
+        trial = f"{trial_id_of(to)}/" if isinstance(to, optuna.Trial) else ""
+        return f"/artifacts/{study_id_of(study)}/{trial}{artifact}"
 
     return upload
 
@@ -75,7 +76,7 @@ def ask(study: optuna.Study, store: FileSystemArtifactStore) -> Any:
     """Status, headers and body of a request."""
 
     def ask(path: str, method: str = "GET", store: Any = store, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        app = Guard(Artifacts(elsewhere, study._storage, store), None, False)
+        app = Guard(Artifacts(elsewhere, storage_of(study), store), None, False)
         environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "localhost", **headers}
         setup_testing_defaults(environ)
         began: list[Any] = []
@@ -193,14 +194,14 @@ def test_nothing_is_answered_but_what_is_listed(
 ) -> None:
     trial = study.ask()
     names = {
-        "study": study._study_id,
-        "trial": trial._trial_id,
+        "study": study_id_of(study),
+        "trial": trial_id_of(trial),
         "listed": upload().rpartition("/")[2],
         "other": upload(to=trial).rpartition("/")[2],
         "deleted": upload().rpartition("/")[2],
         "unlisted": "0123abcd",
     }
-    study._storage.set_study_system_attr(study._study_id, f"artifacts:{names['deleted']}", json.dumps(None))
+    storage_of(study).set_study_system_attr(study_id_of(study), f"artifacts:{names['deleted']}", json.dumps(None))
     (tmp_path / "secret.txt").write_bytes(CONTENT)
     (tmp_path / "artifacts" / "0123abcd").write_bytes(CONTENT)
     assert ask(f"/artifacts/{names['study']}/{names['listed']}")[0] == 200
@@ -212,11 +213,11 @@ def test_a_list_that_names_a_path_opens_nothing(ask: Any, study: optuna.Study, t
     (tmp_path / "secret.txt").write_bytes(CONTENT)
     for artifact in ("../secret.txt", str(tmp_path / "secret.txt")):
         described = json.dumps({"artifact_id": artifact, "filename": "a.wav", "mimetype": "audio/wav"})
-        study._storage.set_study_system_attr(study._study_id, f"artifacts:{artifact}", described)
-        assert ask(f"/artifacts/{study._study_id}/{artifact}")[0] == 404
+        storage_of(study).set_study_system_attr(study_id_of(study), f"artifacts:{artifact}", described)
+        assert ask(f"/artifacts/{study_id_of(study)}/{artifact}")[0] == 404
     described = json.dumps({"artifact_id": "../secret.txt", "filename": "a.wav", "mimetype": "audio/wav"})
-    study._storage.set_study_system_attr(study._study_id, "artifacts:0a", described)
-    assert ask(f"/artifacts/{study._study_id}/0a")[0] == 404  # the file 0a, which is not there
+    storage_of(study).set_study_system_attr(study_id_of(study), "artifacts:0a", described)
+    assert ask(f"/artifacts/{study_id_of(study)}/0a")[0] == 404  # the file 0a, which is not there
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])

@@ -18,6 +18,7 @@ from optuna_dashboard._note import (
     version_is_incremented,
 )
 from quell_tuning.dashboard import page_refresh
+from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
 Study = Callable[..., optuna.Study]
@@ -40,35 +41,35 @@ def study() -> optuna.Study:
 
 
 def refresh(study: optuna.Study) -> None:
-    page_refresh.refresh(study, study._storage)
+    page_refresh.refresh(study, storage_of(study))
 
 
 def notes(study: optuna.Study) -> dict[int, str]:
     """Of trials that have one, as the dashboard reads them."""
-    stored = study._storage.get_study_system_attrs(study._study_id)
-    found = {t.number: get_note_from_system_attrs(stored, t._trial_id)["body"] for t in study.trials}
+    stored = storage_of(study).get_study_system_attrs(study_id_of(study))
+    found = {t.number: get_note_from_system_attrs(stored, trial_id_of(t))["body"] for t in study.trials}
     return {number: text for number, text in found.items() if text}
 
 
 def edit(study: optuna.Study, text: str, number: int | None = None) -> None:
     """As the dashboard does when a person saves a note."""
-    stored = study._storage.get_study_system_attrs(study._study_id)
-    place = None if number is None else study.trials[number]._trial_id
+    stored = storage_of(study).get_study_system_attrs(study_id_of(study))
+    place = None if number is None else trial_id_of(study.trials[number])
     version = get_note_from_system_attrs(stored, place)["version"] + 1
     assert version_is_incremented(stored, place, version)
-    save_note_with_version(study._storage, study._study_id, place, version, text)
+    save_note_with_version(storage_of(study), study_id_of(study), place, version, text)
 
 
 def writes(monkeypatch: pytest.MonkeyPatch, study: optuna.Study) -> list[str]:
     """Keys that are written from now on."""
     keys: list[str] = []
-    write = study._storage.set_study_system_attr
+    write = storage_of(study).set_study_system_attr
 
     def noted(study_id: int, key: str, value: Any) -> None:
         keys.append(key)
         write(study_id, key, value)
 
-    monkeypatch.setattr(study._storage, "set_study_system_attr", noted)
+    monkeypatch.setattr(storage_of(study), "set_study_system_attr", noted)
     return keys
 
 
@@ -77,7 +78,7 @@ def test_the_dashboard_reads_what_was_written(study: optuna.Study) -> None:
     refresh(study)
     assert optuna_dashboard.get_note(study).startswith("## Study s\n")
     assert notes(study)[0].startswith("## Trial 0 of s\n")
-    drawn = get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id))
+    drawn = get_plotly_graph_objects(storage_of(study).get_study_system_attrs(study_id_of(study)))
     assert set(drawn) == {"score-against-cost", "score-by-snr", "score-against-hours"}
     assert all(json.loads(text)["data"] for text in drawn.values())
     assert all(map(is_valid_graph_object_id, drawn))
@@ -114,7 +115,7 @@ def test_refreshing_again_writes_nothing(storage: RetryingStorage, monkeypatch: 
     assert keys == []
     study.add_trial(trial(1.75))
     refresh(study)
-    ours = f"dashboard:{study.trials[-1]._trial_id}:"
+    ours = f"dashboard:{trial_id_of(study.trials[-1])}:"
     plots = {f"dashboard:plot_data:score-against-{what}:0" for what in ("cost", "hours")}
     assert set(keys) == {f"{ours}note_ver", f"{ours}note_str:0", *plots}  # neither the best nor the presets changed
 
@@ -153,9 +154,9 @@ def test_notes_of_a_copied_study_stay(study: optuna.Study) -> None:
     """The dashboard gives them the version 0, whosever they were."""
     study.add_trial(trial(1.0))
     edit(study, "mine", 0)
-    copied = make("copy", study._storage)
+    copied = make("copy", storage_of(study))
     copied.add_trial(trial(1.0))
-    copy_notes(study._storage, study, copied)
+    copy_notes(storage_of(study), study, copied)
     refresh(copied)
     assert notes(copied) == {0: "mine"}
 
@@ -165,36 +166,38 @@ def test_what_the_dashboard_itself_stored_in_pieces_is_replaced_whole(study: opt
     long = go.Figure(go.Scatter(x=list(range(5000)), y=list(range(5000))))
     optuna_dashboard.save_plotly_graph_object(study, long, graph_object_id="score-by-snr")
     refresh(study)
-    drawn = get_plotly_graph_objects(study._storage.get_study_system_attrs(study._study_id))
+    drawn = get_plotly_graph_objects(storage_of(study).get_study_system_attrs(study_id_of(study)))
     assert json.loads(drawn["score-by-snr"])["layout"]["title"]["text"] == "PESQ by SNR"
 
 
 def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
-    page = page_refresh._Page(study._study_id, study._storage)  # has looked
+    page = page_refresh._Page(study_id_of(study), storage_of(study))  # has looked
     edit(study, "mine", 0)
-    page.note(f"dashboard:{study.trials[0]._trial_id}:", "ours")
+    page.note(f"dashboard:{trial_id_of(study.trials[0])}:", "ours")
     assert notes(study) == {0: "mine"}
     edit(study, "", 0)
-    version = get_note_from_system_attrs(study._storage.get_study_system_attrs(study._study_id), None)["version"]
+    version = get_note_from_system_attrs(storage_of(study).get_study_system_attrs(study_id_of(study)), None)["version"]
     refresh(study)
-    assert not version_is_incremented(study._storage.get_study_system_attrs(study._study_id), None, version + 1)
+    assert not version_is_incremented(storage_of(study).get_study_system_attrs(study_id_of(study)), None, version + 1)
 
 
 def test_processes_that_write_at_once_or_are_killed_leave_nothing_for_good(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
-    one, other = (page_refresh._Page(study._study_id, study._storage) for _ in range(2))
-    place = f"dashboard:{study.trials[0]._trial_id}:"
+    one, other = (page_refresh._Page(study_id_of(study), storage_of(study)) for _ in range(2))
+    place = f"dashboard:{trial_id_of(study.trials[0])}:"
     one.note(place, "what one saw")
     other.note(place, "what the other saw")
-    study._storage.set_study_system_attr(study._study_id, "dashboard:note_ver", page_refresh.STEP)  # killed after this
+    storage_of(study).set_study_system_attr(
+        study_id_of(study), "dashboard:note_ver", page_refresh.STEP
+    )  # killed after this
     refresh(study)
     assert notes(study)[0].startswith("## Trial 0 of s\n")
     assert optuna_dashboard.get_note(study).startswith("## Study s\n")
 
 
 def test_the_presets_beside_a_study_have_pages_of_their_own(study: optuna.Study) -> None:
-    beside = make("s-presets", study._storage)
+    beside = make("s-presets", storage_of(study))
     beside.add_trial(trial(2.0, preset="mask-unet"))
     study.add_trial(trial(2.5))
     refresh(study)

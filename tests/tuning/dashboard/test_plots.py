@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.dashboard import plots
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.trials.ranking import feasible
 
@@ -113,7 +114,7 @@ def test_scores_by_snr_are_those_of_noisy_input_best_trial_and_best_preset(study
 
 
 def test_presets_are_named_wherever_they_were_trained(study: optuna.Study) -> None:
-    beside = optuna.create_study(study_name="s-presets", direction="maximize", storage=study._storage)
+    beside = optuna.create_study(study_name="s-presets", direction="maximize", storage=storage_of(study))
     beside.set_user_attr("spec", study.user_attrs["spec"])
     beside.add_trial(trial(0, 2.0, 3e6, preset="mask-unet"))
     study.add_trial(trial(0, 1.5, 1e6, preset="plain-cnn"))

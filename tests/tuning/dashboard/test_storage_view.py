@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 from quell_tuning.dashboard import storage_view
 from quell_tuning.dashboard.server import application
 from quell_tuning.dashboard.storage_view import DashboardStorage
+from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
@@ -26,9 +27,9 @@ class Page:
     """What the page of a study would ask for."""
 
     def __init__(self, study: optuna.Study, folder: Path) -> None:
-        assert isinstance(study._storage, RetryingStorage)
+        assert isinstance(storage_of(study), RetryingStorage)
         self.study = study
-        self.app = application(study._storage, FileSystemArtifactStore(folder), None, False)
+        self.app = application(storage_of(study), FileSystemArtifactStore(folder), None, False)
 
     def ask(self, path: str, method: str = "GET", content: Any = None, **headers: str) -> tuple[int, Any, bytes]:
         """Status, headers and body."""
@@ -48,7 +49,7 @@ class Page:
         return *began[-1], body
 
     def detail(self, after: int = 0) -> dict[str, Any]:
-        status, _, body = self.ask(f"/api/studies/{self.study._study_id}", QUERY_STRING=f"after={after}")
+        status, _, body = self.ask(f"/api/studies/{study_id_of(self.study)}", QUERY_STRING=f"after={after}")
         assert status == 200
         return json.loads(body)  # type: ignore[no-any-return]
 
@@ -160,7 +161,7 @@ def test_every_note_is_shown_with_its_trial_and_can_be_changed(open_page: Callab
     for trial in trials[:2]:
         for version, text in ((1, long), (2, f"trial {trial.number} " + long[:3000])):
             saved = {"body": text, "version": version}
-            path = f"/api/studies/{study._study_id}/{trial._trial_id}/note"
+            path = f"/api/studies/{study_id_of(study)}/{trial_id_of(trial)}/note"
             assert page.ask(path, "PUT", saved)[::2] == (200, b"{}")
             assert page.ask(path, "PUT", saved)[0] == 409
     detail = page.detail()
@@ -188,8 +189,8 @@ def test_notes_cost_no_more_than_they_are(open_page: Callable[..., Page], monkey
         page = open_page(*[([1.0], {})] * count)
         for trial in page.study.trials:
             for key, value in (("note_ver", 1), ("note_str:0", "a"), ("note_str:1", "b")):
-                page.study._storage.set_study_system_attr(
-                    page.study._study_id, f"dashboard:{trial._trial_id}:{key}", value
+                storage_of(page.study).set_study_system_attr(
+                    study_id_of(page.study), f"dashboard:{trial_id_of(trial)}:{key}", value
                 )
         made.clear()
         assert {trial["note"]["body"] for trial in page.detail()["trials"]} == {"ab"}
@@ -207,23 +208,23 @@ def test_a_finished_trial_is_converted_once(open_page: Callable[..., Page], monk
     converted: list[int] = []
     convert = storage_view._trial
     monkeypatch.setattr(storage_view, "_trial", lambda stored: converted.append(stored.number) or convert(stored))
-    view = DashboardStorage(study._storage)
+    view = DashboardStorage(storage_of(study))
     for _ in range(3):
-        view.get_all_trials(study._study_id, deepcopy=False)
-        view.get_best_trial(study._study_id)
+        view.get_all_trials(study_id_of(study), deepcopy=False)
+        view.get_best_trial(study_id_of(study))
     assert [converted.count(number) for number in range(3)] == [1, 1, 6]
 
 
 def test_trials_are_not_made_by_the_page(open_page: Callable[..., Page]) -> None:
     study = open_page(([1.0], KEPT)).study
-    view = DashboardStorage(study._storage)
+    view = DashboardStorage(storage_of(study))
     with pytest.raises(RuntimeError, match="made by `quell tune`"):
-        optuna.create_study(storage=view).add_trial(view.get_all_trials(study._study_id)[0])
+        optuna.create_study(storage=view).add_trial(view.get_all_trials(study_id_of(study))[0])
 
 
 def test_much_json_is_sent_compressed_to_who_takes_it(open_page: Callable[..., Page]) -> None:
     page = open_page(*[([1.0], KEPT)] * 50)
-    path = f"/api/studies/{page.study._study_id}"
+    path = f"/api/studies/{study_id_of(page.study)}"
     _, headers, body = page.ask(path, HTTP_ACCEPT_ENCODING="gzip, deflate, br")
     assert (headers["Content-Encoding"], headers["Content-Length"]) == ("gzip", str(len(body)))
     assert json.loads(gzip.decompress(body)) == page.detail()
@@ -242,9 +243,14 @@ def test_a_database_that_is_away_is_not_waited_for(
 
     page = open_page(([1.0], KEPT))
     monkeypatch.setattr(storage_view, "WAIT_S", 0.05)
-    paths = ["/api/studies", f"/api/studies/{page.study._study_id}", f"/csv/{page.study._study_id}", "/artifacts/0/0a"]
+    paths = [
+        "/api/studies",
+        f"/api/studies/{study_id_of(page.study)}",
+        f"/csv/{study_id_of(page.study)}",
+        "/artifacts/0/0a",
+    ]
     for name in ("get_all_studies", "get_study_name_from_id", "get_study_system_attrs"):
-        monkeypatch.setattr(page.study._storage.backend, name, away)
+        monkeypatch.setattr(storage_of(page.study).backend, name, away)
     for path in paths:
         status, headers, body = page.ask(path)
         assert (status, headers["Retry-After"]) == (503, "5")
@@ -264,9 +270,9 @@ def test_a_study_is_deleted_with_the_artifacts_that_its_trials_share(
         file_path=str(tmp_path / "clean.wav"),
         study_or_trial=page.study,
     )
-    named = page.study._storage.get_study_system_attrs(page.study._study_id)
+    named = storage_of(page.study).get_study_system_attrs(study_id_of(page.study))
     for _ in range(2):
         page.study.add_trial(create_trial(value=1.0, system_attrs=named))
-    assert page.ask(f"/api/studies/{page.study._study_id}", "DELETE", content={})[0] == 200
+    assert page.ask(f"/api/studies/{study_id_of(page.study)}", "DELETE", content={})[0] == 200
     assert not (tmp_path / shared).exists()
-    assert page.study._storage.get_all_studies() == []
+    assert storage_of(page.study).get_all_studies() == []

@@ -16,6 +16,7 @@ from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.markdown import escape
+from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
@@ -188,9 +189,9 @@ def test_pictures_and_sounds_are_linked_where_the_dashboard_has_them(study: optu
     study.set_user_attr("showcase", [clip])
     shown = [{"denoised": "33-cc", "picture": "44-dd", "scores": {}}]
     note = noted(study, complete(1.0, gallery=shown))
-    own = f"/artifacts/{study._study_id}/{study.trials[0]._trial_id}"
+    own = f"/artifacts/{study_id_of(study)}/{trial_id_of(study.trials[0])}"
     assert f"]({own}/44-dd)" in note and f"[denoised]({own}/33-cc)" in note
-    assert f"[noisy](/artifacts/{study._study_id}/11-aa)" in note
+    assert f"[noisy](/artifacts/{study_id_of(study)}/11-aa)" in note
     same = noted(study, complete(1.0, same_as=0))
     assert f"]({own}/44-dd)" in same
     assert "results it has" in same
@@ -208,7 +209,7 @@ def test_names_of_files_are_shown_as_they_are(study: optuna.Study) -> None:
 
 def test_a_study_says_what_is_searched_in_what_and_how_far_it_is(study: optuna.Study) -> None:
     assert "No trial is complete and feasible yet." in study_note(StudySnapshot.of(study))
-    beside = optuna.create_study(study_name="tiny-presets", direction="maximize", storage=study._storage)
+    beside = optuna.create_study(study_name="tiny-presets", direction="maximize", storage=storage_of(study))
     beside.set_user_attr("spec", study.user_attrs["spec"])
     beside.add_trial(complete(2.0, preset="plain-cnn"))
     study.add_trial(complete(9.0, {"stoi": 0.2}, preset="mask-unet"))

@@ -19,6 +19,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from quell_tuning.errors import TuningError
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.report.content import Content
 from quell_tuning.report.formatting import MINUS
 from quell_tuning.report.media import gallery
@@ -263,7 +264,7 @@ def test_the_best_presets_are_those_beside_the_search_too(fabricated: Callable[.
     made = fabricated()
     made.add(7.0)
     made.add(6.0, preset="compressed-unet")
-    beside = optuna.create_study(study_name="office-presets", storage=made.study._storage, direction="maximize")
+    beside = optuna.create_study(study_name="office-presets", storage=storage_of(made.study), direction="maximize")
     made.add(6.5, study=beside, preset="mask-unet")
     made.add(9.0, study=beside, preset="plain-cnn", constraints={"si_sdr": 0.5})
     page = made.page()

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.errors import StudyNotFound
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.recordings import exclusions
 from quell_tuning.results import liveness, status
 from quell_tuning.results.status import line, show, summary
@@ -100,7 +101,7 @@ def test_the_best_trial_gains_over_noisy_input_and_best_preset(study: optuna.Stu
     study.add_trial(scored(2.0, preset="plain-cnn"))
     assert summary(study)["best"]["gain_over_preset"] is None
     assert "+0.50 over the noisy input, which is the preset plain-cnn" in printed(study)
-    beside = optuna.create_study(study_name="s-presets", direction="maximize", storage=study._storage)
+    beside = optuna.create_study(study_name="s-presets", direction="maximize", storage=storage_of(study))
     beside.set_user_attr("spec", study.user_attrs["spec"])
     beside.add_trial(scored(2.25, preset="mask-unet"))
     study.add_trial(scored(2.75))

@@ -13,6 +13,7 @@ pytest.importorskip("grpc")
 
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
+from quell_tuning.optuna_private import study_id_of, trial_id_of
 from quell_tuning.storage import grpc_service
 from quell_tuning.storage.grpc_service import CoalescedReads, SharedReadService
 from quell_tuning.storage.retrying import RetryingStorage
@@ -89,7 +90,7 @@ def filled(storage: RetryingStorage) -> optuna.Study:
 def test_trials_are_answered_as_optuna_answers(storage: RetryingStorage, after: int, included: list[int]) -> None:
     study = filled(storage)
     service, plain = SharedReadService(storage.backend), OptunaStorageProxyService(storage.backend)
-    request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=after, included_trial_ids=included)
+    request = GetTrialsRequest(study_id=study_id_of(study), trial_id_greater_than=after, included_trial_ids=included)
     for _ in range(2):  # the second time from what was kept
         written = service.GetTrials(request, None)
         assert GetTrialsReply.FromString(written) == plain.GetTrials(request, None)
@@ -98,16 +99,16 @@ def test_trials_are_answered_as_optuna_answers(storage: RetryingStorage, after: 
 def test_what_changes_is_seen(storage: RetryingStorage) -> None:
     study = filled(storage)
     service = SharedReadService(storage.backend)
-    request = GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1)
+    request = GetTrialsRequest(study_id=study_id_of(study), trial_id_greater_than=-1)
 
     def asked() -> dict[int, Any]:
         return {trial.number: trial for trial in GetTrialsReply.FromString(service.GetTrials(request, None)).trials}
 
     asked()
     running = next(trial for trial in study.trials if trial.state.name == "RUNNING")
-    storage.set_trial_user_attr(running._trial_id, "lease", [1, 0.5])
+    storage.set_trial_user_attr(trial_id_of(running), "lease", [1, 0.5])
     assert asked()[running.number].user_attributes["lease"] == "[1, 0.5]"
-    storage.set_trial_state_values(running._trial_id, optuna.trial.TrialState.COMPLETE, [7.0])
+    storage.set_trial_state_values(trial_id_of(running), optuna.trial.TrialState.COMPLETE, [7.0])
     assert list(asked()[running.number].values) == [7.0]
 
 
@@ -118,7 +119,7 @@ def test_trials_that_ended_are_written_down_once(storage: RetryingStorage, monke
     monkeypatch.setattr(grpc_service, "_to_proto_trial", lambda trial: written.append(trial.number) or inner(trial))
     service = SharedReadService(storage.backend)
     for _ in range(3):
-        service.GetTrials(GetTrialsRequest(study_id=study._study_id, trial_id_greater_than=-1), None)
+        service.GetTrials(GetTrialsRequest(study_id=study_id_of(study), trial_id_greater_than=-1), None)
     ended = [trial.number for trial in study.trials if trial.state.is_finished()]
     assert [written.count(number) for number in ended] == [1] * len(ended)
 

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import search_space, study_file, substudies
@@ -180,7 +181,7 @@ def lose(trial: optuna.Trial, suggested: list[str]) -> None:
     for name in suggested:
         trial.suggest_float(name, 0, 1)
     trial.set_user_attr("lost", "its worker ended")
-    trial.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    storage_of(trial.study).set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
 
 @pytest.mark.parametrize("suggested", [[], ["x"], ["x", "y"], ["y"]], ids=["nothing", "half", "all", "the other half"])

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials import budget as module
@@ -136,11 +137,11 @@ def complete_or_reap(budget: Budget, number: int) -> list[str]:
             start.wait(60)
             done.append("reaped" if trial.number in budget.reap() else "")
             continue
-        budget.storage.set_trial_user_attr(trial._trial_id, "worker", gone(trial.user_attrs["worker"]))
+        budget.storage.set_trial_user_attr(trial_id_of(trial), "worker", gone(trial.user_attrs["worker"]))
         start.wait(60)
         time.sleep(0.004 * turn)  # about as long as the others need to read the trials
         try:
-            budget.storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
+            budget.storage.set_trial_state_values(trial_id_of(trial), TrialState.COMPLETE, [1.0])
             done.append("complete")
         except UpdateFinishedTrialError:
             done.append("")
@@ -341,7 +342,9 @@ def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_bef
     budget = Budget(study, 1)
     trial = claimed(budget)
     budget.hand_back(trial)
-    storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # claimed by one that was killed there and then
+    storage.set_trial_state_values(
+        trial_id_of(trial), TrialState.RUNNING
+    )  # claimed by one that was killed there and then
     assert module.GRACE_S < look_every_5_s(budget, clock) <= module.GRACE_S + 10
     assert study.trials[0].user_attrs["lost"].startswith("whoever claimed it said nothing for")
 
@@ -456,5 +459,5 @@ def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "WAITING"]
     assert trials[1].user_attrs["lease"][0] >= 1
     assert trials[2].user_attrs["slot"] == trials[0].user_attrs["slot"]
-    storage.set_trial_state_values(mine._trial_id, TrialState.FAIL)
+    storage.set_trial_state_values(trial_id_of(mine), TrialState.FAIL)
     assert lease.taken()

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from quell_tuning.export import chosen_trial
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.trials import confirmation
 from quell_tuning.workspace.run_folder import RunFolder
 from rich.console import Console
@@ -26,7 +27,7 @@ def search() -> optuna.Study:
 
 @pytest.fixture
 def repeated(search: optuna.Study) -> optuna.Study:
-    return optuna.create_study(study_name="s-confirm", storage=search._storage, direction="maximize")
+    return optuna.create_study(study_name="s-confirm", storage=storage_of(search), direction="maximize")
 
 
 def end(study: optuna.Study, value: float | None, clips: Sequence[float] = (), **attributes: Any) -> int:

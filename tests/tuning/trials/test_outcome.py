@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.trials import outcome, ranking
 from quell_tuning.workspace.run_folder import RunFolder
 
@@ -57,7 +58,7 @@ def add(
 
 
 def running(study: optuna.Study, number: int) -> optuna.Trial:
-    return optuna.Trial(study, study.trials[number]._trial_id)
+    return optuna.Trial(study, trial_id_of(study.trials[number]))
 
 
 def numbers(trials: list[FrozenTrial]) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.budget import SAME_FAILURES, Budget
@@ -151,8 +152,8 @@ def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the
 
 def end_elsewhere(elsewhere: optuna.Study, running: RunningTrial) -> None:
     """Takes the worker for dead, as `quell_tuning.trials.budget` does."""
-    elsewhere._storage.set_trial_user_attr(running.trial._trial_id, "lost", "its worker said nothing for 31 s")
-    elsewhere._storage.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
+    storage_of(elsewhere).set_trial_user_attr(trial_id_of(running.trial), "lost", "its worker said nothing for 31 s")
+    storage_of(elsewhere).set_trial_state_values(trial_id_of(running.trial), TrialState.FAIL)
 
 
 def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_goes_on(

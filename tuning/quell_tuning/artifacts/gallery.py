@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial
 
 from quell.audio import FloatArray
 from quell_tuning.artifacts.clip_picture import ClipSignals, picture
+from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ def store_study_clips(study: optuna.Study, mixtures: EvaluationSet, store: Artif
     if known:
         return known
     for meta in metas:
-        study._storage.set_study_system_attr(study._study_id, PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
+        storage_of(study).set_study_system_attr(study_id_of(study), PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
     study.set_user_attr("showcase", found)
     return found
 
@@ -144,7 +145,7 @@ def store_trial_clips(
         log.warning("trial %d has no gallery: %s: %s", trial.number, type(error).__name__, error)
         return
     for meta in metas:
-        trial.storage.set_trial_system_attr(trial._trial_id, PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
+        trial.storage.set_trial_system_attr(trial_id_of(trial), PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
     trial.set_user_attr("gallery", gallery)
 
 
@@ -154,7 +155,7 @@ def copy_clips(trial: optuna.Trial, ended: FrozenTrial) -> None:
         return
     for key, value in ended.system_attrs.items():
         if key.startswith(PREFIX):
-            trial.storage.set_trial_system_attr(trial._trial_id, key, value)
+            trial.storage.set_trial_system_attr(trial_id_of(trial), key, value)
     trial.set_user_attr("gallery", ended.user_attrs["gallery"])
 
 

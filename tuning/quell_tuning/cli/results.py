@@ -21,6 +21,7 @@ from quell_tuning.cli.options import (
     stderr,
     stdout,
 )
+from quell_tuning.optuna_private import storage_of
 
 
 def dashboard(
@@ -55,7 +56,7 @@ def dashboard(
     stored = open_study(study, place)
 
     def refresh() -> None:
-        page_refresh.refresh(stored, stored._storage)
+        page_refresh.refresh(stored, storage_of(stored))
 
     return serve(
         stored,

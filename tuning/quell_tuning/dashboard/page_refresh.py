@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from quell_tuning.dashboard.plots import plots
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot, beside
 
 # Trials with a note, besides the presets: every note costs every reader of the study.
@@ -42,7 +43,7 @@ def _refresh(standing: StudySnapshot, storage: BaseStorage) -> None:
     page = _Page(standing.study_id, storage)
     here = [preset.trial for preset in standing.presets if preset.study == standing.name]
     ended = [trial for trial in here if trial.state.is_finished()]
-    noted = {trial._trial_id: trial for trial in [*standing.ranked[:NOTES], *ended]}
+    noted = {trial_id_of(trial): trial for trial in [*standing.ranked[:NOTES], *ended]}
     for trial_id, trial in noted.items():
         page.note(f"dashboard:{trial_id}:", trial_note(standing, trial))
     for trial_id in page.noted() - noted.keys():

@@ -14,6 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot, seconds
 from quell_tuning.trials.ranking import feasible
 
@@ -41,8 +42,8 @@ def score_against_cost(standing: StudySnapshot) -> Figure:
     complete = [trial for trial in standing.trials if _costed(trial)]
     good = [trial for trial in complete if feasible(trial)]
     known = [preset for preset in standing.presets if preset.complete and _costed(preset.trial)]
-    named = {preset.trial._trial_id for preset in known}
-    others = [trial for trial in good if trial._trial_id not in named]
+    named = {trial_id_of(preset.trial) for preset in known}
+    others = [trial for trial in good if trial_id_of(trial) not in named]
     names = [preset.name for preset in known]
     hover = [f"{preset.name}, trial {preset.trial.number} of {preset.study}" for preset in known]
     bad = [trial for trial in complete if not feasible(trial)]

@@ -21,6 +21,7 @@ from quell_tuning.dashboard.access_control import Guard, Refusal, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
 from quell_tuning.dashboard.storage_view import DashboardStorage, DatabaseUnavailable
 from quell_tuning.errors import UsageError
+from quell_tuning.optuna_private import storage_of, study_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def serve(
     Raises:
         UsageError: the address is taken, or not this machine's.
     """
-    assert isinstance(study._storage, RetryingStorage), "a study of quell_tuning.storage.backends"
+    storage = storage_of(study)
+    assert isinstance(storage, RetryingStorage), "a study of quell_tuning.storage.backends"
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it says how many wait for a thread
     with listen(access.host, access.port) as listener:
-        app = application(study._storage, store, access.password, access.read_only)
+        app = application(storage, store, access.password, access.read_only)
         server = waitress.create_server(
             app, sockets=[listener], threads=THREADS, ident="", max_request_body_size=LARGEST_UPLOAD_BYTES
         )
@@ -87,14 +89,14 @@ def serve(
                 f"quell: {access.host}: the password crosses the network as it is; keep to one that you trust, or put "
                 "HTTPS in front"
             )
-        print(f"{_address(listener)}/dashboard/studies/{study._study_id}", flush=True)
+        print(f"{_address(listener)}/dashboard/studies/{study_id_of(study)}", flush=True)
         try:
             serving.start()
             serving.join()
         finally:
             ended.set()
             server.task_dispatcher.shutdown(timeout=LEAVE_S)
-            study._storage.close()
+            storage.close()
     return 1
 
 

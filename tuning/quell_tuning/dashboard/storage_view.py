@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting
 from quell_tuning.errors import StorageError
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import feasible
 
@@ -102,14 +103,14 @@ class DashboardStorage(RetryingStorage):
 
     def _trial(self, stored: FrozenTrial, drawn: bool = True) -> FrozenTrial:
         """Converted once when it has ended: storages give the same object every time then."""
-        seen = self._seen.get(stored._trial_id)
+        seen = self._seen.get(trial_id_of(stored))
         if seen is None or seen[0] is not stored:
             shown = _trial(stored)
             plain = copy.copy(shown)
             plain.intermediate_values = {}
             seen = stored, shown, plain
             if stored.state.is_finished():
-                self._seen[stored._trial_id] = seen
+                self._seen[trial_id_of(stored)] = seen
         return seen[1] if drawn else seen[2]
 
 

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting, markdown
 from quell_tuning.markdown import escape, table
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
 from quell_tuning.results.snapshot import Preset, StudySnapshot
 from quell_tuning.trials.ranking import feasible
@@ -64,7 +65,7 @@ def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
 def _gallery(standing: StudySnapshot, trial: FrozenTrial) -> str:
     taken_over = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
     owner = standing.trials[trial.user_attrs["same_as"]] if taken_over else trial
-    shared, own = f"/artifacts/{standing.study_id}", f"/artifacts/{standing.study_id}/{owner._trial_id}"
+    shared, own = f"/artifacts/{standing.study_id}", f"/artifacts/{standing.study_id}/{trial_id_of(owner)}"
     texts = []
     for clip, made in zip(standing.known.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False):
         noisy, clean = f"[noisy]({shared}/{clip['noisy']})", f"[clean]({shared}/{clip['clean']})"

@@ -12,6 +12,7 @@ from quell.corpus.memory_map import Corpus
 from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 from quell_tuning.errors import StudyNotFound
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.trials.ranking import best_trials
 from quell_tuning.workspace.run_folder import RunFolder
 
@@ -86,7 +87,7 @@ def _confirmed(study: optuna.Study, runs: RunFolder, ranked: list[FrozenTrial]) 
     if confirmed is None or _owner(ranked[0]) not in confirmed["of"]:
         return None
     name, number = confirmed["study"], confirmed["trial"]
-    trials = optuna.load_study(study_name=name, storage=study._storage).get_trials(deepcopy=False)
+    trials = optuna.load_study(study_name=name, storage=storage_of(study)).get_trials(deepcopy=False)
     if number not in runs.kept_weights(name):
         return None
     of = "" if name == study.study_name else f", trial {confirmed['winner']} with another seed"

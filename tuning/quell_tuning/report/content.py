@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import quell
 from quell_tuning.formatting import configuration, domain, plain, title
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds
@@ -108,7 +109,7 @@ class Content:
     """
 
     def __init__(self, study: optuna.Study, best: int) -> None:
-        self.standing = StudySnapshot.of(study, *beside(study, study._storage))
+        self.standing = StudySnapshot.of(study, *beside(study, storage_of(study)))
         self.name, self.metric = self.standing.name, self.standing.metric
         self.attributes = self.standing.known
         self.spec: dict[str, Any] = self.attributes["spec"]

@@ -10,6 +10,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning.optuna_private import study_id_of, trial_id_of
 from quell_tuning.study.stored_study import metric
 from quell_tuning.trials.ranking import best_trials, feasible, is_lost
 
@@ -58,7 +59,7 @@ class StudySnapshot:
         for other in others:
             found += _presets(other.study_name, other.get_trials(deepcopy=False))
         found.sort(key=lambda preset: -preset.metrics.get(score, 0.0) if preset.complete else float("inf"))
-        return cls(study._study_id, study.study_name, study.user_attrs, score, trials, best_trials(study), found)
+        return cls(study_id_of(study), study.study_name, study.user_attrs, score, trials, best_trials(study), found)
 
     @property
     def scores(self) -> list[str]:
@@ -72,7 +73,7 @@ class StudySnapshot:
     def rival(self, trial: FrozenTrial) -> Preset | None:
         """The best preset, unless the trial is it."""
         best = self.best_preset
-        return None if best is None or best.trial._trial_id == trial._trial_id else best
+        return None if best is None or trial_id_of(best.trial) == trial_id_of(trial) else best
 
 
 def _presets(study: str, trials: Sequence[FrozenTrial]) -> list[Preset]:

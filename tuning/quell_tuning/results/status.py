@@ -21,6 +21,7 @@ from rich.text import Text
 
 from quell.metrics.intrusive import UNITS
 from quell_tuning import formatting
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours
 from quell_tuning.trials.ranking import feasible, is_lost
@@ -35,7 +36,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) 
         best: length of the leaderboard.
         signs: from the looks before this one, of somebody who watches.
     """
-    standing = StudySnapshot.of(study, *beside(study, study._storage))
+    standing = StudySnapshot.of(study, *beside(study, storage_of(study)))
     trials = [trial for trial in standing.trials if not is_lost(trial)]
     states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]

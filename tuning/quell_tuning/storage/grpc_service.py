@@ -14,6 +14,7 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import add_StorageService
 from optuna.storages._grpc.servicer import OptunaStorageProxyService, _to_proto_trial
 from optuna.trial import FrozenTrial
 
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.retrying import unreachable
 
 THREADS = 32  # calls served at once; most of them wait for the database or for one another
@@ -60,10 +61,10 @@ class TrialsSnapshot:
     def written(self, trial: FrozenTrial) -> bytes:
         """A reply with this trial alone. Several of them, one after the other, are a reply with all."""
         kept = self._ended if trial.state.is_finished() else self._unfinished
-        known, text = kept.get(trial._trial_id, (None, b""))
+        known, text = kept.get(trial_id_of(trial), (None, b""))
         if known is not trial:  # SQLite gives the numbers of a deleted study's trials to others
             text = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
-            kept[trial._trial_id] = trial, text
+            kept[trial_id_of(trial)] = trial, text
         return text
 
 
@@ -91,7 +92,7 @@ class SharedReadService(OptunaStorageProxyService):
             context.abort(code=grpc.StatusCode.NOT_FOUND, details=str(error))
         included, after = set(request.included_trial_ids), request.trial_id_greater_than
         return b"".join(
-            read.written(trial) for trial in read.trials if trial._trial_id > after or trial._trial_id in included
+            read.written(trial) for trial in read.trials if trial_id_of(trial) > after or trial_id_of(trial) in included
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import runs_here, shown, worker_name
@@ -102,9 +103,10 @@ class Budget:
     """
 
     def __init__(self, study: optuna.Study, trials: int) -> None:
-        assert isinstance(study._storage, RetryingStorage), "a study of quell_tuning.storage.backends"
+        storage = storage_of(study)
+        assert isinstance(storage, RetryingStorage), "a study of quell_tuning.storage.backends"
         self.study = study
-        self.storage = study._storage
+        self.storage = storage
         self.trials = trials
         self._last_signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
         self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
@@ -165,8 +167,8 @@ class Budget:
                 random.shuffle(waiting)
             for trial in waiting:
                 if self._take(trial):
-                    self.storage.set_trial_user_attr(trial._trial_id, "worker", worker_name())
-                    return optuna.Trial(self.study, trial._trial_id)
+                    self.storage.set_trial_user_attr(trial_id_of(trial), "worker", worker_name())
+                    return optuna.Trial(self.study, trial_id_of(trial))
             if slots.empty:
                 # Any of them: workers that come at the same time shall not all fill the same one.
                 self._enqueue(slots, [random.choice(slots.empty)])
@@ -176,28 +178,28 @@ class Budget:
 
     def _take(self, trial: FrozenTrial) -> bool:
         try:
-            return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            return self.storage.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
     def _discard(self, trial: FrozenTrial) -> None:
         """Ends a waiting trial that no slot needs; taken first, so that nobody runs it meanwhile."""
         if self._take(trial):
-            self.storage.set_trial_user_attr(trial._trial_id, "superfluous", "another trial fills its slot")
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            self.storage.set_trial_user_attr(trial_id_of(trial), "superfluous", "another trial fills its slot")
+            self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def give_up(self, trial: optuna.Trial, reason: str) -> None:
         """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
         with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead
             trial.set_user_attr("asked", reason)
             trial.set_user_attr("superfluous", reason)
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def hand_back(self, trial: optuna.Trial) -> None:
         """Puts a running trial of this process back in line, as when the worker is asked to leave."""
         with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead: it is back already
             trial.set_user_attr("worker", "")  # the next one must not be taken for this process while it signs in
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self.storage.set_trial_state_values(trial_id_of(trial), TrialState.WAITING)
 
     def reap(self) -> list[int]:
         """Ends running trials whose worker is gone; `enqueue_missing` replaces them. Returns their numbers.
@@ -247,8 +249,8 @@ class Budget:
         error = trial.user_attrs.get("error")  # a bug, or a full disk: the worker's last words
         why = f"{reason} ({error})" if error else reason
         key, text = ("lost", why) if again else ("failure", f"{why}, {ATTEMPTS} times")
-        self.storage.set_trial_user_attr(trial._trial_id, key, text)
-        self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        self.storage.set_trial_user_attr(trial_id_of(trial), key, text)
+        self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def common_failure(self, slots: Slots) -> str | None:
         """The reason that the last ALIKE ended trials all failed for, numbers aside; None when they did not.

@@ -15,6 +15,7 @@ from contextlib import suppress
 import optuna
 
 from quell_tuning.errors import StorageError
+from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.trials.budget import REAP_EVERY, RENEW_S, Budget
 
 log = logging.getLogger("quell")
@@ -53,7 +54,7 @@ class Lease:
 
     def taken(self) -> bool:
         """Whether somebody took this worker for dead and ended its trial."""
-        return self.budget.storage.get_trial(self.trial._trial_id).state == optuna.trial.TrialState.FAIL
+        return self.budget.storage.get_trial(trial_id_of(self.trial)).state == optuna.trial.TrialState.FAIL
 
     def _run(self) -> None:
         with suppress(_Over), self.budget.storage.waiting(unless=self._check):
@@ -73,7 +74,7 @@ class Lease:
                 self._end_process(silent_s)
             word = [count, round(self.audio_hours, 4)]
             try:
-                self.budget.storage.set_trial_user_attr(self.trial._trial_id, "lease", word)
+                self.budget.storage.set_trial_user_attr(trial_id_of(self.trial), "lease", word)
                 if count > look:
                     self.budget.reconcile(self.trial.number)
                     look = count + (0 if self.budget.watches(self.trial.number) else REAP_EVERY - 1)

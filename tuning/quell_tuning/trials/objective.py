@@ -24,6 +24,7 @@ from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
 from quell_tuning import progress
 from quell_tuning.artifacts import gallery
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.study import search_space
 from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
 from quell_tuning.study.study_file import StudySpec
@@ -115,7 +116,7 @@ class _Attempt:
         )
 
     def stored(self) -> FrozenTrial:
-        return self.trial.study._storage.get_trial(self.trial._trial_id)
+        return storage_of(self.trial.study).get_trial(trial_id_of(self.trial))
 
     def seconds(self) -> float:
         return round(time.monotonic() - self.started, 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.study.sections import COSTS
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.ranking import best_trainings
@@ -101,7 +102,7 @@ def copy_result(trial: optuna.Trial, ended: FrozenTrial) -> None:
         if name not in known:
             trial.set_constraint(name, value)
     if len(trial.study.directions) == 1:
-        said = trial.study._storage.get_trial(trial._trial_id).intermediate_values  # before it was handed back
+        said = storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values  # before it was handed back
         for step in ended.intermediate_values.keys() - said.keys():
             trial.report(ended.intermediate_values[step], step)
     reached: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
