@@ -1,4 +1,4 @@
-"""Where audio and pictures of trials are: a folder, or a bucket."""
+"""Stores of artifacts, which are audio files and pictures of trials: a folder, or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import io
 import re
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
-if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
-
 ENVIRONMENT = "QUELL_ARTIFACTS"
 FOLDER = "artifacts"
+
+
+class ArtifactStore(Protocol):
+    """What Optuna and optuna-dashboard ask of a store; Optuna's own protocol is private.
+
+    `open_reader` and `remove` raise `optuna.artifacts.exceptions.ArtifactNotFound` for an id without a file.
+    """
+
+    def open_reader(self, artifact_id: str) -> BinaryIO: ...
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None: ...
+
+    def remove(self, artifact_id: str) -> None: ...
 
 
 def open_artifacts(url: str | None, runs: RunFolder) -> ArtifactStore:

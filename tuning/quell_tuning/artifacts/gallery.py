@@ -29,10 +29,10 @@ from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 
 if TYPE_CHECKING:
     import torch
-    from optuna.artifacts._protocol import ArtifactStore
 
     from quell.metrics.scorer import Scores
     from quell.mixing.evaluation_mixtures import EvaluationSet
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
     Denoise = Callable[[torch.Tensor], torch.Tensor]
 

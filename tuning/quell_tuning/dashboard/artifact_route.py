@@ -24,8 +24,9 @@ from quell_tuning.dashboard.access_control import Refusal
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from optuna.artifacts._protocol import ArtifactStore
     from optuna.storages import BaseStorage
+
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 

@@ -27,8 +27,9 @@ from quell_tuning.storage.retrying import RetryingStorage
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from optuna.artifacts._protocol import ArtifactStore
     from rich.console import Console
+
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 

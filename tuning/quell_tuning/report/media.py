@@ -14,7 +14,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from quell_tuning.report.content import Content, Row
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 
 @dataclass(frozen=True)

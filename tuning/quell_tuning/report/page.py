@@ -23,8 +23,9 @@ from quell_tuning.study.search_space import PARAMETERS
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.artifacts._protocol import ArtifactStore
     from rich.console import Console
+
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 # Names that the template knows them by.
 FILTERS: dict[str, Callable[..., str]] = {

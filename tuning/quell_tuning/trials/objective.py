@@ -34,8 +34,7 @@ from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.workspace.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
-
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
     from quell_tuning.trials.tracking import Tracker
 
 log = logging.getLogger("quell")

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
+    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 
