@@ -185,7 +185,7 @@ def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
 
 def test_help_answers_without_heavy_imports() -> None:
     code = (
-        "import sys; from tuning import cli; sys.argv = ['quell', '--help']\n"
+        "import sys; from quell_tuning.cli import __main__ as cli; sys.argv = ['quell', '--help']\n"
         "try: cli.main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'optuna', 'numpy', 'pydantic'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
@@ -200,7 +200,7 @@ def test_help_answers_without_heavy_imports() -> None:
 )
 def test_torch_threads_that_wait_leave_the_core_to_others_soon(given: dict[str, str], taken: str) -> None:
     code = (
-        "import sys; from tuning import cli; sys.argv = ['quell', '--help']\n"
+        "import sys; from quell_tuning.cli import __main__ as cli; sys.argv = ['quell', '--help']\n"
         "try: cli.main()\nexcept SystemExit: import torch"
     )
     environment = {
@@ -215,7 +215,8 @@ def test_torch_threads_that_wait_leave_the_core_to_others_soon(given: dict[str, 
 
 def test_a_study_is_read_and_a_worker_waits_without_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from tuning import joining, parts, status, study_file, worker\n"
+        "import sys; from pathlib import Path; from quell_tuning.study import study_file, substudies\n"
+        "from quell_tuning.results import status; from quell_tuning.workers import joining, worker\n"
         "study_file.load(Path('studies/demo.toml')); sys.exit('torch' if 'torch' in sys.modules else 0)"
     )
     root = Path(__file__).parents[3]
