@@ -11,7 +11,7 @@ from typing import NamedTuple
 from quell import audio
 from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.inference.jobs import DenoiseJob, JobResult, Mix, Progress, seconds
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Progress, seconds
 from quell.inference.journal import Journal
 
 
@@ -92,7 +92,7 @@ def _check(jobs: Sequence[DenoiseJob], left: Sequence[DenoiseJob], overwrite: bo
 def run(
     jobs: Sequence[DenoiseJob],
     model: Path | None,
-    mix: Mix,
+    options: DenoiseOptions,
     processes: int = 0,
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -117,7 +117,7 @@ def run(
     if processes:
         from quell.inference.process_pool import denoise
 
-        yield from denoise(jobs, model, mix, min(processes, len(jobs)), progress, journal)
+        yield from denoise(jobs, model, options, min(processes, len(jobs)), progress, journal)
         return
     from quell.export.exported_model import load
     from quell.inference.enhancement import denoise_job
@@ -133,4 +133,4 @@ def run(
             progress(min(passed, total), total)
 
     for job in jobs:
-        yield denoise_job(job, loaded, mix, move)
+        yield denoise_job(job, loaded, options, move)

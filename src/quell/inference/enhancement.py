@@ -17,7 +17,7 @@ from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
-from quell.inference.jobs import DenoiseJob, JobResult, Mix, Report
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Report
 
 # A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
 # OFFSET_S it may as well be sound.
@@ -28,7 +28,9 @@ OFFSET_S = 0.1
 Pieces = Callable[[], Iterator[FloatArray]]
 
 
-def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, mix: Mix | None = None) -> FloatArray:
+def denoise(
+    waveform: FloatArray, sample_rate: int, model: Model | None = None, options: DenoiseOptions | None = None
+) -> FloatArray:
     """A denoised recording at the rate it came in; every channel by itself.
 
     Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
@@ -38,7 +40,7 @@ def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, 
         waveform: float, full scale at 1.
         sample_rate: of the waveform, Hz.
         model: from `quell.load`; if omitted, the pretrained denoiser that fits the rate.
-        mix: how much of the input stays.
+        options: how much of the input stays in the output.
 
     Shape:
         waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
@@ -60,14 +62,14 @@ def denoise(waveform: FloatArray, sample_rate: int, model: Model | None = None, 
         for start in range(0, len(channels), audio.READ_BLOCK):
             yield channels[start : start + audio.READ_BLOCK]
 
-    return np.concatenate(list(denoised(pieces, sample_rate, used, mix))).reshape(samples.shape)
+    return np.concatenate(list(denoised(pieces, sample_rate, used, options))).reshape(samples.shape)
 
 
 def enhance_file(
     source: Path,
     target: Path,
     model: Model,
-    mix: Mix | None = None,
+    options: DenoiseOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
@@ -90,14 +92,14 @@ def enhance_file(
         found = f"{error.strerror}: {error.filename}"
         raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
     with writer.writing(target, recording.stored, recording.channels) as append:
-        return transfer(recording, model, append, mix, progress)
+        return transfer(recording, model, append, options, progress)
 
 
 def transfer(
     recording: audio.AudioFile,
     model: Model,
     append: Callable[[FloatArray], None],
-    mix: Mix | None = None,
+    options: DenoiseOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Report:
     """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
@@ -110,7 +112,7 @@ def transfer(
                 progress(0.0)  # whoever wants to stop can, also while the level of a long recording is found
             yield piece
 
-    for piece in denoised(pieces, rate, model, mix):
+    for piece in denoised(pieces, rate, model, options):
         if not np.isfinite(piece).all():
             found = "the answer to it is not finite"
             raise AudioError(f"{recording.path}: {found}, expected numbers; lower its level or leave it out")
@@ -124,10 +126,12 @@ def transfer(
     return Report(frames / rate, peak, limited)
 
 
-def denoised(pieces: Pieces, sample_rate: int, model: Model, mix: Mix | None = None) -> Iterator[FloatArray]:
+def denoised(
+    pieces: Pieces, sample_rate: int, model: Model, options: DenoiseOptions | None = None
+) -> Iterator[FloatArray]:
     """The pieces of a denoised signal, (m, C) each, together as long as the signal; it is passed over up to three
     times, the first two to find its level."""
-    share = (mix or Mix()).denoised
+    share = (options or DenoiseOptions()).denoised
     signal = _measure(pieces, sample_rate, model.sample_rate)
     channels = len(signal.levels)
     way_in = Resampler(sample_rate, model.sample_rate, channels, signal.frames)
@@ -202,11 +206,13 @@ class _Kept:
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
 
 
-def denoise_job(job: DenoiseJob, model: Model | None, mix: Mix, move: Callable[[float], None]) -> JobResult:
+def denoise_job(
+    job: DenoiseJob, model: Model | None, options: DenoiseOptions, move: Callable[[float], None]
+) -> JobResult:
     """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
     try:
         fit = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
-        return JobResult(job, enhance_file(job.source, job.target, fit, mix, move), None)
+        return JobResult(job, enhance_file(job.source, job.target, fit, options, move), None)
     except AudioError as error:
         return JobResult(job, None, error)
     except DenoiserError:

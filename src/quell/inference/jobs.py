@@ -12,7 +12,7 @@ from quell.errors import AudioError
 
 
 @dataclass(frozen=True)
-class Mix:
+class DenoiseOptions:
     """How much of the input stays in the output.
 
     Args:

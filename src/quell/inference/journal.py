@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quell.atomic import replacing
 from quell.errors import ExportError
-from quell.inference.jobs import DenoiseJob, Mix
+from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
 JOURNAL = ".quell-denoise.jsonl"
 
@@ -86,13 +86,13 @@ def _where(path: Path) -> str:
     return os.path.realpath(path)
 
 
-def how(model: Path, mix: Mix) -> str:
+def how(model: Path, options: DenoiseOptions) -> str:
     """What decides, besides the recording, what comes out.
 
     Raises:
         ExportError: the model cannot be read.
     """
     try:
-        return json.dumps([hashlib.sha256(model.read_bytes()).hexdigest()[:16], asdict(mix)])
+        return json.dumps([hashlib.sha256(model.read_bytes()).hexdigest()[:16], asdict(options)])
     except OSError as error:
         raise ExportError(f"{model}: {error.strerror}, expected a file made by `quell export`; name another") from error

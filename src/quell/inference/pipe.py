@@ -13,7 +13,7 @@ from quell.audio import writer
 from quell.errors import AudioError
 from quell.export.exported_model import Model
 from quell.inference.enhancement import transfer
-from quell.inference.jobs import Mix, Report
+from quell.inference.jobs import DenoiseOptions, Report
 
 # How files begin that somebody may pipe in, whose headers would be denoised as sound.
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
@@ -29,7 +29,7 @@ def pipe(
     target: BinaryIO,
     model: Model,
     raw: audio.Raw,
-    mix: Mix | None = None,
+    options: DenoiseOptions | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Denoises interleaved samples. They are kept on disk until the last has come: their level decides the first.
@@ -52,7 +52,7 @@ def pipe(
         try:
             _take(source, came, raw, move)
             _check(came, raw)
-            report = _denoise(audio.AudioFile(came, raw), made, model, mix, move)
+            report = _denoise(audio.AudioFile(came, raw), made, model, options, move)
         except AudioError as error:
             found = str(error).replace(str(came), "standard input").replace(str(made), "standard input")
             raise AudioError(found) from error
@@ -72,7 +72,9 @@ def _take(source: BinaryIO, came: Path, raw: audio.Raw, move: Progress) -> None:
             move(0.0, file.tell() / second)
 
 
-def _denoise(recording: audio.AudioFile, made: Path, model: Model, mix: Mix | None, move: Progress) -> Report:
+def _denoise(
+    recording: audio.AudioFile, made: Path, model: Model, options: DenoiseOptions | None, move: Progress
+) -> Report:
     done, came = 0.0, recording.frames / recording.stored.sample_rate
 
     def moved(more: float) -> None:
@@ -81,7 +83,7 @@ def _denoise(recording: audio.AudioFile, made: Path, model: Model, mix: Mix | No
         move(done, came)
 
     with writer.writing(made, recording.stored, recording.channels) as append:
-        return transfer(recording, model, append, mix, moved)
+        return transfer(recording, model, append, options, moved)
 
 
 def _no_room(error: OSError) -> AudioError:

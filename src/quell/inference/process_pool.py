@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
 from quell.inference import pretrained
-from quell.inference.jobs import DenoiseJob, JobResult, Mix, Progress, seconds
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Progress, seconds
 from quell.inference.journal import Journal
 from quell.processes import pool
 
@@ -36,14 +36,14 @@ STALLED_S = 600.0  # without a sign of life; 8 s of sound and the passes over th
 def denoise(
     jobs: Sequence[DenoiseJob],
     model: Path | None,
-    mix: Mix,
+    options: DenoiseOptions,
     processes: int,
     progress: Progress | None,
     journal: Journal | None,
 ) -> Iterator[JobResult]:
     """As `batch.run`, beside this process. A job whose process dies is done again, then reported."""
     stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
-    slots = [_Slot(model, mix, processes, stop) for _ in range(processes)]
+    slots = [_Slot(model, options, processes, stop) for _ in range(processes)]
     try:
         slots[0].load()
         seconds = _lengths(slots, [job.source for job in jobs])
@@ -128,7 +128,7 @@ class _Begun(NamedTuple):
     """What a process is given when it starts."""
 
     model: Path | None
-    mix: Mix
+    options: DenoiseOptions
     processes: int
     stop: Any  # a shared c_bool
     signs: Any  # a shared _Signs
@@ -137,9 +137,9 @@ class _Begun(NamedTuple):
 class _Slot:
     """One process, and another when it died: in a pool of several nobody knows which job killed it."""
 
-    def __init__(self, model: Path | None, mix: Mix, processes: int, stop: Any) -> None:
+    def __init__(self, model: Path | None, options: DenoiseOptions, processes: int, stop: Any) -> None:
         self.signs: Any = multiprocessing.get_context("spawn").RawValue(_Signs)
-        self._begun = _Begun(model, mix, processes, stop, self.signs)
+        self._begun = _Begun(model, options, processes, stop, self.signs)
         self._fresh()
         self._pool = self._new()
 
@@ -272,7 +272,7 @@ def _task(job: DenoiseJob) -> JobResult | None:
     if own.stop.value:
         return None
     with _busy(own.signs):
-        return denoise_job(job, _model[0], own.mix, move)
+        return denoise_job(job, _model[0], own.options, move)
     return None
 
 

@@ -200,10 +200,10 @@ def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
         "import torch; torch.set_num_threads(1)\n"
         "from quell.export.exported_model import load\n"
         "from quell.inference.enhancement import enhance_file\n"
-        "from quell.inference.jobs import Mix\n"
+        "from quell.inference.jobs import DenoiseOptions\n"
         "folder = Path(sys.argv[1]); model = load(folder / 'model.pt')\n"
         "for minutes in (1, 4):\n"
-        "    enhance_file(folder / f'{minutes}.wav', folder / f'{minutes}-out.wav', model, Mix(wet=0.5))\n"
+        "    enhance_file(folder / f'{minutes}.wav', folder / f'{minutes}-out.wav', model, DenoiseOptions(wet=0.5))\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]

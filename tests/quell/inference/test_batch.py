@@ -13,9 +13,9 @@ import soundfile
 from quell.errors import AudioError
 from quell.inference import batch, enhancement
 from quell.inference.batch import run
-from quell.inference.jobs import DenoiseJob, Mix
+from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
-MIX = Mix()
+OPTIONS = DenoiseOptions()
 
 
 def plan(*args, **settings) -> list[DenoiseJob]:
@@ -29,7 +29,7 @@ def test_a_folder_keeps_its_tree(tmp_path, model, processes, write):
         write(path) if path.suffix != ".txt" else path.write_text("notes")
     passed = []
     jobs = plan([tmp_path / "in"], tmp_path / "out")
-    ended = list(run(jobs, model, MIX, processes, lambda *at: passed.append(at)))
+    ended = list(run(jobs, model, OPTIONS, processes, lambda *at: passed.append(at)))
     assert {done.job for done in ended} == set(jobs) and not any(done.error for done in ended)
     made = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert made == ["a.wav", "x/b.flac", "x/y/c.wav"]
@@ -54,7 +54,7 @@ def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, pro
     for name in "abc":
         write(tmp_path / "in" / f"{name}.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
-    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX, processes))
+    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS, processes))
     (error,) = (done.error for done in ended if done.error)
     assert str(error).startswith(f"{tmp_path / 'in' / 'b.wav'}: ")
     assert len(ended) == 3
@@ -65,7 +65,7 @@ def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path,
     source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
     with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
         plan([source], target)
-    (done,) = run(plan([source], target, overwrite=True), model, MIX)
+    (done,) = run(plan([source], target, overwrite=True), model, OPTIONS)
     assert done.error is None
     assert stored(target) == stored(source)
 
@@ -128,7 +128,7 @@ def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, m
     (tmp_path / "in" / "above").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "gone.wav").symlink_to("nowhere")
     (tmp_path / "in" / "self.wav").symlink_to("self.wav")
-    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX))
+    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS))
     assert [str(done.error) for done in ended if done.error] == [
         f"{tmp_path / 'in' / name}: no such file, expected a sound file; repair it or leave it out"
         for name in ("gone.wav", "self.wav")
@@ -145,7 +145,7 @@ def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monk
     monkeypatch.setattr(enhancement, "enhance_file", fail)
     for name in "ab":
         write(tmp_path / "in" / f"{name}.wav")
-    one, other = run(plan([tmp_path / "in"], tmp_path / "out"), model, MIX)
+    one, other = run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS)
     expected = f"{tmp_path / 'in' / 'a.wav'}: MemoryError: 9 GiB wanted, expected to be denoised; leave it out"
     assert (str(one.error), other.error) == (expected, None)
 
@@ -162,7 +162,7 @@ def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model, write
     source, blocked = write(tmp_path / "a.wav"), tmp_path / "out"
     jobs = plan([source], blocked)
     blocked.write_text("a file where the folder should be")
-    (done,) = run(jobs, model, MIX)
+    (done,) = run(jobs, model, OPTIONS)
     assert isinstance(done.error, AudioError) and str(done.error).startswith(f"{blocked / 'a.wav'}: ")
 
 
@@ -183,7 +183,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model, write):
     for number in range(6):
         write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
     jobs = plan([tmp_path / "in"], tmp_path / "out")
-    ended = run(jobs, model, MIX, processes=2)
+    ended = run(jobs, model, OPTIONS, processes=2)
     next(ended)
     ended.close()
     left = list((tmp_path / "out").iterdir())
@@ -194,5 +194,5 @@ def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, mo
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")
-    assert [done.error for done in run(plan([source], tmp_path / "out"), model, MIX)] == [None]
+    assert [done.error for done in run(plan([source], tmp_path / "out"), model, OPTIONS)] == [None]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]

@@ -16,7 +16,7 @@ import soundfile
 
 from quell import audio
 from quell.inference import batch
-from quell.inference.jobs import Mix
+from quell.inference.jobs import DenoiseOptions
 
 KINDS = [
     ("wav", "WAV", "PCM_16"),
@@ -143,7 +143,7 @@ def check(folder, output, errors):
 def test_each_damaged_file_is_refused_for_a_reason_or_done_well(hostile, model, tmp_path):
     before, start = state(hostile), time.perf_counter()
     jobs = batch.plan([hostile], tmp_path / "out").jobs
-    ended = list(batch.run(jobs, model, Mix(wet=0.9)))
+    ended = list(batch.run(jobs, model, DenoiseOptions(wet=0.9)))
     assert time.perf_counter() - start < MOST_S
     assert state(hostile) == before
     assert sorted(done.job.source for done in ended) == sorted(before)

@@ -15,7 +15,7 @@ from quell.export import exporter
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model, load
 from quell.inference.enhancement import denoise, denoised, enhance_file
-from quell.inference.jobs import Mix
+from quell.inference.jobs import DenoiseOptions
 
 
 class Identity(Model):
@@ -146,9 +146,14 @@ def test_full_scale_square_waves_are_answered_with_numbers(loaded):
 def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(loaded, rate):
     samples = 0.1 * np.random.default_rng(8).standard_normal((rate + 3, 2)).astype(np.float32)
     clean = denoise(samples, rate, loaded)
-    for mix, share in ((Mix(wet=0.8), 0.8), (Mix(wet=0), 0), (Mix(attenuation_limit_db=20), 0.9), (Mix(0.5, 20), 0.45)):
-        assert mix.denoised == pytest.approx(share)
-        found = denoise(samples, rate, loaded, mix)
+    for options, share in (
+        (DenoiseOptions(wet=0.8), 0.8),
+        (DenoiseOptions(wet=0), 0),
+        (DenoiseOptions(attenuation_limit_db=20), 0.9),
+        (DenoiseOptions(0.5, 20), 0.45),
+    ):
+        assert options.denoised == pytest.approx(share)
+        found = denoise(samples, rate, loaded, options)
         np.testing.assert_allclose(found, share * clean + (1 - share) * samples, atol=1e-6)  # float32
 
 
@@ -160,7 +165,7 @@ def test_an_attenuation_limit_leaves_so_much_of_the_noise():
     samples = 0.1 * np.random.default_rng(9).standard_normal((8_000, 1)).astype(np.float32)
     mute = Silence(8_000, {}, IDENTITY.blocks)
     for limit_db in (0, 6, 18):
-        found = denoise(samples, 8_000, mute, Mix(attenuation_limit_db=limit_db))
+        found = denoise(samples, 8_000, mute, DenoiseOptions(attenuation_limit_db=limit_db))
         lowered_db = 20 * np.log10(np.sqrt(np.square(samples).mean() / np.square(found).mean()))
         assert lowered_db == pytest.approx(limit_db, abs=1e-3)  # float32
 
@@ -168,7 +173,7 @@ def test_an_attenuation_limit_leaves_so_much_of_the_noise():
 @pytest.mark.parametrize("settings", [{"wet": -0.1}, {"wet": 1.1}, {"wet": np.nan}, {"attenuation_limit_db": -1.0}])
 def test_a_mix_out_of_range_is_refused(settings):
     with pytest.raises(ValueError, match="expected"):
-        Mix(**settings)
+        DenoiseOptions(**settings)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])

@@ -14,7 +14,7 @@ from quell import audio
 from quell.audio import ENCODINGS, Raw, writer
 from quell.errors import AudioError
 from quell.inference.enhancement import denoise
-from quell.inference.jobs import Mix
+from quell.inference.jobs import DenoiseOptions
 from quell.inference.pipe import pipe
 
 
@@ -37,13 +37,13 @@ def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, lo
     content = (tmp_path / "a.bin").read_bytes()
     (tmp_path / "a.bin").unlink()
     out = io.BytesIO()
-    report = pipe(io.BytesIO(content), out, loaded, raw, Mix(wet=0.9))
+    report = pipe(io.BytesIO(content), out, loaded, raw, DenoiseOptions(wet=0.9))
     assert len(out.getvalue()) == len(content) and report.seconds == pytest.approx(70_001 / rate)
     settings = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": raw.subtype, "always_2d": True}
     before, after = (
         soundfile.read(io.BytesIO(part), dtype="float32", **settings)[0] for part in (content, out.getvalue())
     )
-    np.testing.assert_allclose(after, denoise(before, rate, loaded, Mix(wet=0.9)), atol=2**-14)  # 16 bits
+    np.testing.assert_allclose(after, denoise(before, rate, loaded, DenoiseOptions(wet=0.9)), atol=2**-14)  # 16 bits
     assert not list(scratch.iterdir())
 
 

@@ -13,7 +13,7 @@ from quell.errors import ExportError
 from quell.export.exported_model import load
 from quell.export.exporter import export
 from quell.inference import batch, enhancement, pretrained
-from quell.inference.jobs import DenoiseJob, Mix
+from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
 MOST_BYTES = 4.5e6
 RATES = [rate for rate, name in pretrained.FILES.items() if (pretrained.FOLDER / name).exists()]
@@ -76,7 +76,7 @@ def test_a_model_that_is_named_is_taken_instead(two, model, loaded):
 def test_every_recording_of_a_folder_gets_the_model_of_its_rate(tmp_path, write, processes):
     sources = [write(tmp_path / "in" / f"{rate}.wav", rate=rate) for rate in (8_000, 16_000, 44_100)]
     jobs = [DenoiseJob(source, tmp_path / "out" / source.name) for source in sources]
-    assert not any(done.error for done in batch.run(jobs, None, Mix(), processes))
+    assert not any(done.error for done in batch.run(jobs, None, DenoiseOptions(), processes))
     for job in jobs:
         noisy, rate = soundfile.read(job.source, dtype="float32")
         made, _ = soundfile.read(job.target, dtype="float32")

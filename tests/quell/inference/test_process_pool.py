@@ -15,7 +15,7 @@ import soundfile
 from quell.errors import AudioError, ExportError
 from quell.inference import process_pool
 from quell.inference.batch import run
-from quell.inference.jobs import DenoiseJob, Mix
+from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
 # A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
 # written; as often as its last suffix but one says. Spawned processes import it.
@@ -61,7 +61,7 @@ def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_pa
     names = ["early.SIGKILL.1.wav", "late.SIGSEGV.1.wav", "late.SIGTERM.1.wav"]
     killer = "late.SIGABRT.9.wav"
     todo = [*jobs(tmp_path, [killer, *names], deadly), *jobs(tmp_path, ["a.wav", "b.wav"])]
-    ended = {done.job.target.name: done.error for done in run(todo, model, Mix(), processes=1)}
+    ended = {done.job.target.name: done.error for done in run(todo, model, DenoiseOptions(), processes=1)}
     error = ended.pop(killer)
     assert isinstance(error, AudioError)
     assert str(error).startswith(f"{tmp_path / 'in' / killer}: the process that denoised it was killed 2 times, expec")
@@ -74,7 +74,7 @@ def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_pa
 def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
     monkeypatch.setattr(process_pool, "STALLED_S", 1.5)
     todo = [*jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), *jobs(tmp_path, ["a.wav"])]
-    ended = {done.job.target.name: done.error for done in run(todo, model, Mix(), processes=1)}
+    ended = {done.job.target.name: done.error for done in run(todo, model, DenoiseOptions(), processes=1)}
     assert ended.pop("a.wav") is None
     assert str(ended["late.SIGSTOP.1.wav"]).startswith(f"{todo[0].source}: nothing came of it for 2 s, expected it to")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
@@ -89,7 +89,7 @@ def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, de
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run(jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), model, Mix(), processes=1, progress=leave))
+        list(run(jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), model, DenoiseOptions(), processes=1, progress=leave))
     assert set(multiprocessing.active_children()) == before
     assert not list((tmp_path / "out").iterdir())
 
@@ -100,9 +100,9 @@ def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
         content = bytearray(job.source.read_bytes())
         content[1_000:1_050] = bytes(50)
         job.source.write_bytes(content)
-    (done,) = run(todo[:1], model, Mix())
+    (done,) = run(todo[:1], model, DenoiseOptions())
     assert done.error and "resync" in capfd.readouterr().err  # else there were nothing to hide
-    assert len(list(run(todo, model, Mix(), processes=1))) == 2
+    assert len(list(run(todo, model, DenoiseOptions(), processes=1))) == 2
     assert capfd.readouterr() == ("", "")
 
 
@@ -110,13 +110,13 @@ def test_a_model_that_cannot_be_loaded_is_said_once(tmp_path):
     (tmp_path / "model.pt").write_text("no model")
     before = set(multiprocessing.active_children())
     with pytest.raises(ExportError, match=r"model\.pt: not an exported denoiser"):
-        list(run(jobs(tmp_path, ["a.wav", "b.wav"]), tmp_path / "model.pt", Mix(), processes=1))
+        list(run(jobs(tmp_path, ["a.wav", "b.wav"]), tmp_path / "model.pt", DenoiseOptions(), processes=1))
     assert set(multiprocessing.active_children()) == before
 
 
 def test_an_idle_process_that_is_killed_is_replaced(tmp_path, model):
     todo, before = jobs(tmp_path, ["a.wav", "b.wav"]), set(multiprocessing.active_children())
-    ended = run(todo, model, Mix(), processes=1)
+    ended = run(todo, model, DenoiseOptions(), processes=1)
     assert next(ended).error is None
     (child,) = set(multiprocessing.active_children()) - before
     os.kill(child.pid, signal.SIGKILL)

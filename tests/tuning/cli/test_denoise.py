@@ -23,7 +23,7 @@ from rich.console import Console
 import quell
 from quell.audio import Raw
 from quell.errors import AudioError, ExportError
-from quell.inference.jobs import Mix
+from quell.inference.jobs import DenoiseOptions
 
 LONG_S = 400  # of sound; a second of work
 INTERRUPTED = "quell: interrupted\n"
@@ -230,7 +230,7 @@ def quiet() -> Console:
 def piped(model: Path | None, output: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     usual = {"overwrite": False, "console": quiet()}
-    return denoise.stream(model, output, Raw(8_000, 1, "PCM_16"), Mix(), **(usual | settings))
+    return denoise.stream(model, output, Raw(8_000, 1, "PCM_16"), DenoiseOptions(), **(usual | settings))
 
 
 def test_an_output_that_cannot_take_raw_samples_is_refused(
@@ -288,7 +288,7 @@ def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_p
     usual: dict[str, Any] = {"overwrite": True, "processes": 1}
     for chosen, before in ((None, 0), (None, 2), (model, 0)):
         console = quiet()
-        assert denoise.files(chosen, [noisy], out, Mix(), console=console, **usual) == 1
+        assert denoise.files(chosen, [noisy], out, DenoiseOptions(), console=console, **usual) == 1
         assert (f"{before} recordings were done before" in console.file.getvalue()) == bool(before)  # type: ignore[attr-defined]
 
 
@@ -296,7 +296,7 @@ def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_p
 def test_closed_streams_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
     monkeypatch.setattr(sys, closed, None)
     with pytest.raises(AudioError, match=rf"^standard {closed[3:]}put: closed, expected"):
-        denoise.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), Mix(), overwrite=False, console=quiet())
+        denoise.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), DenoiseOptions(), overwrite=False, console=quiet())
 
 
 def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> None:
@@ -341,4 +341,4 @@ def test_what_makes_no_sense_is_wrong_usage(
 def test_a_model_that_is_missing_is_said_before_the_recordings_are_looked_at(tmp_path: Path) -> None:
     missing = tmp_path / "model.pt"
     with pytest.raises(ExportError, match=f"^{re.escape(str(missing))}: no such file, expected an exported denoiser"):
-        denoise.files(missing, [tmp_path], tmp_path, Mix(), overwrite=False, processes=1, console=quiet())
+        denoise.files(missing, [tmp_path], tmp_path, DenoiseOptions(), overwrite=False, processes=1, console=quiet())

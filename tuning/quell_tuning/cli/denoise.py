@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from quell import audio
     from quell.inference import batch
-    from quell.inference.jobs import Mix, Report
+    from quell.inference.jobs import DenoiseOptions, Report
 
 MODELS = (".pt", ".onnx")  # how files end that Quell runs
 
@@ -51,22 +51,24 @@ def denoise(
     """Clean recordings, with a model of yours or the one that comes with Quell; rate, channels, length and format are
     kept."""
     from quell.audio import ENCODINGS, Raw
-    from quell.inference.jobs import Mix
+    from quell.inference.jobs import DenoiseOptions
 
     model, inputs = _parted(inputs)
     try:
-        mix = Mix(wet, attenuation_limit)
+        options = DenoiseOptions(wet, attenuation_limit)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if Path("-") not in inputs:
         if output == Path("-"):
             raise typer.BadParameter("- for recordings, expected a file or a folder", param_hint="--output")
-        return files(model, inputs, output, mix, overwrite=overwrite, processes=jobs, console=stderr())
+        return files(model, inputs, output, options, overwrite=overwrite, processes=jobs, console=stderr())
     if len(inputs) > 1:
         raise typer.BadParameter("- among others, expected it alone", param_hint="INPUT")
     if encoding not in ENCODINGS:
         raise typer.BadParameter(f"{encoding!r}, expected one of {', '.join(ENCODINGS)}", param_hint="--encoding")
-    return stream(model, output, Raw(rate, channels, ENCODINGS[encoding]), mix, overwrite=overwrite, console=stderr())
+    return stream(
+        model, output, Raw(rate, channels, ENCODINGS[encoding]), options, overwrite=overwrite, console=stderr()
+    )
 
 
 def _parted(given: list[Path]) -> tuple[Path | None, list[Path]]:
@@ -89,7 +91,7 @@ def files(
     model: Path | None,
     inputs: Sequence[Path],
     output: Path,
-    mix: Mix,
+    options: DenoiseOptions,
     *,
     overwrite: bool,
     processes: int,
@@ -112,7 +114,7 @@ def files(
         from quell.export.exported_model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
-    settings = " ".join(how(file, mix) for file in (pretrained.paths() if model is None else [model]))
+    settings = " ".join(how(file, options) for file in (pretrained.paths() if model is None else [model]))
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.done:
         _say(f"{len(plan.done)} recordings were done before, by the same model", console)
@@ -122,7 +124,7 @@ def files(
         def moved(done: float, total: float) -> None:
             move(round(done), round(total))
 
-        with closing(batch.run(plan.jobs, model, mix, processes or cores(), moved, plan.journal)) as ended:
+        with closing(batch.run(plan.jobs, model, options, processes or cores(), moved, plan.journal)) as ended:
             for done in ended:
                 if done.error is not None:
                     failed += 1
@@ -138,7 +140,9 @@ def files(
     return 1 if failed else 0
 
 
-def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwrite: bool, console: Console) -> int:
+def stream(
+    model: Path | None, output: Path, raw: audio.Raw, options: DenoiseOptions, *, overwrite: bool, console: Console
+) -> int:
     """Denoises raw samples from standard input; returns the exit code.
 
     Raises:
@@ -159,7 +163,7 @@ def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwr
         if sys.stdout is None:
             raise AudioError("standard output: closed, expected to write samples to it; give -o a file")
         with _to_stdout(), progress.stream(console) as move:
-            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, mix, move)
+            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, options, move)
         _warn("standard output", report, console)
         return 0
     if output.suffix.lower() in audio.SUFFIXES:
@@ -169,7 +173,7 @@ def stream(model: Path | None, output: Path, raw: audio.Raw, mix: Mix, *, overwr
         if output.exists() and not overwrite:
             raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
         with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as move:
-            report = pipe(sys.stdin.buffer, file, loaded, raw, mix, move)
+            report = pipe(sys.stdin.buffer, file, loaded, raw, options, move)
     except OSError as error:
         raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
     _warn(str(output), report, console)
