@@ -1,0 +1,88 @@
+"""Scores compare clip by clip, and a scorer keeps no more clips in memory than it says."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from quell.metrics import intrusive
+from quell.metrics import scorer as scoring
+from quell.metrics.scorer import Scores
+from quell.mixing.evaluation_mixtures import score_denoiser
+
+
+def scores(*values, snr_db=(0, 10, 0, 10)):
+    return Scores({"pesq": np.array(values, float), "stoi": np.array(values) / 10}, np.array(snr_db, float), 0)
+
+
+@pytest.mark.parametrize("at", [2, 8, 12])  # while estimates are made, and while clips are scored
+def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(validation, scorer, at):
+    calls = []
+
+    def move(done, of):
+        calls.append((done, of))
+        if len(calls) == at:
+            raise InterruptedError
+
+    made = []
+    with pytest.raises(InterruptedError):
+        score_denoiser(scorer, lambda noisy: made.append(noisy) or noisy, validation, ("pesq",), progress=move)
+    assert len(made) == min(at, 6)
+    whole = []
+    found = score_denoiser(
+        scorer, lambda noisy: noisy, validation, ("pesq",), progress=lambda *moved: whole.append(moved)
+    )
+    assert found.values["pesq"].tolist() == validation.noisy_scores.values["pesq"].tolist()
+    assert len(whole) == 12 and whole[-1] == (6, 6) and whole == sorted(whole)
+
+
+def test_only_so_many_clips_wait_to_be_scored(validation, scorer, monkeypatch):
+    monkeypatch.setattr(scoring, "AHEAD", 2)
+    ahead, scored = [], 0
+
+    def move(done, of):
+        nonlocal scored
+        scored = done
+
+    def jobs():
+        for made in range(12):
+            ahead.append(made - scored)
+            yield partial(intrusive.score_clip, validation.noisy[0], validation.clean[0], 8_000, ("stoi",))
+
+    found = scorer.run(jobs(), 12, move)
+    assert len(found) == 12 and {clip.values["stoi"] for clip in found} == {validation.noisy_scores.values["stoi"][0]}
+    assert max(ahead) <= 4  # two that wait, and one that was scored since `move`
+
+
+def test_scores_that_do_not_pair_up_are_refused(validation, scorer):
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer than argument 1"):
+        scorer.score_clips(iter(()), validation.clean, 8_000, ("si_sdr",))
+
+
+def test_means_by_snr_are_those_of_its_clips():
+    found = scores(1, 2, 4, 8)
+    assert found.mean("pesq") == 3.75
+    assert found.means() == pytest.approx({"pesq": 3.75, "stoi": 0.375})
+    assert list(found.by_snr()) == [0.0, 10.0]
+    assert found.by_snr()[0.0] == pytest.approx({"pesq": 2.5, "stoi": 0.25})
+    assert found.by_snr()[10.0] == pytest.approx({"pesq": 5.0, "stoi": 0.5})
+
+
+def test_worse_than_is_the_share_of_clips_that_score_lower():
+    assert scores(1, 2, 4, 8).worse_than(scores(2, 2, 3, 9), "pesq") == 0.5
+    assert scores(1, 2, 4, 8).worse_than(scores(1, 2, 4, 8), "pesq") == 0.0
+
+
+def test_gain_over_is_paired_and_its_interval_holds_the_mean():
+    rng = np.random.default_rng(0)
+    base, gains = rng.normal(0, 5, 400), rng.normal(0.5, 1, 400)  # clips differ far more than denoisers do
+    one, other = (Scores({"pesq": values}, base, 0) for values in (base + gains, base))
+    mean, low, high = one.gain_over(other, "pesq")
+    assert mean == pytest.approx(gains.mean())
+    # 1.96 standard errors of the mean; a bootstrap of 2000 draws finds a quantile to some per cent of it.
+    half = 1.96 * gains.std() / 20
+    assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
+    assert other.gain_over(one, "pesq") == pytest.approx((-mean, -high, -low), abs=1e-9)
+    assert one.gain_over(one, "pesq") == (0.0, 0.0, 0.0)
