@@ -98,7 +98,7 @@ def _system(result: Result, noisy: Scores, test_set: TestSet) -> dict[str, Any]:
     return row | {
         "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
         "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
-        "worse_at_highest_snr": _worse_on_top(scores, noisy) if by_snr else None,
+        "worse_at_highest_snr": scores.worse_at_highest_snr(noisy) if by_snr else None,
         "worst": {name: _worst(scores, noisy, name, test_set) for name in scores.values},
         "rtf": float(result.rtf @ test_set.seconds / total),
         "rtf_new": float(result.rtf_new @ test_set.seconds / total),
@@ -106,15 +106,6 @@ def _system(result: Result, noisy: Scores, test_set: TestSet) -> dict[str, Any]:
     }
 
 
-def _worse_on_top(scores: Scores, noisy: Scores) -> dict[str, float]:
-    """Shares of clips made worse among those with the least noise, where there is most to lose."""
-    top = noisy.snr_db == noisy.snr_db.max()
-    mine, before = scores.of_clips(top), noisy.of_clips(top)
-    return {name: mine.worse_than(before, name) for name in mine.values}
-
-
 def _worst(scores: Scores, noisy: Scores, name: str, test_set: TestSet) -> dict[str, Any]:
-    """The clip that loses most, or gains least."""
-    gains = scores.values[name] - noisy.values[name]
-    place = int(gains.argmin())
-    return {"file": test_set.labels[place], "gain": float(gains[place])}
+    clip, gain = scores.worst_clip(noisy, name)
+    return {"file": test_set.labels[clip], "gain": gain}

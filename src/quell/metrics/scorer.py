@@ -17,6 +17,7 @@ from quell.processes import pool
 Progress = Callable[[int, int], None]  # clips done, clips in all
 ScoringJob = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
 AHEAD = 64  # clips that wait in memory
+RESAMPLES = 2_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,37 @@ class Scores:
         return rows
 
     def gain_over(self, other: Scores, name: str) -> tuple[float, float, float]:
-        """Mean improvement over `other` on the same clips, with its 95 % interval: (mean, low, high).
-
-        Paired bootstrap over clips, 2000 resamples, always the same ones.
-        """
-        gains = self.values[name] - other.values[name]
-        draws = np.random.default_rng(0).integers(len(gains), size=(2000, len(gains)))
-        low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
-        return float(gains.mean()), float(low), float(high)
+        """Mean improvement over `other` on the same clips, with its 95 % interval: (mean, low, high)."""
+        return paired_interval(self.values[name] - other.values[name])
 
     def worse_than(self, other: Scores, name: str) -> float:
         """Share of clips that score lower than in `other`, 0 to 1."""
         return float((self.values[name] < other.values[name]).mean())
+
+    def worse_at_highest_snr(self, other: Scores) -> dict[str, float]:
+        """`worse_than` for every metric, over the clips with the least noise only: there is most to lose."""
+        top = self.snr_db == self.snr_db.max()
+        mine, theirs = self.of_clips(top), other.of_clips(top)
+        return {name: mine.worse_than(theirs, name) for name in mine.values}
+
+    def worst_clip(self, other: Scores, name: str) -> tuple[int, float]:
+        """The clip that loses most against `other`, or gains least: (its index, its gain)."""
+        gains = self.values[name] - other.values[name]
+        index = int(gains.argmin())
+        return index, float(gains[index])
+
+
+def paired_interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of the gains of clips, with its 95 % interval: (mean, low, high).
+
+    Paired bootstrap over clips, RESAMPLES times, always with the same draws.
+
+    Shape:
+        gains: (N,), N >= 1.
+    """
+    draws = np.random.default_rng(0).integers(len(gains), size=(RESAMPLES, len(gains)))
+    low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
+    return float(gains.mean()), float(low), float(high)
 
 
 class Scorer:

@@ -9,7 +9,7 @@ import pytest
 
 from quell.metrics import intrusive
 from quell.metrics import scorer as scoring
-from quell.metrics.scorer import Scores
+from quell.metrics.scorer import Scores, paired_interval
 from quell.mixing.evaluation_mixtures import score_denoiser
 
 
@@ -86,3 +86,21 @@ def test_gain_over_is_paired_and_its_interval_holds_the_mean():
     assert [low, high] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
     assert other.gain_over(one, "pesq") == pytest.approx((-mean, -high, -low), abs=1e-9)
     assert one.gain_over(one, "pesq") == (0.0, 0.0, 0.0)
+
+
+def test_paired_interval_is_that_of_the_gains():
+    one, other = scores(1, 2, 4, 8), scores(2, 2, 3, 9)
+    gains = np.array([-1.0, 0.0, 1.0, -1.0])
+    assert one.gain_over(other, "pesq") == paired_interval(gains)
+    assert paired_interval(gains[:1]) == (-1.0, -1.0, -1.0)
+
+
+def test_worst_clip_is_the_one_with_the_smallest_gain():
+    assert scores(1, 2, 4, 8).worst_clip(scores(2, 5, 3, 9), "pesq") == (1, -3.0)
+    assert scores(5, 4, 9, 8).worst_clip(scores(1, 2, 4, 7), "pesq") == (3, 1.0)  # no clip is worse
+
+
+def test_worse_at_highest_snr_leaves_the_other_clips_out():
+    one, other = scores(1, 2, 4, 8), scores(2, 2, 5, 9)  # 10 dB: the second and the fourth
+    assert one.worse_at_highest_snr(other) == {"pesq": 0.5, "stoi": 0.5}
+    assert one.worse_than(other, "pesq") == 0.75

@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
+from quell.metrics.scorer import paired_interval
 from quell_tuning.trials.ranking import best_trainings, feasible, is_lost
 
 # A repetition whose clips score lower than the leader's with this probability of error (one-sided) is hopeless.
 ERROR = 0.01
-RESAMPLES = 2000
 
 ClipScores = NDArray[np.float64]
 
@@ -87,10 +87,7 @@ def _last(clips: dict[str, list[float]]) -> list[float]:
 
 def lead(winner: Confirmed, second: Confirmed) -> tuple[float, float, float]:
     """How far the winner is ahead, with a 95 % interval: (mean, low, high); paired bootstrap over validation clips."""
-    gains = winner.clips.mean(axis=0) - second.clips.mean(axis=0)
-    draws = np.random.default_rng(0).integers(len(gains), size=(RESAMPLES, len(gains)))
-    low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
-    return float(gains.mean()), float(low), float(high)
+    return paired_interval(winner.clips.mean(axis=0) - second.clips.mean(axis=0))
 
 
 def record(study: optuna.Study, rows: list[Confirmed]) -> None:

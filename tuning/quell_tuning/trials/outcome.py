@@ -47,7 +47,7 @@ def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
 def worst(scores: Scores, mixtures: EvaluationSet, name: str) -> dict[str, Any]:
     """The clip that lost most in a score against its noisy input, or gained least."""
     noisy = mixtures.noisy_scores
-    clip = int((scores.values[name] - noisy.values[name]).argmin())
+    clip, _ = scores.worst_clip(noisy, name)
     sides = {
         side: {metric: round(float(values[clip]), 4) for metric, values in found.values.items()}
         for side, found in (("noisy", noisy), ("denoised", scores))
