@@ -20,6 +20,20 @@ PHASES = ("noisy", "estimated")
 OPTIMISERS = ("adamw", "muon")
 # Of the network's products while it is trained. "auto": bfloat16 on a device that multiplies it in hardware.
 PRECISIONS = ("auto", "float32")
+# What an option by name may be, and the least and the largest value of an option that is a whole number.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "convolution": CONVOLUTIONS,
+    "downsampling": DOWNSAMPLINGS,
+    "normalisation": NORMALISATIONS,
+    "activation": ACTIVATIONS,
+    "bottleneck": BOTTLENECKS,
+    "output": OUTPUTS,
+    "representation": REPRESENTATIONS,
+    "target": TARGETS,
+    "phase": PHASES,
+    "optimiser": OPTIMISERS,
+}
+RANGES: Mapping[str, tuple[int, int]] = {"depth": (2, 7), "time_stride": (1, 2)}
 # Terms that a loss may be a sum of, joined by "+", with the weight of each. si_sdr counts dB, perceptual PESQ points;
 # both leave the gain free.
 LOSS_WEIGHTS: Mapping[str, float] = {
@@ -40,7 +54,7 @@ FIX_GAIN = tuple(term for term in LOSS_WEIGHTS if term not in ("perceptual", "si
 class NetworkConfig:
     """Shape of the network. The defaults are the preset `compressed-unet`."""
 
-    depth: int = 5  # levels, 2 to 7; each halves the bins
+    depth: int = 5  # levels; each halves the bins
     base_channels: int = 16  # of the first level
     growth: float = 1.41  # channels of a level over those of the one before, rounded to a multiple of 4
     kernel_bins: int = 5  # odd
@@ -48,7 +62,7 @@ class NetworkConfig:
     convolution: str = "full"  # CONVOLUTIONS
     convolutions_per_level: int = 1  # on the way down, and as many on the way up
     downsampling: str = "stride"  # DOWNSAMPLINGS
-    time_stride: int = 2  # 1 or 2, from the second level on
+    time_stride: int = 2  # from the second level on
     skips: bool = True  # from each level down to the same level up
     normalisation: str = "batch"  # NORMALISATIONS
     activation: str = "prelu"  # ACTIVATIONS
@@ -100,7 +114,7 @@ class TrainingConfig(MixingConfig):
     loss_weights: Mapping[str, float] = field(default_factory=dict)  # of its terms; LOSS_WEIGHTS for what is absent
     optimiser: str = "adamw"  # OPTIMISERS; muon for matrices, with adamw for all other weights
     learning_rate: float = 2e-3
-    batch_size: int = 16
+    batch_size: int = 4
     segment_s: float = 2.0
     rungs_audio_hours: tuple[float, ...] = (1.0, 2.0, 4.0)  # ascending; the last one is the budget
     precision: str = "auto"  # PRECISIONS
@@ -125,21 +139,13 @@ def identity(config: TrainingConfig) -> dict[str, Any]:
 
 def check(config: NetworkConfig) -> None:
     """Raises ValueError when no network has this shape; the message names the value."""
-    allowed = {
-        "convolution": CONVOLUTIONS,
-        "downsampling": DOWNSAMPLINGS,
-        "normalisation": NORMALISATIONS,
-        "activation": ACTIVATIONS,
-        "bottleneck": BOTTLENECKS,
-        "output": OUTPUTS,
-    }
-    for name, names in allowed.items():
-        if getattr(config, name) not in names:
-            raise ValueError(f"{name}: {getattr(config, name)!r}, expected one of {', '.join(names)}")
-    if not 2 <= config.depth <= 7:
-        raise ValueError(f"depth: {config.depth}, expected 2 to 7 levels")
-    if config.time_stride not in (1, 2):
-        raise ValueError(f"time_stride: {config.time_stride}, expected 1 or 2")
+    options = asdict(config)
+    for name, value in options.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ValueError(f"{name}: {value!r}, expected one of {', '.join(CHOICES[name])}")
+    for name, (low, high) in RANGES.items():
+        if not low <= options[name] <= high:
+            raise ValueError(f"{name}: {options[name]}, expected {low} to {high}")
     for name in ("kernel_bins", "kernel_frames"):
         if getattr(config, name) < 1 or getattr(config, name) % 2 == 0:
             raise ValueError(f"{name}: {getattr(config, name)}, expected an odd number")

@@ -241,6 +241,7 @@ def test_weights_that_cannot_be_loaded_are_named(tiny_denoiser, tmp_path, damage
         ({"depth": 9}, "depth: 9, expected 2 to 7"),
         ({"representation": "mel"}, "representation: 'mel', expected one of power, linear, log"),
         ({"target": "phase"}, "target: 'phase', expected one of mask, noise, direct"),
+        ({"phase": "kept"}, "phase: 'kept', expected one of noisy, estimated"),
         ({"output": "relu"}, "output: 'relu', expected one of sigmoid, tanh, softplus, linear"),
         ({"causal": True, "bottleneck": "both"}, "bottleneck: 'both' with causal, expected none, frequency or forward"),
     ],
