@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     Task,
     TaskID,
@@ -19,42 +18,45 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from quell.progress import Progress
+
 
 @contextmanager
-def bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str, console: Console) -> Iterator[Progress]:
     """A bar that is moved by calling it with (done, of how many)."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=None)
 
-        def move(done: int, total: int) -> None:
+        def move(done: float, total: float) -> None:
             shown.update(task, completed=done, total=total)
 
         yield move
 
 
 @contextmanager
-def download(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+def download(what: str, console: Console) -> Iterator[Progress]:
     """A bar of bytes with their speed, moved by calling it with (done, of how many)."""
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=None)
 
-        def move(done: int, total: int) -> None:
+        def move(done: float, total: float) -> None:
             shown.update(task, completed=done, total=total)
 
         yield move
 
 
 @contextmanager
-def stream(console: Console) -> Iterator[Callable[[float, float], None]]:
+def stream(console: Console) -> Iterator[Progress]:
     """How much sound has come through a pipe, then how much of it is denoised, and how fast. It is moved by calling it
     with (seconds denoised, seconds that have come)."""
     columns = (TextColumn("{task.description}"), BarColumn(), _Sound(Column(no_wrap=True)))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         reading = shown.add_task("reading", total=None)
         denoising = shown.add_task("denoising", total=None, visible=False)
 
@@ -90,7 +92,7 @@ class Trainings:
             TextColumn("{task.fields[loss]}{task.fields[score]} left"),
             TimeRemainingColumn(),
         )
-        self._shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._shown = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Trainings:
@@ -106,7 +108,7 @@ class Trainings:
             self._tasks[name] = self._shown.add_task(name, total=of, loss="", score="")
         self._shown.update(self._tasks[name], completed=audio_hours, loss=f"loss {loss:.4f}")
 
-    def scored(self, name: str, done: int, of: int) -> None:
+    def scored(self, name: str, done: float, of: float) -> None:
         """So many clips of a training are scored."""
         if name in self._tasks:
             self._shown.update(self._tasks[name], score=f", {done} of {of} clips scored,")

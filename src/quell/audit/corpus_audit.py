@@ -9,9 +9,10 @@ from pathlib import Path
 from quell.audio.alignment import measured_snr_db, read
 from quell.audit.findings import Finding, Inspected, Pairing, judge, usable
 from quell.audit.inspection import Inspection, inspect
-from quell.corpus.recordings import CorpusConfig, Kind, Progress, Recording, partners
+from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.corpus.scan import find
 from quell.errors import AudioError
+from quell.progress import Progress
 
 
 @dataclass(frozen=True)

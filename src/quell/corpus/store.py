@@ -18,10 +18,11 @@ from quell import audio
 from quell.corpus import parallel_decoding
 from quell.corpus.file_digests import Digests
 from quell.corpus.memory_map import Clip, Corpus, open_store
-from quell.corpus.recordings import CorpusConfig, Kind, Progress, Recording, alone
+from quell.corpus.recordings import CorpusConfig, Kind, Recording, alone
 from quell.corpus.scan import leaks, scan
 from quell.corpus.splits import SPLITS, point
 from quell.errors import AudioError, CorpusError
+from quell.progress import Progress
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:

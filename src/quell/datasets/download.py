@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from quell.errors import DownloadError
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+from quell.progress import Progress
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quell.datasets.download import Progress, fetch, unpack
+from quell.datasets.download import fetch, unpack
 from quell.errors import DownloadError
+from quell.progress import Progress
 
 # What stands in a folder once all is there.
 DONE = "SOURCE.txt"

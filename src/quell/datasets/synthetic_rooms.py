@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from quell.audio import FloatArray
 from quell.audio.formats import Format
 from quell.audio.writer import write
 from quell.errors import CorpusError, PackageError
+from quell.progress import Progress
 
 SIZE_M = ((2.5, 2.5, 2.3), (9.0, 7.0, 3.5))  # least and most length, width and height
 DECAY_S = (0.15, 0.7)  # to -60 dB (Sabine 1922)
@@ -24,8 +24,6 @@ MOUTH_M = (1.0, 1.8)  # height
 # Images of the voice behind walls are added up to so many reflections (Allen and Berkley 1979); what comes later is
 # below -60 dB in most of these rooms, and the time grows with its third power.
 MOST_REFLECTIONS = 30
-
-Progress = Callable[[int, int], None]
 
 
 def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Progress | None = None) -> Path:

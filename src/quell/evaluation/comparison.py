@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from quell.audio import FloatArray
 from quell.evaluation.baselines import System
 from quell.evaluation.test_sets import TestSet
-from quell.metrics.scorer import Progress, Scorer, Scores, ScoringJob
+from quell.metrics.scorer import Scorer, Scores, ScoringJob
+from quell.progress import Progress
 
 
 @dataclass(frozen=True)

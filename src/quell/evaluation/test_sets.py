@@ -15,8 +15,9 @@ from quell import audio
 from quell.audio import FloatArray
 from quell.errors import CorpusError
 from quell.metrics import dnsmos, intrusive
-from quell.metrics.scorer import Progress, Scores, ScoringJob
+from quell.metrics.scorer import Scores, ScoringJob
 from quell.mixing.evaluation_mixtures import EvaluationSet
+from quell.progress import Progress
 
 BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB

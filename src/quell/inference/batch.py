@@ -11,8 +11,9 @@ from typing import NamedTuple
 from quell import audio
 from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Progress, seconds
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
 from quell.inference.journal import Journal
+from quell.progress import Progress
 
 
 class Plan(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,9 +45,6 @@ class Report:
     seconds: float
     peak: float  # full scale is 1
     limited: int  # samples beyond what the format holds
-
-
-Progress = Callable[[float, float], None]  # seconds of sound done, seconds in all
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,14 +13,13 @@ from quell.errors import AudioError
 from quell.export.exported_model import Model
 from quell.inference.enhancement import transfer
 from quell.inference.jobs import DenoiseOptions, Report
+from quell.progress import Progress
 
 # How files begin that somebody may pipe in, whose headers would be denoised as sound.
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
 FORMS = {b"RIFF": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
 BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 PART = 2**16  # bytes that are read at once
-
-Progress = Callable[[float, float], None]  # seconds of sound denoised, seconds that have come
 
 
 def pipe(

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
 from quell.inference import pretrained
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Progress, seconds
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
 from quell.inference.journal import Journal
 from quell.processes import pool
+from quell.progress import Progress
 
 POLL_S = 0.2
 ATTEMPTS = 2  # a process that was killed by chance, for want of memory say, is not killed by the same file again

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from quell.audio import FloatArray
 from quell.metrics import intrusive
 from quell.processes import pool
+from quell.progress import Progress
 
-Progress = Callable[[int, int], None]  # clips done, clips in all
 ScoringJob = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
 AHEAD = 64  # clips that wait in memory
 RESAMPLES = 2_000  # of the bootstrap

@@ -25,7 +25,8 @@ from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
 from quell.metrics import intrusive
-from quell.metrics.scorer import Progress, Scorer, Scores
+from quell.metrics.scorer import Scorer, Scores
+from quell.progress import Progress
 
 T = TypeVar("T")
 

@@ -15,10 +15,11 @@ from quell.config import DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import Corpus
 from quell.levels import rms
 from quell.metrics import intrusive
-from quell.metrics.scorer import Progress, Scorer, Scores
+from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import Denoiser
 from quell.network.stft import magnitude
+from quell.progress import Progress
 from quell.training.checkpoint import CHECKPOINT_S, _Checkpoint
 from quell.training.trainer import Trainer
 
@@ -48,7 +49,7 @@ def train(
     metric: str = "pesq",
     device: torch.device | None = None,
     on_rung: Callable[[float, NDArray[np.float64]], None] | None = None,
-    on_step: Callable[[float, float], None] | None = None,
+    on_step: Progress | None = None,
     on_score: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
@@ -97,7 +98,7 @@ def _advance(
     trainer: Trainer,
     steps: int,
     hours_per_step: float,
-    on_step: Callable[[float, float], None] | None,
+    on_step: Progress | None,
     stored: _Checkpoint,
 ) -> None:
     trainer.denoiser.train()

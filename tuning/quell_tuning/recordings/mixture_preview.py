@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,14 @@ from quell.audio import FloatArray, writer
 from quell.audio.formats import Format
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError
+from quell.progress import Progress
 from quell_tuning.artifacts.clip_picture import ClipSignals, picture
 from quell_tuning.study.study_file import StudySpec
 
 PEAK = 0.5  # of the loudest of noisy and clean, so that the pictures' axes fit
 
 
-def preview(
-    spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress: Callable[[int, int], None]
-) -> list[Path]:
+def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress: Progress) -> list[Path]:
     """Writes `count` mixtures of the training split as the study's first training would draw them: noisy, clean and
     noise as WAV, and a picture of the three; returns the noisy ones. Nothing that is there is replaced.
 

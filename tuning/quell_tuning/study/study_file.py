@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from quell.config import MixingConfig, TrainingConfig
 from quell.corpus.recordings import FOLDERS, CorpusConfig
 from quell.metrics.intrusive import PESQ_MODES
+from quell.progress import Progress
 from quell_tuning.errors import StudyFileError
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import DEFAULT, PRESETS
@@ -155,9 +155,7 @@ def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
 
 
-def validation_set(
-    spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Callable[[int, int], None] | None = None
-) -> EvaluationSet:
+def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Progress | None = None) -> EvaluationSet:
     """What the study's trials are scored on."""
     from quell.mixing.evaluation_mixtures import evaluation_set  # loads torch, which a study file needs not
 

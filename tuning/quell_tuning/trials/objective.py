@@ -182,7 +182,7 @@ class _Attempt:
         if self.task.bars is not None:
             self.task.bars.step(self.name, audio_hours, self.spec.training.audio_hours, loss)
 
-    def _scored(self, done: int, of: int) -> None:
+    def _scored(self, done: float, of: float) -> None:
         self.running.look_up()
         if self.task.bars is not None:
             self.task.bars.scored(self.name, done, of)

@@ -1,0 +1,5 @@
+"""The type of callbacks that report progress."""
+
+from collections.abc import Callable
+
+Progress = Callable[[float, float], None]  # (done, total), both in the unit that the called function works in
