@@ -1,39 +1,66 @@
-"""Quell's denoiser: recordings in, a trained waveform-to-waveform denoiser out.
-
-Data flows one way: audio -> corpus -> mixing -> denoiser -> scoring -> training -> export. Nothing here knows of a
-search; `quell_tuning` does. torch is imported by the modules that compute with it, so that reading sound, splitting a
-corpus and computing PESQ or STOI do without it.
-
-To use a denoiser:
+"""Speech denoisers: trained on your own recordings, exported as one file, run on waveforms and files.
 
     import quell
 
-    clean = quell.denoise(noisy, sample_rate)           # numpy, (T,) or (T, C); the same shape and rate come back
-    model = quell.load("best.pt")                       # or best.onnx, instead of the denoiser that comes with Quell
-    clean = quell.denoise(noisy, sample_rate, model)
+    clean = quell.denoise(noisy, sample_rate)  # numpy, (T,) or (T, C); returned in the same shape, at the same rate
+    model = quell.load("best.pt")  # or best.onnx, instead of the pretrained denoiser
+    clean = quell.denoise(noisy, sample_rate, model, quell.DenoiseOptions(wet=0.9))
+
+Packages, from the ground up: audio and network; corpus, datasets, metrics and export; audit, mixing and inference;
+training and evaluation. None imports the search, `quell_tuning`. torch is imported only by modules that compute with
+it: reading sound, splitting a corpus and PESQ work without it.
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from quell.errors import (
+    AudioError,
+    CheckpointError,
+    CorpusError,
+    DenoiserError,
+    DownloadError,
+    ExportError,
+    PackageError,
+    TrainingError,
+)
+
 if TYPE_CHECKING:
+    from quell.export.exported_model import Model
     from quell.inference.enhancement import denoise
+    from quell.inference.jobs import DenoiseOptions
     from quell.inference.pretrained import load
 
 # onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "denoise", "load"]
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "CorpusError",
+    "DenoiseOptions",
+    "DenoiserError",
+    "DownloadError",
+    "ExportError",
+    "Model",
+    "PackageError",
+    "TrainingError",
+    "__version__",
+    "denoise",
+    "load",
+]
+# Imported at first use: they need numpy, most of them torch.
+_MODULES = {
+    "DenoiseOptions": "quell.inference.jobs",
+    "Model": "quell.export.exported_model",
+    "denoise": "quell.inference.enhancement",
+    "load": "quell.inference.pretrained",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "denoise":
-        from quell.inference.enhancement import denoise
-
-        return denoise
-    if name == "load":
-        from quell.inference.pretrained import load
-
-        return load
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'quell' has no attribute {name!r}")

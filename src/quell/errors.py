@@ -1,24 +1,24 @@
-"""What can go wrong with a caller's recordings, configurations and files.
+"""Errors that a user of quell can act on: recordings, configurations, files, missing packages.
 
 DenoiserError
-├── AudioError       a sound file that cannot be read, or holds no usable sound
-├── CorpusError      a folder of recordings that cannot be split or scored
-├── TrainingError    a training that diverged
-├── CheckpointError  a file that this training cannot go on from
-├── DownloadError    a file from the network that does not come, or is not what it should be
-├── ExportError      a denoiser that would not run elsewhere as it runs here
-└── PackageError     an optional package that was asked for is not installed
+├── AudioError
+├── CorpusError
+├── TrainingError
+├── CheckpointError
+├── DownloadError
+├── ExportError
+└── PackageError
 
 Wrong arguments raise ValueError. Every message reads `<file or key>: <found>, expected <needed>; <what to do>`.
 """
 
 
 class DenoiserError(Exception):
-    """Base of all errors that a user of quell can do something about."""
+    """Base of all errors of quell."""
 
 
 class AudioError(DenoiserError):
-    """A sound file cannot be read, or holds no usable sound."""
+    """A sound file cannot be read or written, or holds no usable samples."""
 
 
 class CorpusError(DenoiserError):
@@ -30,16 +30,16 @@ class TrainingError(DenoiserError):
 
 
 class CheckpointError(DenoiserError):
-    """A checkpoint is damaged, or is one of another training."""
+    """A checkpoint is damaged, or belongs to another training."""
 
 
 class DownloadError(DenoiserError):
-    """A download does not come, is not what was published, or would write where it should not."""
+    """A download fails, is not the published file, or would write outside its folder."""
 
 
 class ExportError(DenoiserError):
-    """An exported file is missing, damaged, or does not equal the denoiser it came from."""
+    """An exported file is missing or damaged, cannot be made, or differs from the denoiser it was made from."""
 
 
 class PackageError(DenoiserError):
-    """A package of an extra is not installed; the message names the extra."""
+    """An optional package is not installed; the message names the extra."""
