@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import optuna
 
+# A study or trial lists its artifacts in system attributes: this prefix and the artifact's id (`artifacts._upload`).
+ARTIFACT_KEY = "artifacts:"
+
 
 def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:
     return study._storage

@@ -125,8 +125,8 @@ def test_a_title_may_hold_any_letters() -> None:
 
 def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:
     code = (
-        "import sys, numpy as np; from quell_tuning.artifacts.clip_picture import Clips, picture\n"
-        "clip = np.zeros(8000, np.float32); picture(Clips(clip, clip, clip), 8000, 'title')\n"
+        "import sys, numpy as np; from quell_tuning.artifacts.clip_picture import ClipSignals, picture\n"
+        "clip = np.zeros(8000, np.float32); picture(ClipSignals(clip, clip, clip), 8000, 'title')\n"
         "print([name for name in ('matplotlib.pyplot', 'torch') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], env={"MPLBACKEND": "tkagg"}, capture_output=True, text=True)

@@ -174,7 +174,7 @@ def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) 
     study.add_trial(trial(1.0))
     page = page_refresh._Page(study_id_of(study), storage_of(study))  # has looked
     edit(study, "mine", 0)
-    page.note(f"dashboard:{trial_id_of(study.trials[0])}:", "ours")
+    page.note(trial_id_of(study.trials[0]), "ours")
     assert notes(study) == {0: "mine"}
     edit(study, "", 0)
     version = get_note_from_system_attrs(storage_of(study).get_study_system_attrs(study_id_of(study)), None)["version"]
@@ -185,9 +185,9 @@ def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) 
 def test_processes_that_write_at_once_or_are_killed_leave_nothing_for_good(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
     one, other = (page_refresh._Page(study_id_of(study), storage_of(study)) for _ in range(2))
-    place = f"dashboard:{trial_id_of(study.trials[0])}:"
-    one.note(place, "what one saw")
-    other.note(place, "what the other saw")
+    trial_id = trial_id_of(study.trials[0])
+    one.note(trial_id, "what one saw")
+    other.note(trial_id, "what the other saw")
     storage_of(study).set_study_system_attr(
         study_id_of(study), "dashboard:note_ver", page_refresh.STEP
     )  # killed after this

@@ -12,7 +12,6 @@ import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning import formatting
 from quell_tuning.cli.app import app
-from quell_tuning.dashboard import trial_note as note_tables
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.markdown import escape
@@ -20,6 +19,7 @@ from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import PRESETS
+from quell_tuning.study.sections import RTF_MARGIN
 
 from quell.config import DenoiserConfig, TrainingConfig
 
@@ -105,7 +105,7 @@ def test_gains_are_also_told_over_the_best_preset_but_never_over_itself(study: o
 
 
 def test_costs_stand_beside_their_limits(study: optuna.Study) -> None:
-    rtf = {"real_time_factor": 0.03 / note_tables.RTF_MARGIN / 0.05 - 1}
+    rtf = {"real_time_factor": 0.03 / RTF_MARGIN / 0.05 - 1}
     found = rows(noted(study, complete(1.0, rtf)))
     assert ["parameters", "500", "1,000", "50%"] in found
     assert ["multiply-accumulates (M MAC/s)", "1", "2", "50%"] in found

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 
 from quell.audio import FloatArray
 from quell_tuning.artifacts.clip_picture import ClipSignals, picture
-from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
+from quell_tuning.optuna_private import ARTIFACT_KEY, storage_of, study_id_of, trial_id_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,6 @@ log = logging.getLogger("quell")
 CLIPS = 4
 # Of every SNR: their pairs of speaker and noise are compared, all with all.
 CANDIDATES = 8
-# Optuna's, which the dashboard looks for: system attributes of a study or trial.
-PREFIX = "artifacts:"
 # What the title of a picture tells: metric -> its name and digits.
 TITLE = {"pesq": ("PESQ", 2), "stoi": ("STOI", 3), "si_sdr": ("SI-SDR", 1)}
 LABEL = 100  # letters, of what the picture has room for
@@ -101,7 +99,9 @@ def store_study_clips(study: optuna.Study, mixtures: EvaluationSet, store: Artif
     if known:
         return known
     for meta in metas:
-        storage_of(study).set_study_system_attr(study_id_of(study), PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
+        storage_of(study).set_study_system_attr(
+            study_id_of(study), ARTIFACT_KEY + meta.artifact_id, json.dumps(asdict(meta))
+        )
     study.set_user_attr("showcase", found)
     return found
 
@@ -145,7 +145,9 @@ def store_trial_clips(
         log.warning("trial %d has no gallery: %s: %s", trial.number, type(error).__name__, error)
         return
     for meta in metas:
-        trial.storage.set_trial_system_attr(trial_id_of(trial), PREFIX + meta.artifact_id, json.dumps(asdict(meta)))
+        trial.storage.set_trial_system_attr(
+            trial_id_of(trial), ARTIFACT_KEY + meta.artifact_id, json.dumps(asdict(meta))
+        )
     trial.set_user_attr("gallery", gallery)
 
 
@@ -154,7 +156,7 @@ def copy_clips(trial: optuna.Trial, ended: FrozenTrial) -> None:
     if "gallery" not in ended.user_attrs:
         return
     for key, value in ended.system_attrs.items():
-        if key.startswith(PREFIX):
+        if key.startswith(ARTIFACT_KEY):
             trial.storage.set_trial_system_attr(trial_id_of(trial), key, value)
     trial.set_user_attr("gallery", ended.user_attrs["gallery"])
 
@@ -187,6 +189,11 @@ def _stored(store: ArtifactStore, content: bytes, name: str) -> ArtifactMeta:
     meta = _meta(name, str(uuid.uuid4()))
     store.write(meta.artifact_id, io.BytesIO(content))
     return meta
+
+
+def _listed(metas: Sequence[ArtifactMeta]) -> list[tuple[str, str]]:
+    """The system attributes that list artifacts."""
+    return [(ARTIFACT_KEY + meta.artifact_id, json.dumps(asdict(meta))) for meta in metas]
 
 
 def _meta(name: str, artifact_id: str) -> ArtifactMeta:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from quell_tuning.dashboard.access_control import Refusal
+from quell_tuning.optuna_private import ARTIFACT_KEY
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +71,9 @@ class Artifacts:
                 attributes = self.storage.get_trial(int(trial)).system_attrs
         except KeyError:
             return None
-        listed = json.loads(attributes.get(f"artifacts:{asked['artifact']}", "null"))  # null: the page has deleted it
+        listed = json.loads(
+            attributes.get(f"{ARTIFACT_KEY}{asked['artifact']}", "null")
+        )  # null: the page has deleted it
         return None if listed is None else {**listed, "artifact_id": asked["artifact"]}
 
     def _send(

@@ -1,37 +1,34 @@
-"""A study's pages in optuna-dashboard: its notes and plots, brought up to date.
+"""Brings a study's page in optuna-dashboard up to date: its notes and plots, which are attributes of the study.
 
-The dashboard keeps them in attributes of the study. They are written as it reads them, but only where they changed, and
-each in one piece: its own functions cut them up for databases of old, and take a second to be imported.
+Only what changed is written, each text in one piece. The dashboard's own functions cut texts into pieces for databases
+of old versions, and take a second to import.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 
+from quell_tuning.dashboard.page_keys import note_keys, note_owner, piece_keys, plot_key
 from quell_tuning.dashboard.plots import plots
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot, beside
 
-# Trials with a note, besides the presets: every note costs every reader of the study.
+# Trials with a note, besides the presets: each note adds to what every reader of the study loads.
 NOTES = 50
-# Versions of our own notes are multiples of this. Whoever edits a note adds one to its version, which makes it theirs.
-# Of two processes that write at once neither takes the other for a person, nor one that was killed in the middle.
+# Versions of the notes written here are multiples of this. The dashboard adds one when a user edits a note, which marks
+# it as the user's. Two processes that write at once, or one that is killed halfway, leave no version of that kind.
 STEP = 1_000_000
-NOTED = re.compile(r"dashboard:(\d+):note_ver")
 
 
 def refresh(study: optuna.Study, storage: BaseStorage) -> None:
     """Brings notes and plots of a study and of its presets up to date; from any process, at any time.
 
-    A note that somebody edited stays as it is, until it is emptied.
+    A note that a user edited stays as it is, until the user empties it.
     """
     others = beside(study, storage)
     _refresh(StudySnapshot.of(study, *others), storage)
@@ -39,22 +36,22 @@ def refresh(study: optuna.Study, storage: BaseStorage) -> None:
         _refresh(StudySnapshot.of(other, study), storage)
 
 
-def _refresh(standing: StudySnapshot, storage: BaseStorage) -> None:
-    page = _Page(standing.study_id, storage)
-    here = [preset.trial for preset in standing.presets if preset.study == standing.name]
-    ended = [trial for trial in here if trial.state.is_finished()]
-    noted = {trial_id_of(trial): trial for trial in [*standing.ranked[:NOTES], *ended]}
+def _refresh(snapshot: StudySnapshot, storage: BaseStorage) -> None:
+    page = _Page(snapshot.study_id, storage)
+    presets = [preset.trial for preset in snapshot.presets if preset.study == snapshot.name]
+    ended = [trial for trial in presets if trial.state.is_finished()]
+    noted = {trial_id_of(trial): trial for trial in [*snapshot.ranked[:NOTES], *ended]}
     for trial_id, trial in noted.items():
-        page.note(f"dashboard:{trial_id}:", trial_note(standing, trial))
+        page.note(trial_id, trial_note(snapshot, trial))
     for trial_id in page.noted() - noted.keys():
-        page.note(f"dashboard:{trial_id}:", "")
-    page.note("dashboard:", study_note(standing))
-    for name, figure in plots(standing).items():
-        page.write(f"dashboard:plot_data:{name}:", json.dumps(figure, separators=(",", ":")))
+        page.note(trial_id, "")
+    page.note(None, study_note(snapshot))
+    for name, figure in plots(snapshot).items():
+        page.write(plot_key(name), json.dumps(figure, separators=(",", ":")))
 
 
 class _Page:
-    """What the dashboard has of a study."""
+    """What the dashboard has stored of a study."""
 
     def __init__(self, study_id: int, storage: BaseStorage) -> None:
         self.study_id = study_id
@@ -62,38 +59,29 @@ class _Page:
         self.stored = storage.get_study_system_attrs(study_id)
 
     def noted(self) -> set[int]:
-        """Trials, by their ids in the database, that have or had a note."""
-        return {int(found[1]) for key in self.stored if (found := NOTED.fullmatch(key))}
+        """Numbers in the database of the trials that have or had a note."""
+        return {owner for key in self.stored if (owner := note_owner(key)) is not None}
 
-    def note(self, prefix: str, text: str) -> None:
-        """Changes a note, unless it is somebody's."""
-        version, body = f"{prefix}note_ver", f"{prefix}note_str:"
-        if _read(self.stored, body) == text:
+    def note(self, trial_id: int | None, text: str) -> None:
+        """Changes the note of a trial, or of the study, unless a user edited it."""
+        keys = note_keys(trial_id)
+        if self._read(keys.text) == text:
             return
-        self.stored = self.storage.get_study_system_attrs(self.study_id)  # somebody may just have edited it
-        number = self.stored.get(version, 0)
-        if _read(self.stored, body) and (number == 0 or number % STEP):
+        self.stored = self.storage.get_study_system_attrs(self.study_id)  # a user may just have edited it
+        version = self.stored.get(keys.version, 0)
+        if self._read(keys.text) and (version == 0 or version % STEP):
             return
-        # The version first: killed in between, the text left behind is ours to replace.
-        self.storage.set_study_system_attr(self.study_id, version, (number // STEP + 1) * STEP)
-        self.write(body, text)
+        # The version first: if the process is killed in between, the text left behind still counts as written here.
+        self.storage.set_study_system_attr(self.study_id, keys.version, (version // STEP + 1) * STEP)
+        self.write(keys.text, text)
 
-    def write(self, prefix: str, text: str) -> None:
-        """Stores a text where it changed; what others left of it in further pieces is emptied."""
-        if _read(self.stored, prefix) == text:
+    def write(self, key: str, text: str) -> None:
+        """Stores a text, if it changed, as one piece; further pieces, which the dashboard wrote, are emptied."""
+        if self._read(key) == text:
             return
-        self.storage.set_study_system_attr(self.study_id, f"{prefix}0", text)
-        for key in _pieces(self.stored, prefix)[1:]:
-            self.storage.set_study_system_attr(self.study_id, key, "")
+        self.storage.set_study_system_attr(self.study_id, f"{key}0", text)
+        for piece in piece_keys(self.stored, key)[1:]:
+            self.storage.set_study_system_attr(self.study_id, piece, "")
 
-
-def _read(attributes: Mapping[str, Any], prefix: str) -> str:
-    return "".join(attributes[key] for key in _pieces(attributes, prefix))
-
-
-def _pieces(attributes: Mapping[str, Any], prefix: str) -> list[str]:
-    """Keys of a text's pieces, in their order."""
-    keys: list[str] = []
-    while (key := f"{prefix}{len(keys)}") in attributes:
-        keys.append(key)
-    return keys
+    def _read(self, key: str) -> str:
+        return "".join(self.stored[piece] for piece in piece_keys(self.stored, key))
