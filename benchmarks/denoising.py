@@ -31,6 +31,7 @@ from quell_tuning.evaluation.tables import number
 from rich.console import Console
 
 from quell.audio import FloatArray
+from quell.audio.alignment import BIN_DB
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.splits import SPLITS
@@ -38,7 +39,7 @@ from quell.corpus.store import prepare
 from quell.errors import DenoiserError, PackageError
 from quell.evaluation import baselines, comparison
 from quell.evaluation.baselines import System
-from quell.evaluation.test_sets import BIN_DB, MixtureSet, TestSet
+from quell.evaluation.test_sets import MixtureSet, TestSet
 from quell.metrics import intrusive
 from quell.metrics.scorer import Job, Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from quell.audio.resampling import FloatArray
 LONGEST_LAG_S = 0.5  # that one may begin before the other
 CORRELATED = 1 << 18  # samples at once
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
+BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
+
+Waveform = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Aligned:
 
     Attributes:
         lag: samples by which the noisy one was late.
-        likeness: correlation of the two where they match best, -1 to 1; at an SNR of x dB with noise that is no copy of
+        correlation: of the two where they match best, -1 to 1; at an SNR of x dB with noise that is no copy of
             the speech about 1 / sqrt(1 + 10 ** (-x / 10)).
     """
 
@@ -32,12 +36,20 @@ class Aligned:
     correlation: float
 
 
-def measured_snr_db(noisy: FloatArray, clean: FloatArray) -> float:
-    """Energy of the clean recording over that of what must be added to it, dB, at most MOST_DB either way."""
+def measured_snr_db(noisy: Waveform, clean: Waveform) -> float:
+    """SNR of a pair in dB, -MOST_DB to MOST_DB: energy of the clean recording over that of the difference.
+
+    Without speech it is -MOST_DB, else without noise MOST_DB.
+    """
     speech, noise = _energy(clean), _energy(noisy - clean)
     if speech == 0:
         return -MOST_DB
     return float(np.clip(10 * np.log10(speech / noise), -MOST_DB, MOST_DB)) if noise > 0 else MOST_DB
+
+
+def snr_row(snr_db: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The SNR of the table's row that each measured SNR counts in, dB: the nearest multiple of BIN_DB."""
+    return BIN_DB * np.floor(snr_db / BIN_DB + 0.5)
 
 
 def align(noisy: FloatArray, clean: FloatArray, sample_rate: int) -> Aligned:
@@ -56,8 +68,8 @@ def align(noisy: FloatArray, clean: FloatArray, sample_rate: int) -> Aligned:
     return Aligned(noisy, clean, lag, float(near.max() / levels) if levels > 0 else 0.0)
 
 
-def _energy(samples: FloatArray) -> float:
-    return float(np.einsum("i,i->", samples, samples, dtype=np.float64))
+def _energy(samples: Waveform) -> float:
+    return float(np.square(samples, dtype=np.float64).sum())
 
 
 def _correlation(noisy: FloatArray, clean: FloatArray, longest: int) -> NDArray[np.float64]:

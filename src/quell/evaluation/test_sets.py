@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.audio import FloatArray
+from quell.audio.alignment import measured_snr_db, snr_row
 from quell.errors import CorpusError
 from quell.metrics import dnsmos, intrusive
 from quell.metrics.scorer import Scores, ScoringJob
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.progress import Progress
-
-BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
-MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
 
 
 class TestSet(ABC):
@@ -90,7 +88,7 @@ class UnpairedSet(TestSet):
             levels.append(self._snr_db(pair))
             progress(place + 1, len(pairs))
         self.snr_db = np.array(levels)
-        self.rows = BIN_DB * np.floor(self.snr_db / BIN_DB + 0.5)
+        self.rows = snr_row(self.snr_db)
 
     def _snr_db(self, pair: Pair) -> float:
         audio.read(pair.noisy)  # what is damaged is said before anything is denoised
@@ -132,10 +130,9 @@ class PairedSet(UnpairedSet):
         assert pair.clean is not None
         noisy, clean = (audio.read(path)[0].mean(axis=1, dtype=np.float64) for path in (pair.noisy, pair.clean))
         refuse_length(pair.noisy, len(noisy), pair.clean, len(clean))  # headers of MP3 files may be wrong
-        speech, noise = float(np.square(clean).sum()), float(np.square(noisy - clean).sum())
-        if speech == 0:
+        if not clean.any():
             raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
-        return min(10 * np.log10(speech / noise), MOST_DB) if noise > 0 else MOST_DB
+        return measured_snr_db(noisy, clean)
 
     def job(self, place: int, estimate: FloatArray) -> ScoringJob:
         clean = self._pairs[place].clean

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quell.atomic import replacing
 from quell.audio import FloatArray
-from quell.audio.alignment import measured_snr_db
+from quell.audio.alignment import measured_snr_db, snr_row
 from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
@@ -36,8 +36,7 @@ LONGEST_S = 8.0
 SNR_VALUES = 6
 # A mixture that cannot be scored is drawn again this often.
 DRAWS = 4
-# Rows of the table by SNR of pairs, whose SNRs are as they were recorded.
-BIN_DB = 5.0
+# Lowest and highest row of the table by SNR of pairs, whose SNRs are as they were recorded.
 SNR_ROWS = (-10.0, 30.0)
 # Version of the sets. Raise it when the same corpus would give other mixtures.
 RECIPE = 1
@@ -162,7 +161,8 @@ def _build(
         found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
     if pairs:
-        levels = np.array([_row(mixtures[place]) for place in range(count)])
+        measured = [measured_snr_db(mixtures[place].noisy, mixtures[place].clean) for place in range(count)]
+        levels = snr_row(np.clip(measured, *SNR_ROWS))
     return EvaluationSet(
         corpus.sample_rate,
         [mixtures[place].noisy for place in range(count)],
@@ -204,12 +204,6 @@ def _cut(data: Split, noisy: Clip, clean: Clip, longest: int) -> _Mixture:
     """A pair as it was recorded."""
     sides = (data.waveform(noisy)[:longest].astype(np.float64), data.waveform(clean)[:longest].astype(np.float64))
     return _Mixture(*_scaled(*sides), noisy.path)
-
-
-def _row(mixture: _Mixture) -> float:
-    """The SNR of the table's row that a pair counts in, dB: of SNR_ROWS the nearest."""
-    found = measured_snr_db(mixture.noisy, mixture.clean)
-    return float(BIN_DB * np.round(np.clip(found, *SNR_ROWS) / BIN_DB))
 
 
 def _scaled(noisy: NDArray[np.float64], clean: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:

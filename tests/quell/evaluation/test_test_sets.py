@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from quell import audio
+from quell.audio.alignment import BIN_DB, MOST_DB
 from quell.errors import AudioError, CorpusError
-from quell.evaluation.test_sets import BIN_DB, MOST_DB, MixtureSet, PairedSet, UnpairedSet, pair_up
+from quell.evaluation.test_sets import MixtureSet, PairedSet, UnpairedSet, pair_up
 from quell.metrics import dnsmos, intrusive
 
 

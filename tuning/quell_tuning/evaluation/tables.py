@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from quell.evaluation.test_sets import BIN_DB
+from quell.audio.alignment import BIN_DB
 from quell.metrics import dnsmos, intrusive
 from quell_tuning.formatting import number
 

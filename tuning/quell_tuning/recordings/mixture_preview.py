@@ -9,6 +9,7 @@ import torch
 
 from quell.atomic import replacing
 from quell.audio import FloatArray, writer
+from quell.audio.alignment import MOST_DB, measured_snr_db
 from quell.audio.formats import Format
 from quell.corpus.memory_map import Corpus
 from quell.errors import AudioError
@@ -32,7 +33,10 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
 
     drawn = sampler(spec.training_config(), corpus, torch.Generator().manual_seed(spec.study.seed))
     batches = [drawn.draw(1) for _ in range(count)]
-    names = [f"{number:03d}_{_level(batch.noisy[0], batch.clean[0])}" for number, batch in enumerate(batches)]
+    snrs_db = [measured_snr_db(batch.noisy[0].numpy(), batch.clean[0].numpy()) for batch in batches]
+    # A mixture without noise or without speech has no SNR.
+    levels = ["no-noise" if abs(snr_db) == MOST_DB else f"{snr_db:+05.1f}dB" for snr_db in snrs_db]
+    names = [f"{number:03d}_{level}" for number, level in enumerate(levels)]
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (there := next(folder.glob(f"{name}_*"), None)) is not None:
@@ -48,7 +52,8 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
         shown = ClipSignals(parts["noisy"], parts["noise"], parts["clean"])
         headings = ("noisy", "noise", "clean")
         with replacing(folder / f"{name}_picture.png") as partial:
-            title = f"{spec.study.name}, training mixture {done}: {_said(batch.noisy[0], batch.clean[0])}"
+            level = "without noise" if levels[done] == "no-noise" else f"SNR {snrs_db[done]:.1f} dB"
+            title = f"{spec.study.name}, training mixture {done}: {level}"
             partial.write_bytes(picture(shown, corpus.sample_rate, title, headings))
         written.append(folder / f"{name}_noisy.wav")
     return written
@@ -56,19 +61,3 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
 
 def _write(path: Path, samples: FloatArray, sample_rate: int) -> None:
     writer.write(path, samples, Format(sample_rate, "WAV", "PCM_16"))
-
-
-def _snr_db(noisy: torch.Tensor, clean: torch.Tensor) -> float | None:
-    noise = (noisy - clean).double().square().sum()
-    speech = clean.double().square().sum()
-    return None if noise == 0 or speech == 0 else float(10 * torch.log10(speech / noise))
-
-
-def _level(noisy: torch.Tensor, clean: torch.Tensor) -> str:
-    snr_db = _snr_db(noisy, clean)
-    return "no-noise" if snr_db is None else f"{snr_db:+05.1f}dB"
-
-
-def _said(noisy: torch.Tensor, clean: torch.Tensor) -> str:
-    snr_db = _snr_db(noisy, clean)
-    return "without noise" if snr_db is None else f"SNR {snr_db:.1f} dB"
