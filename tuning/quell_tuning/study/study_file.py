@@ -141,7 +141,9 @@ def load(path: Path, *, trials: int | None = None, confirm: int | None = None) -
                 content["study"][key] = value
         return StudySpec.model_validate(content)
     except FileNotFoundError:
-        raise StudyFileError(f"{path}: no such file, expected a study file (TOML); check the path") from None
+        raise StudyFileError(
+            f"{path}: no such file, expected a study file (TOML); check the path, or see `quell studies`"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyFileError(f"{path}: {error}, expected a study file (TOML); mend it there") from None
     except ValidationError as error:
