@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from quell_tuning.errors import Interrupted, TuningError, UsageError
 
@@ -64,17 +65,26 @@ def _run(arguments: list[str]) -> int:
     from quell.errors import DenoiserError
     from quell_tuning.cli.app import app
 
-    # typer keeps its copy of click to itself; its public BadParameter derives from click's base of usage errors.
-    usage_errors: type[Exception] = typer.BadParameter.__mro__[2]
     try:
-        code = app(arguments, standalone_mode=False)
-    except usage_errors as error:
-        _say(f"{error.format_message().rstrip('.')}; see `quell --help`")  # type: ignore[attr-defined]
-        return 2
+        code = app(arguments, prog_name="quell", standalone_mode=False)
+    except typer.TyperException as error:
+        _say(f"{error.format_message().rstrip('.')}; see `{_command(typer.main.get_command(app), arguments)} --help`")
+        return error.exit_code
     except (DenoiserError, TuningError) as error:
         _say(str(error))
         return 2 if isinstance(error, UsageError) else 1
     return code if isinstance(code, int) else 0
+
+
+def _command(group: Any, arguments: list[str]) -> str:
+    """The command that a command line names, such as `quell corpus check`. Not every usage error knows its own."""
+    path = ["quell"]
+    for word in arguments:
+        if word not in getattr(group, "commands", ()):
+            break
+        path.append(word)
+        group = group.commands[word]
+    return " ".join(path)
 
 
 def _say(text: str) -> None:

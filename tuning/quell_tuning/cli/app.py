@@ -1,23 +1,73 @@
 """The commands of `quell`, by what they are about. Heavy imports happen inside the command that needs them."""
 
+import sys
+from typing import Annotated
+
 import typer
 
 from quell_tuning.cli import corpus, denoise, evaluate, export, results, search
 
 app = typer.Typer(
     help="Find, train and ship a speech denoiser for your noise, your voices and your compute budget.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-storage_app = typer.Typer(help="The database of the studies.", rich_markup_mode=None, no_args_is_help=True)
-app.add_typer(storage_app, name="storage")
-corpus_app = typer.Typer(help="Recordings, before anything is trained.", rich_markup_mode=None, no_args_is_help=True)
-app.add_typer(corpus_app, name="corpus")
 
+
+def _print_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import version
+    from platform import python_version
+
+    import torch
+
+    from quell import __version__, processes
+    from quell_tuning.workers.devices import check_devices
+
+    print(f"quell {__version__}\nPython {python_version()}\ntorch {torch.__version__}\noptuna {version('optuna')}")
+    for device in check_devices([]):
+        what = f"{processes.cores()} cores" if device == "cpu" else torch.cuda.get_device_name(device)
+        print(f"device {device}, {what}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of quell, Python, torch and optuna, and the devices.",
+        ),
+    ] = False,
+) -> None:
+    pass  # --version has done it
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    """Commands of one name, which alone prints their help."""
+    group = typer.Typer(help=text, rich_markup_mode=None, invoke_without_command=True)
+
+    @group.callback()
+    def _help(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            print(context.get_help(), file=sys.stderr)
+            raise typer.Exit(2)
+
+    app.add_typer(group, name=name)
+    return group
+
+
+storage_app = _group("storage", "The database of the studies.")
+corpus_app = _group("corpus", "Recordings, before anything is trained.")
 
 for command in (
     search.demo,
+    search.studies,
     search.tune,
     search.worker,
     results.status,

@@ -16,6 +16,7 @@ from quell_tuning.cli.options import (
     RunsOption,
     StorageFileOption,
     StorageOption,
+    StudyOption,
     load_spec,
     open_study,
     open_workspace,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     models: ModelFiles = None,
-    study: Annotated[Path | None, typer.Option("--study", help="A study file, whose test split is used.")] = None,
+    study: StudyOption = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
     clean: Annotated[
         Path | None, typer.Option("--clean", help="Their clean versions, by the same paths; DNSMOS estimates without.")

@@ -13,6 +13,7 @@ from quell_tuning.cli.options import (
     StorageFileOption,
     StorageOption,
     StudyName,
+    complete_trial,
     open_study,
     open_workspace,
     stderr,
@@ -23,7 +24,10 @@ from quell_tuning.cli.options import (
 def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a card goes beside it.")],
     study: StudyName = None,
-    trial: Annotated[int | None, typer.Option("--trial", min=0, help="A trial's number, instead of the best.")] = None,
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", min=0, help="A trial's number, instead of the best.", autocompletion=complete_trial),
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
@@ -67,7 +71,7 @@ def export(
 
 def reproduce(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.")],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", autocompletion=complete_trial)],
     device: DeviceOption = "cpu",
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,

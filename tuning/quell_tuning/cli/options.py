@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +16,72 @@ if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec
     from quell_tuning.workspace.workspace import Workspace
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")]
+
+def _find_study(context: typer.Context, study: Path | None) -> Path | None:
+    """The file that a name stands for; says which it is."""
+    from quell_tuning.study.bundled_studies import find
+
+    found = study and find(study)
+    if found != study and not context.resilient_parsing:
+        print(f"study {study}: {found}", file=sys.stderr)
+    return found
+
+
+def complete_study_file(incomplete: str) -> list[str]:
+    """Names of study files that come with the package, for the shell."""
+    from quell_tuning.study.bundled_studies import bundled
+
+    return [name for name in bundled() if name.startswith(incomplete)]
+
+
+def _database(context: typer.Context) -> Path | None:
+    """The SQLite file of a command line that is being completed; None for any other storage."""
+    asked = context.params.get("storage") or context.params.get("storage_file") or os.environ.get("QUELL_STORAGE")
+    return None if asked else Path(context.params.get("runs") or "runs") / "quell.db"
+
+
+def _complete_study_name(context: typer.Context, incomplete: str) -> list[str]:
+    from quell_tuning.storage.sqlite_names import study_names
+
+    file = _database(context)
+    return [name for name in study_names(file) if name.startswith(incomplete)] if file else []
+
+
+def complete_trial(context: typer.Context, incomplete: str) -> list[str]:
+    """Numbers of the study's completed trials, for the shell."""
+    from quell_tuning.storage.sqlite_names import completed_trials
+
+    # After an option without its value, the one to complete, arguments are not assigned yet.
+    file, study = _database(context), context.params.get("study") or next(iter(context.args), None)
+    numbers = completed_trials(file, study) if file and study else []
+    return [str(number) for number in numbers if str(number).startswith(incomplete)]
+
+
+StudyFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study file (TOML), or the name of one that `quell studies` lists.",
+        callback=_find_study,
+        autocompletion=complete_study_file,
+    ),
+]
 StudyName = Annotated[
-    str | None, typer.Argument(metavar="[STUDY]", help="A study file, or a study's name; the latest study without it.")
+    str | None,
+    typer.Argument(
+        metavar="[STUDY]",
+        help="A study file, or a study's name; the latest study without it.",
+        autocompletion=_complete_study_name,
+    ),
+]
+StudyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--study",
+        help="A study file, or the name of one, whose test split is used.",
+        callback=_find_study,
+        autocompletion=complete_study_file,
+    ),
 ]
 ModelFiles = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""Commands that search: demo, tune, worker, status, reproduce, storage serve."""
+"""Commands that search: demo, studies, tune, worker, status, reproduce, storage serve."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +15,7 @@ from quell_tuning.cli.options import (
     StudyFile,
     TrackOption,
     TrialsOption,
+    complete_study_file,
     load_spec,
     log_to_stderr,
     open_study,
@@ -25,13 +26,45 @@ from quell_tuning.cli.options import (
 from quell_tuning.errors import Interrupted, UsageError
 
 
-def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("studies/demo.toml")) -> int:
+def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("demo")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from quell_tuning.cli.demo import demo as run_demo
     from quell_tuning.workspace.run_folder import RunFolder
     from quell_tuning.workspace.workspace import Workspace
 
     return _ended(run_demo(study, Workspace(RunFolder(runs), RunFolder(runs).storage_url, None), stdout(), stderr()))
+
+
+def studies(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The one to copy.", autocompletion=complete_study_file)
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The new file.")] = None,
+) -> int:
+    """List the study files that come with Quell, or copy one."""
+    from quell_tuning.study.bundled_studies import bundled, purpose
+
+    files = bundled()
+    if name is None:
+        if output is not None:
+            raise typer.BadParameter(f"{output}, expected a name before it", param_hint="--output")
+        width = max(map(len, files))
+        for known, file in files.items():
+            print(f"{known:<{width}}  {purpose(file)}")
+        return 0
+    if name not in files:
+        raise typer.BadParameter(f"{name!r}, expected one of {', '.join(files)}", param_hint="NAME")
+    if output is None:
+        print(files[name].read_text(encoding="utf-8"), end="")
+        return 0
+    if output.exists():
+        raise UsageError(f"{output}: exists already, expected a new file; name another")
+    try:
+        output.write_bytes(files[name].read_bytes())
+    except OSError as error:
+        raise UsageError(f"{output}: {error.strerror}, expected a file that can be written; name another") from None
+    print(output)
+    return 0
 
 
 def tune(

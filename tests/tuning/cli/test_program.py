@@ -1,0 +1,147 @@
+"""The program itself: versions, help, usage errors, completion, study files by name."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import optuna
+import pytest
+from quell_tuning.study.bundled_studies import bundled
+
+import quell
+from quell import __main__ as program
+
+
+def run(*arguments: str, cwd: Path, module: str = "quell_tuning.cli", **variables: str):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("QUELL_", "_QUELL"))}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, cwd=cwd, env={**environment, **variables}
+    )
+
+
+def complete(*words: str, cwd: Path) -> list[str]:
+    """What bash would offer for the last word."""
+    variables = {"COMP_WORDS": " ".join(("quell", *words)), "COMP_CWORD": str(len(words))}
+    done = run(cwd=cwd, _QUELL_COMPLETE="complete_bash", **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_version_names_quell_python_torch_optuna_and_devices(tmp_path: Path) -> None:
+    done = run("--version", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, python, torch, optuna_line, *devices = done.stdout.splitlines()
+    assert (first, optuna_line) == (f"quell {quell.__version__}", f"optuna {version('optuna')}")
+    assert python.startswith(f"Python {sys.version_info.major}.{sys.version_info.minor}.")
+    assert torch == f"torch {version('torch')}"
+    assert all(re.fullmatch(r"device (cpu, \d+ cores?|cuda:\d+, .+)", device) for device in devices) and devices
+
+
+@pytest.mark.parametrize("command", [[], ["denoise"], ["corpus"], ["corpus", "check"]], ids=" ".join)
+def test_h_is_help(command: list[str], tmp_path: Path) -> None:
+    short, long = (run(*command, option, cwd=tmp_path) for option in ("-h", "--help"))
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+    assert short.stdout.startswith(" ".join(("Usage: quell", *command)))
+
+
+@pytest.mark.parametrize("group", ["corpus", "storage"])
+def test_a_group_of_commands_alone_prints_its_help_on_lines(group: str, tmp_path: Path) -> None:
+    alone, asked = run(group, cwd=tmp_path), run(group, "--help", cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        ("frobnicate", "quell"),
+        ("--frobnicate", "quell"),
+        ("denoise --frobnicate", "quell denoise"),
+        ("denoise best.pt -o out", "quell denoise"),
+        ("corpus frobnicate", "quell corpus"),
+        ("corpus check demo --plot", "quell corpus check"),
+        ("export -o best.wav", "quell export"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_command(arguments: str, program: str, tmp_path: Path) -> None:
+    done = run(*arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("quell: ") and done.stderr.endswith(f"; see `{program} --help`\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_python_m_quell_is_the_program(tmp_path: Path) -> None:
+    module, script = (run("studies", cwd=tmp_path, module=name) for name in ("quell", "quell_tuning.cli"))
+    assert (module.returncode, module.stdout) == (0, script.stdout)
+
+
+def test_python_m_quell_without_the_installed_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(program, "distribution", absent)
+    with pytest.raises(SystemExit, match="quell-denoiser is not installed, expected it for its program"):
+        program.main()
+
+
+def test_commands_studies_and_trials_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    study = optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path}/runs/quell.db")
+    for value in range(12):
+        study.add_trial(optuna.trial.create_trial(value=float(value)))
+    assert complete("st", cwd=tmp_path) == ["studies", "status", "storage"]
+    assert complete("tune", "esc", cwd=tmp_path) == ["esc10-16k", "esc10-8k", "esc50-8k"]
+    assert complete("corpus", "check", "demo", cwd=tmp_path) == ["demo"]
+    assert complete("status", "", cwd=tmp_path) == ["mine"]
+    assert complete("status", "--runs", "elsewhere", "", cwd=tmp_path) == []
+    assert complete("status", "--storage", "sqlite:///other.db", "", cwd=tmp_path) == []
+    assert complete("export", "mine", "--trial", "1", cwd=tmp_path) == ["1", "10", "11"]
+    assert complete("reproduce", "mine", "2", cwd=tmp_path) == ["2"]
+
+
+def test_studies_lists_all_and_copies_one(tmp_path: Path) -> None:
+    listed = run("studies", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(bundled())
+    assert "  Search, export and denoise in minutes" in listed[0]
+    assert run("studies", "demo", cwd=tmp_path).stdout == bundled()["demo"].read_text()
+    done = run("studies", "demo", "-o", "mine.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "mine.toml\n")
+    assert (tmp_path / "mine.toml").read_bytes() == bundled()["demo"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("studies demos", "'demos', expected one of demo, esc10-16k, "),
+        ("studies -o new.toml", "new.toml, expected a name before it; see `quell studies --help`"),
+        ("studies demo -o mine.toml", "mine.toml: exists already, expected a new file; name another"),
+        ("studies demo -o nowhere/new.toml", "nowhere/new.toml: No such file or directory, expected a file that can"),
+    ],
+)
+def test_a_study_file_is_not_copied_over_another_nor_to_nowhere(arguments: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("mine")
+    done = run(*arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.toml": "mine"}
+
+
+@pytest.mark.parametrize("command", ["tune", "worker", "corpus check"])
+def test_a_study_file_of_the_package_is_taken_by_name_and_said(command: str, tmp_path: Path) -> None:
+    done = run(*command.split(), "esc10-16k", "--corpus", "nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    first, last = done.stderr.splitlines()
+    assert first == f"study esc10-16k: {bundled()['esc10-16k']}"
+    assert "nowhere" in last or "runs/quell.db: no such database" in last
+
+
+def test_an_unknown_study_points_to_those_of_the_package(tmp_path: Path) -> None:
+    done = run("tune", "nobodys", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "quell: nobodys: no such file, expected a study file (TOML); check the path, or see `quell studies`\n",
+    )
