@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.fx.experimental._config as shapes
 from torch import Tensor, nn
 
 from quell.errors import ExportError
@@ -22,6 +21,7 @@ from quell.levels import rms
 from quell.network.denoiser import Denoiser, phase_features, phase_rotation
 from quell.network.layers import Recurrence
 from quell.network.stft import Spectrogram
+from quell.network.torch_private import sizes_of_one_stay_dynamic
 
 # Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
 HOLD = 1e4
@@ -253,8 +253,7 @@ def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
     if onnx:
         example = (*example, *defaults(graph.state_units).values())
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    # Else a length of one frame would be refused: sizes of 0 and 1 are taken for constants.
-    with shapes.patch(backed_size_oblivious=True), _quiet():  # type: ignore[attr-defined]
+    with sizes_of_one_stay_dynamic(), _quiet():
         return torch.export.export(graph, example, dynamic_shapes=(any_shape, *[None] * (len(example) - 1)))
 
 

@@ -18,6 +18,7 @@ from quell.errors import TrainingError
 from quell.mixing.training_mixtures import Mixtures, sampler
 from quell.network.denoiser import Denoiser, clean_spectrum
 from quell.network.stft import magnitude
+from quell.network.torch_private import has_amx_tiles
 from quell.training.losses import Loss, Signals
 from quell.training.optimisers import optimisers
 
@@ -225,5 +226,4 @@ def native_bfloat16(device: torch.device) -> bool:
     on which a step of training takes half the time. Other CPUs take longer than with float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # no public name (torch 2.13)
-    return device.type == "cpu" and supported is not None and bool(supported())
+    return device.type == "cpu" and has_amx_tiles()
