@@ -149,6 +149,21 @@ class Recurrence(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor, context_frames: int, state_frame: int) -> tuple[Tensor, Tensor]:
         """Args: as `UNet.forward_block`. Shape: x: (B, C, F, N), returned alike, with the state."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._float32(x, state, context_frames, state_frame)
+        return self._without_autocast(x, state, context_frames, state_frame)
+
+    @torch.jit.unused
+    def _without_autocast(
+        self, x: Tensor, state: Tensor, context_frames: int, state_frame: int
+    ) -> tuple[Tensor, Tensor]:
+        """In training: sums run over hundreds of steps, and autocast would compute cuDNN's recurrences in float16."""
+        if not torch.amp.is_autocast_available(x.device.type):  # "meta", on which costs are counted
+            return self._float32(x, state, context_frames, state_frame)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._float32(x, state, context_frames, state_frame)
+
+    def _float32(self, x: Tensor, state: Tensor, context_frames: int, state_frame: int) -> tuple[Tensor, Tensor]:
         batch, channels, bins, frames = x.shape
         x = x.float()  # autocast leaves it in bfloat16
         if self.over == "frequency":

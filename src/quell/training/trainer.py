@@ -57,12 +57,6 @@ class Trainer:
         self._fit_scale()
         self.state = self.denoiser.network.first_state(torch.zeros(config.batch_size, device=device))
         self.averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
-        recurrence = self.denoiser.network.bottleneck
-        if recurrence is not None:
-            # Sums over hundreds of steps, and autocast would run cuDNN's recurrences in float16. After the copy above,
-            # which must not take this over.
-            exact = torch.autocast(device.type, enabled=False)(recurrence.forward)
-            recurrence.forward = exact
         self.optimisers = optimisers(self.denoiser, config)
         self.mixed = config.precision == "auto" and native_bfloat16(device) and self._is_wide(device)
         if device.type == "cuda":
