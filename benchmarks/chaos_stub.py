@@ -157,12 +157,14 @@ def main() -> None:
 
 def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: LiveView) -> int:
     from quell_tuning.workers.ray_pool import RayCluster, RayPool
-    from quell_tuning.workers.ray_slot import Job
+    from quell_tuning.workers.ray_slot import WorkerSpec
 
     environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
 
-    def job(slot: int) -> Job:
-        return Job(command, ("none.toml", ""), environment, {"QUELL_RUNS": command[2]}, (), 1, f"logs/{slot}.log")
+    def job(slot: int) -> WorkerSpec:
+        return WorkerSpec(
+            command, ("none.toml", ""), environment, {"QUELL_RUNS": command[2]}, (), 1, f"logs/{slot}.log"
+        )
 
     cluster = RayCluster(address, workers, 0.5, 0.5)
     with cluster.connected():

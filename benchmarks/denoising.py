@@ -26,7 +26,7 @@ from quell_tuning import progress
 from quell_tuning.cli.options import stderr
 from quell_tuning.errors import TuningError
 from quell_tuning.evaluation import evaluate
-from quell_tuning.evaluation.systems import SHIPPED, contenders
+from quell_tuning.evaluation.systems import SHIPPED, named_systems
 from quell_tuning.evaluation.tables import number
 from rich.console import Console
 
@@ -41,7 +41,7 @@ from quell.evaluation import baselines, comparison
 from quell.evaluation.baselines import System
 from quell.evaluation.test_sets import MixtureSet, TestSet
 from quell.metrics import intrusive
-from quell.metrics.scorer import Job, Scorer
+from quell.metrics.scorer import Scorer, ScoringJob
 from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set
 from quell.processes import cores
 
@@ -63,7 +63,7 @@ class Check(NamedTuple):
 
 def systems_of(models: list[str], names: list[str], corpus: Corpus | None, console: Console) -> dict[str, System]:
     """The models, then the baselines that are installed."""
-    given = contenders(models, None if corpus is None else corpus.sample_rate)
+    given = named_systems(models, None if corpus is None else corpus.sample_rate)
     if corpus is not None:
         evaluate.check_models(given, corpus, console)
     systems = {one.name: one.system for one in given}
@@ -161,7 +161,7 @@ def of_clean(name: str, system: System, mixtures: EvaluationSet, scorer: Scorer,
     spoken = {label.partition(" + ")[0]: place for place, label in enumerate(mixtures.labels)}
     rate = mixtures.sample_rate
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[ScoringJob]:
         for place in spoken.values():
             clip = mixtures.clean[place]
             yield partial(intrusive.score_clip, system(clip, rate), clip, rate, ("pesq", "si_sdr"))

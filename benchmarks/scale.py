@@ -98,7 +98,7 @@ class Found:
         renewals = trial_s / RENEW_S
         reapers = min(1.0, MAX_REAPERS / workers)
         looks = self.trial.looks + renewals * (reapers + (1 - reapers) / REAP_EVERY)
-        look_s = self.slots.server_s + workers * self.slots.server_each_s
+        look_s = self.look.server_s + workers * self.look.server_each_s
         return 1000 * (looks * look_s + (self.trial.others + renewals) * self.other.server_s)
 
 
@@ -158,7 +158,7 @@ def on_paper(
 ) -> str:
     """Share of the ideal throughput, when every call costs the server so many times what a single one does."""
     server = Server(1, shares_reads=True) if proxies else Server(POSTGRES_CORES, shares_reads=False)
-    look, other = found.slots.dearer(dearer), found.other.dearer(dearer)
+    look, other = found.look.dearer(dearer), found.other.dearer(dearer)
     on_each = workers // max(1, proxies)
     return str(play(server, look, other, found.trial, on_each, trial_s, running=workers, begin_s=begin_s))
 
@@ -166,7 +166,7 @@ def on_paper(
 def show(name: str, found: Found, explained_ms: float) -> None:
     figures = f"{found.ended} of {found.trials} | {found.lost} | {found.errors} | {found.connections}"
     print(f"| {name} | {found.share:.1%} | {figures} | {found.transactions:.0f} | {found.cpu_ms:.0f} |", flush=True)
-    look, other, trial = found.slots, found.other, found.trial
+    look, other, trial = found.look, found.other, found.trial
     print(
         f"\nA trial reads all trials {trial.looks:.1f} times and makes {trial.others:.1f} other calls, its lease aside."
     )

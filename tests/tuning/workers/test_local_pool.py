@@ -16,8 +16,8 @@ from rich.console import Console
 
 WORKER = """
 import sys, optuna
-from quell_tuning.budget import Budget
-from quell_tuning.storage import open_storage
+from quell_tuning.trials.budget import Budget
+from quell_tuning.storage.backends import open_storage
 storage = open_storage(sys.argv[1])
 study = optuna.load_study(study_name="s", storage=storage)
 while (trial := Budget(study, int(sys.argv[2])).claim()) is not None:
