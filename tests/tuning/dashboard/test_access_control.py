@@ -7,6 +7,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from quell_tuning import environment
 from quell_tuning.dashboard import access_control
 from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.errors import UsageError
@@ -176,7 +177,7 @@ def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
 @pytest.mark.parametrize("written", [PASSWORD, f"{PASSWORD}\n", f"{PASSWORD}\r\n"])
 def test_a_file_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     assert access_control.password(None) is None
-    monkeypatch.setenv(access_control.PASSWORD, "other")
+    monkeypatch.setenv(environment.DASHBOARD_PASSWORD.name, "other")
     assert access_control.password(None) == "other"
     (tmp_path / "password").write_text(written, newline="")
     assert access_control.password(tmp_path / "password") == PASSWORD
@@ -201,7 +202,7 @@ def test_a_password_that_is_none_is_refused(tmp_path: Path, written: str | bytes
 
 
 def test_an_empty_password_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(access_control.PASSWORD, "")
+    monkeypatch.setenv(environment.DASHBOARD_PASSWORD.name, "")
     with pytest.raises(UsageError, match=r"QUELL_DASHBOARD_PASSWORD: empty, expected a password"):
         access_control.password(None)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy.exc
+from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.workers import joining
 from quell_tuning.workers.joining import join, open_patiently
-from quell_tuning.workers.worker import POOL, StopRequest, StopRequested
+from quell_tuning.workers.worker import StopRequest, StopRequested
 from rich.console import Console
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -39,19 +40,19 @@ MISSED_LOOKS = StorageError("postgresql://host/db: Connection refused")
 
 
 def test_a_worker_of_a_pool_waits_for_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(POOL, str(os.getppid()))
+    monkeypatch.setenv(environment.POOL.name, str(os.getppid()))
     monkeypatch.setattr(joining.time, "sleep", lambda seconds: None)
     assert open_patiently(place(MISSED_LOOKS, MISSED_LOOKS, "storage"), StopRequest()) == "storage"
 
 
 def test_a_worker_that_a_person_starts_says_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(POOL, raising=False)
+    monkeypatch.delenv(environment.POOL.name, raising=False)
     with pytest.raises(StorageError, match="Connection refused"):
         open_patiently(place(MISSED_LOOKS, "storage"), StopRequest())
 
 
 def test_a_worker_of_a_pool_that_ended_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(POOL, "1")
+    monkeypatch.setenv(environment.POOL.name, "1")
     with pytest.raises(StopRequested):
         open_patiently(place(MISSED_LOOKS, "storage"), StopRequest())
 
@@ -69,7 +70,7 @@ class Gone:
 def test_a_worker_leaves_when_asked_though_its_database_went_away_before_it_had_its_study(
     tiny_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(POOL, raising=False)
+    monkeypatch.delenv(environment.POOL.name, raising=False)
     storage = RetryingStorage(Gone())
     asked = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
     asked.start()

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from quell_tuning import environment
 from quell_tuning.workers import ray_slot
 from quell_tuning.workers.ray_slot import SlotEnd, WorkerSpec, run_slot
-from quell_tuning.workers.worker import POOL
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_slot, "BACK_OFF_S", 0.01)
-    monkeypatch.delenv(ray_slot.CORPUS, raising=False)
-    monkeypatch.delenv(ray_slot.RUNS, raising=False)
+    monkeypatch.delenv(environment.CORPUS.name, raising=False)
+    monkeypatch.delenv(environment.RUNS.name, raising=False)
 
 
 def job(tmp_path: Path, code: str, **changed: object) -> WorkerSpec:
@@ -28,7 +28,7 @@ def job(tmp_path: Path, code: str, **changed: object) -> WorkerSpec:
         "command": ["-c", code],
         "study": ("tiny.toml", "name = 'tiny'"),
         "environment": {},
-        "defaults": {ray_slot.RUNS: str(tmp_path)},
+        "defaults": {environment.RUNS.name: str(tmp_path)},
         "folders": (),
         "threads": 0,
         "log": "tiny/logs/worker-0.log",
@@ -111,7 +111,7 @@ def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = job(tmp_path, "", folders=("speech", "noise"), defaults={ray_slot.CORPUS: str(tmp_path)})
+    asked = job(tmp_path, "", folders=("speech", "noise"), defaults={environment.CORPUS.name: str(tmp_path)})
     (tmp_path / "speech").mkdir()
     ended = run_slot(asked)
     assert ended.reason == "no_corpus"
@@ -119,11 +119,11 @@ def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pyte
         f"{socket.gethostname()}: {tmp_path / 'noise'}: no such folder, expected the recordings"
     )
     (tmp_path / "noise").mkdir()
-    monkeypatch.setenv(ray_slot.RUNS, str(tmp_path / "runs"))
+    monkeypatch.setenv(environment.RUNS.name, str(tmp_path / "runs"))
     assert run_slot(asked) == SlotEnd("finished")
-    monkeypatch.setenv(ray_slot.CORPUS, str(tmp_path / "elsewhere"))  # the node knows better than the default
+    monkeypatch.setenv(environment.CORPUS.name, str(tmp_path / "elsewhere"))  # the node knows better than the default
     assert run_slot(asked).reason == "no_corpus"
-    told = job(tmp_path, "", folders=("speech",), environment={ray_slot.CORPUS: str(tmp_path)})
+    told = job(tmp_path, "", folders=("speech",), environment={environment.CORPUS.name: str(tmp_path)})
     assert run_slot(told) == SlotEnd("finished")  # and less than what was asked for
 
 
@@ -133,7 +133,7 @@ def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    names = ["RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", POOL, "QUELL_STORAGE"]
+    names = ["RAY_AUTH_TOKEN", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", environment.POOL.name, "QUELL_STORAGE"]
     code = f"import os; print([os.environ.get(name) for name in {names}])"
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
     run_slot(job(tmp_path, code, environment={"QUELL_STORAGE": "grpc://proxy:1"}))

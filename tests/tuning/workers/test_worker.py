@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from quell_tuning import environment
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
@@ -27,7 +28,7 @@ Stub = Callable[[RunningTrial], None]
 
 @pytest.fixture
 def notice(handlers: None, monkeypatch: pytest.MonkeyPatch) -> StopRequest:
-    monkeypatch.delenv(worker.POOL, raising=False)
+    monkeypatch.delenv(environment.POOL.name, raising=False)
     return StopRequest()
 
 
@@ -277,9 +278,9 @@ def test_a_worker_that_waits_for_the_others_runs_what_one_of_them_left_behind(
 def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(
     notice: StopRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(worker.POOL, str(os.getppid()))
+    monkeypatch.setenv(environment.POOL.name, str(os.getppid()))
     StopRequest().check()
-    monkeypatch.setenv(worker.POOL, str(os.getppid() + 1))
+    monkeypatch.setenv(environment.POOL.name, str(os.getppid() + 1))
     orphan = StopRequest()
     with pytest.raises(StopRequested):
         orphan.check()
@@ -292,15 +293,15 @@ def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool
         "import ctypes; from quell_tuning.workers.worker import end_with_pool; "
         "end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
     )
-    environment = {**os.environ, worker.POOL: pool}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=30).returncode == (143 if ends else 0)
+    variables = {**os.environ, environment.POOL.name: pool}
+    assert subprocess.run([sys.executable, "-c", code], env=variables, timeout=30).returncode == (143 if ends else 0)
 
 
 HANGS = """
 import ctypes, sys, optuna
-from quell_tuning.budget import Budget
-from quell_tuning.storage import open_storage
-from quell_tuning.worker import Notice, work
+from quell_tuning.trials.budget import Budget
+from quell_tuning.storage.backends import open_storage
+from quell_tuning.workers.worker import StopRequest, work
 
 def objective(running):
     running.look_up()
@@ -308,7 +309,7 @@ def objective(running):
 
 storage = open_storage(sys.argv[1])
 study = optuna.load_study(study_name=sys.argv[2], storage=storage)
-work(Budget(study, 1), Notice(), lambda: objective, print)
+work(Budget(study, 1), StopRequest(), lambda: objective, print)
 """
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from quell_tuning import environment
 from quell_tuning.errors import StorageError, UsageError
-from quell_tuning.storage.urls import PASSWORD_FILE, STORAGE, storage_url
+from quell_tuning.storage.urls import storage_url
 from quell_tuning.workspace.run_folder import RunFolder
 
 RUNS = RunFolder(Path("runs"))
@@ -13,15 +14,15 @@ SERVER = "postgresql+psycopg://quell@db.example/quell"
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STORAGE, raising=False)
-    monkeypatch.delenv(PASSWORD_FILE, raising=False)
+    monkeypatch.delenv(environment.STORAGE.name, raising=False)
+    monkeypatch.delenv(environment.STORAGE_PASSWORD_FILE.name, raising=False)
 
 
 def test_flag_or_file_comes_before_the_environment_and_that_before_the_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert storage_url(None, None, RUNS.storage_url) == "sqlite:///runs/quell.db"
-    monkeypatch.setenv(STORAGE, SERVER)
+    monkeypatch.setenv(environment.STORAGE.name, SERVER)
     assert storage_url(None, None, RUNS.storage_url) == SERVER
     assert storage_url("sqlite:///a.db", None, RUNS.storage_url) == "sqlite:///a.db"
     (tmp_path / "url").write_text("grpc://proxy:13000\n")
@@ -32,7 +33,7 @@ def test_flag_or_file_comes_before_the_environment_and_that_before_the_runs(
 
 def test_a_server_takes_its_password_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "password").write_text("a b@c:/%"[2:] + "\n")
-    monkeypatch.setenv(PASSWORD_FILE, str(tmp_path / "password"))
+    monkeypatch.setenv(environment.STORAGE_PASSWORD_FILE.name, str(tmp_path / "password"))
     assert storage_url(SERVER, None, RUNS.storage_url) == "postgresql+psycopg://quell:b%40c%3A%2F%25@db.example/quell"
     known = "postgresql://quell:known@db.example/quell"
     for url in (known, "sqlite:///a.db", "grpc://proxy:13000", "postgres"):
@@ -48,7 +49,7 @@ def test_a_file_without_a_password_is_named_and_not_told(
     file = tmp_path / "password"
     if content is not None:
         file.write_text(content)
-    monkeypatch.setenv(PASSWORD_FILE, str(file))
+    monkeypatch.setenv(environment.STORAGE_PASSWORD_FILE.name, str(file))
     with pytest.raises(StorageError) as refused:
         storage_url(SERVER, None, RUNS.storage_url)
     assert str(refused.value).startswith(f"{file}: {found}, expected ")

@@ -13,7 +13,6 @@ from quell_tuning.errors import StorageError
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
-ENVIRONMENT = "QUELL_ARTIFACTS"
 FOLDER = "artifacts"
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quell_tuning import environment
+
 if TYPE_CHECKING:
     import optuna
     from rich.console import Console
@@ -91,7 +93,9 @@ ModelFiles = Annotated[
         "that comes with it, which is also what is evaluated without any. The table by SNR is about the first.",
     ),
 ]
-RunsOption = Annotated[Path, typer.Option("--runs", envvar="QUELL_RUNS", help="Folder for database, weights and logs.")]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", envvar=environment.RUNS.name, help="Folder for database, weights and logs.")
+]
 StorageOption = Annotated[
     str | None,
     typer.Option(
@@ -107,7 +111,7 @@ ArtifactsOption = Annotated[
     str | None,
     typer.Option(
         "--artifacts",
-        envvar="QUELL_ARTIFACTS",
+        envvar=environment.ARTIFACTS.name,
         help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also has weights and checkpoints, for "
         "workers on other machines. RUNS/artifacts without.",
     ),
@@ -117,7 +121,9 @@ TrackOption = Annotated[
 ]
 CorpusOption = Annotated[
     Path | None,
-    typer.Option("--corpus", envvar="QUELL_CORPUS", help="Folder that the study's clean and noise folders are in."),
+    typer.Option(
+        "--corpus", envvar=environment.CORPUS.name, help="Folder that the study's clean and noise folders are in."
+    ),
 ]
 TrialsOption = Annotated[
     int | None, typer.Option("--trials", min=1, help="Trials in all, instead of the study file's.")

@@ -8,19 +8,18 @@ import binascii
 import hmac
 import ipaddress
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from quell_tuning import environment
 from quell_tuning.errors import UsageError
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-PASSWORD = "QUELL_DASHBOARD_PASSWORD"
 READING = ("GET", "HEAD", "OPTIONS")
 # What a page may write. All else would break what Quell relies on: a study's name is in its file and in folders, and a
 # trial's scores, attributes, artifacts and end are its worker's.
@@ -56,7 +55,7 @@ def password(file: Path | None) -> str | None:
         UsageError: it is empty, or the file cannot be read.
     """
     if file is None:
-        source, found = PASSWORD, os.environ.get(PASSWORD)
+        source, found = environment.DASHBOARD_PASSWORD.name, environment.DASHBOARD_PASSWORD.get()
         if found is None:
             return None
     else:
@@ -85,7 +84,7 @@ def check(host: str, password: str | None) -> None:
     if password is None and not is_loopback(host):
         raise UsageError(
             f"--host: {host} without a password, expected one where others can reach the dashboard; "
-            f"give --password-file or {PASSWORD}, or leave --host out"
+            f"give --password-file or {environment.DASHBOARD_PASSWORD.name}, or leave --host out"
         )
 
 

@@ -6,7 +6,6 @@ Optuna takes a lost connection for a failed trial, or leaves the trial running f
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
@@ -22,13 +21,14 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning import environment
 from quell_tuning.errors import StorageError
 
 log = logging.getLogger("quell")
 
 T = TypeVar("T")
 
-PATIENCE_S = float(os.environ.get("QUELL_PATIENCE_S", "1800"))
+PATIENCE_S = environment.PATIENCE_S.seconds()
 # Between two tries; the first comes at once after a restart, the last rate is gentle to a server under repair.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
+from quell_tuning import environment
 from quell_tuning.errors import StorageError, UsageError
 
+LOCAL_POSTGRES = "postgres"  # a URL that stands for a server of our own
 EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, grpc://HOST:PORT or postgres"
 
 
@@ -49,18 +50,11 @@ def check_scheme(url: str) -> None:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
 
 
-STORAGE = "QUELL_STORAGE"
-
-
-PASSWORD_FILE = "QUELL_STORAGE_PASSWORD_FILE"
-
-
-LOCAL_POSTGRES = "postgres"
-
-
 def storage_url(flag: str | None, file: Path | None, default: str) -> str:
-    """The storage that was asked for; a URL with a password in it belongs in a file or in the environment. One without
-    takes that of the file which the environment names (PASSWORD_FILE), as container engines hand out secrets.
+    """The URL of the storage that was asked for: by flag, file, QUELL_STORAGE or, without these, the default.
+
+    A URL with a password in it belongs in a file or in the environment. One without takes that of the file named by
+    QUELL_STORAGE_PASSWORD_FILE, as container engines hand out secrets.
 
     Raises:
         UsageError: both a URL and a file.
@@ -68,11 +62,11 @@ def storage_url(flag: str | None, file: Path | None, default: str) -> str:
     """
     if flag and file:
         raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
-    url = _written(file) if file is not None else flag or os.environ.get(STORAGE) or default
+    url = _written(file) if file is not None else flag or environment.STORAGE.get() or default
     if url == LOCAL_POSTGRES:
         return url
     check_scheme(url)
-    secret = os.environ.get(PASSWORD_FILE)
+    secret = environment.STORAGE_PASSWORD_FILE.get()
     return with_password(url, _written(Path(secret), "database's password")) if secret else url
 
 

@@ -8,7 +8,6 @@ failed, does not fill its slot, and is put back in line with the same parameters
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning import environment
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import is_lost
@@ -33,7 +33,7 @@ SAME_FAILURES = 5
 AHEAD = 8
 # A worker says this often that it is alive (`quell_tuning.trials.lease`), and is taken for dead after this long without
 # a word.
-GRACE_S = float(os.environ.get("QUELL_GRACE_S", "30"))
+GRACE_S = environment.GRACE_S.seconds()
 RENEW_S = GRACE_S / 6
 # Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
 # workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import optuna
 
+from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.trials.budget import REAP_EVERY, RENEW_S, Budget
@@ -21,7 +22,7 @@ from quell_tuning.trials.budget import REAP_EVERY, RENEW_S, Budget
 log = logging.getLogger("quell")
 
 # A training that does nothing for so long hangs, in a driver or on a file system. Longer than patience with a database.
-HANG_S = float(os.environ.get("QUELL_HANG_S", "3600"))
+HANG_S = environment.HANG_S.seconds()
 
 
 class _Over(Exception):

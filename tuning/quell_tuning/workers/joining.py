@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from quell_tuning.study.stored_study import SKIPPED, check_same, load_study
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.worker_id import worker_name
-from quell_tuning.workers.worker import POOL, Objective, StopRequest, StopRequested, work
+from quell_tuning.workers.worker import Objective, StopRequest, StopRequested, pool_process, work
 from quell_tuning.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Con
     from quell_tuning.study import substudies
 
     spec = substudies.part(spec, part)
-    if POOL not in os.environ:  # a pool's worker does not die of a bucket that is away for a moment
+    if pool_process() is None:  # a pool's worker does not die of a bucket that is away for a moment
         place.runs.check(write=True)
     notice = StopRequest()
     try:
@@ -77,7 +76,7 @@ def open_patiently(place: Workspace, notice: StopRequest) -> RetryingStorage:
         try:
             return place.open_storage()
         except StorageError as error:
-            if POOL not in os.environ or time.monotonic() - began > PATIENCE_S:
+            if pool_process() is None or time.monotonic() - began > PATIENCE_S:
                 raise
             log.warning("%s; trying again", error)
         for _ in range(10):

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quell.processes import cores
+from quell_tuning import environment
 from quell_tuning.errors import WorkerError
 from quell_tuning.trials.budget import Slots
 from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, LEFT, STOP_GRACE_S, Supervisor, last_line
-from quell_tuning.workers.worker import POOL
 
 
 @dataclass
@@ -79,17 +79,17 @@ class Pool(Supervisor):
 
     def _launch(self, worker: _Worker) -> subprocess.Popen[bytes]:
         threads = max(1, cores() // len(self._workers))
-        environment = {
+        variables = {
             **os.environ,
             **self.environment,
             "OMP_NUM_THREADS": str(threads),
-            POOL: str(os.getpid()),
+            environment.POOL.name: str(os.getpid()),
         }
         with self._log(worker.number).open("ab") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to leave.
             return subprocess.Popen(
                 [*self.command, "--device", worker.device],
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from quell_tuning import environment
 from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, LEFT, STOP_GRACE_S, last_line
-from quell_tuning.workers.worker import POOL
 
-CORPUS, RUNS = "QUELL_CORPUS", "QUELL_RUNS"
 POLL_S = 0.2
 # A worker that lived so long is not one that cannot start: its death is its own.
 LIVED_S = 60.0
@@ -64,20 +63,24 @@ def run_slot(job: WorkerSpec) -> SlotEnd:
 
     Whatever else ends this process, its worker notices that it has another parent, hands its trial back and leaves.
     """
-    environment = _environment(job)
-    missing = [str(found) for name in job.folders if not (found := Path(environment.get(CORPUS, "")) / name).is_dir()]
+    variables = _variables(job)
+    missing = [
+        str(found)
+        for name in job.folders
+        if not (found := Path(variables.get(environment.CORPUS.name, "")) / name).is_dir()
+    ]
     if missing:
-        needed = f"expected the recordings on every node; set {CORPUS} there, or give --corpus"
+        needed = f"expected the recordings on every node; set {environment.CORPUS.name} there, or give --corpus"
         return SlotEnd("no_corpus", f"{socket.gethostname()}: {missing[0]}: no such folder, {needed}")
-    log = Path(environment.get(RUNS, "")) / job.log
+    log = Path(variables.get(environment.RUNS.name, "")) / job.log
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="quell-") as folder:
         study = Path(folder) / job.study[0]
         study.write_text(job.study[1])
-        return _keep([sys.executable, *job.command, str(study)], environment, log)
+        return _keep([sys.executable, *job.command, str(study)], variables, log)
 
 
-def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> SlotEnd:
+def _keep(command: Sequence[str], variables: Mapping[str, str], log: Path) -> SlotEnd:
     process: subprocess.Popen[bytes] | None = None
     deaths = 0
     try:
@@ -86,7 +89,7 @@ def _keep(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             with log.open("ab") as output:
                 process = subprocess.Popen(
                     command,
-                    env=dict(environment),
+                    env=dict(variables),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -121,10 +124,10 @@ def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
             process.wait()
 
 
-def _environment(job: WorkerSpec) -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(ITS_OWN) and key != THREADS}
+def _variables(job: WorkerSpec) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith(ITS_OWN) and key != THREADS}
     threads = {THREADS: str(job.threads)} if job.threads else {}
-    return {**job.defaults, **environment, **job.environment, **threads, POOL: str(os.getpid())}
+    return {**job.defaults, **own, **job.environment, **threads, environment.POOL.name: str(os.getpid())}
 
 
 def _end_of(log: Path, before: int) -> str:

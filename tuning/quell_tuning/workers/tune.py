@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,12 @@ from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
 from quell.processes import cores
-from quell_tuning import progress
-from quell_tuning.artifacts.artifact_store import ENVIRONMENT as ARTIFACTS
+from quell_tuning import environment, progress
 from quell_tuning.artifacts.artifact_store import open_artifacts
 from quell_tuning.dashboard import page_refresh
 from quell_tuning.errors import StudyFileError
 from quell_tuning.recordings import exclusions
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.storage.urls import STORAGE
 from quell_tuning.study import substudies
 from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
 from quell_tuning.study.study_file import StudySpec, validation_set
@@ -36,7 +33,7 @@ from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.ray_pool import RayCluster, RayPool
-from quell_tuning.workers.ray_slot import CORPUS, RUNS, WorkerSpec
+from quell_tuning.workers.ray_slot import WorkerSpec
 from quell_tuning.workers.supervisor import Supervisor
 from quell_tuning.workspace.workspace import Workspace
 
@@ -168,7 +165,7 @@ class Tune:
             return RayPool(budget=budget, shown=shown, job=job, cluster=self.cluster)
         return Pool(
             command=self._worker_command(part),
-            environment=self._environment(),
+            environment=self._variables(),
             devices=self.devices,
             logs=self.place.runs.logs(spec.study.name),
             budget=budget,
@@ -178,28 +175,30 @@ class Tune:
     def _job(self, part: str, spec: StudySpec, slot: int) -> WorkerSpec:
         """A worker on another machine, which may have its recordings and runs elsewhere, and no study file."""
         assert self.cluster is not None
-        environment, defaults = self._environment(), {RUNS: str(self.place.runs.folder.absolute())}
+        variables, defaults = self._variables(), {environment.RUNS.name: str(self.place.runs.folder.absolute())}
         folders: set[str] = set()
         if not self.spec.corpus.synthetic:
             root = str(self.place.corpus_root(self.spec).absolute())
             # What this machine's environment says is no order to the others.
-            (defaults if os.environ.get(CORPUS) else environment)[CORPUS] = root
+            (defaults if environment.CORPUS.get() else variables)[environment.CORPUS.name] = root
             folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
         track = [] if self.track is None else ["--track", self.track]
         return WorkerSpec(
             command=["-P", "-m", "quell_tuning.cli", "worker", "--part", part, *track],
             study=(self.study_file.name, self.study_file.read_text()),
-            environment=environment,
+            environment=variables,
             defaults=defaults,
             folders=sorted(folders),
             threads=self.cluster.threads,
             log=f"{spec.study.name}/logs/worker-{slot}.log",
         )
 
-    def _environment(self) -> dict[str, str]:
+    def _variables(self) -> dict[str, str]:
         """Of a worker. URLs go this way, since that of a storage may hold a password."""
         artifacts = self.place.artifacts_url
-        return {STORAGE: self.place.storage_url} | ({} if artifacts is None else {ARTIFACTS: artifacts})
+        return {environment.STORAGE.name: self.place.storage_url} | (
+            {} if artifacts is None else {environment.ARTIFACTS.name: artifacts}
+        )
 
     def _worker_command(self, part: str) -> list[str]:
         command = [sys.executable, "-P", "-m", "quell_tuning.cli", "worker", str(self.study_file), "--part", part]

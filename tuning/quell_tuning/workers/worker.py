@@ -13,18 +13,24 @@ from types import FrameType
 
 import optuna
 
+from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, RENEW_S, Budget
 from quell_tuning.trials.lease import DuplicateTrial, Lease, RunningTrial
 
 log = logging.getLogger("quell")
 
-POOL = "QUELL_POOL"  # process id of the pool that started the worker
 # A worker that was asked to leave has 10 s; a database that is away may take so many of them.
 HAND_BACK_S = 4.0
 LOOK_S = 2.5  # so often a worker looks whether there is work again
 ORPHANED_S = 15.0  # until a worker without its pool that has not left by itself is ended
 NOBODY = -1  # the trial of a worker that waits
+
+
+def pool_process() -> int | None:
+    """Process id of the pool that started this worker; None where a user did."""
+    number = environment.POOL.get()
+    return None if number is None else int(number)
 
 
 class StopRequested(BaseException):
@@ -39,7 +45,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        self._pool = int(os.environ[POOL]) if POOL in os.environ else None
+        self._pool = pool_process()
         signal.signal(signal.SIGINT, self._note)
         signal.signal(signal.SIGTERM, self._note)
 
@@ -61,9 +67,9 @@ def end_with_pool(after_s: float = ORPHANED_S) -> None:
 
     Native code that does not return keeps it from that, while the lease goes on: nobody would get the trial.
     """
-    if POOL not in os.environ:
+    pool = pool_process()
+    if pool is None:
         return
-    pool = int(os.environ[POOL])
 
     def watch() -> None:
         while os.getppid() == pool:
