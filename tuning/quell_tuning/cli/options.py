@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +37,7 @@ def complete_study_file(incomplete: str) -> list[str]:
 
 def _database(context: typer.Context) -> Path | None:
     """The SQLite file of a command line that is being completed; None for any other storage."""
-    asked = context.params.get("storage") or context.params.get("storage_file") or os.environ.get("QUELL_STORAGE")
+    asked = context.params.get("storage") or context.params.get("storage_file") or environment.STORAGE.get()
     return None if asked else Path(context.params.get("runs") or "runs") / "quell.db"
 
 
