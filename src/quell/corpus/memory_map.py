@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Split:
-    """The decoded recordings of one split. Samples are scaled to use the whole range: their level says nothing."""
+    """The decoded recordings of one split. Each is peak-normalised, so its level carries no information.
 
-    path: Path
+    Attributes:
+        samples: all recordings one after the other, shape (T,), a read-only memory map.
+    """
+
+    samples: NDArray[np.int16] = field(compare=False)  # equal clips say enough
     clips: list[Clip]
-
-    @cached_property
-    def samples(self) -> NDArray[np.int16]:
-        """All recordings one after the other, shape (T,), a read-only memory map."""
-        return np.memmap(self.path, dtype=np.int16, mode="r")
 
     def of(self, kind: Kind) -> list[Clip]:
         return [clip for clip in self.clips if clip.kind == kind]
@@ -50,15 +48,6 @@ class Split:
     def waveform(self, clip: Clip) -> audio.FloatArray:
         """One clip as float32, shape (T,), full scale at 1."""
         return self.samples[clip.offset : clip.offset + clip.length].astype(np.float32) / np.float32(32768)
-
-
-class _Joined(Split):
-    """The recordings of two splits as those of one."""
-
-    def __init__(self, one: Split, other: Split) -> None:
-        shifted = [replace(clip, offset=clip.offset + len(one.samples)) for clip in other.clips]
-        super().__init__(one.path, [*one.clips, *shifted])
-        self.__dict__["samples"] = np.concatenate([one.samples, other.samples])  # instead of the map of `path`
 
 
 @dataclass(frozen=True)
@@ -74,9 +63,11 @@ class Corpus:
         return sum(clip.length for clip in self.splits[split].of(kind)) / self.sample_rate / 60
 
     def with_validation_in_train(self) -> Corpus:
-        """The same, but that training hears the recordings of validation, too."""
-        train = _Joined(self.splits["train"], self.splits["validation"])
-        return replace(self, fingerprint=f"{self.fingerprint}+validation", splits={**self.splits, "train": train})
+        """The corpus with the validation recordings added to the train split, whose samples are then in memory."""
+        train, validation = self.splits["train"], self.splits["validation"]
+        shifted = [replace(clip, offset=clip.offset + len(train.samples)) for clip in validation.clips]
+        both = Split(np.concatenate([train.samples, validation.samples]), [*train.clips, *shifted])
+        return replace(self, fingerprint=f"{self.fingerprint}+validation", splits={**self.splits, "train": both})
 
 
 def open_store(folder: Path) -> Corpus:
@@ -92,7 +83,13 @@ def open_store(folder: Path) -> Corpus:
             f"{folder}: no decoded corpus, expected index.json; name the recordings by --corpus"
         ) from error
     splits = {
-        name: Split(folder / f"{name}.int16", [Clip(**clip) for clip in clips])
+        name: Split(_mapped(folder / f"{name}.int16"), [Clip(**clip) for clip in clips])
         for name, clips in index["splits"].items()
     }
     return Corpus(folder, folder.name, index["sample_rate"], splits)
+
+
+def _mapped(path: Path) -> NDArray[np.int16]:
+    if path.stat().st_size == 0:  # of silent recordings only; an empty file cannot be mapped
+        return np.zeros(0, np.int16)
+    return np.memmap(path, np.int16, "r")
