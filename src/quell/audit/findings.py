@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +10,8 @@ from typing import Literal
 from quell.audit import audio_fingerprint
 from quell.audit.inspection import Inspection
 from quell.corpus.decoding import SILENT
-from quell.corpus.recordings import CorpusConfig, Kind, Recording, alone, partners, stem
-from quell.corpus.scan import leaks
+from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
+from quell.corpus.scan import leaks, unpaired
 from quell.corpus.splits import SPLITS
 
 CLIPPED = 1e-4  # share of the samples: a few peaks are cut off in most recordings
@@ -60,9 +60,9 @@ def judge(
     """What is wrong, errors first."""
     findings = [
         *_unreadable(config, recordings, inspected),
-        *_alone(config, recordings),
+        *(Finding("error", "alone", *problem) for problem in unpaired(config, recordings)),
         *_unlike(recordings, inspected, pairings),
-        *_leaks(config, recordings),
+        *(Finding("error", "leak", *problem) for problem in leaks(config, recordings)),
         *_copies(config, recordings, inspected),
         *_short(config, recordings, inspected),
         *_odd(config, recordings, inspected),
@@ -89,13 +89,6 @@ def _unreadable(config: CorpusConfig, recordings: Sequence[Recording], inspected
             yield Finding("error", "unreadable", (recording.name,), found)
 
 
-def _alone(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[Finding]:
-    for one in alone(recordings):
-        other: Kind = "clean" if one.kind == "noisy" else "noisy"
-        place, wanted = config.folder(one.kind) / one.path, config.folder(other) / stem(one.path)
-        yield Finding("error", "alone", (one.name,), f"{place}: no {other} partner, expected {wanted}.*; add it")
-
-
 def _unlike(
     recordings: Sequence[Recording], inspected: Inspected, pairings: Mapping[str, Pairing]
 ) -> Iterator[Finding]:
@@ -114,15 +107,6 @@ def _unlike(
             found = f"a correlation of {pairings[noisy.name].correlation:.2f} with {clean.name}"
             text = f"{found}, expected at least {UNLIKE:g}; it seems to be of something else"
             yield Finding("warning", "unlike", both, f"{noisy.name}: {text}")
-
-
-def _leaks(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[Finding]:
-    for (kind, group), splits in leaks(recordings).items():
-        among = [one for one in recordings if (one.kind, one.group) == (kind, group)]
-        (home, _), *_ = Counter(one.split for one in among).most_common()
-        names = tuple(one.name for one in among if one.split != home)
-        text = f"{config.folder(kind)}: group {group!r} lies in {' and '.join(splits)}, expected one split; move it"
-        yield Finding("error", "leak", names, text)
 
 
 def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspected: Inspected) -> Iterator[Finding]:

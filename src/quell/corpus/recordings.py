@@ -81,12 +81,3 @@ def partners(recordings: Iterable[Recording]) -> list[tuple[Recording, Recording
         if recording.kind in sides:
             sides[recording.kind].setdefault(stem(recording.path), recording)
     return [(noisy, sides["clean"][name]) for name, noisy in sides["noisy"].items() if name in sides["clean"]]
-
-
-def alone(recordings: Iterable[Recording]) -> list[Recording]:
-    """Noisy and clean recordings without a partner, where there are noisy ones at all."""
-    listed = [recording for recording in recordings if recording.kind in ("clean", "noisy")]
-    if all(recording.kind == "clean" for recording in listed):
-        return []
-    paired = {recording.name for pair in partners(listed) for recording in pair}
-    return [recording for recording in listed if recording.name not in paired]

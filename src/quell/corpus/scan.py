@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from quell import audio
-from quell.corpus.recordings import FOLDERS, CorpusConfig, Kind, Recording, partners
+from quell.corpus.recordings import FOLDERS, CorpusConfig, Kind, Recording, partners, stem
 from quell.corpus.splits import SPLITS, group_of, split_groups
 from quell.errors import CorpusError
 
@@ -52,16 +54,40 @@ def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]
     ]
 
 
-def leaks(recordings: Sequence[Recording]) -> dict[tuple[Kind, str], list[str]]:
-    """Groups that lie in more than one split, with these: what training hears would be scored on."""
-    splits: dict[tuple[Kind, str], set[str]] = {}
+class Problem(NamedTuple):
+    """Recordings that a corpus cannot be decoded with."""
+
+    names: tuple[str, ...]  # of the recordings to leave out
+    text: str
+
+
+def leaks(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[Problem]:
+    """Groups that lie in more than one split: the denoiser would be scored on what it was trained on."""
+    groups: dict[tuple[Kind, str], list[Recording]] = {}
     for recording in recordings:
-        if recording.kind == "noisy":  # where its clean version is
-            continue
-        splits.setdefault((recording.kind, recording.group), set()).add(recording.split)
-    return {
-        group: [name for name in SPLITS if name in found] for group, found in sorted(splits.items()) if len(found) > 1
-    }
+        if recording.kind != "noisy":  # its clean version decides
+            groups.setdefault((recording.kind, recording.group), []).append(recording)
+    for (kind, group), members in sorted(groups.items()):
+        counts = Counter(member.split for member in members)
+        if len(counts) > 1:
+            (largest, _), *_ = counts.most_common()
+            names = tuple(member.name for member in members if member.split != largest)
+            found = " and ".join(split for split in SPLITS if split in counts)
+            text = f"group {group!r} lies in {found}, expected one split; move its recordings together"
+            yield Problem(names, f"{config.folder(kind)}: {text}")
+
+
+def unpaired(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[Problem]:
+    """Noisy and clean recordings without a partner, in a corpus of pairs."""
+    if config.noisy is None:
+        return
+    paired = {recording.name for pair in partners(recordings) for recording in pair}
+    for recording in recordings:
+        if recording.kind in ("clean", "noisy") and recording.name not in paired:
+            partner: Kind = "clean" if recording.kind == "noisy" else "noisy"
+            path = config.folder(recording.kind) / recording.path
+            needed = f"expected {config.folder(partner) / stem(recording.path)}.*; add it or leave this one out"
+            yield Problem((recording.name,), f"{path}: no {partner} partner, {needed}")
 
 
 def _of_kinds(folder: Path, paths: Sequence[Path], kinds: Sequence[str], below: bool) -> list[Path]:

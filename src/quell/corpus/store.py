@@ -18,8 +18,8 @@ from quell import audio
 from quell.corpus import parallel_decoding
 from quell.corpus.file_digests import Digests
 from quell.corpus.memory_map import Clip, Corpus, open_store
-from quell.corpus.recordings import CorpusConfig, Kind, Recording, alone
-from quell.corpus.scan import leaks, scan
+from quell.corpus.recordings import CorpusConfig, Kind, Recording
+from quell.corpus.scan import leaks, scan, unpaired
 from quell.corpus.splits import SPLITS, point
 from quell.errors import AudioError, CorpusError
 from quell.progress import Progress
@@ -93,12 +93,8 @@ def _build_lock(store: Path) -> Iterator[None]:
 def _build(
     config: CorpusConfig, recordings: list[Recording], folder: Path, progress: Progress | None, processes: int
 ) -> None:
-    for (kind, group), splits in leaks(recordings).items():
-        found = f"{config.folder(kind)}: group {group!r} lies in {' and '.join(splits)}"
-        raise CorpusError(f"{found}, expected one split; move its recordings together")
-    for recording in alone(recordings):
-        place, other = config.folder(recording.kind) / recording.path, "clean" if recording.kind == "noisy" else "noisy"
-        raise CorpusError(f"{place}: no {other} partner, expected one of the same path; add it or leave this one out")
+    for problem in (*leaks(config, recordings), *unpaired(config, recordings)):
+        raise CorpusError(problem.text)
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for left in folder.parent.glob(".[0-9a-f]*.*"):  # of builds that were killed: this one is alone
         shutil.rmtree(left, ignore_errors=True)
