@@ -14,7 +14,9 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from quell.errors import DownloadError
 from quell.progress import Progress
@@ -160,52 +162,54 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
     """
     if folder.exists():
         return
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        building.mkdir(parents=True)
         with _opened(archive) as members:
-            _extract(archive, members, partial, progress)
-        partial.rename(folder)
+            _extract(archive, members, building, progress)
+        building.rename(folder)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else "cut off"
         raise DownloadError(f"{archive}: {reason}, expected a zip or tar archive; remove it and try again") from error
     except OSError as error:
         raise DownloadError(f"{folder}: {error.strerror or error}, expected room for it; free the disk") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
 
 
-_Member = tuple[str, int, Callable[[], object] | None]  # path, bytes, how it is opened; None for a folder
+class _Member(NamedTuple):
+    """A file or folder of an archive."""
+
+    name: str
+    size: int  # bytes
+    plain: bool  # neither link nor device
+    extract: Callable[[Path], object]  # writes it below a folder
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[list[_Member]]:
-    with archive.open("rb") as begin:
-        magic = begin.read(4)
-    if magic[:2] == b"PK":
+    with archive.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
         with zipfile.ZipFile(archive) as zipped:
-            yield [_zip_member(archive, zipped, info) for info in zipped.infolist()]
+            kinds = (0, stat.S_IFREG, stat.S_IFDIR)
+            yield [
+                _Member(
+                    i.filename, i.file_size, stat.S_IFMT(i.external_attr >> 16) in kinds, partial(zipped.extract, i)
+                )
+                for i in zipped.infolist()
+            ]
     else:
         with tarfile.open(archive) as tarred:
-            yield [_tar_member(archive, tarred, info) for info in tarred]
-
-
-def _zip_member(archive: Path, zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DownloadError(f"{archive}: {info.filename!r} is no file, expected files and folders; do not use it")
-    return info.filename, info.file_size, None if info.is_dir() else lambda: zipped.open(info)
-
-
-def _tar_member(archive: Path, tarred: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
-    if not (info.isfile() or info.isdir()):
-        raise DownloadError(f"{archive}: {info.name!r} is no file, expected files and folders; do not use it")
-    return info.name, info.size, None if info.isdir() else lambda: tarred.extractfile(info)
+            # Python has the filter from 3.11.4 on. It is a second guard: `_extract` refuses what it would, and more.
+            tarred.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            extract = partial(tarred.extract, set_attrs=False)
+            yield [_Member(i.name, i.size, i.isfile() or i.isdir(), partial(extract, i)) for i in tarred]
 
 
 def _extract(archive: Path, members: list[_Member], folder: Path, progress: Progress | None) -> None:
-    total = sum(size for _, size, _ in members)
+    total = sum(member.size for member in members)
     if len(members) > MOST_FILES or total > MOST_TIMES * max(archive.stat().st_size, BLOCK):
         found = f"{len(members)} files of {total / 1e9:.1f} GB in {archive.stat().st_size / 1e6:.1f} MB"
         raise DownloadError(f"{archive}: {found}, expected recordings; do not use it")
@@ -213,28 +217,21 @@ def _extract(archive: Path, members: list[_Member], folder: Path, progress: Prog
     if total > free:
         found = f"{free / 1e9:.1f} GB free, expected {total / 1e9:.1f} GB"
         raise DownloadError(f"{folder.parent}: {found} to unpack {archive.name}; free the disk")
-    for name, _, _ in members:
-        _refuse_escape(archive, name)
+    for member in members:
+        _refuse(archive, member)
     done = 0
-    for name, size, read in members:
-        place = folder / name
-        if read is None:
-            place.mkdir(parents=True, exist_ok=True)
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with read() as source, place.open("xb") as target:  # type: ignore[attr-defined]
-            copied = 0
-            while block := source.read(BLOCK):
-                target.write(block)
-                copied += len(block)
-                if copied > size:
-                    raise DownloadError(f"{archive}: {name!r} holds more than the {size} bytes it says; do not use it")
-        done += size
+    for member in members:
+        member.extract(folder)
+        done += member.size
         if progress is not None:
             progress(done, total)
 
 
-def _refuse_escape(archive: Path, name: str) -> None:
+def _refuse(archive: Path, member: _Member) -> None:
+    """Raises DownloadError when a member is a link or device, or its path leads out of the folder."""
+    name = member.name
+    if not member.plain:
+        raise DownloadError(f"{archive}: {name!r} is no file, expected files and folders; do not use it")
     path = PurePosixPath(name.replace("\\", "/"))
     drive = len(name) > 1 and name[1] == ":"
     if path.is_absolute() or ".." in path.parts or drive or "\0" in name or not path.parts:
