@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from quell_tuning import progress
 from quell_tuning.study import search_space
+from quell_tuning.study.parameters import PARAMETERS
 from quell_tuning.study.presets import PRESETS
 from rich.console import Console
 
@@ -71,7 +72,7 @@ def variant(text: str, base: TrainingConfig) -> tuple[search_space.Point, Traini
         key, _, given = change.partition("=")
         if key in point:
             point[key] = type(point[key])(given) if not isinstance(point[key], bool) else given == "true"
-            if problem := search_space.PARAMETERS[key].objection(point[key]):
+            if problem := PARAMETERS[key].problem(point[key]):
                 raise ValueError(f"{key}: {problem}")
         elif key in {field.name for field in fields(TrainingConfig)}:
             base = replace(base, **{key: type(getattr(base, key))(given)})

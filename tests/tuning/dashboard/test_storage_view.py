@@ -128,7 +128,7 @@ def test_numbers_have_units_and_what_nobody_reads_is_not_sent(open_page: Callabl
         "PESQ (MOS-LQO)": "2.5",
         "SI-SDR (dB)": "15.0",
         "parameters": "1000.0",
-        "MAC/s (million)": "2.5",
+        "multiply-accumulates (M MAC/s)": "2.5",
         "training (s)": "61.5",
         "preset": "mask-unet",
     }

@@ -10,14 +10,13 @@ import optuna
 import pytest
 import typer
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning import formatting
 from quell_tuning.cli.app import app
 from quell_tuning.dashboard.study_note import study_note
 from quell_tuning.dashboard.trial_note import trial_note
 from quell_tuning.markdown import escape
 from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.results.snapshot import StudySnapshot
-from quell_tuning.study import search_space
+from quell_tuning.study import parameters, search_space
 from quell_tuning.study.presets import PRESETS
 from quell_tuning.study.sections import RTF_MARGIN
 
@@ -113,7 +112,7 @@ def test_costs_stand_beside_their_limits(study: optuna.Study) -> None:
     assert ["real-time factor", "0.03", "0.05", "60%"] in found
     assert "real-time factor" not in noted(study, complete(1.0, {"real_time_factor": 0.0}))  # was not measured
     hears_all = {"parameters": 1, "macs_per_s": 1e6, "latency_ms": None}
-    assert ["latency (ms)", "hears the whole recording", "40", ""] in rows(noted(study, complete(1.0, cost=hears_all)))
+    assert ["latency (ms)", "needs the whole recording", "40", ""] in rows(noted(study, complete(1.0, cost=hears_all)))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_what_an_older_study_does_not_know_is_left_out() -> None:
         "```\nquell export old --trial 0 -o best.pt\nquell reproduce old 0\n```\n\n"
         "The weights of the best trials only are kept; every trial can be trained again.\n"
     )
-    known = formatting.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
+    known = parameters.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
     assert known == [("learning rate", "0.01")]
     assert "None" not in study_note(StudySnapshot.of(study))
 
@@ -164,8 +163,8 @@ def test_every_preset_has_words_for_all_that_it_is(name: str, tiny_spec) -> None
     spec = tiny_spec()
     model = search_space.denoiser_config(PRESETS[name], 8000)
     training = search_space.training_config(PRESETS[name], spec.training_config(), 0, model)
-    said = dict(formatting.configuration(asdict(model), asdict(training)))
-    assert list(said) == [what for what, _ in formatting.CONFIGURATION]
+    said = dict(parameters.configuration(asdict(model), asdict(training)))
+    assert list(said) == [what for what, _ in parameters.ROWS]
     assert not re.search(r"[{}]|None", " ".join(said.values()))
     assert f"({model.win_length} samples at 8000 Hz)" in said["window"]
 

@@ -366,7 +366,7 @@ def test_of_several_scores_a_page_shows_the_front(fabricated: Callable[..., Fabr
     page = Page(render(content, gallery(content, made.store, 3, lambda *_: None), list(drawn.values())))
     assert [row[1] for row in page.rows["Leaderboard"][2:] if len(row) > 2] == ["1", "0"]
     assert "The front" in page.read
-    assert "the highest SI-SDR at the fewest multiply-accumulates per second" in page.read
+    assert "the highest SI-SDR at the fewest multiply-accumulates on" in page.read
     assert all(plot.picture for plot in drawn.values())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from quell_tuning.study import search_space
+from quell_tuning.study.parameters import PARAMETERS
 from quell_tuning.study.presets import DEFAULT, PRESETS
 
 from quell.config import TrainingConfig
@@ -35,8 +36,8 @@ def test_there_are_the_six_that_a_search_has_to_beat_and_the_one_that_does() -> 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_legal_and_complete(name: str) -> None:
     point = PRESETS[name]
-    assert set(point) == set(search_space.PARAMETERS)
-    assert {search_space.objection(key, value) for key, value in point.items()} == {None}
+    assert set(point) == set(PARAMETERS)
+    assert {search_space.problem(key, value) for key, value in point.items()} == {None}
     assert search_space.conflict(dict(point)) is None
 
 

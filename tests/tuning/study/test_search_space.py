@@ -7,6 +7,7 @@ import optuna
 import pytest
 import torch
 from quell_tuning.study import search_space, study_file
+from quell_tuning.study.parameters import PARAMETERS
 from quell_tuning.study.presets import PRESETS
 
 from quell.config import TrainingConfig
@@ -47,7 +48,7 @@ EVERYTHING: dict[str, search_space.Domain] = {
     "bottleneck_units": search_space.Range(low=4, high=16),
     **{
         name: search_space.Choices(choices=list(parameter.names))
-        for name, parameter in search_space.PARAMETERS.items()
+        for name, parameter in PARAMETERS.items()
         if parameter.names
     },
     "power": search_space.Range(low=0.1, high=1.0),

@@ -61,7 +61,7 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
             '["macs", "pesq"]',
             r"study.score: \['macs', 'pesq'\], expected a metric \(pesq, .*\) and then costs",
         ),
-        ('"pesq"', '["pesq"]', r"study.score: \['pesq'\], expected a metric .* and then costs \(macs, parameters\)"),
+        ('"pesq"', '["pesq"]', r"study.score: \['pesq'\], expected a metric .* and then costs \(parameters, macs\)"),
         ('"pesq"', '["pesq", "pesq"]', r"study.score: \['pesq', 'pesq'\], expected a metric"),
         ('"pesq"', '["pesq", "macs", "macs"]', r"study.score: \['pesq', 'macs', 'macs'\], expected a metric"),
         ('"pesq"', '["pesq", "stoi"]', r"study.score: \['pesq', 'stoi'\], expected a metric"),

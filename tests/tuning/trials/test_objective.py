@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 from quell_tuning.study import search_space, substudies
 from quell_tuning.study import sections as study_sections
+from quell_tuning.study.presets import PRESETS
 from quell_tuning.trials import objective, ranking
 from quell_tuning.trials.budget import Slots
 from quell_tuning.trials.lease import DuplicateTrial
@@ -87,7 +88,7 @@ def test_a_trial_within_the_limits_trains(task) -> None:
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = search_space.denoiser_config(search_space.PRESETS["recurrent-unet"], 8_000)
+    model = search_space.denoiser_config(PRESETS["recurrent-unet"], 8_000)
     monkeypatch.setattr(objective, "real_time_factor", lambda denoiser: 0.3)
     found = objective.over_limits(model, study_sections.LimitsSection(**{name: LIMITS[name]}))
     counted = cost(model)
@@ -103,9 +104,7 @@ def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.Monk
 def test_without_limits_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "cost", None)
     assert (
-        objective.over_limits(
-            search_space.denoiser_config(search_space.PRESETS["mask-unet"], 8_000), study_sections.LimitsSection()
-        )
+        objective.over_limits(search_space.denoiser_config(PRESETS["mask-unet"], 8_000), study_sections.LimitsSection())
         == {}
     )
 

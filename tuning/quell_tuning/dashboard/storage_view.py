@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import formatting
 from quell_tuning.dashboard.page_keys import CONSTRAINTS, joined, note_keys, note_owner
 from quell_tuning.errors import StorageError
+from quell_tuning.formatting import COSTS
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import feasible
@@ -41,8 +42,6 @@ OF_TRIALS = (
     "failures",
     "worker",
 )
-# Costs with their units on the page, and what they are divided by.
-COSTS = {"parameters": ("parameters", 1), "macs_per_s": ("MAC/s (million)", 1e6), "latency_ms": ("latency (ms)", 1)}
 # So many trials, the best ones, have a curve in the plot of what was reported at the rungs; all have them as text.
 # Drawing 1000 lines and their legend took a browser 2 s, half of what opening the page took.
 CURVES = 100
@@ -150,7 +149,7 @@ def _attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers under names with units: the page sorts by them, and puts them on the axes of its plots."""
     metrics = {formatting.title(name): value for name, value in stored.get("metrics", {}).items()}
     counted = {name: value for name, value in stored.get("cost", {}).items() if name in COSTS and value is not None}
-    costs = {COSTS[name][0]: value / COSTS[name][1] for name, value in counted.items()}
+    costs = {COSTS[name].title: value / COSTS[name].scale for name, value in counted.items()}
     training = {"training (s)": stored["seconds"]} if "seconds" in stored else {}
     return {**metrics, **costs, **training, **{name: stored[name] for name in OF_TRIALS if name in stored}}
 

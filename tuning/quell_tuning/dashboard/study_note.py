@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quell_tuning import formatting, markdown
-from quell_tuning.dashboard.trial_note import number, over, score_table
+from quell_tuning.dashboard.trial_note import over, score_table
+from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape
-from quell_tuning.results.costs import COSTS, infeasible, shown_cost
+from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import Preset, StudySnapshot
-from quell_tuning.study.search_space import PARAMETERS
+from quell_tuning.study.parameters import domain
 from quell_tuning.study.stored_study import SKIPPED
 
 FRONT = 10  # trials of a front that are listed
@@ -52,9 +53,7 @@ def _best(standing: StudySnapshot) -> str:
     score, best = standing.metric, standing.ranked[0]
     rival, noisy, metrics = standing.rival(best), standing.known.get("noisy", {}), best.user_attrs.get("metrics", {})
     preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
-    said = (
-        f"**{formatting.title(score)}: {formatting.number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
-    )
+    said = f"**{formatting.title(score)}: {number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
     parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(standing, best)]
     if "confirmed" in standing.known:
         parts.append(f"Trial {standing.known['confirmed']['winner']} won over several seeds.")
@@ -64,7 +63,7 @@ def _best(standing: StudySnapshot) -> str:
 def _front(standing: StudySnapshot) -> str:
     scores, ranked = standing.scores, standing.ranked
     header = ["trial", *map(formatting.title, scores)]
-    rows = [[str(trial.number), *map(formatting.number, scores, trial.values)] for trial in ranked[:FRONT]]
+    rows = [[str(trial.number), *map(number, scores, trial.values)] for trial in ranked[:FRONT]]
     first = f"; the best {FRONT} by {formatting.plain(standing.metric)}" if len(ranked) > FRONT else ""
     return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
 
@@ -76,7 +75,7 @@ def _presets(found: Sequence[Preset]) -> str:
     for preset in found:
         cost = preset.trial.user_attrs.get("cost", {})
         scores = [number(name, preset.metrics.get(name)) for name in names]
-        costs = [shown_cost(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
+        costs = [cost_number(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
         rows.append([escape(preset.name), f"{escape(preset.study)}, {preset.trial.number}", *scores, *costs])
         if not preset.complete:
             why = infeasible(preset.trial)
@@ -103,7 +102,7 @@ def _budget(standing: StudySnapshot, spec: Mapping[str, Any]) -> str:
 
 
 def _limits(limits: Mapping[str, float | None]) -> str:
-    rows = [[COSTS[name], shown_cost(name, limit)] for name, limit in limits.items() if limit is not None]
+    rows = [[COSTS[name].title, cost_number(name, limit)] for name, limit in limits.items() if limit is not None]
     return markdown.table(["", "at most"], rows) if rows else ""
 
 
@@ -136,12 +135,8 @@ def _named(recordings: Sequence[str]) -> str:
 
 
 def _search(search: Mapping[str, Any]) -> str:
-    searched = {name: domain for name, domain in search.items() if isinstance(domain, dict)}
-    fixed = [f"{name} {formatting.value(value)}" for name, value in search.items() if name not in searched]
-    rows = [(escape(name), f"{formatting.domain(domain)} {_unit(name)}".strip()) for name, domain in searched.items()]
+    searched = {name: values for name, values in search.items() if isinstance(values, dict)}
+    fixed = [f"{name} {formatting.parameter_value(value)}" for name, value in search.items() if name not in searched]
+    rows = [(escape(name), domain(name, values)) for name, values in searched.items()]
     parts = [markdown.fact_table(rows), f"Fixed: {escape(', '.join(fixed))}." if fixed else ""]
     return "\n\n".join(filter(None, parts))
-
-
-def _unit(name: str) -> str:
-    return PARAMETERS[name].unit if name in PARAMETERS else ""

@@ -11,10 +11,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting, markdown
+from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape, table
 from quell_tuning.optuna_private import trial_id_of
-from quell_tuning.results.costs import COSTS, costs, infeasible, shown_cost
+from quell_tuning.results.costs import costs, infeasible
 from quell_tuning.results.snapshot import Preset, StudySnapshot
+from quell_tuning.study.parameters import configuration
 from quell_tuning.trials.ranking import feasible
 
 PICTURE = "waveforms and spectrograms of the three"
@@ -27,7 +29,7 @@ def trial_note(standing: StudySnapshot, trial: FrozenTrial) -> str:
         "Scores": score_table(standing, trial),
         "Cost": cost_table(trial, standing.known["spec"].get("limits", {})),
         "Configuration": markdown.fact_table(
-            formatting.configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
+            configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
         ),
         "Scores by SNR": snr_tables(standing, trial),
         "Worst clip": _worst(attributes.get("worst", {})),
@@ -43,7 +45,7 @@ def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
     attributes, why = trial.user_attrs, infeasible(trial)
     said = ""
     if trial.state == TrialState.COMPLETE:
-        score = formatting.number(standing.metric, trial.values[0])
+        score = number(standing.metric, trial.values[0])
         gains = over(
             standing.metric, attributes.get("metrics", {}), standing.known.get("noisy", {}), standing.rival(trial)
         )
@@ -168,14 +170,9 @@ def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[s
     return [number(name, before), number(name, value), gains[0], number(name, other), gains[1]]
 
 
-def number(name: str, value: float | None) -> str:
-    """A score, or nothing."""
-    return "" if value is None else formatting.number(name, value)
-
-
 def gain(name: str, value: float | None, reference: float | None) -> str:
     """A difference of scores with its sign, or nothing."""
-    return "" if value is None or reference is None else formatting.number(name, value - reference, "+")
+    return "" if value is None or reference is None else number(name, value - reference, "+")
 
 
 def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:
@@ -193,5 +190,6 @@ def cost_table(trial: FrozenTrial, limits: Mapping[str, float | None]) -> str:
     for name, value in costs(trial, limits).items():
         limit = limits.get(name)
         share = "" if value is None or limit is None else f"{value / limit:.0%}"
-        rows.append([COSTS[name], shown_cost(name, value), "" if limit is None else shown_cost(name, limit), share])
+        bound = "" if limit is None else cost_number(name, limit)
+        rows.append([COSTS[name].title, cost_number(name, value), bound, share])
     return table(["", "this trial", "limit", "share"], rows)

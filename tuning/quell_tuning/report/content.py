@@ -13,11 +13,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
-from quell_tuning.formatting import configuration, domain, plain, title
+from quell_tuning.formatting import COSTS, SCORED_COSTS, plain, title
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds
+from quell_tuning.study.parameters import configuration, domain, one_line
 from quell_tuning.trials.ranking import feasible, is_lost
 
 
@@ -78,7 +79,7 @@ class Row:
     @property
     def short(self) -> str:
         """The configuration in one line."""
-        return formatting.short(*self._configs)
+        return one_line(*self._configs)
 
     @property
     def _configs(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,7 +162,7 @@ class Content:
     @property
     def costs(self) -> list[str]:
         """The scores that are to be low."""
-        return [formatting.COSTS[name] for name in self.standing.scores[1:]]
+        return [COSTS[SCORED_COSTS[name]].name for name in self.standing.scores[1:]]
 
     @property
     def scores(self) -> str:
@@ -188,7 +189,7 @@ class Content:
     def searched(self) -> dict[str, str]:
         """Parameter -> what it was searched over."""
         search: Mapping[str, Any] = self.spec.get("search", {})
-        return {name: domain(values) for name, values in search.items() if isinstance(values, dict)}
+        return {name: domain(name, values) for name, values in search.items() if isinstance(values, dict)}
 
     @property
     def limits(self) -> str:
@@ -214,5 +215,5 @@ class Content:
         found = self.attributes.get("confirmed")
         if not found:
             return ""
-        mean = formatting.number(found["means"][str(found["winner"])], self.metric)
+        mean = formatting.number(self.metric, found["means"][str(found["winner"])])
         return f"Over several seeds, trial {found['winner']} won: mean {plain(self.metric)} {mean}."

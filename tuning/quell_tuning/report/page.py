@@ -13,13 +13,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from quell_tuning.errors import TuningError
-from quell_tuning.formatting import plain, title, value
+from quell_tuning.formatting import cost_number, parameter_value, plain, title
 from quell_tuning.report import formatting
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery
 from quell_tuning.report.plots import Plot
-from quell_tuning.results.costs import shown_cost
-from quell_tuning.study.search_space import PARAMETERS
 
 if TYPE_CHECKING:
     import optuna
@@ -27,17 +25,16 @@ if TYPE_CHECKING:
 
     from quell_tuning.artifacts.artifact_store import ArtifactStore
 
-# Names that the template knows them by.
+# By their names in the template: filters have one argument, functions a name and a value.
 FILTERS: dict[str, Callable[..., str]] = {
     "decibels": formatting.decibels,
     "duration": formatting.duration,
     "latency": formatting.latency,
-    "number": formatting.number,
-    "value": value,
-    "shown_cost": shown_cost,
+    "parameter_value": parameter_value,
     "plain": plain,
     "title": title,
 }
+FUNCTIONS: dict[str, Callable[..., str]] = {"number": formatting.number, "cost_number": cost_number}
 
 
 def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
@@ -48,11 +45,11 @@ def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= FILTERS
+    environment.globals |= FUNCTIONS
     return environment.from_string(template).render(
         content=content,
         gallery=gallery,
         plots=plots,
-        units={name: parameter.unit for name, parameter in PARAMETERS.items()},
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),

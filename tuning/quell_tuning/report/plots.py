@@ -113,7 +113,7 @@ def by_snr(content: Content) -> Plot:
     chart.legend()
     found = _levels(best.by_snr, content.metric).items()
     said = ", ".join(
-        f"{formatting.number(value, content.metric)} at {formatting.decibels(snr)}" for snr, value in found
+        f"{formatting.number(content.metric, value)} at {formatting.decibels(snr)}" for snr, value in found
     )
     caption = "Means over the validation mixtures of each SNR."
     return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {said}")

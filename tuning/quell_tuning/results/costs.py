@@ -9,14 +9,8 @@ from optuna.trial import FrozenTrial
 
 from quell.metrics.intrusive import UNITS
 from quell_tuning import formatting
+from quell_tuning.formatting import COSTS
 from quell_tuning.study.sections import RTF_MARGIN
-
-COSTS = {
-    "parameters": "parameters",
-    "macs_per_s": "multiply-accumulates (M MAC/s)",
-    "latency_ms": "latency (ms)",
-    "real_time_factor": "real-time factor",
-}
 
 
 def costs(trial: FrozenTrial, limits: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -37,17 +31,6 @@ def costs(trial: FrozenTrial, limits: Mapping[str, float | None]) -> dict[str, f
     return {name: known[name] for name in COSTS if name in known}
 
 
-def shown_cost(name: str, value: float | None) -> str:
-    """A cost with the digits that mean something, in the units of COSTS."""
-    if value is None:
-        return "hears the whole recording"
-    if name == "parameters":
-        return f"{value:,.0f}"
-    if name == "macs_per_s":
-        return f"{value / 1e6:,.3g}" if value < 1e8 else f"{value / 1e6:,.0f}"
-    return f"{value:.3g}" if name == "real_time_factor" else f"{value:.4g}"
-
-
 def infeasible(trial: FrozenTrial) -> str:
     """Why a trial is not feasible; empty when it is."""
     return " and ".join(_excess(name, value) for name, value in trial.constraints.items() if value > 0)
@@ -57,6 +40,5 @@ def _excess(name: str, value: float) -> str:
     if name not in COSTS:
         unit = " dB" if UNITS.get(name) == "dB" else ""
         return f"{formatting.plain(name)} {formatting.number(name, value)}{unit} below the noisy input's"
-    what = COSTS[name].partition(" (")[0]
     times = (value + 1) * (RTF_MARGIN if name == "real_time_factor" else 1)
-    return f"{what} infinite" if times == math.inf else f"{what} {times:.3g} times the limit"
+    return f"{COSTS[name].name} infinite" if times == math.inf else f"{COSTS[name].name} {times:.3g} times the limit"

@@ -197,7 +197,7 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
         values = [_number(name, row.get("metrics", {})) for name in metrics]
         cost = row.get("cost", {})
         counted = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
-        point = [formatting.value(row["params"].get(name, "")) for name in searched]
+        point = [formatting.parameter_value(row["params"].get(name, "")) for name in searched]
         cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *counted, *point]
         table.add_row(*map(Text, cells))
     return table

@@ -9,31 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from quell.config import (
-    ACTIVATIONS,
-    BOTTLENECKS,
-    CONVOLUTIONS,
-    DOWNSAMPLINGS,
-    LOSS_WEIGHTS,
-    NORMALISATIONS,
-    OPTIMISERS,
-    OUTPUTS,
-    PHASES,
-    REPRESENTATIONS,
-    TARGETS,
-    DenoiserConfig,
-    TrainingConfig,
-    identity,
-    loss_objection,
-    loss_terms,
-)
-from quell_tuning.study.presets import DEFAULT, PRESETS, Value
+from quell.config import DenoiserConfig, TrainingConfig, identity, loss_objection, loss_terms
+from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Value
 
 if TYPE_CHECKING:
     import optuna
@@ -88,93 +71,18 @@ CheckedDomain = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter: its type, unit and legal values: an interval (`odd` leaves out even numbers) or names."""
-
-    kind: type[int] | type[float] | type[str] | type[bool]
-    unit: str = ""
-    low: float = 0.0
-    high: float = 0.0
-    odd: bool = False
-    names: tuple[str, ...] = ()
-
-    def objection(self, value: Value) -> str | None:
-        """Why a value is not legal, as `<found>, expected <needed>`; None when it is."""
-        if self.kind is bool:
-            return None if isinstance(value, bool) else f"{value!r}, expected true or false"
-        if self.names:
-            return None if value in self.names else f"{value!r}, expected one of {', '.join(self.names)}"
-        if self.kind is str:
-            return _loss_objection(str(value))
-        wanted = "a whole number" if self.kind is int else "a number"
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or (self.kind is int and not isinstance(value, int)):
-            return f"{value!r}, expected {wanted}"
-        if not self.low <= float(value) <= self.high:
-            return f"{value}, expected {self.low:g} to {self.high:g} {self.unit}".rstrip()
-        if self.odd and int(value) % 2 == 0:
-            return f"{value}, expected an odd number"
-        return None
-
-
-def _loss_objection(name: str) -> str | None:
-    try:
-        loss_terms(name)
-    except ValueError as error:
-        return str(error).removeprefix("loss: ")
-    return None
-
-
-def _names(names: Iterable[str]) -> Parameter:
-    return Parameter(str, names=tuple(names))
-
-
-PARAMETERS: Mapping[str, Parameter] = {
-    "win_ms": Parameter(float, "ms", 2, 256),
-    "overlap": Parameter(int, "frames over each sample", 2, 16),
-    "representation": _names(REPRESENTATIONS),
-    "power": Parameter(float, "", 0.1, 1),
-    "target": _names(TARGETS),
-    "phase": _names(PHASES),
-    "depth": Parameter(int, "levels", 2, 7),
-    "base_channels": Parameter(int, "channels", 4, 256),
-    "growth": Parameter(float, "", 1, 3),
-    "kernel_bins": Parameter(int, "bins", 1, 15, odd=True),
-    "kernel_frames": Parameter(int, "frames", 1, 15, odd=True),
-    "convolution": _names(CONVOLUTIONS),
-    "convolutions_per_level": Parameter(int, "", 1, 3),
-    "downsampling": _names(DOWNSAMPLINGS),
-    "time_stride": Parameter(int, "", 1, 2),
-    "skips": Parameter(bool),
-    "normalisation": _names(NORMALISATIONS),
-    "activation": _names(ACTIVATIONS),
-    "dropout": Parameter(float, "", 0, 0.9),
-    "bottleneck": _names(BOTTLENECKS),
-    "bottleneck_units": Parameter(int, "units", 4, 1024),
-    "bottleneck_channels": Parameter(int, "channels", 0, 1024),
-    "causal": Parameter(bool),
-    "output": _names(OUTPUTS),
-    "loss": Parameter(str),
-    **{f"{term}_weight": Parameter(float, "", 1e-5, 1000) for term in LOSS_WEIGHTS},
-    "optimiser": _names(OPTIMISERS),
-    "learning_rate": Parameter(float, "", 1e-6, 1),
-    "batch_size": Parameter(int, "segments", 1, 1024),
-}
-
-
-def objection(name: str, domain: Domain) -> str | None:
+def problem(name: str, domain: Domain) -> str | None:
     """Why a parameter cannot be searched over this domain; None when it can."""
     parameter = PARAMETERS[name]
     if isinstance(domain, Range) and (parameter.kind in (str, bool) or parameter.odd):
         return "low and high, expected choices = [...]"
-    return next((problem for value in _values(domain) if (problem := parameter.objection(value))), None)
+    return next((problem for value in _values(domain) if (problem := parameter.problem(value))), None)
 
 
 def conflict(search: Mapping[str, Domain]) -> str | None:
     """Why some point of the search could not be trained, as `<parameter>: <found>, expected <needed>`; None when all
     can. The domains are legal one by one."""
-    fixed = PRESETS[DEFAULT]
+    fixed = DEFAULTS
     names = ("loss", "output", "target", "bottleneck", "causal")
     values = {name: _values(search.get(name, fixed[name])) for name in names}
     for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
@@ -192,7 +100,7 @@ def _values(domain: Domain) -> list[Value]:
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
     """Asks the trial for every searched parameter and completes the point with fixed values and the default preset."""
-    point: Point = dict(PRESETS[DEFAULT])
+    point: Point = dict(DEFAULTS)
     for name, domain in search.items():
         if isinstance(domain, Choices):
             chosen = trial.suggest_categorical(name, domain.values())
@@ -214,7 +122,7 @@ def _suggest_number(trial: optuna.Trial, name: str, domain: Range) -> Value:
 def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | None:
     """The searched part of a point, to be enqueued; None when the point does not lie in the search, outside of which
     every parameter has its value of the default preset."""
-    if any(value != PRESETS[DEFAULT][name] for name, value in point.items() if name not in search):
+    if any(value != DEFAULTS[name] for name, value in point.items() if name not in search):
         return None
     searched: Point = {}
     for name, domain in search.items():

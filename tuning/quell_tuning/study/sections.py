@@ -10,15 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from quell.corpus.recordings import FOLDERS, SHARES
 from quell.corpus.splits import SPLITS
+from quell.metrics.intrusive import UNITS
+from quell_tuning.formatting import SCORED_COSTS
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-METRICS = ("pesq", "stoi", "estoi", "si_sdr")
-# Scores that are costs, to be minimised beside a metric: name -> field of quell.export.cost.Cost.
-COSTS = {"macs": "macs_per_s", "parameters": "parameters"}
+METRICS = tuple(UNITS)
 
 
 class StudySection(Section):
@@ -36,9 +36,12 @@ class StudySection(Section):
         if isinstance(self.score, str) and self.score not in METRICS:
             raise ValueError(f"score: {self.score!r}, expected one of {', '.join(METRICS)}")
         if isinstance(self.score, list) and (
-            len(names) < 2 or len(set(names)) < len(names) or names[0] not in METRICS or set(names[1:]) - set(COSTS)
+            len(names) < 2
+            or len(set(names)) < len(names)
+            or names[0] not in METRICS
+            or set(names[1:]) - set(SCORED_COSTS)
         ):
-            costs = ", ".join(COSTS)
+            costs = ", ".join(SCORED_COSTS)
             raise ValueError(f"score: {names}, expected a metric ({', '.join(METRICS)}) and then costs ({costs})")
         if len(names) > 1 and self.sampler == "cma-es":
             raise ValueError("sampler: 'cma-es', expected tpe, gp or random for several scores; take one of these")
@@ -58,7 +61,7 @@ class StudySection(Section):
     @property
     def directions(self) -> list[StudyDirection]:
         """One for each score."""
-        return [StudyDirection.MINIMIZE if name in COSTS else StudyDirection.MAXIMIZE for name in self.scores]
+        return [StudyDirection.MINIMIZE if name in SCORED_COSTS else StudyDirection.MAXIMIZE for name in self.scores]
 
 
 def _pair(value: object) -> object:

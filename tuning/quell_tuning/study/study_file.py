@@ -17,7 +17,7 @@ from quell.metrics.intrusive import PESQ_MODES
 from quell.progress import Progress
 from quell_tuning.errors import StudyFileError
 from quell_tuning.study import search_space
-from quell_tuning.study.presets import DEFAULT, PRESETS
+from quell_tuning.study.parameters import DEFAULTS, PARAMETERS
 from quell_tuning.study.sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
 from quell_tuning.study.validation_errors import first_objection, unknown_key
 
@@ -49,9 +49,9 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _together(self, info: ValidationInfo) -> StudySpec:
         for name, domain in self.search.items():
-            if name not in search_space.PARAMETERS:
-                raise ValueError(f"search.{unknown_key(name, search_space.PARAMETERS)}")
-            problem = search_space.objection(name, domain)
+            if name not in PARAMETERS:
+                raise ValueError(f"search.{unknown_key(name, PARAMETERS)}")
+            problem = search_space.problem(name, domain)
             if problem:
                 raise ValueError(f"search.{name}: {problem}")
         if not info.context and (problem := search_space.conflict(self.search)):
@@ -69,7 +69,7 @@ class StudySpec(Section):
         return self
 
     def largest_batch(self) -> int:
-        domain = self.search.get("batch_size", PRESETS[DEFAULT]["batch_size"])
+        domain = self.search.get("batch_size", DEFAULTS["batch_size"])
         values = domain.values() if isinstance(domain, search_space.Choices | search_space.Range) else [domain]
         return max(int(value) for value in values)
 
@@ -88,8 +88,7 @@ class StudySpec(Section):
             for key in LATER[section]:
                 if getattr(getattr(self, section), key) == getattr(defaults, key):
                     del full[section][key]
-        fixed = dict(PRESETS[DEFAULT])
-        full["search"] = {name: full["search"].get(name, fixed[name]) for name in sorted(fixed)}
+        full["search"] = {name: full["search"].get(name, DEFAULTS[name]) for name in sorted(DEFAULTS)}
         return full
 
     def hash(self) -> str:

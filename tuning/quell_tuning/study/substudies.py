@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from quell_tuning.study import search_space
-from quell_tuning.study.presets import DEFAULT, PRESETS, Value
+from quell_tuning.study.parameters import PARAMETERS, Value
+from quell_tuning.study.presets import PRESETS
 from quell_tuning.study.sections import LimitsSection
 from quell_tuning.study.study_file import StudySpec
 
@@ -36,7 +37,7 @@ def outside(spec: StudySpec) -> dict[str, Mapping[str, Value]]:
 
 def preset_space() -> dict[str, search_space.Domain]:
     """Every parameter that the presets disagree on, with the values that they have."""
-    values = {name: list(dict.fromkeys(point[name] for point in PRESETS.values())) for name in PRESETS[DEFAULT]}
+    values = {name: list(dict.fromkeys(point[name] for point in PRESETS.values())) for name in PARAMETERS}
     return {name: search_space.Choices(choices=found) for name, found in values.items() if len(found) > 1}
 
 

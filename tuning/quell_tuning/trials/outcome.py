@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning.formatting import SCORED_COSTS
 from quell_tuning.optuna_private import storage_of, trial_id_of
-from quell_tuning.study.sections import COSTS
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workspace.run_folder import RunFolder
@@ -40,7 +40,7 @@ COPIED_ATTRIBUTES = (
 
 def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
     """What the trial is told as: the study's scores in their order."""
-    costs = {name: getattr(cost, field) for name, field in COSTS.items()}
+    costs = {name: getattr(cost, field) for name, field in SCORED_COSTS.items()}
     return [costs[name] if name in costs else scores.mean(name) for name in spec.study.scores]
 
 
