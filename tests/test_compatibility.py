@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,10 +29,14 @@ DATA = ROOT / "tests" / "data" / "c087d60"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())
 REPRODUCED = EXPECTED["reproduced"]  # of the study "tiny": the trial that trains fastest
 
+Running = dict[str, Future[list[CompletedProcess[str]]]]
+
 MARK = 1000.0  # is added to the scores in a checkpoint: no training from the start would reach them
 
+# On the processor that made the data, with its torch, trainings give the same scores to the last digit. Otherwise the
+# largest differences that are allowed; measured with torch, oneDNN and OpenBLAS held to AVX2 and to SSE: 6e-8 of full
+# scale in outputs, and after a training .031, .0012, .004 and .16 in these scores.
 EXACT = (EXPECTED["machine"]["processor"], EXPECTED["machine"]["torch"]) == (support.processor(), torch.__version__)
-# Largest differences in outputs (full scale is 1) and in mean scores, where the processor or torch is another one.
 OUTPUT = 1e-6
 SCORES = {"pesq": 0.1, "stoi": 0.01, "estoi": 0.02, "si_sdr": 0.5}
 
@@ -58,19 +63,34 @@ def evaluated(place: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(evaluated: dict[str, Any], place: Path) -> tuple[CompletedProcess[str], CompletedProcess[str]]:
-    """What `quell reproduce` of a trial and `quell tune` of the interrupted study say, each on a core of its own."""
+def running(evaluated: dict[str, Any], place: Path) -> Iterator[Running]:
+    """The commands that take longest, side by side: a training done again, a search that goes on, and the others."""
+    mark_checkpoint(place)
+    for number, samples in enumerate(support.signals(8_000).values()):
+        soundfile.write(place / f"{number}.wav", samples, 8_000, subtype="FLOAT")
+    tune = "tune interrupted.toml --corpus recordings --workers 1"
+    others = (
+        "denoise best.pt 0.wav 1.wav 2.wav -o cleaned --jobs 1",
+        "export -o again.pt tiny",
+        "report -o page.html tiny --listen 1",
+    )
+    with ThreadPoolExecutor(3) as threads:
+        yield {
+            "tune": threads.submit(lambda: [support.quell(*tune.split(), cwd=place, core=0)]),
+            "reproduce": threads.submit(
+                lambda: [support.quell("reproduce", "tiny", str(REPRODUCED), cwd=place, core=1)]
+            ),
+            "others": threads.submit(lambda: support.quell_many(*others, cwd=place)),
+        }
+
+
+def mark_checkpoint(place: Path) -> None:
+    """Raises the scores in the checkpoint of the interrupted trial."""
     (checkpoint,) = (place / "runs" / "interrupted" / "checkpoints").rglob("*.checkpoint")
     content = torch.load(checkpoint, weights_only=True)
     ((hours, clips),) = content["reached"].items()
     content["reached"][hours] = [clip + MARK for clip in clips]
     torch.save(content, checkpoint)
-    commands = (f"reproduce tiny {REPRODUCED}", "tune interrupted.toml --corpus recordings --workers 1")
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(
-            lambda core: support.quell(*commands[core].split(), cwd=place, core=core), range(len(commands))
-        )
-    return first, second
 
 
 def study(place: Path, name: str) -> optuna.Study:
@@ -160,7 +180,7 @@ def test_an_exported_file_is_evaluated_with_the_same_keys_and_scores(evaluated: 
     for key in ("mixtures", "kind", "noisy", "failures"):
         assert differences(then[key], evaluated[key]) == []
     for name, value in then["denoised"].items():
-        assert evaluated["denoised"][name] == pytest.approx(value, abs=1e-3)
+        assert evaluated["denoised"][name] == pytest.approx(value, abs=1e-4)
     assert (place / "clips.csv").read_text().splitlines()[0].startswith(EXPECTED["csv"])
 
 
@@ -182,18 +202,10 @@ def test_recordings_get_the_shipped_denoiser_of_their_rate() -> None:
         support.assert_same(quell.denoise(samples, then["sample_rate"]), then[signal], OUTPUT)
 
 
-def test_denoise_and_export_and_report_work_with_what_is_stored(evaluated: dict[str, Any], place: Path) -> None:
-    then = EXPECTED["outputs"]["best.pt"]
-    for number, samples in enumerate(support.signals(8_000).values()):
-        soundfile.write(place / f"{number}.wav", samples, 8_000, subtype="FLOAT")
-    done = support.quell_many(
-        "denoise best.pt 0.wav 1.wav 2.wav -o cleaned --jobs 1",
-        "export -o again.pt tiny",
-        "report -o page.html tiny --listen 1",
-        cwd=place,
-    )
+def test_denoise_and_export_and_report_work_with_what_is_stored(running: Running, place: Path) -> None:
+    done = running["others"].result()
     assert [answer.returncode for answer in done] == [0, 0, 0], [answer.stderr for answer in done]
-    again = quell.load(place / "again.pt")
+    then, again = EXPECTED["outputs"]["best.pt"], quell.load(place / "again.pt")
     assert set(EXPECTED["metadata"]) <= support.key_paths(again.metadata)
     for number, (signal, samples) in enumerate(support.signals(8_000).items()):
         cleaned, _ = soundfile.read(place / "cleaned" / f"{number}.wav", dtype="float32")
@@ -202,20 +214,16 @@ def test_denoise_and_export_and_report_work_with_what_is_stored(evaluated: dict[
     assert (place / "page.html").read_text().count("data:audio") >= 4  # the sounds of the best trial were found
 
 
-def test_a_trial_of_then_is_reproduced(
-    trained: tuple[CompletedProcess[str], CompletedProcess[str]], place: Path
-) -> None:
-    done, _ = trained
+def test_a_trial_of_then_is_reproduced(running: Running, place: Path) -> None:
+    (done,) = running["reproduce"].result()
     assert done.returncode == 0 or not EXACT, done.stdout + done.stderr
     then = study(place, "tiny").trials[REPRODUCED].user_attrs["metrics"]
     found = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert_scores(then, {name: float(re.findall(r"(\S+) now", found[name])[0]) for name in then})
 
 
-def test_a_search_goes_on_with_the_trial_that_was_handed_back(
-    trained: tuple[CompletedProcess[str], CompletedProcess[str]], place: Path
-) -> None:
-    _, done = trained
+def test_a_search_goes_on_with_the_trial_that_was_handed_back(running: Running, place: Path) -> None:
+    (done,) = running["tune"].result()
     assert done.returncode == 0, done.stderr
     stored = study(place, "interrupted")
     first, second = stored.trials  # neither more nor fewer than asked for

@@ -35,8 +35,9 @@ PIN = (
     "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 )
 SAMPLES = 64  # of each output that are compared, evenly spread
-# The package of the search: `tuning` at commit c087d60, `quell_tuning` since.
+# The package of the search, and its module that reads study files: `tuning` with the code of c087d60, for make.py.
 SEARCH = "quell_tuning" if importlib.util.find_spec("quell_tuning") else "tuning"
+STUDY_FILE = "quell_tuning.study.study_file" if SEARCH == "quell_tuning" else "tuning.study_file"
 COMMANDS = (
     "",
     "demo",
@@ -176,16 +177,13 @@ def processor() -> str:
 
 def spec_hash(study_file: Path) -> str:
     """The hash of a resolved study file, by which a stored study knows its own."""
-    for name in ("study.study_file", "study_file"):
-        with contextlib.suppress(ModuleNotFoundError):
-            return str(importlib.import_module(f"{SEARCH}.{name}").load(study_file).hash())
-    raise AssertionError(f"no module in {SEARCH} that loads a study file")
+    return str(importlib.import_module(STUDY_FILE).load(study_file).hash())
 
 
 def quell(*arguments: str | Path, cwd: Path, core: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs a command on one core, as `command_line` says."""
     command = command_line(*arguments, core=core)
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd, env=clean_environment())
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd, env=clean_environment())
 
 
 def command_line(*arguments: str | Path, core: int = 0) -> list[str]:
@@ -217,7 +215,7 @@ def quell_many(*commands: str, cwd: Path) -> list[subprocess.CompletedProcess[st
         [sys.executable, __file__, *commands],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         cwd=cwd,
         env=clean_environment(),
     )
