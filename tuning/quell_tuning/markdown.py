@@ -27,6 +27,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(_row([line[column] for column in used]) for line in lines) if used else ""
 
 
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for files, where a viewer leaves gaps between columns: all to the left, none left out."""
+    first, *others = (f"| {' | '.join(cells)} |" for cells in [header, *rows])
+    return "\n".join([first, f"|{'---|' * len(header)}", *others])
+
+
 def fact_table(rows: Sequence[tuple[str, str]]) -> str:
     """A table of (what, words), both to the left; what is not known is left out."""
     lines = [_row([what, escape(words)]) for what, words in rows if words]

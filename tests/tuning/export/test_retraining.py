@@ -133,7 +133,7 @@ def test_another_version_is_named_and_the_threads_are_those_of_then(
         threads.append(torch.get_num_threads())
         on_rung(0.03, np.zeros(6))
 
-    monkeypatch.setattr("quell.training.training_loop.train", train)
+    monkeypatch.setattr("quell_tuning.export.retraining.train", train)
     other = changed(study, PRUNED, lambda trial: attribute(trial, "machine", torch="2.0.1", threads=2))
     _, _, log = again(other, 0)
     assert log == f"quell: torch was 2.0.1, is {torch.__version__}: scores may differ\n"
@@ -149,7 +149,7 @@ def test_a_trial_that_took_a_score_over_is_the_one_that_trained(
         trained.append(config.seed)
         raise InterruptedError
 
-    monkeypatch.setattr("quell.training.training_loop.train", train)
+    monkeypatch.setattr("quell_tuning.export.retraining.train", train)
     assert study.trials[TWIN].user_attrs["same_as"] == COMPLETE
     with pytest.raises(InterruptedError):
         again(study, TWIN)

@@ -223,7 +223,7 @@ def test_the_confirmed_winners_best_seed_is_exported(
     assert chosen_trial.choose(search, runs).label == "trial 0 of s"
     confirmation.record(search, rows)
     chosen = chosen_trial.choose(search, runs)
-    assert (chosen.study, chosen.trial.number, chosen.value) == ("s-confirm", 1, 2.95)
+    assert (chosen.study, chosen.trial.number, chosen.trial.values) == ("s-confirm", 1, [2.95])
     assert chosen.label == "trial 1 of s-confirm, trial 1 with another seed, the best seed of the confirmed winner"
 
 

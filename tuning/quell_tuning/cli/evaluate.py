@@ -112,9 +112,9 @@ def _systems(baseline: str) -> dict[str, System]:
 
 
 def _corpus(spec: StudySpec, place: Workspace, console: Console) -> Corpus:
-    from quell.corpus.memory_map import open_store
     from quell_tuning.recordings import exclusions
+    from quell_tuning.study.stored_study import corpus_of
 
     if place.corpus is None:  # the study knows which decoded corpus it was made from
-        return open_store(place.runs.corpora / open_study(spec.study.name, place).user_attrs["corpus"])
+        return corpus_of(open_study(spec.study.name, place), place.runs.corpora)
     return place.open_corpus(spec, console, exclusions.stored(spec, place))

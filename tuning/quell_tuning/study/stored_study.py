@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -63,6 +64,24 @@ def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
             f"study {spec.study.name!r}: corpus {corpus.fingerprint}, expected {attributes['corpus']}: recordings were "
             "added, removed or changed since it began; put them back, or give the study file another name"
         )
+
+
+def spec_of(study: optuna.Study) -> StudySpec:
+    """The specification that a study was made from, without its folders."""
+    from quell_tuning.study.study_file import restore  # loads pydantic, which a study's name needs not
+
+    return restore(study.user_attrs["spec"], study.study_name)
+
+
+def corpus_of(study: optuna.Study, corpora: Path) -> Corpus:
+    """The decoded corpus that a study was made from.
+
+    Raises:
+        CorpusError: it is not in the folder `corpora`.
+    """
+    from quell.corpus.memory_map import open_store
+
+    return open_store(corpora / study.user_attrs["corpus"])
 
 
 def metric(study: optuna.Study) -> str:
