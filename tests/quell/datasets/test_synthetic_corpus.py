@@ -124,10 +124,10 @@ def test_same_seed_gives_the_same_bytes_in_another_process_a_second_later(small,
     make_demo_corpus(tmp_path / "first", seed=5)
     time.sleep(1.1)  # espeak_Initialize seeds with the time in seconds
     script = (
-        "import sys; from pathlib import Path; from quell import demo_corpus; vars(demo_corpus).update("
-        f"{SMALL!r}); demo_corpus.make_demo_corpus(Path(sys.argv[1]), seed=5)"
+        "import sys; from pathlib import Path; from quell.datasets import synthetic_corpus as c; vars(c).update("
+        f"{SMALL!r}); c.make_demo_corpus(Path(sys.argv[1]), seed=5)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(synthetic_corpus.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(synthetic_corpus.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "second")], check=True, env=environment)
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 

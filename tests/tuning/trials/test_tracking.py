@@ -49,7 +49,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
-from quell_tuning import tracking
+from quell_tuning.trials import tracking
 
 folder, killed = Path(sys.argv[1]), sys.argv[2] == "killed"
 attributes, trial = json.loads((folder / "attributes.json").read_text())
