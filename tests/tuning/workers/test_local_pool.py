@@ -11,7 +11,8 @@ from quell_tuning.errors import WorkerError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.trials.budget import Budget
 from quell_tuning.workers.live_view import LiveView
-from quell_tuning.workers.local_pool import DEATHS, Pool
+from quell_tuning.workers.local_pool import Pool
+from quell_tuning.workers.worker_process import DEATHS
 from rich.console import Console
 
 WORKER = """

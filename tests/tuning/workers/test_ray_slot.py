@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from quell_tuning import environment
-from quell_tuning.workers import ray_slot
+from quell_tuning.workers import worker_process
 from quell_tuning.workers.ray_slot import SlotEnd, WorkerSpec, run_slot
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_slot, "BACK_OFF_S", 0.01)
+    monkeypatch.setattr(worker_process, "BACK_OFF_S", 0.01)
     monkeypatch.delenv(environment.CORPUS.name, raising=False)
     monkeypatch.delenv(environment.RUNS.name, raising=False)
 
@@ -55,7 +55,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_
     ended = run_slot(job(tmp_path, "import sys; print('no such card'); sys.exit(3)"))
     assert ended.reason == "crashed"
     assert ended.message == (
-        f"{socket.gethostname()}: exit code 3, 3 deaths in a row; it last said: no such card; "
+        f"{socket.gethostname()}: exit code 3, 3 deaths in a row; its last line: no such card; "
         f"see {tmp_path / 'tiny' / 'logs' / 'worker-0.log'}"
     )
 
@@ -95,7 +95,7 @@ time.sleep(60)
 
 
 def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_slot, "STOP_GRACE_S", 0.5)
+    monkeypatch.setattr(worker_process, "STOP_GRACE_S", 0.5)
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
     code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
 

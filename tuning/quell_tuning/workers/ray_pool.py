@@ -20,7 +20,8 @@ from quell_tuning.errors import UsageError, WorkerError
 from quell_tuning.storage.urls import shown
 from quell_tuning.trials.budget import Slots
 from quell_tuning.workers.ray_slot import SlotEnd, WorkerSpec, run_slot
-from quell_tuning.workers.supervisor import STOP_GRACE_S, Supervisor
+from quell_tuning.workers.supervisor import Supervisor
+from quell_tuning.workers.worker_process import STOP_GRACE_S
 
 TOKEN = "RAY_AUTH_TOKEN"
 # A cluster that lets us in does so within 2 s. Ray itself tries 20 s with a wrong token, and 80 s where nobody answers,

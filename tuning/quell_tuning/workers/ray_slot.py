@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from quell_tuning import environment
-from quell_tuning.workers.supervisor import BACK_OFF_S, DEATHS, LEFT, STOP_GRACE_S, last_line
+from quell_tuning.workers.worker_process import DEATHS, WorkerProcess, stop
 
 POLL_S = 0.2
 # A worker that lived so long is not one that cannot start: its death is its own.
 LIVED_S = 60.0
-LAST_BYTES = 4_000  # of a log, in which the last words are
 # What Ray sets for its own processes and a worker must not inherit: a token, and one thread for a part of a CPU.
 ITS_OWN = ("RAY_",)
 THREADS = "OMP_NUM_THREADS"
@@ -77,60 +75,28 @@ def run_slot(job: WorkerSpec) -> SlotEnd:
     with tempfile.TemporaryDirectory(prefix="quell-") as folder:
         study = Path(folder) / job.study[0]
         study.write_text(job.study[1])
-        return _keep([sys.executable, *job.command, str(study)], variables, log)
+        return _keep(WorkerProcess([sys.executable, *job.command, str(study)], variables, log, LIVED_S))
 
 
-def _keep(command: Sequence[str], variables: Mapping[str, str], log: Path) -> SlotEnd:
-    process: subprocess.Popen[bytes] | None = None
-    deaths = 0
+def _keep(worker: WorkerProcess) -> SlotEnd:
     try:
         while True:
-            began, before = time.monotonic(), log.stat().st_size if log.exists() else 0
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    command,
-                    env=dict(variables),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-            while (code := process.poll()) is None:
-                time.sleep(POLL_S)
-            if code == 0:
+            if not worker.alive() and worker.exit_code == 0:
                 return SlotEnd("finished")
-            deaths = 0 if code in LEFT else 1 if time.monotonic() - began > LIVED_S else deaths + 1
-            if deaths >= DEATHS:
-                said = last_line(_end_of(log, before))
-                at = f"{socket.gethostname()}: exit code {code}, {deaths} deaths in a row"
-                return SlotEnd("crashed", f"{at}; it last said: {said}; see {log}")
-            time.sleep(BACK_OFF_S * 2**deaths)
+            if not worker.alive() and worker.deaths >= DEATHS:
+                return SlotEnd("crashed", f"{socket.gethostname()}: {worker.death('in a row')}")
+            worker.start_when_due()
+            time.sleep(POLL_S)
     except KeyboardInterrupt:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # we may be asked once more, while the worker leaves
-        _dismiss(process)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ray may ask once more, while the worker stops
+        stop([worker])
         signal.signal(signal.SIGINT, handler)
         return SlotEnd("stopped")
     finally:
-        _dismiss(process)
-
-
-def _dismiss(process: subprocess.Popen[bytes] | None) -> None:
-    if process is not None and process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop([worker])
 
 
 def _variables(job: WorkerSpec) -> dict[str, str]:
     own = {key: value for key, value in os.environ.items() if not key.startswith(ITS_OWN) and key != THREADS}
     threads = {THREADS: str(job.threads)} if job.threads else {}
     return {**job.defaults, **own, **job.environment, **threads, environment.POOL.name: str(os.getpid())}
-
-
-def _end_of(log: Path, before: int) -> str:
-    with log.open("rb") as file:
-        file.seek(max(before, log.stat().st_size - LAST_BYTES))
-        return file.read().decode(errors="replace")

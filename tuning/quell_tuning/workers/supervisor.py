@@ -16,14 +16,7 @@ from quell_tuning.trials.budget import RENEW_S, Budget, Slots
 from quell_tuning.workers.live_view import LiveView
 
 POLL_S = 0.5
-# A worker checks for a notice at every step and then hands its trial back; after this it is ended the hard way.
-STOP_GRACE_S = 10.0
 LAST_WORD_S = 2.0  # a database that is away at the end is waited for so long
-# Deaths of one worker in a row, with no trial of anybody ended between them.
-DEATHS = 3
-# Before a worker that died is started again; doubled with every death in a row.
-BACK_OFF_S = 0.5
-LEFT = (130, 143)  # exit codes of a worker that was asked to leave
 
 
 @dataclass(kw_only=True)
@@ -120,9 +113,3 @@ class Supervisor(ABC):
 
 class _Asked(BaseException):
     """This process was asked to stop."""
-
-
-def last_line(text: str) -> str:
-    """What a worker said last, by its log."""
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "nothing"

@@ -1,0 +1,119 @@
+"""One worker process: started, started again when it dies, and stopped."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# A worker looks for a request to stop at every step and then hands its trial back; after this it is killed.
+STOP_GRACE_S = 10.0
+# Deaths in a row after which a worker is given up.
+DEATHS = 3
+# Before a worker that died is started again; doubled with every death in a row.
+BACK_OFF_S = 0.5
+STOPPED = (130, 143)  # exit codes of a worker that was asked to stop
+LOG_TAIL_BYTES = 4_000  # enough for the last line
+
+
+class WorkerProcess:
+    """A worker command that is started again, with back-off, whenever its process dies.
+
+    Args:
+        variables: all of the process's environment.
+        log: gets everything that the process prints.
+        lived_s: a process that lived for so long could start: its death is the first of a row. By default only the
+            owner resets `deaths`, as when a trial has ended.
+
+    Attributes:
+        deaths: in a row; a process that ends with 0, or was asked to stop, ends the row.
+        exit_code: of the process before the one that runs; None for the first.
+    """
+
+    def __init__(
+        self, command: Sequence[str], variables: Mapping[str, str], log: Path, lived_s: float = math.inf
+    ) -> None:
+        self.command = command
+        self.variables = variables
+        self.log = log
+        self.lived_s = lived_s
+        self.deaths = 0
+        self.exit_code: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._log_start = 0
+        self._not_before = 0.0
+
+    @property
+    def number(self) -> int | None:
+        """The process id; None between two processes."""
+        return self._process.pid if self._process else None
+
+    def alive(self) -> bool:
+        """Whether the process runs; to be called every moment, since it also takes note of its end."""
+        if self._process is not None and self._process.poll() is not None:
+            self.exit_code, self._process = self._process.returncode, None
+            lived_s = time.monotonic() - self._started
+            if self.exit_code in (0, *STOPPED):
+                self.deaths = 0
+            else:
+                self.deaths = 1 if lived_s > self.lived_s else self.deaths + 1
+            self._not_before = time.monotonic() + BACK_OFF_S * 2**self.deaths
+        return self._process is not None
+
+    def start_when_due(self) -> None:
+        """Starts the process unless it runs, or died a moment ago."""
+        if self.alive() or time.monotonic() < self._not_before:
+            return
+        with self.log.open("ab") as log:
+            self._started, self._log_start = time.monotonic(), log.tell()
+            # A session of its own: Ctrl-C reaches this process alone, which then asks the worker to stop.
+            self._process = subprocess.Popen(
+                self.command,
+                env=dict(self.variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def last_line(self) -> str:
+        """What the latest process printed last."""
+        with self.log.open("rb") as file:
+            file.seek(max(self._log_start, self.log.stat().st_size - LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "nothing")
+
+    def death(self, circumstance: str) -> str:
+        """How the process died, for an error."""
+        deaths = f"exit code {self.exit_code}, {self.deaths} deaths {circumstance}"
+        return f"{deaths}; its last line: {self.last_line()}; see {self.log}"
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def terminate(self) -> None:
+        """Asks the process to stop."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, at_most_s: float) -> None:
+        """Waits until the process has ended, and kills it when that takes longer."""
+        if self._process is not None:
+            try:
+                self._process.wait(max(0.0, at_most_s))
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def stop(workers: Sequence[WorkerProcess]) -> None:
+    """Asks all workers to stop at once; kills those that have not after STOP_GRACE_S."""
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + STOP_GRACE_S
+    for worker in workers:
+        worker.wait(deadline - time.monotonic())
