@@ -1,5 +1,24 @@
+from dataclasses import fields
+
 import pytest
-from quell_tuning.formatting import round_numbers
+from quell_tuning.formatting import COSTS, cost_number, number, round_numbers
+from quell_tuning.study.sections import LimitsSection
+
+from quell.export.cost import Cost
+
+
+def test_every_cost_and_every_limit_is_in_the_table_of_costs() -> None:
+    assert set(LimitsSection.model_fields) == set(COSTS)
+    assert {field.name for field in fields(Cost)} == set(COSTS) - {"real_time_factor"}
+
+
+def test_numbers_have_the_digits_that_mean_something() -> None:
+    assert number("pesq", 2.345) == "2.35"
+    assert number("stoi", -0.0123, "+") == "-0.012"
+    assert number("macs", 1_234_567.8) == "1,234,568"
+    assert number("pesq", None) == ""
+    assert [cost_number("macs_per_s", value) for value in (2.5e6, 123.4e6)] == ["2.5", "123"]
+    assert cost_number("latency_ms", None) == "needs the whole recording"
 
 
 @pytest.mark.parametrize("low", [0.03, 1.0, 7.3, 66.0, 98.0, 141.0, 999.0])

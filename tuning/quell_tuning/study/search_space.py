@@ -1,7 +1,7 @@
-"""What can be searched: parameters, their legal values, and how a point becomes a denoiser and its training.
+"""The search space: domains of parameters, trial.suggest_*, and the configurations of a point.
 
-The only file that asks a trial for values. Every searched parameter is always asked for, so that the sampler's joint
-space stays whole.
+The only module that suggests values. Every searched parameter is always suggested, used or not, so that the sampler's
+joint space stays whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Value
 if TYPE_CHECKING:
     import optuna
 
-Point = dict[str, Value]
+Point = dict[str, Value]  # a value for every parameter
 Scalar = Annotated[bool | int | float | str, Field(union_mode="smart")]
 
 
@@ -56,7 +56,7 @@ class Range(BaseModel):
         return [self.low, self.high]
 
 
-def _shape(value: object) -> str:
+def _tag(value: object) -> str:
     if isinstance(value, dict):
         return "choices" if "choices" in value else "range"
     return "choices" if isinstance(value, Choices) else "range" if isinstance(value, Range) else "fixed"
@@ -64,10 +64,10 @@ def _shape(value: object) -> str:
 
 DOMAIN_TAGS = ("choices", "range", "fixed")
 Domain = Choices | Range | Scalar
-# Told apart by their keys, so that what is wrong with a range is not reported as a wrong choice.
+# Told apart by their keys, so that an error in a range is not reported as one in choices.
 CheckedDomain = Annotated[
     Annotated[Choices, Tag("choices")] | Annotated[Range, Tag("range")] | Annotated[Scalar, Tag("fixed")],
-    Discriminator(_shape),
+    Discriminator(_tag),
 ]
 
 
@@ -80,16 +80,18 @@ def problem(name: str, domain: Domain) -> str | None:
 
 
 def conflict(search: Mapping[str, Domain]) -> str | None:
-    """Why some point of the search could not be trained, as `<parameter>: <found>, expected <needed>`; None when all
-    can. The domains are legal one by one."""
-    fixed = DEFAULTS
+    """Why some point of the search cannot be trained, as `<parameter>: <found>, expected <needed>`; None when all can.
+
+    Args:
+        search: domains that are legal one by one.
+    """
     names = ("loss", "output", "target", "bottleneck", "causal")
-    values = {name: _values(search.get(name, fixed[name])) for name in names}
+    values = {name: _values(search.get(name, DEFAULTS[name])) for name in names}
     for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
         if problem := loss_objection(str(loss), str(output), str(target)):
             return f"loss: {problem}; take one of them out"
     if True in values["causal"] and "both" in values["bottleneck"]:
-        needed = "expected none, frequency or forward, since both hears the future"
+        needed = "expected none, frequency or forward, since both depends on later frames"
         return f"bottleneck: 'both' and causal = true, {needed}; take one of them out"
     return None
 
@@ -99,13 +101,13 @@ def _values(domain: Domain) -> list[Value]:
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
-    """Asks the trial for every searched parameter and completes the point with fixed values and the default preset."""
+    """Suggests every searched parameter; the others have their fixed value or their default."""
     point: Point = dict(DEFAULTS)
     for name, domain in search.items():
         if isinstance(domain, Choices):
-            chosen = trial.suggest_categorical(name, domain.values())
-            assert isinstance(chosen, bool | int | float | str)
-            point[name] = chosen
+            choice = trial.suggest_categorical(name, domain.values())
+            assert isinstance(choice, bool | int | float | str)
+            point[name] = choice
         elif isinstance(domain, Range):
             point[name] = _suggest_number(trial, name, domain)
         else:
@@ -120,8 +122,10 @@ def _suggest_number(trial: optuna.Trial, name: str, domain: Range) -> Value:
 
 
 def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | None:
-    """The searched part of a point, to be enqueued; None when the point does not lie in the search, outside of which
-    every parameter has its value of the default preset."""
+    """The searched parameters of a point, to be enqueued; None when the point does not lie in the search.
+
+    Parameters that are not in the search must have their defaults.
+    """
     if any(value != DEFAULTS[name] for name, value in point.items() if name not in search):
         return None
     searched: Point = {}
@@ -146,7 +150,7 @@ def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | 
 def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfig:
     """The denoiser of a point; window and hop are rounded down to whole samples.
 
-    A parameter that nothing uses takes its default, so that points which only differ there are the same denoiser.
+    A parameter without effect gets its default, so that points which differ only there are duplicates.
     """
     win_length = max(2, int(point["win_ms"] * sample_rate / 1000))
     shared = {field.name for field in fields(DenoiserConfig)} & set(point)
@@ -170,8 +174,13 @@ def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfi
 def training_config(
     point: Mapping[str, Any], base: TrainingConfig, study_seed: int, model: DenoiserConfig, repeat: int = 0
 ) -> TrainingConfig:
-    """The training of a point: what the study fixes (`base`) and what the point says, seeded from the study's seed and
-    the configuration, so that it is the same when it is trained again; another `repeat` has another seed."""
+    """The training of a point. Its seed follows from the study's seed and both configurations, so that duplicates have
+    the same seed.
+
+    Args:
+        base: the training that all trials of the study share.
+        repeat: trainings of the same point beside the first one count from 1; each has another seed.
+    """
     config = replace(
         base,
         loss=point["loss"],

@@ -1,4 +1,4 @@
-"""What Quell writes on a study: its specification, its corpus, and the configurations it starts from."""
+"""A study in the database: created, checked against its specification and corpus, and loaded."""
 
 from __future__ import annotations
 
@@ -16,25 +16,22 @@ if TYPE_CHECKING:
     from quell.corpus.memory_map import Corpus
     from quell_tuning.study.study_file import StudySpec
 
-# When a search was created or continued, ISO 8601 in UTC.
-TUNED = "tuned"
-# Recordings that a study leaves out, named as `quell.corpus.recordings.Recording.name` does.
-SKIPPED = "skipped"
+# Attributes of a study.
+TUNED = "tuned"  # time of the last `quell tune`, ISO 8601 in UTC; only searches have it
+SKIPPED = "skipped"  # names (`quell.corpus.recordings.Recording.name`) of recordings that the study leaves out
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of a spec, made when it is new, checked against spec and corpus when it is there.
+    """Creates the study of a specification, or loads it after `check_same`.
 
     Raises:
-        StudyMismatch: the stored study was made from another spec or corpus; the message names the key.
+        StudyMismatch: by `check_same`.
     """
     study = optuna.create_study(
         study_name=spec.study.name,
         storage=storage,
         directions=spec.study.directions,
         load_if_exists=True,
-        sampler=None,
-        pruner=None,
     )
     if "spec_hash" not in study.user_attrs:
         with warnings.catch_warnings():
@@ -48,10 +45,10 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
 
 
 def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
-    """Refuses a study that was made from another specification or corpus.
+    """Checks that the stored study has this specification and corpus.
 
     Raises:
-        StudyMismatch: the message names the key, or the corpus.
+        StudyMismatch: it has another one; the message names the key, or the corpus.
     """
     attributes = study.user_attrs
     if attributes["spec_hash"] != spec.hash():
@@ -85,31 +82,30 @@ def corpus_of(study: optuna.Study, corpora: Path) -> Corpus:
 
 
 def metric(study: optuna.Study) -> str:
-    """The first score of a study, which says how good it sounds."""
+    """The first score of a study, a metric of quality."""
     score = study.user_attrs["spec"]["study"]["score"]
     return str(score if isinstance(score, str) else score[0])
 
 
 def difference(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:
-    """First key whose value differs, as `<key> is <given>, expected <stored>`."""
+    """The first key with another value, as `<key> is <given>, expected <stored>`; empty when there is none."""
     for key in sorted({*stored, *given}):
-        ours, theirs = given.get(key), stored.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict) and "choices" not in ours and "low" not in ours:
-            inner = difference(theirs, ours, f"{prefix}{key}.")
-            if inner:
+        new, old = given.get(key), stored.get(key)
+        if isinstance(new, dict) and isinstance(old, dict) and "choices" not in new and "low" not in new:
+            if inner := difference(old, new, f"{prefix}{key}."):
                 return inner
-        elif json.dumps(ours, sort_keys=True) != json.dumps(theirs, sort_keys=True):
-            return f"{prefix}{key} is {json.dumps(ours)}, expected {json.dumps(theirs)} as when it began"
+        elif json.dumps(new, sort_keys=True) != json.dumps(old, sort_keys=True):
+            return f"{prefix}{key} is {json.dumps(new)}, expected {json.dumps(old)} as when it began"
     return ""
 
 
 def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A stored study by name; without a name the one that was tuned last, never one that lies beside a search.
+    """A stored study by name; without a name the search that was tuned last.
 
     Raises:
         StudyNotFound: there is none.
     """
-    stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for a thousand
+    stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for 1000
     names = [study.study_name for study in stored]
     if not names:
         raise StudyNotFound("storage: no studies, expected at least one; run `quell tune STUDY`")

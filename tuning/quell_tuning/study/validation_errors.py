@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a study file, in one line: key, found, needed."""
+"""Pydantic's ValidationError of a study file as one line: key, found, expected."""
 
 from __future__ import annotations
 
@@ -10,52 +10,69 @@ from pydantic_core import ErrorDetails
 
 from quell_tuning.study import search_space
 
+# Pydantic's words -> what the line says; "" for none.
+WORDS = {
+    "Input should be ": "",
+    "List should have ": "",
+    "String should ": "",
+    "valid ": "",
+    "a integer": "a whole number",
+}
 
-def first_objection(error: ValidationError, of: type[BaseModel]) -> str:
-    """The first thing wrong as `<key>: <found>, expected <needed>`; errors about unknown keys come first."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    place = [str(part) for part in problem["loc"]]
-    if place[:1] == ["search"]:
-        place = [part for index, part in enumerate(place) if not (index == 2 and part in search_space.DOMAIN_TAGS)]
-    if place[:2] == ["study", "score"]:
-        place = place[:2]  # without the alternative of its type
-    key = ".".join(place)
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first error as `<key>: <found>, expected <needed>`; unknown keys come first.
+
+    Args:
+        model: that was validated.
+    """
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    path = _path(problem)
+    key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         parent, _, name = key.rpartition(".")
-        text = unknown_key(name, _keys(of, place[:-1]))
+        text = unknown_key(name, _keys(model, path[:-1]))
         return f"{parent}.{text}" if parent else text
     if problem["type"] == "missing":
         return f"{key}: missing, expected a value; add it"
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
-        section = problem["loc"][0] if problem["loc"] else ""
+        section = path[0] if path else ""
         return f"{section}.{text}" if section in ("study", "corpus", "training") else f"{key}: {text}" if key else text
-    if place[0] == "search" and "fixed" in problem["loc"]:
-        return f"search.{place[1]}: {_shown(problem)}, expected a value, {{ choices = [...] }} or {{ low, high }}"
+    if path[0] == "search" and "fixed" in problem["loc"]:
+        return f"search.{path[1]}: {_input(problem)}, expected a value, {{ choices = [...] }} or {{ low, high }}"
     needed = problem["msg"]
-    for wordy, plain in (("Input should be ", ""), ("List should have ", ""), ("String should ", ""), ("valid ", "")):
-        needed = needed.replace(wordy, plain)
-    return f"{key}: {_shown(problem)}, expected {needed.replace('a integer', 'a whole number')}"
+    for theirs, ours in WORDS.items():
+        needed = needed.replace(theirs, ours)
+    return f"{key}: {_input(problem)}, expected {needed}"
 
 
-def _shown(problem: ErrorDetails) -> str:
+def _path(problem: ErrorDetails) -> list[str]:
+    """Keys from the section to the one with the problem, without pydantic's names of alternatives."""
+    path = [str(part) for part in problem["loc"]]
+    if path[:1] == ["search"]:
+        return [part for index, part in enumerate(path) if index != 2 or part not in search_space.DOMAIN_TAGS]
+    return path[:2] if path[:2] == ["study", "score"] else path
+
+
+def _input(problem: ErrorDetails) -> str:
     text = repr(problem["input"])
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """That nobody knows the key, and the nearest one that is known."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """The text for a key that does not exist, with the nearest one that does."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "remove it"
-    return f"{name}: unknown key, expected one of {', '.join(known)}; {hint}"
+    return f"{name}: unknown key, expected one of {', '.join(names)}; {hint}"
 
 
-def _keys(model: type[BaseModel], place: list[str]) -> list[str]:
-    if place[:1] == ["search"]:
-        return ["choices", "low", "high", "log", "step"]
-    for part in place:
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that a section, or a domain of the search, may have."""
+    if path[:1] == ["search"]:
+        return ["choices", *search_space.Range.model_fields]
+    for part in path:
         section = model.model_fields[part].annotation
         assert isinstance(section, type) and issubclass(section, BaseModel), "sections are models"
         model = section
