@@ -98,9 +98,9 @@ def test_gains_are_also_told_over_the_best_preset_but_never_over_itself(study: o
     note = noted(study, complete(3.5))
     assert "**SI-SDR (dB): 5.38**, +3.50 over the noisy input, +1.50 over the best preset, mask-unet." in note
     assert ["-5", "-5.00", "-1.50", "+3.50", "-3.00", "+1.50"] in rows(note)
-    standing = StudySnapshot.of(study)
-    assert "best preset" not in trial_note(standing, study.trials[1])
-    assert "-1.00 over the best preset, mask-unet" in trial_note(standing, study.trials[0])
+    snapshot = StudySnapshot.of(study)
+    assert "best preset" not in trial_note(snapshot, study.trials[1])
+    assert "-1.00 over the best preset, mask-unet" in trial_note(snapshot, study.trials[0])
 
 
 def test_costs_stand_beside_their_limits(study: optuna.Study) -> None:
@@ -231,8 +231,8 @@ def test_of_several_scores_the_front_is_told(tiny_spec) -> None:
     study.set_user_attr("spec", tiny_spec(study={"score": ["si_sdr", "macs"]}).resolved())
     for values in ((5.0, 3e6), (4.0, 1e6), (3.0, 2e6)):
         study.add_trial(create_trial(values=values, user_attrs=attributes(1.0)))
-    standing = StudySnapshot.of(study)
-    note = study_note(standing)
+    snapshot = StudySnapshot.of(study)
+    note = study_note(snapshot)
     assert "2 trials that none beats in every score:" in note
     assert [row for row in rows(note) if row[0] in ("0", "1", "2")] == [
         ["0", "5.00", "3,000,000"],
@@ -240,7 +240,7 @@ def test_of_several_scores_the_front_is_told(tiny_spec) -> None:
     ]
     assert ["score", "SI-SDR (dB) and multiply-accumulates (MAC/s), mean over 6 mixtures"] in rows(note)
     assert "quell export front --trial TRIAL -o best.pt" in note
-    assert "**SI-SDR (dB): 3.00**" in trial_note(standing, study.trials[2])
+    assert "**SI-SDR (dB): 3.00**" in trial_note(snapshot, study.trials[2])
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, None), (2, "a0.wav, a1.wav"), (7, "a4.wav and 2 more")])

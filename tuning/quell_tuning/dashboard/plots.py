@@ -1,61 +1,59 @@
-"""What a study has found, drawn for optuna-dashboard: score against cost, by SNR, and against time.
+"""Plots for optuna-dashboard: the study's score against cost, by SNR, and against time.
 
-A figure is what plotly calls one, as a dictionary of `data` and `layout`: plotly's own objects take half a second to
-make it, and add 7 kB of defaults.
+A figure is a dictionary of `data` and `layout`, as plotly.js takes it: the objects of the Python package plotly take
+half a second to import, and add 7 kB of defaults to each figure.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from quell_tuning import formatting
 from quell_tuning.optuna_private import trial_id_of
-from quell_tuning.results.snapshot import StudySnapshot, seconds
+from quell_tuning.results.curves import Point, best_so_far, cost_point, pareto_front, scores_by_snr, timeline
+from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.trials.ranking import feasible
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072b2", "#d55e00", "#222222", "#777777", "#c4c4c4"
-LOOKS = {"pruned": (PALE, "circle"), "infeasible": (GREY, "x"), "complete": (BLUE, "circle")}
+MARKERS = {"pruned": (PALE, "circle"), "infeasible": (GREY, "x"), "complete": (BLUE, "circle")}
 HOVER = "%{customdata}<br>%{xaxis.title.text}: %{x}<br>%{yaxis.title.text}: %{y}<extra></extra>"
 
-Point = tuple[float, float]
 Trace = dict[str, Any]
 Figure = dict[str, Any]
 
 
-def plots(standing: StudySnapshot) -> dict[str, Figure]:
-    """The figures of a study by their ids in its page; those that have nothing to show yet are left out."""
-    made = {
-        "score-against-cost": score_against_cost(standing),
-        "score-by-snr": score_by_snr(standing),
-        "score-against-hours": score_against_hours(standing),
+def plots(snapshot: StudySnapshot) -> dict[str, Figure]:
+    """The figures of a study by their ids on its page, without those that have no points yet."""
+    figures = {
+        "score-against-cost": score_against_cost(snapshot),
+        "score-by-snr": score_by_snr(snapshot),
+        "score-against-hours": score_against_hours(snapshot),
     }
-    return {name: figure for name, figure in made.items() if figure["data"]}
+    return {name: figure for name, figure in figures.items() if figure["data"]}
 
 
-def score_against_cost(standing: StudySnapshot) -> Figure:
-    """The first score over M MAC/s: the study's trials, their front, and the presets, also those of other studies."""
-    complete = [trial for trial in standing.trials if _costed(trial)]
-    good = [trial for trial in complete if feasible(trial)]
-    known = [preset for preset in standing.presets if preset.complete and _costed(preset.trial)]
-    named = {trial_id_of(preset.trial) for preset in known}
-    others = [trial for trial in good if trial_id_of(trial) not in named]
-    names = [preset.name for preset in known]
-    hover = [f"{preset.name}, trial {preset.trial.number} of {preset.study}" for preset in known]
-    bad = [trial for trial in complete if not feasible(trial)]
+def score_against_cost(snapshot: StudySnapshot) -> Figure:
+    """The first score over M MAC/s: the study's trials, their Pareto front, and the presets of all studies."""
+    costed = [trial for trial in snapshot.trials if cost_point(trial)]
+    good = [trial for trial in costed if feasible(trial)]
+    presets = [preset for preset in snapshot.presets if preset.complete and cost_point(preset.trial)]
+    preset_ids = {trial_id_of(preset.trial) for preset in presets}
+    others = [trial for trial in good if trial_id_of(trial) not in preset_ids]
+    labels = [f"{preset.name}, trial {preset.trial.number} of {preset.study}" for preset in presets]
+    bad = [trial for trial in costed if not feasible(trial)]
     traces = [
-        _dots("infeasible", list(map(_place, bad)), _numbers(bad), GREY, "x"),
-        _dots("trials", list(map(_place, others)), _numbers(others), BLUE),
-        _line("Pareto front", list(map(_place, front(good))), INK, mode="lines+markers", shape="hv"),
-        _dots("presets", [_place(preset.trial) for preset in known], hover, ORANGE, "diamond")
-        | {"mode": "markers+text", "text": names, "textposition": "top center", "cliponaxis": False}
-        | {"textfont": {"color": INK}},
+        _dots("infeasible", _points(bad), _numbers(bad), GREY, "x"),
+        _dots("trials", _points(others), _numbers(others), BLUE),
+        _line("Pareto front", pareto_front(_points(good)), INK, mode="lines+markers", shape="hv"),
+        _dots("presets", _points(preset.trial for preset in presets), labels, ORANGE, "diamond")
+        | {"mode": "markers+text", "text": [preset.name for preset in presets], "textposition": "top center"}
+        | {"cliponaxis": False, "textfont": {"color": INK}},
     ]
-    score = standing.metric
+    score = snapshot.metric
     figure = _figure(f"{formatting.plain(score)} against cost", "M MAC/s", formatting.title(score), traces)
     figure["layout"]["xaxis"] |= _logarithmic([x for trace in figure["data"] for x in trace["x"]])
     return figure
@@ -72,88 +70,49 @@ def _logarithmic(values: Sequence[float]) -> dict[str, Any]:
     return {"type": "log", "range": [round(low, 3), round(high, 3)], "tickvals": ticks}
 
 
-def front(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that no other one beats (scores no lower, costs no more, and is better in one), cheapest first; of
-    equal ones the earliest."""
-    kept: list[FrozenTrial] = []
-    for trial in sorted(trials, key=lambda trial: (_macs(trial), -trial.values[0], trial.number)):
-        if not kept or trial.values[0] > kept[-1].values[0]:
-            kept.append(trial)
-    return kept
-
-
-def score_by_snr(standing: StudySnapshot) -> Figure:
-    """The first score at each SNR: of the noisy input, the best trial and the best preset."""
-    score, curves = standing.metric, {}
-    if standing.ranked:
-        best = standing.ranked[0]
-        rival = standing.rival(best)
-        curves["noisy"] = standing.known.get("noisy_by_snr", {}), GREY
-        if rival is not None:
-            curves[f"best preset ({rival.name})"] = rival.trial.user_attrs.get("by_snr", {}), ORANGE
-        curves[f"best trial ({best.number})"] = best.user_attrs.get("by_snr", {}), BLUE
-    traces = []
-    for name, (rows, colour) in curves.items():
-        levels = sorted((snr for snr in rows if score in rows[snr]), key=float)
-        traces.append(_line(name, [(float(snr), rows[snr][score]) for snr in levels], colour, mode="lines+markers"))
+def score_by_snr(snapshot: StudySnapshot) -> Figure:
+    """The first score at each SNR: of the noisy input, the best preset and the best trial."""
+    names, preset, score = {"noisy": "noisy"}, snapshot.best_preset, snapshot.metric
+    if snapshot.ranked:
+        names["best"] = f"best trial ({snapshot.ranked[0].number})"
+    if preset is not None:
+        names["preset"] = f"best preset ({preset.name})"
+    colours = {"noisy": GREY, "preset": ORANGE, "best": BLUE}
+    traces = [
+        _line(names[curve], points, colours[curve], mode="lines+markers")
+        for curve, points in scores_by_snr(snapshot).items()
+    ]
     return _figure(f"{formatting.plain(score)} by SNR", "SNR of the noisy input (dB)", formatting.title(score), traces)
 
 
-def score_against_hours(standing: StudySnapshot) -> Figure:
-    """The first score of every trial over the worker-hours that had been spent when it ended, and the best so far.
-
-    A pruned trial has the score of its last rung.
-    """
-    ended = [trial for trial in standing.trials if trial.state.is_finished()]
-    ended.sort(key=lambda trial: (str(trial.datetime_complete), trial.number))
-    spent = [total / 3600 for total in itertools.accumulate(map(seconds, ended))]
-    points: dict[str, list[Point]] = {kind: [] for kind in LOOKS}
-    numbers: dict[str, list[str]] = {kind: [] for kind in LOOKS}
-    best: list[Point] = []
-    for trial, hours in zip(ended, spent, strict=True):
-        kind = trial.state.name.lower() if feasible(trial) else "infeasible"
-        value = _reached(trial)
-        if value is None or kind not in points:
-            continue
-        points[kind].append((hours, value))
-        numbers[kind] += _numbers([trial])
-        if kind == "complete" and (not best or value > best[-1][1]):
-            best.append((hours, value))
-    traces = [_dots(kind, points[kind], numbers[kind], *look) for kind, look in LOOKS.items()]
+def score_against_hours(snapshot: StudySnapshot) -> Figure:
+    """The first score of every trial over the worker-hours that had been spent when it ended, and the best so far."""
+    ended, score = timeline(snapshot), snapshot.metric
+    traces = []
+    for state, marker in MARKERS.items():
+        scored = [(end.hours, end.score, end.trial) for end in ended if end.state == state and end.score is not None]
+        points, trials = [(hours, value) for hours, value, _ in scored], [trial for *_, trial in scored]
+        traces.append(_dots(state, points, _numbers(trials), *marker))
+    best = best_so_far(ended)
     if best:
-        traces.append(_line("best so far", [*best, (spent[-1], best[-1][1])], INK, shape="hv"))
-        for name, value, dash in _marks(standing):
-            traces.append(_line(name, [(0.0, value), (spent[-1], value)], GREY, dash=dash))
-    score = standing.metric
+        spent = ended[-1].hours
+        traces.append(_line("best so far", [*best, (spent, best[-1][1])], INK, shape="hv"))
+        for name, value, dash in _references(snapshot):
+            traces.append(_line(name, [(0.0, value), (spent, value)], GREY, dash=dash))
     return _figure(f"Best {formatting.plain(score)} against time", "worker-hours", formatting.title(score), traces)
 
 
-def _marks(standing: StudySnapshot) -> list[tuple[str, float, str]]:
-    """What a search is measured against: (name, score, dash of its line)."""
-    score, noisy, rival = standing.metric, standing.known.get("noisy", {}), standing.best_preset
-    found = [("noisy", noisy[score], "dot")] if score in noisy else []
-    if rival is not None and score in rival.metrics:
-        found.append((f"best preset ({rival.name})", rival.metrics[score], "dash"))
-    return found
+def _references(snapshot: StudySnapshot) -> list[tuple[str, float, str]]:
+    """Scores to compare a search with: (name, score, dash of its line)."""
+    score, preset = snapshot.metric, snapshot.best_preset
+    references = [("noisy", snapshot.noisy[score], "dot")] if score in snapshot.noisy else []
+    if preset is not None and score in preset.metrics:
+        references.append((f"best preset ({preset.name})", preset.metrics[score], "dash"))
+    return references
 
 
-def _reached(trial: FrozenTrial) -> float | None:
-    if trial.state == TrialState.COMPLETE:
-        return float(trial.values[0])
-    told = trial.intermediate_values
-    return float(told[max(told)]) if told else None
-
-
-def _costed(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and trial.user_attrs.get("cost", {}).get("macs_per_s", 0) > 0
-
-
-def _macs(trial: FrozenTrial) -> float:
-    return float(trial.user_attrs["cost"]["macs_per_s"]) / 1e6
-
-
-def _place(trial: FrozenTrial) -> Point:
-    return _macs(trial), float(trial.values[0])
+def _points(trials: Iterable[FrozenTrial]) -> list[Point]:
+    return [point for trial in trials if (point := cost_point(trial))]
 
 
 def _numbers(trials: Iterable[FrozenTrial]) -> list[str]:
@@ -172,7 +131,7 @@ def _line(
 
 
 def _trace(name: str, points: Sequence[Point]) -> Trace:
-    """With four digits, which is more than can be seen."""
+    """A curve with four digits, which is more than a plot shows."""
     x, y = [float(f"{x:.4g}") for x, _ in points], [float(f"{y:.4g}") for _, y in points]
     return {"type": "scatter", "name": name, "x": x, "y": y}
 

@@ -21,14 +21,14 @@ FRONT = 10  # trials of a front that are listed
 NAMED = 5  # recordings that are left out
 
 
-def study_note(standing: StudySnapshot) -> str:
+def study_note(snapshot: StudySnapshot) -> str:
     """What is to be known of a study, in Markdown."""
-    known, name = standing.known, standing.name
+    known, name = snapshot.attributes, snapshot.name
     spec = known["spec"]
-    which = "--trial TRIAL " if len(standing.scores) > 1 else ""
+    which = "--trial TRIAL " if len(snapshot.scores) > 1 else ""
     sections = {
-        "Presets": _presets(standing.presets),
-        "Score and budget": _budget(standing, spec),
+        "Presets": _presets(snapshot.presets),
+        "Score and budget": _budget(snapshot, spec),
         "Limits": _limits(spec.get("limits", {})),
         "Corpus": _corpus(spec.get("corpus", {}), known),
         "Search": _search(spec.get("search", {})),
@@ -42,29 +42,29 @@ def study_note(standing: StudySnapshot) -> str:
             ]
         ),
     }
-    return markdown.page(f"Study {name}", _best(standing), sections)
+    return markdown.page(f"Study {name}", _best(snapshot), sections)
 
 
-def _best(standing: StudySnapshot) -> str:
-    if not standing.ranked:
+def _best(snapshot: StudySnapshot) -> str:
+    if not snapshot.ranked:
         return "No trial is complete and feasible yet."
-    if len(standing.scores) > 1:
-        return _front(standing)
-    score, best = standing.metric, standing.ranked[0]
-    rival, noisy, metrics = standing.rival(best), standing.known.get("noisy", {}), best.user_attrs.get("metrics", {})
+    if len(snapshot.scores) > 1:
+        return _front(snapshot)
+    score, best = snapshot.metric, snapshot.ranked[0]
+    rival, noisy, metrics = snapshot.rival(best), snapshot.noisy, best.user_attrs.get("metrics", {})
     preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
     said = f"**{formatting.title(score)}: {number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
-    parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(standing, best)]
-    if "confirmed" in standing.known:
-        parts.append(f"Trial {standing.known['confirmed']['winner']} won over several seeds.")
+    parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(snapshot, best)]
+    if "confirmed" in snapshot.attributes:
+        parts.append(f"Trial {snapshot.attributes['confirmed']['winner']} won over several seeds.")
     return "\n\n".join(filter(None, parts))
 
 
-def _front(standing: StudySnapshot) -> str:
-    scores, ranked = standing.scores, standing.ranked
+def _front(snapshot: StudySnapshot) -> str:
+    scores, ranked = snapshot.scores, snapshot.ranked
     header = ["trial", *map(formatting.title, scores)]
     rows = [[str(trial.number), *map(number, scores, trial.values)] for trial in ranked[:FRONT]]
-    first = f"; the best {FRONT} by {formatting.plain(standing.metric)}" if len(ranked) > FRONT else ""
+    first = f"; the best {FRONT} by {formatting.plain(snapshot.metric)}" if len(ranked) > FRONT else ""
     return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
 
 
@@ -84,14 +84,14 @@ def _presets(found: Sequence[Preset]) -> str:
     return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
 
 
-def _budget(standing: StudySnapshot, spec: Mapping[str, Any]) -> str:
-    study, training, known = spec["study"], spec.get("training", {}), standing.known
+def _budget(snapshot: StudySnapshot, spec: Mapping[str, Any]) -> str:
+    study, training, known = spec["study"], spec.get("training", {}), snapshot.attributes
     mixtures = f", mean over {training['validation_mixtures']} mixtures" if "validation_mixtures" in training else ""
     rungs = ", ".join(f"{hours:g}" for hours in training.get("rungs_audio_hours", ()))
     audio = f"{training['audio_hours']:g} h of audio" if "audio_hours" in training else ""
     return markdown.fact_table(
         [
-            ("score", f"{' and '.join(map(formatting.title, standing.scores))}{mixtures}"),
+            ("score", f"{' and '.join(map(formatting.title, snapshot.scores))}{mixtures}"),
             ("trials", str(known.get("trials", ""))),
             ("a full trial", f"{audio}, scored after {rungs} h" if audio and rungs else audio),
             ("sampler, pruner", ", ".join(study[key] for key in ("sampler", "pruner") if key in study)),

@@ -22,34 +22,32 @@ from quell_tuning.trials.ranking import feasible
 PICTURE = "waveforms and spectrograms of the three"
 
 
-def trial_note(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def trial_note(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     """What is to be known of a trial of the study, in Markdown."""
     attributes = trial.user_attrs
     sections = {
-        "Scores": score_table(standing, trial),
-        "Cost": cost_table(trial, standing.known["spec"].get("limits", {})),
+        "Scores": score_table(snapshot, trial),
+        "Cost": cost_table(trial, snapshot.attributes["spec"].get("limits", {})),
         "Configuration": markdown.fact_table(
             configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
         ),
-        "Scores by SNR": snr_tables(standing, trial),
+        "Scores by SNR": snr_tables(snapshot, trial),
         "Worst clip": _worst(attributes.get("worst", {})),
-        "Training": _training(standing, trial),
-        "Export and reproduce": _commands(standing, trial),
-        "Listen": _gallery(standing, trial),  # next to the players, which the dashboard puts under the note
+        "Training": _training(snapshot, trial),
+        "Export and reproduce": _commands(snapshot, trial),
+        "Listen": _gallery(snapshot, trial),  # next to the players, which the dashboard puts under the note
     }
     preset = f", preset {attributes['preset']}" if "preset" in attributes else ""
-    return markdown.page(f"Trial {trial.number} of {standing.name}{preset}", _verdict(standing, trial), sections)
+    return markdown.page(f"Trial {trial.number} of {snapshot.name}{preset}", _verdict(snapshot, trial), sections)
 
 
-def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def _verdict(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     attributes, why = trial.user_attrs, infeasible(trial)
     said = ""
     if trial.state == TrialState.COMPLETE:
-        score = number(standing.metric, trial.values[0])
-        gains = over(
-            standing.metric, attributes.get("metrics", {}), standing.known.get("noisy", {}), standing.rival(trial)
-        )
-        said = f"**{formatting.title(standing.metric)}: {score}**{gains}."
+        score = number(snapshot.metric, trial.values[0])
+        gains = over(snapshot.metric, attributes.get("metrics", {}), snapshot.noisy, snapshot.rival(trial))
+        said = f"**{formatting.title(snapshot.metric)}: {score}**{gains}."
     elif trial.state == TrialState.FAIL:
         said = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
     elif not why:
@@ -64,19 +62,19 @@ def _verdict(standing: StudySnapshot, trial: FrozenTrial) -> str:
     return "\n\n".join(filter(None, [said, *more]))
 
 
-def _gallery(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def _gallery(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     taken_over = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
-    owner = standing.trials[trial.user_attrs["same_as"]] if taken_over else trial
-    shared, own = f"/artifacts/{standing.study_id}", f"/artifacts/{standing.study_id}/{trial_id_of(owner)}"
+    owner = snapshot.trials[trial.user_attrs["same_as"]] if taken_over else trial
+    shared, own = f"/artifacts/{snapshot.study_id}", f"/artifacts/{snapshot.study_id}/{trial_id_of(owner)}"
     texts = []
-    for clip, made in zip(standing.known.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False):
+    for clip, made in zip(snapshot.attributes.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False):
         noisy, clean = f"[noisy]({shared}/{clip['noisy']})", f"[clean]({shared}/{clip['clean']})"
         texts.append(f"{_clip(clip)}: {noisy}, [denoised]({own}/{made['denoised']}), {clean}")
         texts.append(f"![{PICTURE}]({own}/{made['picture']})")
     return "\n\n".join(texts)
 
 
-def _training(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def _training(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     attributes = trial.user_attrs
     return markdown.fact_table(
         [
@@ -85,18 +83,18 @@ def _training(standing: StudySnapshot, trial: FrozenTrial) -> str:
             ("seed", str(attributes.get("training", {}).get("seed", ""))),
             ("machine", ", ".join(f"{key} {value}" for key, value in attributes.get("machine", {}).items())),
             ("worker", ", process ".join(str(attributes.get("worker", "")).split(":")[:2])),
-            ("hash of the study", str(standing.known.get("spec_hash", ""))),
-            ("corpus", str(standing.known.get("corpus", ""))),
+            ("hash of the study", str(snapshot.attributes.get("spec_hash", ""))),
+            ("corpus", str(snapshot.attributes.get("corpus", ""))),
         ]
     )
 
 
-def _commands(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def _commands(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     complete = trial.state == TrialState.COMPLETE
     if not complete and not trial.intermediate_values:
         return ""
-    lines = [f"quell export {standing.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
-    shown = markdown.code_block([*lines, f"quell reproduce {standing.name} {trial.number}"])
+    lines = [f"quell export {snapshot.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
+    shown = markdown.code_block([*lines, f"quell reproduce {snapshot.name} {trial.number}"])
     return f"{shown}\n\nThe weights of the best trials only are kept; every trial can be trained again."
 
 
@@ -130,26 +128,26 @@ COMPARED = ("noisy", "this trial", "gain", "best preset", "gain over it")
 Metrics = Mapping[str, float]
 
 
-def score_table(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def score_table(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     """A row for each metric: means of the noisy input, the trial and the best preset, gains, and clips made worse."""
     metrics, worse = trial.user_attrs.get("metrics", {}), trial.user_attrs.get("worse", {})
-    rival, noisy = standing.rival(trial), standing.known.get("noisy", {})
+    rival, noisy = snapshot.rival(trial), snapshot.noisy
     theirs = rival.metrics if rival else {}
     rows = []
-    for name in by_rank(standing, metrics):
+    for name in by_rank(snapshot, metrics):
         share = f"{worse[name]:.0%}" if name in worse else ""
         rows.append([formatting.title(name), *compared(name, metrics, noisy, theirs), share])
     return table(["", *COMPARED, "clips made worse"], rows)
 
 
-def snr_tables(standing: StudySnapshot, trial: FrozenTrial) -> str:
+def snr_tables(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     """A table for each metric, with a row for each SNR."""
-    mine, noisy = trial.user_attrs.get("by_snr", {}), standing.known.get("noisy_by_snr", {})
-    rival = standing.rival(trial)
+    mine, noisy = trial.user_attrs.get("by_snr", {}), snapshot.attributes.get("noisy_by_snr", {})
+    rival = snapshot.rival(trial)
     theirs = rival.trial.user_attrs.get("by_snr", {}) if rival else {}
     levels = sorted(mine, key=float)
     texts = []
-    for name in by_rank(standing, trial.user_attrs.get("metrics", {})):
+    for name in by_rank(snapshot, trial.user_attrs.get("metrics", {})):
         rows = [
             [f"{float(snr):g}", *compared(name, mine[snr], noisy.get(snr, {}), theirs.get(snr, {}))] for snr in levels
         ]
@@ -158,9 +156,9 @@ def snr_tables(standing: StudySnapshot, trial: FrozenTrial) -> str:
     return "\n\n".join(texts)
 
 
-def by_rank(standing: StudySnapshot, metrics: Metrics) -> list[str]:
+def by_rank(snapshot: StudySnapshot, metrics: Metrics) -> list[str]:
     """Names of metrics, the study's score first."""
-    return sorted(metrics, key=lambda name: name != standing.metric)
+    return sorted(metrics, key=lambda name: name != snapshot.metric)
 
 
 def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[str]:

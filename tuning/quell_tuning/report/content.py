@@ -110,16 +110,16 @@ class Content:
     """
 
     def __init__(self, study: optuna.Study, best: int) -> None:
-        self.standing = StudySnapshot.of(study, *beside(study, storage_of(study)))
-        self.name, self.metric = self.standing.name, self.standing.metric
-        self.attributes = self.standing.known
+        self.snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
+        self.name, self.metric = self.snapshot.name, self.snapshot.metric
+        self.attributes = self.snapshot.attributes
         self.spec: dict[str, Any] = self.attributes["spec"]
         self.noisy: dict[str, float] = self.attributes.get("noisy", {})
-        self.trials = [trial for trial in self.standing.trials if not is_lost(trial)]
-        self.leaderboard = [self.row(trial) for trial in self.standing.ranked[:best]]
-        self.presets = [self.row(preset.trial, preset.study) for preset in self.standing.presets]
+        self.trials = [trial for trial in self.snapshot.trials if not is_lost(trial)]
+        self.leaderboard = [self.row(trial) for trial in self.snapshot.ranked[:best]]
+        self.presets = [self.row(preset.trial, preset.study) for preset in self.snapshot.presets]
         self.trials_wanted = int(self.attributes.get("trials", len(self.trials)))
-        self.hours = hours(self.standing.trials, self.trials_wanted)
+        self.hours = hours(self.snapshot.trials, self.trials_wanted)
         self.quell = quell.__version__
         self.written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
@@ -137,7 +137,7 @@ class Content:
     @property
     def rival(self) -> Row | None:
         """The best preset, where it is not the best trial itself."""
-        known = self.best is not None and self.standing.rival(self.best.trial) is not None
+        known = self.best is not None and self.snapshot.rival(self.best.trial) is not None
         return self.best_preset if known else None
 
     @cached_property
@@ -162,7 +162,7 @@ class Content:
     @property
     def costs(self) -> list[str]:
         """The scores that are to be low."""
-        return [COSTS[SCORED_COSTS[name]].name for name in self.standing.scores[1:]]
+        return [COSTS[SCORED_COSTS[name]].name for name in self.snapshot.scores[1:]]
 
     @property
     def scores(self) -> str:

@@ -16,6 +16,7 @@ from quell_tuning.formatting import title
 from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
 from quell_tuning.report.content import Content, Row
+from quell_tuning.results.curves import best_so_far, cost_point, pareto_front, scores_by_snr, timeline
 from quell_tuning.trials.ranking import feasible
 
 NONE_YET = "No trial is complete and feasible yet."
@@ -51,15 +52,15 @@ def plots(content: Content, move: Callable[[int, int], None]) -> Iterator[Plot]:
 def cost(content: Content) -> Plot:
     """Score against cost, the front, and the presets by name."""
     name, score = "Quality against cost", title(content.metric)
-    every = [content.row(trial) for trial in content.trials]
-    trials = _placed([row for row in every if not row.preset], content.metric)
-    presets = _placed(content.presets, content.metric)
-    best = _placed(content.leaderboard[:1], content.metric)
+    own = [content.row(trial) for trial in content.trials]
+    trials = _costed([row for row in own if not row.preset])
+    presets = _costed(content.presets)
+    best = _costed(content.leaderboard[:1])
     points = [(x, y) for x, y, _ in [*trials, *presets]]
     if not points:
         return Plot(name, NONE_YET)
     chart = Chart("multiply-accumulates per second of audio (millions)", score)
-    front = _front(points)
+    front = pareto_front(points)
     last = (max(x for x, _ in points), front[-1][1])
     chart.axes.step(*zip(*front, last, strict=True), where="post", color=DIM, lw=1, label="front", zorder=1)
     for rows, label, colour, marker, size in (
@@ -81,47 +82,35 @@ def cost(content: Content) -> Plot:
     return Plot(name, caption, chart.picture(), f"{score} on the front, by multiply-accumulates per second: {said}")
 
 
-def _placed(rows: Sequence[Row], metric: str) -> list[tuple[float, float, Row]]:
-    """Millions of multiply-accumulates per second, score, and row, of those that are complete and feasible."""
-    known = [row for row in rows if row.ranks and "macs_per_s" in row.cost and metric in row.metrics]
-    return [(row.cost["macs_per_s"] / 1e6, row.metrics[metric], row) for row in known]
-
-
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that none of the same cost or less beats, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front
+def _costed(rows: Sequence[Row]) -> list[tuple[float, float, Row]]:
+    """`cost_point` and row, of those that are complete and feasible."""
+    return [(*point, row) for row in rows if row.ranks and (point := cost_point(row.trial))]
 
 
 def by_snr(content: Content) -> Plot:
     """The best trial's score at each SNR, beside the best preset's and the noisy input's."""
     name, score, best = "Quality by noise level", title(content.metric), content.best
-    if best is None or not content.snrs:
+    curves = scores_by_snr(content.snapshot)
+    if best is None or "best" not in curves:
         return Plot(name, "Scores by SNR are not kept with the best trial." if best else NONE_YET)
-    lines = [(best.label, best.by_snr, BEST, "o-"), ("noisy input", content.noisy_by_snr, DIM, "s:")]
-    if content.rival:
-        lines.insert(1, (content.rival.label, content.rival.by_snr, PRESET, "D--"))
+    preset = content.rival.label if content.rival else ""
     chart = Chart("SNR of the noisy mixture (dB)", score)
-    for label, means, colour, form in lines:
-        known = _levels(means, content.metric)
-        if known:
-            chart.axes.plot(*_lines([known]), form, color=colour, label=label, ms=4.5, lw=2 if colour == BEST else 1.4)
-    chart.ticks([float(snr) for snr in content.snrs])
+    for curve, label, colour, form in (
+        ("best", best.label, BEST, "o-"),
+        ("preset", preset, PRESET, "D--"),
+        ("noisy", "noisy input", DIM, "s:"),
+    ):
+        if curve in curves:
+            x, y = zip(*curves[curve], strict=True)
+            chart.axes.plot(x, y, form, color=colour, label=label, ms=4.5, lw=2 if colour == BEST else 1.4)
+    chart.ticks([snr_db for snr_db, _ in curves["best"]])
     chart.legend()
-    found = _levels(best.by_snr, content.metric).items()
     said = ", ".join(
-        f"{formatting.number(content.metric, value)} at {formatting.decibels(snr)}" for snr, value in found
+        f"{formatting.number(content.metric, value)} at {formatting.decibels(snr_db)}"
+        for snr_db, value in curves["best"]
     )
     caption = "Means over the validation mixtures of each SNR."
     return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {said}")
-
-
-def _levels(means: Mapping[str, Mapping[str, float]], metric: str) -> dict[float, float]:
-    """SNR in dB, ascending -> a metric's mean."""
-    return {float(snr): means[snr][metric] for snr in sorted(means, key=float) if metric in means[snr]}
 
 
 def learning(content: Content) -> Plot:
@@ -166,19 +155,14 @@ def _lines(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], list[f
 def progress(content: Content) -> Plot:
     """The best score so far against the work that it took."""
     name, score = "Progress of the search", title(content.metric)
-    spent_h, best, steps = 0.0, float("-inf"), []
-    ended = [trial for trial in content.standing.trials if trial.datetime_complete is not None]
-    for trial in sorted(ended, key=lambda trial: (str(trial.datetime_complete), trial.number)):
-        row = content.row(trial)
-        spent_h += row.seconds / 3600
-        if row.ranks and row.metrics.get(content.metric, best) > best:
-            best = row.metrics[content.metric]
-            steps.append((spent_h, best))
+    ended = timeline(content.snapshot)
+    steps = best_so_far(ended)
     if not steps:
         return Plot(name, NONE_YET)
     chart = Chart("worker-hours", f"best {score} so far")
     hours, values = [hours for hours, _ in steps], [value for _, value in steps]
-    chart.axes.step([*hours, spent_h], [*values, best], where="post", color=BEST, lw=2, label="search")
+    spent = ended[-1].hours
+    chart.axes.step([*hours, spent], [*values, values[-1]], where="post", color=BEST, lw=2, label="search")
     chart.axes.plot(hours, values, "o", color=BEST, ms=4)
     preset = content.best_preset
     if preset is not None and content.metric in preset.metrics:
@@ -187,7 +171,7 @@ def progress(content: Content) -> Plot:
     chart.axes.set_xlim(left=0)
     chart.axes.margins(y=0.12)
     chart.legend()
-    caption = f"Each dot is a new best. All workers together have worked for {formatting.duration(spent_h * 3600)}."
+    caption = f"Each dot is a new best. All workers together have worked for {formatting.duration(spent * 3600)}."
     said = ", ".join(f"{value:.3f} after {hours:.2f} h" for hours, value in steps)
     return Plot(name, caption, chart.picture(), f"Best {score}: {said}")
 

@@ -36,39 +36,39 @@ def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) 
         best: length of the leaderboard.
         signs: from the looks before this one, of somebody who watches.
     """
-    standing = StudySnapshot.of(study, *beside(study, storage_of(study)))
-    trials = [trial for trial in standing.trials if not is_lost(trial)]
+    snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
+    trials = [trial for trial in snapshot.trials if not is_lost(trial)]
     states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    ended, wanted = sum(trial.state.is_finished() for trial in trials), standing.known.get("trials", len(trials))
-    confirmed = standing.known.get("confirmed")
+    ended, wanted = sum(trial.state.is_finished() for trial in trials), snapshot.attributes.get("trials", len(trials))
+    confirmed = snapshot.attributes.get("confirmed")
     return {
-        "study": standing.name,
-        "score": standing.metric,
+        "study": snapshot.name,
+        "score": snapshot.metric,
         "trials": wanted,
         "ended": ended,
         "done": ended >= wanted and not running,
         "states": dict(states),
-        "hours": asdict(hours(standing.trials, wanted)),
+        "hours": asdict(hours(snapshot.trials, wanted)),
         "workers": (signs or Liveness()).look(running),
-        "noisy": standing.known.get("noisy", {}),
-        "best": _best(standing),
-        "best_preset": _preset(standing.best_preset),
+        "noisy": snapshot.noisy,
+        "best": _best(snapshot),
+        "best_preset": _preset(snapshot.best_preset),
         "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
-        "leaderboard": [_row(trial) for trial in standing.ranked[:best]],
+        "leaderboard": [_row(trial) for trial in snapshot.ranked[:best]],
     } | ({"confirmed": confirmed} if confirmed else {})
 
 
-def _best(standing: StudySnapshot) -> dict[str, Any] | None:
+def _best(snapshot: StudySnapshot) -> dict[str, Any] | None:
     """The best trial and what each of its metrics gains; over the best preset None when it is that itself."""
-    if not standing.ranked:
+    if not snapshot.ranked:
         return None
-    best = standing.ranked[0]
-    rival, metrics = standing.rival(best), best.user_attrs.get("metrics", {})
+    best = snapshot.ranked[0]
+    rival, metrics = snapshot.rival(best), best.user_attrs.get("metrics", {})
     return {
         "trial": best.number,
         "value": best.values[0],
-        "gain_over_noisy": gains(metrics, standing.known.get("noisy", {})),
+        "gain_over_noisy": gains(metrics, snapshot.noisy),
         "gain_over_preset": gains(metrics, rival.metrics) if rival else None,
     }
 
