@@ -1,4 +1,4 @@
-"""The steps of one training: mixtures, loss, gradients, averaged weights; its state can be stored and taken up."""
+"""Optimiser steps of one training: mixtures, loss, gradients, averaged weights. Its state can be stored and loaded."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ from quell.network.torch_private import has_amx_tiles
 from quell.training.losses import Loss, Signals
 from quell.training.optimisers import optimisers
 
-# The learning rate holds until this share of the budget and then falls to zero in a straight line.
+# The learning rate is constant up to this share of the budget, then falls linearly to zero.
 HOLD = 0.75
-# Weights that are scored: w_avg += (AVERAGING + 1) / (step + AVERAGING) * (w - w_avg), about the last ninth of the
-# steps (polynomial-decay averaging, Shamir and Zhang 2013, arXiv:1212.1824); no half-life to be tuned to the
-# budget.
+# Averaged weights, which are scored: w_avg += (AVERAGING + 1) / (step + AVERAGING) * (w - w_avg), about the last ninth
+# of the steps (polynomial-decay averaging, Shamir and Zhang 2013, arXiv:1212.1824); no half-life to tune to the budget.
 AVERAGING = 8
 LARGEST_GRADIENT = 5.0  # norm
-# Mixtures that the scale of the representation is taken from, seconds in all.
+# Seconds of mixtures that the representation's scale is fitted to.
 FITTED_S = 128.0
-# A recurrence forwards goes on from the state that the mixture before left it in, but for this share of the mixtures,
-# which begin a signal: recordings are longer than segments.
+# Share of mixtures at which a recurrence forwards starts from zeros, as at the beginning of a signal. At all others it
+# continues from the state after the previous mixture: recordings are longer than segments.
 BEGINNINGS = 0.1
 
 
 class Trainer:
-    """One training: network, averaged network, optimiser, mixtures. `quell.training.training_loop.train` drives it.
+    """Network, averaged network, optimisers and mixtures of one training; `quell.training.training_loop.train` runs it.
 
-    The network computes in bfloat16 on devices made for it (`native_bfloat16`), and on a GPU matrix products in TF32;
+    The network computes in bfloat16 where that is fast (`native_bfloat16`), and its matrix products on GPUs in TF32;
     transforms, recurrences and losses stay in float32.
+
+    Raises:
+        ValueError: the loss cannot compare what the network estimates.
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
@@ -68,13 +70,18 @@ class Trainer:
         self.data_seconds = 0.0
 
     def _is_wide(self, device: torch.device) -> bool:
-        """Whether the deepest level has the frames for bfloat16. On CPUs a convolution with a step of 2 that makes a
-        single frame reads memory that nobody wrote (torch 2.13, AMX), and answers NaN now and then."""
+        """Whether the deepest level has enough frames for bfloat16. On CPUs a convolution of stride 2 with a single
+        output frame reads uninitialised memory (torch 2.13, AMX), and now and then returns NaN."""
         frames = self.mixtures.segment / self.model.hop_length
         return device.type != "cpu" or frames >= 4 * self.denoiser.network.time_factor
 
+    @property
+    def audio_hours(self) -> float:
+        """Training audio so far."""
+        return self.steps_done * (self.config.batch_size * self.config.segment_s / 3600)
+
     def learning_rate(self) -> float:
-        """Of the coming step: warm-up over 2 % of the budget, hold, then down to zero."""
+        """Learning rate of the next step: warm-up over 2 % of the budget, constant, then down to zero."""
         warm_up = min(1.0, (self.steps_done + 1) / max(1.0, 0.02 * self.total))
         decay = min(1.0, (self.total - self.steps_done) / ((1 - HOLD) * self.total))
         return self.config.learning_rate * min(warm_up, decay)
@@ -88,7 +95,7 @@ class Trainer:
         """
         started = time.perf_counter()
         batch = self.mixtures.draw(self.config.batch_size)
-        self._begin_some()
+        self._reset_some_states()
         self.data_seconds += time.perf_counter() - started
         rate = self.learning_rate()
         for optimiser in self.optimisers:
@@ -100,10 +107,10 @@ class Trainer:
             value = self._accumulate(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), LARGEST_GRADIENT).item()
         if not math.isfinite(value) or not math.isfinite(norm):
-            found = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
+            problem = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
             text = json.dumps(asdict(self.model) | asdict(self.config))
             raise TrainingError(
-                f"step {self.steps_done}: {found}, expected finite numbers; lower learning_rate ({text})"
+                f"step {self.steps_done}: {problem}, expected finite numbers; lower learning_rate ({text})"
             )
         for optimiser in self.optimisers:
             optimiser.step()
@@ -113,7 +120,7 @@ class Trainer:
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the coming steps depend on."""
+        """Everything that later steps depend on."""
         return {
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -125,7 +132,7 @@ class Trainer:
         }
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """Goes on from a `state_dict` of a trainer of the same configuration, as if there had been no other."""
+        """Continues from a `state_dict` of a trainer of the same configuration, with the same numbers as that one."""
         self.denoiser.load_state_dict(stored["denoiser"])
         self.averaged.load_state_dict(stored["averaged"])
         for optimiser, state in zip(self.optimisers, stored["optimisers"], strict=True):
@@ -148,21 +155,21 @@ class Trainer:
         sides = [magnitude(self.denoiser.spectrogram(side / scale)) for side in (batch.noisy, batch.clean)]
         self.denoiser.target.representation.fit(torch.cat(sides))
 
-    def _begin_some(self) -> None:
+    def _reset_some_states(self) -> None:
         if self.state.shape[-1] > 0:
-            going_on = torch.rand(len(self.state[0]), 1, generator=self.generator, device=self.device) >= BEGINNINGS
-            self.state = self.state * going_on
+            continues = torch.rand(len(self.state[0]), 1, generator=self.generator, device=self.device) >= BEGINNINGS
+            self.state = self.state * continues
 
     def _accumulate(self, batch: Mixtures) -> float | None:
-        """Gradients of a batch and its loss; None when a part of `micro_batch` mixtures does not fit into memory."""
+        """Computes the gradients of a batch, `micro_batch` mixtures at once; returns its loss, None out of memory."""
         self.denoiser.zero_grad(set_to_none=True)
         total = 0.0
         states = []
         try:
             for start in range(0, len(batch.noisy), self.micro_batch):
-                chosen = slice(start, start + self.micro_batch)
-                part = Mixtures(*(side[chosen] for side in batch))
-                loss, state = self._loss(part, self.state[:, chosen])
+                rows = slice(start, start + self.micro_batch)
+                part = Mixtures(*(side[rows] for side in batch))
+                loss, state = self._loss(part, self.state[:, rows])
                 loss = loss * (len(part.noisy) / len(batch.noisy))
                 total += loss.item()
                 loss.backward()
@@ -180,44 +187,46 @@ class Trainer:
         analyse = self.denoiser.spectrogram
         return self.loss_of(analyse(batch.noisy / scale), analyse(clean), clean, state)
 
-    def loss_of(self, noisy: Tensor, spoken: Tensor, clean: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of what the network makes of noisy spectra from a state on, and the state that it ends in.
+    def loss_of(self, noisy: Tensor, clean: Tensor, waveform: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of what the network estimates from noisy spectra, starting from a state, and its last state.
 
         Shape:
-            noisy, spoken: complex spectra of the mixtures and of their clean speech (B, F, N); clean: its waveforms
-            (B, T); state: (1, B, units).
+            noisy, clean: complex spectra of the mixtures and of their clean speech, (B, F, N); waveform: the clean
+            speech, (B, T); state: (1, B, units).
         """
-        wanted = magnitude(spoken)
-        target = self.denoiser.target
+        denoiser, needs = self.denoiser, self.loss.needs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            found, state = self.denoiser.estimate(noisy, state, 0, noisy.shape[-1])
-        ours, theirs = Signals(found.clean), Signals(wanted)
-        if self.loss.needs_output:
-            ours, theirs = ours._replace(output=found.output), theirs._replace(output=target.ideal(found.noisy, wanted))
-        if self.loss.needs_feature:
-            feature = target.feature(found.output, found.noisy, found.features)
-            ours, theirs = ours._replace(feature=feature), theirs._replace(feature=target.representation(wanted))
-        if self.loss.needs_spectrum or self.loss.needs_waveform:
-            ours, theirs = ours._replace(spectrum=clean_spectrum(found, noisy)), theirs._replace(spectrum=spoken)
-        if self.loss.needs_waveform:
-            waveform = self.denoiser.spectrogram.inverse(ours.spectrum, clean.shape[-1])
-            ours, theirs = ours._replace(waveform=waveform), theirs._replace(waveform=clean)
-        return self.loss(ours, theirs), state.float()
+            answer, state = denoiser.estimate(noisy, state, 0, noisy.shape[-1])
+        estimate, target = Signals(answer.clean), Signals(magnitude(clean))
+        if "output" in needs:
+            ideal = denoiser.target.ideal(answer.noisy, target.magnitude)
+            estimate, target = estimate._replace(output=answer.output), target._replace(output=ideal)
+        if "feature" in needs:
+            feature = denoiser.target.feature(answer.output, answer.noisy, answer.features)
+            clean_feature = denoiser.target.representation(target.magnitude)
+            estimate, target = estimate._replace(feature=feature), target._replace(feature=clean_feature)
+        if needs & {"spectrum", "waveform"}:
+            spectrum = clean_spectrum(answer, noisy)
+            estimate, target = estimate._replace(spectrum=spectrum), target._replace(spectrum=clean)
+            if "waveform" in needs:
+                synthesis = denoiser.spectrogram.inverse(spectrum, waveform.shape[-1])
+                estimate, target = estimate._replace(waveform=synthesis), target._replace(waveform=waveform)
+        return self.loss(estimate, target), state.float()
 
     @torch.no_grad()
     def _average(self) -> None:
         weight = min(1.0, (AVERAGING + 1) / (self.steps_done + AVERAGING))
-        mine = self.averaged.state_dict()
+        averages = self.averaged.state_dict()
         for name, value in self.denoiser.state_dict().items():
             if value.is_floating_point():
-                mine[name].lerp_(value, weight)
+                averages[name].lerp_(value, weight)
             else:
-                mine[name].copy_(value)
+                averages[name].copy_(value)
 
 
 def native_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 faster than float32: GPUs since 2020, and CPUs with tile instructions (AMX),
-    on which a step of training takes half the time. Other CPUs take longer than with float32."""
+    where a training step takes half the time. Other CPUs take longer than with float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and has_amx_tiles()

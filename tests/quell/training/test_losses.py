@@ -1,4 +1,4 @@
-"""Losses vanish where they should, agree with their formulas, and always have a finite slope."""
+"""Losses are zero for equal signals, agree with their formulas, and always have a finite slope."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def signals(*shape, seed=0):
 
 
 def side(waveform):
-    """A side of a comparison in which louder means larger everywhere."""
+    """One side of a comparison, all of whose signals grow with the level."""
     spectrum = Spectrogram(64, 32)(waveform)
-    found = magnitude(spectrum)
-    return Signals(found, found / (1 + found), found.sqrt(), waveform, spectrum)
+    level = magnitude(spectrum)
+    return Signals(level, level / (1 + level), level.sqrt(), waveform, spectrum)
 
 
 def loss_of(name, estimate, target, weights=None):
@@ -61,7 +61,7 @@ def test_equal_signals_have_no_loss(name):
     assert loss_of(name, signals(2, 500), signals(2, 500)).item() == 0.0
 
 
-def test_bce_is_least_for_equal_shares_and_vanishes_where_they_are_0_or_1():
+def test_bce_is_smallest_for_equal_shares_and_zero_where_they_are_0_or_1():
     share = torch.rand(1, 9, 5, generator=torch.Generator().manual_seed(0))
     loss = Loss("bce", RATE)
 
@@ -82,7 +82,7 @@ def test_more_noise_is_more_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gain_is_fixed(name):
+def test_a_wrong_gain_is_more_loss(name):
     clean = signals(2, 500)
     right = loss_of(name, clean, clean)
     assert loss_of(name, 0.5 * clean, clean) > loss_of(name, 0.9 * clean, clean) > right
@@ -91,52 +91,52 @@ def test_the_gain_is_fixed(name):
 
 def test_l1_and_l2_are_means_over_features():
     estimate, target = random_side(0), random_side(1)
-    apart = estimate.feature - target.feature
-    assert Loss("l1", RATE)(estimate, target).item() == pytest.approx(apart.abs().mean().item(), rel=1e-6)
-    assert Loss("l2", RATE)(estimate, target).item() == pytest.approx(apart.square().mean().item(), rel=1e-6)
+    difference = estimate.feature - target.feature
+    assert Loss("l1", RATE)(estimate, target).item() == pytest.approx(difference.abs().mean().item(), rel=1e-6)
+    assert Loss("l2", RATE)(estimate, target).item() == pytest.approx(difference.square().mean().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize(("apart", "expected"), [(0.02, 0.02**2 / 2), (0.05, 0.05**2 / 2), (0.5, 0.05 * 0.475)])
-def test_huber_is_a_square_below_its_threshold_and_a_line_above(apart, expected):
+@pytest.mark.parametrize(("difference", "expected"), [(0.02, 0.02**2 / 2), (0.05, 0.05**2 / 2), (0.5, 0.05 * 0.475)])
+def test_huber_is_a_square_below_its_threshold_and_a_line_above(difference, expected):
     assert HUBER_THRESHOLD == 0.05
     target = torch.full((1, 3, 2), 0.3)
-    found = Loss("huber", RATE)(Signals(target, None, target + apart), Signals(target, None, target))
-    assert found.item() == pytest.approx(expected, rel=1e-5)  # float32: 0.3 + 0.02 is good to 1e-7
+    loss = Loss("huber", RATE)(Signals(target, None, target + difference), Signals(target, None, target))
+    assert loss.item() == pytest.approx(expected, rel=1e-5)  # float32: 0.3 + 0.02 is good to 1e-7
 
 
-def test_bce_is_its_formula_and_a_target_beyond_the_scale_counts_as_its_end():
+def test_bce_equals_its_formula_and_clamps_targets_beyond_the_scale():
     estimate, target = random_side(0), random_side(1)
-    ours, theirs = estimate.output, target.output
-    expected = -(theirs * ours.log() + (1 - theirs) * (1 - ours).log()).mean()
+    share, goal = estimate.output, target.output
+    expected = -(goal * share.log() + (1 - goal) * (1 - share).log()).mean()
     assert Loss("bce", RATE)(estimate, target).item() == pytest.approx(expected.item(), rel=1e-5)
-    beyond = target._replace(output=3 * theirs - 1)
-    clamped = functional.binary_cross_entropy(ours, (3 * theirs - 1).clamp(0, 1))
+    beyond = target._replace(output=3 * goal - 1)
+    clamped = functional.binary_cross_entropy(share, (3 * goal - 1).clamp(0, 1))
     assert Loss("bce", RATE)(estimate, beyond).item() == pytest.approx(clamped.item(), rel=1e-6)
 
 
-def test_compressed_is_the_squared_difference_of_loudness():
+def test_compressed_is_the_squared_difference_of_powers_of_0_3():
     estimate, target = torch.full((1, 3, 2), 4.0), torch.full((1, 3, 2), 9.0)
     assert compressed(estimate, target).item() == pytest.approx((4**0.3 - 9**0.3) ** 2, rel=1e-5)
     assert Loss("compressed", RATE)(Signals(estimate), Signals(target)).item() == compressed(estimate, target).item()
 
 
-def test_compressed_has_a_finite_slope_where_a_mask_lets_nothing_through():
+def test_compressed_has_a_finite_slope_at_a_mask_of_zero():
     estimate = torch.zeros(1, 3, 2, requires_grad=True)
     (slope,) = torch.autograd.grad(compressed(estimate, torch.ones(1, 3, 2)), estimate)
     assert torch.isfinite(slope).all()
 
 
-def test_complex_is_compressed_for_equal_phases_and_counts_a_turn():
-    ours, theirs = random_side(0).magnitude + 0.1, random_side(1).magnitude + 0.1
+def test_complex_equals_compressed_for_equal_phases_and_counts_a_difference_of_phases():
+    estimate, target = random_side(0).magnitude + 0.1, random_side(1).magnitude + 0.1
     phase = 3 * random_side(2).feature
-    one, other = torch.polar(ours, phase), torch.polar(theirs, phase)
-    assert complex_compressed(one, other).item() == pytest.approx(compressed(ours, theirs).item(), rel=1e-4)
-    # Turned by half a circle, a value is twice its compressed size away.
-    assert complex_compressed(-one, one).item() == pytest.approx((4 * ours**0.6).mean().item(), rel=1e-4)
+    one, other = torch.polar(estimate, phase), torch.polar(target, phase)
+    assert complex_compressed(one, other).item() == pytest.approx(compressed(estimate, target).item(), rel=1e-4)
+    # Opposite phases: the distance is twice the compressed magnitude.
+    assert complex_compressed(-one, one).item() == pytest.approx((4 * estimate**0.6).mean().item(), rel=1e-4)
 
 
 def numpy_magnitude(waveform, length):
-    """Of frames that start so early that the first one ends with the first hop, float64."""
+    """Magnitudes in float64; the first frame ends with the first hop of samples."""
     hop, lead = length // 4, length - length // 4
     window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length))
     window /= np.sqrt(np.sum(window**2))
@@ -147,14 +147,14 @@ def numpy_magnitude(waveform, length):
 
 
 @pytest.mark.parametrize("length", [1, 33, 257])
-def test_multi_resolution_is_that_of_numpy(length):
+def test_multi_resolution_equals_numpy(length):
     estimate, target = signals(3, length), signals(3, length, seed=1)
     values = []
     for one, other in zip(estimate.double().numpy(), target.double().numpy(), strict=True):
         for window in (32, 64, 128):
-            ours, theirs = numpy_magnitude(one, window), numpy_magnitude(other, window)
-            convergence = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-            values.append(min(convergence, 10.0) + np.abs(np.log(ours) - np.log(theirs)).mean())
+            found, clean = numpy_magnitude(one, window), numpy_magnitude(other, window)
+            convergence = np.linalg.norm(found - clean) / np.linalg.norm(clean)
+            values.append(min(convergence, 10.0) + np.abs(np.log(found) - np.log(clean)).mean())
     assert MultiResolution(RATE)(estimate, target).item() == pytest.approx(np.mean(values), rel=1e-4)  # float32
 
 
@@ -177,13 +177,15 @@ def test_a_loss_is_the_weighted_sum_of_its_terms(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_needs_the_signals_that_its_terms_compare_and_no_others(name):
     loss, terms = Loss(name, RATE), set(name.split("+"))
-    assert loss.needs_output == ("bce" in terms)
-    assert loss.needs_feature == bool(terms & {"l1", "l2", "huber"})
-    assert loss.needs_spectrum == ("complex" in terms)
-    assert loss.needs_waveform == bool(terms & {"si_sdr", "multi_resolution", "perceptual"})
-    needed = {"output": loss.needs_output, "feature": loss.needs_feature}
-    needed |= {"waveform": loss.needs_waveform, "spectrum": loss.needs_spectrum}
-    without = {key: None for key, wanted in needed.items() if not wanted}
+    compared = {
+        "output": {"bce"},
+        "feature": {"l1", "l2", "huber"},
+        "magnitude": {"compressed"},
+        "spectrum": {"complex"},
+        "waveform": {"si_sdr", "multi_resolution", "perceptual"},
+    }
+    assert loss.needs == {signal for signal, users in compared.items() if terms & users}
+    without = dict.fromkeys(compared.keys() - loss.needs)
     estimate, target = random_side(0), random_side(1)
     bare = loss(estimate._replace(**without), target._replace(**without))
     assert bare.item() == loss(estimate, target).item()
@@ -199,7 +201,7 @@ def test_si_sdr_loss_ignores_gain_and_offset(gain):
 
 
 @pytest.mark.parametrize("snr_db", [-10, 0, 5])
-def test_si_sdr_loss_agrees_with_the_metric_far_under_its_ceiling(snr_db):
+def test_si_sdr_loss_agrees_with_the_metric_far_below_its_ceiling(snr_db):
     clean, noise = signals(1, 4_000), signals(1, 4_000, seed=1)
     noisy = clean + 10 ** (-snr_db / 20) * noise
     metric = intrusive.si_sdr(noisy[0].numpy(), clean[0].numpy())
@@ -225,11 +227,11 @@ def test_silence_and_clipping_on_either_side_have_a_finite_slope(name, length):
             assert torch.isfinite(loss) and torch.isfinite(slope).all()
 
 
-def test_si_sdr_loss_falls_all_the_way_from_the_waveform_upside_down():
+def test_si_sdr_loss_falls_steadily_from_the_waveform_of_opposite_sign_to_the_target():
     clean, noise = signals(2, 4_000), signals(2, 4_000, seed=1)
     steps = torch.linspace(-1, 1, 201)
     losses = torch.stack([negative_si_sdr(step * clean + (1 - step.abs()) * noise, clean) for step in steps])
-    assert (losses.diff() < 0).all() and losses.diff().abs().max() < 5  # dB a step: no wall on the way
+    assert (losses.diff() < 0).all() and losses.diff().abs().max() < 5  # dB a step: no jump
     assert losses[0].item() == pytest.approx(51, abs=1)
 
 
@@ -251,11 +253,11 @@ def test_si_sdr_loss_of_a_silent_target_has_no_slope(silent):
         ("si_sdr", "loss: 'si_sdr' leaves the gain free, expected a sum with one of l1, l2, huber, bce, compressed"),
     ],
 )
-def test_a_loss_that_cannot_be_trained_with_is_refused_by_name(name, message):
+def test_a_loss_with_unknown_repeated_or_only_gain_free_terms_is_refused(name, message):
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         Loss(name, RATE)
 
 
-def test_a_weight_of_a_term_that_is_not_there_is_refused():
+def test_a_weight_of_a_term_outside_the_sum_is_refused():
     with pytest.raises(ValueError, match="loss_weights: 'hubre', expected terms of 'l1'"):
         Loss("l1", 8_000, {"hubre": 2.0})

@@ -1,4 +1,4 @@
-"""A step learns, stays finite whatever it hears, and fits into the memory that there is."""
+"""A training step changes the weights, stays finite for any input, and adapts to the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quell.levels import rms
 from quell.mixing.training_mixtures import Mixtures
 from quell.network.stft import magnitude
 from quell.training import trainer as trainer_module
-from quell.training.losses import Loss
+from quell.training.losses import Loss, Signals
 from quell.training.trainer import AVERAGING, Trainer
 
 CPU = torch.device("cpu")
@@ -55,39 +55,39 @@ def model(representation="power", target="mask", output="sigmoid", **shape):
     return replace(MODEL, representation=representation, target=target, output=output, **shape)
 
 
-class Given(NamedTuple):
-    """A stand-in's loss and both sides of the comparison."""
+class Comparison(NamedTuple):
+    """Both arguments of a loss."""
 
     estimate: tuple
     target: tuple
 
 
 class StandIn(nn.Module):
-    """A loss of the mean magnitude times a factor, which keeps what it was given."""
+    """A loss that is a factor times the mean magnitude, and records its arguments."""
 
-    def __init__(self, factor=1.0, needs=True):
+    def __init__(self, factor=1.0, needs=Signals._fields):
         super().__init__()
         self.factor = factor
-        self.needs_output = self.needs_feature = self.needs_waveform = self.needs_spectrum = needs
-        self.given = []
+        self.needs = set(needs)
+        self.calls = []
 
     def forward(self, estimate, target):
-        self.given.append(Given(estimate, target))
+        self.calls.append(Comparison(estimate, target))
         return self.factor * estimate.magnitude.mean()
 
 
 class Tight(Loss):
-    """A loss for which there is only memory for a number of mixtures, which counts what it was given."""
+    """A loss with memory for `room` mixtures, which records the sizes of its batches."""
 
     room = 1
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.asked = []
+        self.sizes = []
 
     def forward(self, estimate, target):
-        self.asked.append(len(estimate.magnitude))
-        if self.asked[-1] > self.room:
+        self.sizes.append(len(estimate.magnitude))
+        if self.sizes[-1] > self.room:
             raise torch.OutOfMemoryError("no room")
         return super().forward(estimate, target)
 
@@ -118,7 +118,7 @@ def first_state(trainer, batch):
 
 
 def hard_cases():
-    """What no recording should be, and some are: (noisy, clean), levels as a sampler gives them."""
+    """Silence, square waves, single samples and tiny levels as mixtures, with the levels that a sampler would give."""
     generator = torch.Generator().manual_seed(0)
     sound, silence = 0.1 * torch.randn(2, 300, generator=generator), torch.zeros(2, 300)
     square = torch.ones(2, 300)
@@ -145,14 +145,14 @@ def test_silence_clipping_and_single_samples_give_finite_losses_and_gradients(bu
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         (("power", "mask", "tanh"), "loss: 'bce' with output 'tanh', expected output sigmoid"),
         (("power", "noise", "sigmoid"), "loss: 'bce' with target 'noise', expected target mask or direct"),
     ],
 )
-def test_cross_entropy_of_what_is_no_share_is_refused(build, pair, said):
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_cross_entropy_of_outputs_outside_0_to_1_is_refused(build, pair, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         build(model(*pair), loss="bce")
 
 
@@ -165,7 +165,7 @@ def test_hard_cases_are_finite_for_every_shape_of_the_network(build, shape):
         assert torch.isfinite(gradients(trainer)).all(), i
 
 
-def moves(trainer):
+def changes_weights(trainer):
     before = weights(trainer)
     assert all(math.isfinite(trainer.step()) for _ in range(2))
     return not torch.equal(weights(trainer), before) and torch.isfinite(weights(trainer)).all()
@@ -173,51 +173,51 @@ def moves(trainer):
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_every_representation_and_target_can_be_trained(build, pair):
-    assert moves(build(model(*pair)))
+    assert changes_weights(build(model(*pair)))
 
 
 @pytest.mark.parametrize("name", [*FIX_GAIN, *SUMS])
 def test_every_loss_can_be_trained_with(build, name):
-    assert moves(build(model("log", "direct"), loss=name))
+    assert changes_weights(build(model("log", "direct"), loss=name))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape))
 def test_every_shape_of_the_network_can_be_trained(build, shape):
-    assert moves(build(model(**shape)))
+    assert changes_weights(build(model(**shape)))
 
 
 @pytest.mark.parametrize(
     ("pair", "loss", "share"),
     [
         (("power", "mask", "sigmoid"), "compressed+si_sdr", 0.75),
-        (("log", "direct", "sigmoid"), "bce", 0.95),  # most of it is the targets' own entropy
+        (("log", "direct", "sigmoid"), "bce", 0.95),  # most of it is the entropy of the targets
         (("linear", "noise", "tanh"), "huber", 0.75),
     ],
 )
-def test_loss_falls(build, pair, loss, share):
+def test_training_lowers_the_loss(build, pair, loss, share):
     trainer = build(model(*pair), loss=loss, rungs_audio_hours=(300 / 3600,), snr_db=(0.0, 5.0))  # 150 steps
     losses = [trainer.step() for _ in range(trainer.total)]
-    # Drawn mixtures differ by some 20 %, means of 10 of them by 7 %.
+    # Losses of mixtures differ by some 20 %, means of 10 of them by 7 %.
     assert np.mean(losses[-10:]) < share * np.mean(losses[:10])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_names_step_learning_rate_and_configuration(trainer, value):
+def test_a_loss_that_is_not_finite_is_an_error_with_step_learning_rate_and_configuration(trainer, value):
     trainer.step()
     trainer.loss = StandIn(value)
     before = weights(trainer)
     # Step 1 of 8 is past the warm-up, 2 % of 8, and before the fall.
     with pytest.raises(
         TrainingError, match=rf"^step 1: loss {value}, gradient \S+ at learning rate 1.0e-02, expected finite"
-    ) as found:
+    ) as error:
         trainer.step()
     assert torch.equal(weights(trainer), before)
-    text = str(found.value)
+    text = str(error.value)
     assert text.endswith("})")
     assert json.loads(text[text.index("({") + 1 : -1]) == json.loads(json.dumps(asdict(MODEL) | asdict(CONFIG)))
 
 
-def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(build):
+def test_the_learning_rate_warms_up_stays_constant_and_falls_to_almost_zero(build):
     trainer, rates = build(rungs_audio_hours=(2_000 / 3600,)), []
     assert trainer.total == 1_000
     for trainer.steps_done in range(1_000):
@@ -228,7 +228,7 @@ def test_learning_rate_warms_up_holds_and_falls_to_almost_zero(build):
     assert rates[-1] == pytest.approx(1 / 250)
 
 
-def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
+def test_every_step_uses_its_own_learning_rate(trainer):
     rates = []
     step = trainer.optimisers[0].step
     trainer.optimisers[0].step = lambda: (rates.append(trainer.optimisers[0].param_groups[0]["lr"]), step())
@@ -239,14 +239,14 @@ def test_the_optimiser_is_given_the_learning_rate_of_its_step(trainer):
 
 def test_the_average_of_a_constant_network_is_the_network(build):
     trainer = build(learning_rate=0.0)
-    trainer.denoiser.eval()  # BatchNorm's statistics stay, too
+    trainer.denoiser.eval()  # BatchNorm's statistics stay constant, too
     for _ in range(5):
         trainer.step()
     for name, value in trainer.denoiser.state_dict().items():
         assert torch.equal(trainer.averaged.state_dict()[name], value), name
 
 
-def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer):
+def test_the_average_of_weights_that_grow_by_1_a_step_lags_by_a_tenth(trainer):
     # With w = n after step n, a = w_avg - n * 9 / 10 obeys the recursion only as a = 1 / 10.
     assert AVERAGING == 8
     names = [name for name, value in trainer.denoiser.network.state_dict().items() if value.is_floating_point()]
@@ -265,13 +265,13 @@ def test_the_average_of_weights_that_grow_by_1_is_nine_tenths_of_the_way(trainer
             assert value == pytest.approx(0.9 * n + 0.1, rel=1e-5)  # float32
 
 
-def test_steps_make_up_the_audio():
+def test_audio_hours_are_rounded_to_steps():
     config = TrainingConfig(batch_size=16, segment_s=2.0)
     assert config.steps(1.0) == round(3600 / 32)
     assert config.steps(0.0) == 1
 
 
-def test_training_leaves_the_gradient_within_its_limit(trainer):
+def test_gradients_are_clipped(trainer):
     norms = []
     step = trainer.optimisers[0].step
     trainer.optimisers[0].step = lambda: (norms.append(gradients(trainer).norm().item()), step())
@@ -281,39 +281,39 @@ def test_training_leaves_the_gradient_within_its_limit(trainer):
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_the_loss_compares_what_the_denoiser_answers_with_the_clean_speech(build, pair):
+def test_the_loss_compares_the_denoisers_estimate_with_the_clean_speech(build, pair):
     trainer = build(model(*pair))
     trainer.denoiser.eval()
     trainer.loss, batch = StandIn(), trainer.mixtures.draw(4)
     trainer._loss(batch, first_state(trainer, batch))
-    denoiser, ((ours, theirs),) = trainer.denoiser, trainer.loss.given
+    denoiser, ((estimate, target),) = trainer.denoiser, trainer.loss.calls
     represent, clean = denoiser.target.representation, batch.clean / batch.level
-    assert torch.equal(theirs.waveform, clean)
-    assert torch.equal(theirs.spectrum, denoiser.spectrogram(clean))
-    assert torch.equal(denoiser.spectrogram.inverse(ours.spectrum, clean.shape[-1]), ours.waveform)
+    assert torch.equal(target.waveform, clean)
+    assert torch.equal(target.spectrum, denoiser.spectrogram(clean))
+    assert torch.equal(denoiser.spectrogram.inverse(estimate.spectrum, clean.shape[-1]), estimate.waveform)
     # Sums of up to 64 squares at levels near 1, float32.
-    torch.testing.assert_close(theirs.magnitude, denoiser.spectrogram(clean).abs().clamp_min(1e-5), rtol=0, atol=1e-4)
-    torch.testing.assert_close(ours.waveform * batch.level, denoiser(batch.noisy, batch.level), rtol=0, atol=1e-5)
-    found, _ = denoiser.estimate(denoiser.spectrogram(batch.noisy / batch.level))
-    assert torch.equal(ours.magnitude, found.clean) and torch.equal(ours.output, found.output)
-    assert torch.equal(theirs.feature, represent(theirs.magnitude))
+    torch.testing.assert_close(target.magnitude, denoiser.spectrogram(clean).abs().clamp_min(1e-5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(estimate.waveform * batch.level, denoiser(batch.noisy, batch.level), rtol=0, atol=1e-5)
+    answer, _ = denoiser.estimate(denoiser.spectrogram(batch.noisy / batch.level))
+    assert torch.equal(estimate.magnitude, answer.clean) and torch.equal(estimate.output, answer.output)
+    assert torch.equal(target.feature, represent(target.magnitude))
     # The feature may lie beyond the ends of the scale, where the magnitude stays at them.
-    torch.testing.assert_close(represent.inverse(ours.feature), ours.magnitude, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(represent.inverse(estimate.feature), estimate.magnitude, rtol=1e-3, atol=1e-4)
     # The ideal output leads to the clean magnitude, or to the noisy one where a mask would have to be above 1; a
     # feature in dB takes 1e-5 of the scale for 1e-3 of the magnitude.
-    ideal = denoiser.target(theirs.output, found.noisy, represent(found.noisy))
-    wanted = torch.minimum(theirs.magnitude, found.noisy) if pair[1] == "mask" else theirs.magnitude
-    torch.testing.assert_close(ideal, wanted, rtol=1e-3, atol=1e-4)
+    ideal = denoiser.target(target.output, answer.noisy, represent(answer.noisy))
+    expected = torch.minimum(target.magnitude, answer.noisy) if pair[1] == "mask" else target.magnitude
+    torch.testing.assert_close(ideal, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_loss_is_spared_what_it_does_not_need(trainer):
-    trainer.loss = StandIn(needs=False)
+def test_signals_that_the_loss_does_not_need_are_not_computed(trainer):
+    trainer.loss = StandIn(needs=())
     trainer.step()
-    assert all(side[1:] == (None,) * 4 for side in trainer.loss.given[0])
+    assert all(side[1:] == (None,) * 4 for side in trainer.loss.calls[0])
 
 
 @pytest.mark.parametrize("representation", ["power", "linear", "log"])
-def test_the_scale_is_that_of_training_data_and_of_the_seed(build, representation):
+def test_the_scale_is_fitted_to_the_first_mixtures_of_the_seed(build, representation):
     def scale(trainer):
         return [
             [d.target.representation.low.item(), d.target.representation.high.item()]
@@ -339,7 +339,7 @@ def test_the_scale_is_that_of_training_data_and_of_the_seed(build, representatio
 
 @pytest.mark.parametrize("normalisation", ["none", "frame"])
 @pytest.mark.parametrize("loss", ["compressed+si_sdr", "huber+multi_resolution"])
-def test_parts_of_a_batch_give_the_gradients_of_the_whole(build, normalisation, loss):
+def test_micro_batches_give_the_gradients_of_the_whole_batch(build, normalisation, loss):
     trainer = build(model(normalisation=normalisation), loss=loss)
     batch = trainer.mixtures.draw(4)
     whole = trainer._accumulate(batch)
@@ -351,34 +351,34 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(build, normalisation, 
 
 
 @pytest.mark.parametrize(("room", "parts"), [(4, [4]), (3, [4, 2, 2]), (2, [4, 2, 2]), (1, [4, 2, 1, 1, 1, 1])])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does_and_stays_so(build, monkeypatch, room, parts):
+def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_fits_and_stays_so(build, monkeypatch, room, parts):
     roomy = build(model(normalisation="frame"))
     monkeypatch.setattr(trainer_module, "Loss", Tight)
     monkeypatch.setattr(Tight, "room", room)
     tight = build(model(normalisation="frame"))
     # The same batch as with all the memory: equal but for the order of float32 sums.
     assert tight.step() == pytest.approx(roomy.step(), rel=1e-5)
-    assert tight.loss.asked == parts and tight.steps_done == 1
+    assert tight.loss.sizes == parts and tight.steps_done == 1
     assert torch.equal(tight.generator.get_state(), roomy.generator.get_state())
     assert tight.micro_batch == parts[-1]
-    tight.loss.asked.clear()
+    tight.loss.sizes.clear()
     assert tight.step() == pytest.approx(roomy.step(), rel=1e-3)  # Adam's first steps follow signs of gradients
-    assert tight.loss.asked == [parts[-1]] * (4 // parts[-1])
+    assert tight.loss.sizes == [parts[-1]] * (4 // parts[-1])
 
 
-def test_a_single_mixture_that_does_not_fit_ends_the_training(build, monkeypatch):
+def test_a_single_mixture_that_does_not_fit_into_memory_ends_the_training(build, monkeypatch):
     monkeypatch.setattr(trainer_module, "Loss", Tight)
     monkeypatch.setattr(Tight, "room", 0)
     trainer = build(batch_size=3)
     before = weights(trainer)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         trainer.step()
-    assert trainer.loss.asked == [3, 2, 1] and trainer.steps_done == 0
+    assert trainer.loss.sizes == [3, 2, 1] and trainer.steps_done == 0
     assert torch.equal(weights(trainer), before)
 
 
 @pytest.mark.parametrize("shape", [{}, *SHAPES[:4]], ids=lambda shape: "-".join(shape))
-def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
+def test_bfloat16_changes_the_loss_only_by_rounding(build, shape):
     trainer = build(model(**shape), loss="compressed")
     batch = trainer.mixtures.draw(4)
     trainer.denoiser.eval()
@@ -392,16 +392,15 @@ def test_bfloat16_changes_the_loss_by_its_rounding_alone(build, shape):
 
 
 @pytest.mark.parametrize("shape", [{}, *SHAPES], ids=lambda shape: "-".join(map(str, shape.values())))
-def test_every_weight_has_one_optimiser_at_the_rate_of_the_step(build, shape):
+def test_every_weight_has_one_optimiser_with_the_learning_rate_of_the_step(build, shape):
     trainer = build(model(**shape), optimiser="muon")
     groups = [group for optimiser in trainer.optimisers for group in optimiser.param_groups]
-    held = [weight for group in groups for weight in group["params"]]
-    assert len(held) == len(set(map(id, held))) == len(list(trainer.denoiser.parameters()))
+    optimised = [weight for group in groups for weight in group["params"]]
+    assert len(optimised) == len(set(map(id, optimised))) == len(list(trainer.denoiser.parameters()))
     before = [weight.detach().clone() for weight in trainer.denoiser.parameters()]
     trainer.step()
     assert {group["lr"] for group in groups} == {trainer.config.learning_rate}
-    moved = [not torch.equal(weight, old) for weight, old in zip(trainer.denoiser.parameters(), before, strict=True)]
-    assert all(moved)
+    assert not any(torch.equal(*pair) for pair in zip(trainer.denoiser.parameters(), before, strict=True))
 
 
 def test_an_unknown_optimiser_is_refused(build):
@@ -418,7 +417,7 @@ def test_an_unknown_optimiser_is_refused(build):
         ("auto", True, 0.02, False),  # 5 frames, 2 at the deepest level
     ],
 )
-def test_bfloat16_is_for_devices_made_for_it_and_for_segments_of_some_frames(
+def test_bfloat16_is_used_on_devices_with_fast_products_and_for_segments_of_some_frames(
     build, monkeypatch, precision, native, segment_s, mixed
 ):
     monkeypatch.setattr(trainer_module, "native_bfloat16", lambda device: native)
@@ -429,13 +428,13 @@ def test_bfloat16_is_for_devices_made_for_it_and_for_segments_of_some_frames(
 
 def test_with_bfloat16_transforms_and_losses_stay_in_float32(trainer):
     trainer.mixed, trainer.loss, inside = True, StandIn(), []
-    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
-    analysed = []
-    trainer.denoiser.spectrogram.register_forward_hook(lambda *seen: analysed.append(seen[2].dtype))
+    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *call: inside.append(call[2].dtype))
+    spectra = []
+    trainer.denoiser.spectrogram.register_forward_hook(lambda *call: spectra.append(call[2].dtype))
     trainer.step()
     assert inside == [torch.bfloat16]
-    assert set(analysed) == {torch.complex64}
-    assert {side.dtype for given in trainer.loss.given for pair in given for side in pair[:4]} == {torch.float32}
+    assert set(spectra) == {torch.complex64}
+    assert {signal.dtype for call in trainer.loss.calls for side in call for signal in side[:4]} == {torch.float32}
     assert {parameter.grad.dtype for parameter in trainer.denoiser.parameters()} == {torch.float32}
 
 
@@ -444,30 +443,30 @@ def test_with_bfloat16_recurrences_stay_in_float32(build, over):
     trainer, inside = build(model(bottleneck=over, bottleneck_units=4)), []
     trainer.mixed = True
     recurrence = trainer.denoiser.network.bottleneck
-    recurrence.gru.register_forward_hook(lambda *seen: inside.append(seen[2][0].dtype))
-    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *seen: inside.append(seen[2].dtype))
+    recurrence.gru.register_forward_hook(lambda *call: inside.append(call[2][0].dtype))
+    trainer.denoiser.network.encoder[1].register_forward_hook(lambda *call: inside.append(call[2].dtype))
     assert math.isfinite(trainer.step())
     assert set(inside[1:]) == {torch.float32} and inside[0] == torch.bfloat16
 
 
-def test_a_recurrence_forwards_goes_on_from_the_mixture_before(build, monkeypatch):
+def test_a_recurrence_forwards_continues_from_the_state_after_the_previous_mixture(build, monkeypatch):
     shape = model(bottleneck="forward", bottleneck_units=4)
     monkeypatch.setattr(trainer_module, "BEGINNINGS", 0.0)
-    trainer, given = build(shape), []
-    compare = trainer.loss_of
-    trainer.loss_of = lambda *parts: (given.append(parts[-1]), compare(*parts))[1]
+    trainer, states = build(shape), []
+    loss_of = trainer.loss_of
+    trainer.loss_of = lambda *arguments: (states.append(arguments[-1]), loss_of(*arguments))[1]
     trainer.step()
-    left = trainer.state
+    last = trainer.state
     trainer.step()
-    assert not given[0].any() and left.all() and torch.equal(given[1], left)
+    assert not states[0].any() and last.all() and torch.equal(states[1], last)
     monkeypatch.setattr(trainer_module, "BEGINNINGS", 1.0)
     trainer.step()
-    assert not given[2].any()
+    assert not states[2].any()
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("bottleneck", ["none", "forward"])
-def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build, optimiser, bottleneck):
+def test_a_trainer_that_loads_a_state_continues_with_the_same_numbers(build, optimiser, bottleneck):
     shape = model(dropout=0.3, bottleneck=bottleneck, bottleneck_units=4)
     first = build(shape, optimiser=optimiser)
     for _ in range(3):
@@ -482,5 +481,5 @@ def test_a_trainer_that_takes_up_a_state_goes_on_as_the_first(build, optimiser, 
     assert (second.steps_done, second.micro_batch) == (3, 2)
     assert [second.step() for _ in range(3)] == expected
     for name in ("denoiser", "averaged"):
-        mine, theirs = (getattr(trainer, name).state_dict() for trainer in (first, second))
-        assert all(torch.equal(value, theirs[key]) for key, value in mine.items())
+        one, other = (getattr(trainer, name).state_dict() for trainer in (first, second))
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
