@@ -1,4 +1,4 @@
-"""The checkpoint of one training: written whole, read back, or refused."""
+"""The checkpoint file of one training: written atomically, loaded, or refused."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from quell.atomic import replacing
 from quell.errors import CheckpointError
 from quell.training.trainer import Trainer
 
-# Training that a killed process may lose, seconds.
+# Seconds of training that a killed process may lose.
 CHECKPOINT_S = 60.0
 
 
-class _Checkpoint:
-    """A trainer's file, or nothing at all without a path; `reached` holds the clips' scores at the rungs behind it."""
+class Checkpoint:
+    """A trainer's checkpoint file; loads it where it exists. Without a path nothing is written.
+
+    Attributes:
+        reached: scores of the clips, by the rung's audio hours, at the rungs that the training has passed.
+        saved: when it was last written, time.monotonic().
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to another training.
+    """
 
     def __init__(self, path: Path | None, trainer: Trainer) -> None:
         self.path = path
@@ -37,9 +45,9 @@ class _Checkpoint:
                 torch.save(content, partial)
 
     def _load(self, path: Path) -> None:
-        needed = "expected a checkpoint of this training; remove it to begin anew"
+        needed = "expected a checkpoint of this training; remove it to start from the beginning"
         try:
-            with zipfile.ZipFile(path) as archive:  # torch.load checks no sums (2.13): damaged weights would pass
+            with zipfile.ZipFile(path) as archive:  # torch.load ignores checksums (2.13): damaged weights would pass
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(damaged)
@@ -48,7 +56,7 @@ class _Checkpoint:
                 self.reached = content["reached"]
                 self.trainer.load_state_dict(content["state"])
                 return
-        except Exception as error:  # torch.load raises whatever the bytes make it raise
+        except Exception as error:  # torch.load raises any type of error on damaged bytes
             raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error
         raise CheckpointError(f"{path}: another configuration, {needed}")
 
@@ -57,5 +65,5 @@ class _Checkpoint:
         return {
             "model": asdict(trainer.model),
             "training": asdict(trainer.config),
-            "device": trainer.device.type,  # whose random numbers cannot be continued on another
+            "device": trainer.device.type,  # another type has other random numbers
         }

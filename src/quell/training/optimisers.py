@@ -1,4 +1,8 @@
-"""An optimiser that moves a matrix by the same amount in all its directions."""
+"""Optimisers of a training by name: AdamW for all weights, or Muon for matrices and AdamW for the others.
+
+Why not torch.optim.Muon (torch 2.13): it refuses all but 2-D weights, hence convolution kernels, and takes the three
+gates of a recurrence, which torch stacks in one weight, for a single matrix.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +14,39 @@ from torch import Tensor, nn
 from quell.config import OPTIMISERS, TrainingConfig
 from quell.network.denoiser import Denoiser
 
-# Of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
+# Coefficients of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-# Root mean square of a step over the learning rate: about AdamW's, so that both take the same rates (Liu et al. 2025).
+# Root mean square of a step over the learning rate: about AdamW's, so that both use the same rates (Liu et al. 2025).
 STEP_RMS = 0.2
-SMALLEST = 4  # rows and columns; below, there are no directions to speak of
+SMALLEST = 4  # rows and columns of a matrix; smaller ones have too few directions
 
 
 class Group(TypedDict):
-    """Weights, each of which holds so many matrices below each other."""
+    """Weights for `Muon`, each of them `gates` matrices stacked along the first axis."""
 
     params: list[Tensor]
     gates: int
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose every step is made orthogonal (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
-    networks"; Liu et al. 2025, arXiv:2502.16982), with Nesterov's look ahead and decoupled weight decay.
+    """Orthogonalised momentum: every step has about the same length in all directions of a matrix (Jordan et al. 2024,
+    "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, arXiv:2502.16982), with Nesterov
+    momentum and decoupled weight decay.
 
     Args:
-        groups: as `muon_groups` makes them. A convolution's kernel is a matrix of a row for each first channel, and
+        groups: from `muon_groups`. A convolution kernel is a matrix with one row for each index of its first axis, and
             each gate of a recurrence is a matrix.
         lr: as for AdamW.
     """
 
     def __init__(self, groups: list[Group], lr: float, weight_decay: float = 1e-2, momentum: float = 0.95) -> None:
-        given = [dict(group) for group in groups]
-        super().__init__(given, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "gates": 1})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "gates": 1}
+        super().__init__([dict(group) for group in groups], defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step along the gradients that are there."""
+        """One step for every weight that has a gradient."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             for weight in group["params"]:
@@ -50,17 +55,17 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
-                held = state["momentum"].mul_(momentum).add_(weight.grad)
-                ahead = weight.grad.add(held, alpha=momentum).flatten(1).unflatten(0, (group["gates"], -1))
-                move = orthogonal(ahead).reshape(weight.shape)
-                length = rate * STEP_RMS * max(ahead.shape[1:]) ** 0.5
-                weight.mul_(1 - rate * group["weight_decay"]).add_(move, alpha=-length)
+                velocity = state["momentum"].mul_(momentum).add_(weight.grad)
+                nesterov = weight.grad.add(velocity, alpha=momentum).flatten(1).unflatten(0, (group["gates"], -1))
+                direction = orthogonal(nesterov).reshape(weight.shape)
+                length = rate * STEP_RMS * max(nesterov.shape[1:]) ** 0.5
+                weight.mul_(1 - rate * group["weight_decay"]).add_(direction, alpha=-length)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices with the same singular vectors and singular values of about 1 (0.7 to 1.2); shape (..., R, C), kept.
+    """Matrices with the same singular vectors and singular values near 1 (0.7 to 1.2); shape (..., R, C), kept.
 
-    Newton and Schulz's iteration with the coefficients of Jordan et al. 2024. Zeros stay zeros.
+    Newton-Schulz iteration with the coefficients of Jordan et al. 2024. Zeros stay zeros.
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x: Tensor = matrices if wide else matrices.mT
@@ -75,7 +80,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def muon_groups(module: nn.Module) -> list[Group]:
-    """The weights of a module that are matrices, as groups for `Muon`; all others want another optimiser."""
+    """The weights of a module that are matrices, as groups for `Muon`; all others need another optimiser."""
     plain: list[Tensor] = []
     gated: list[Tensor] = []
     for part in module.modules():
@@ -88,7 +93,7 @@ def muon_groups(module: nn.Module) -> list[Group]:
 
 
 def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """What moves the weights; each of them has one.
+    """Optimisers for a denoiser's weights; each weight has exactly one.
 
     Raises:
         ValueError: an unknown name.
@@ -98,5 +103,5 @@ def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.O
     groups = muon_groups(denoiser) if config.optimiser == "muon" else []
     matrices = {weight for group in groups for weight in group["params"]}
     others = [weight for weight in denoiser.parameters() if weight not in matrices]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=1e-2)]
-    return [*found, Muon(groups, lr=config.learning_rate)] if groups else found
+    adamw = torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=1e-2)
+    return [adamw, Muon(groups, lr=config.learning_rate)] if groups else [adamw]

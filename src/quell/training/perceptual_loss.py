@@ -1,4 +1,4 @@
-"""A distance with a slope that follows PESQ: what people would hear, as far as it can be learnt from."""
+"""A differentiable loss after PESQ (ITU-T P.862)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-WINDOW_S = 0.032  # half of it from frame to frame
+WINDOW_S = 0.032  # the hop is half of it
 BANDS = 49  # up to 8 kHz
 BAND_HZ = (50.0, 0.98)  # from here up to this share of half the sample rate
 SPEECH_HZ = (325.0, 3250.0)  # sets the level
@@ -22,16 +22,17 @@ LOUDEST = 45.0  # disturbance of a frame
 
 
 class Perceptual(nn.Module):
-    """How many points of PESQ's scale are lost: 0.1 D + 0.0309 DA, averaged over the batch.
+    """Points of PESQ's scale that the estimate loses: 0.1 D + 0.0309 DA, averaged over the batch.
 
-    After ITU-T P.862 (2001; Rix et al. 2001, "Perceptual evaluation of speech quality"): power spectra in Bark bands,
-    a gain for each band (a constant colour is forgiven) and each frame, loudness (Zwicker and Fastl 1990), a difference
-    of which a quarter of the softer side is masked, D its norm over bands, DA its sum where the estimate has added
-    something, and loud frames count a little less. 4.5 minus it is P.862's raw score.
+    After ITU-T P.862 (2001; Rix et al. 2001, "Perceptual evaluation of speech quality"): power spectra in Bark bands;
+    a gain for each band, so that constant filtering costs nothing, and for each frame; loudness (Zwicker and Fastl
+    1990); the difference in loudness less a quarter of the softer side, which is masked; D its norm over bands, DA its
+    sum where the estimate is louder; loud frames count a little less. 4.5 minus this loss is P.862's raw score.
 
     Departures: no alignment in time, which training does not need; Bark scale by Schroeder et al. 1979 and threshold by
     Terhardt 1979 instead of P.862's tables; frames are averaged as squares, not as sixth powers within 20 of them,
-    since single frames would pull alone; and instead of ending at 45 D and DA bend down above it, to keep a slope.
+    since single frames would dominate the gradient; and D and DA are compressed above 45 instead of limited, which
+    keeps a slope.
     """
 
     analysis: Tensor
@@ -65,21 +66,21 @@ class Perceptual(nn.Module):
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """Scalar distance of waveforms (B, T), blind to the gain of either."""
-        ours, theirs = self._powers(estimate), self._powers(target)
-        # The target takes on the estimate's colour, then the estimate the target's level, frame by frame.
-        spoken = (theirs.sum(-1, keepdim=True) > 1e-3 * theirs.sum(-1, keepdim=True).amax(1, keepdim=True)).float()
-        colour = ((ours * spoken).sum(1, True) + QUIET_SPECTRUM) / ((theirs * spoken).sum(1, True) + QUIET_SPECTRUM)
-        theirs = theirs * colour.clamp(0.01, 100.0)
-        gain = (theirs.sum(-1, keepdim=True) + QUIET_FRAME) / (ours.sum(-1, keepdim=True) + QUIET_FRAME)
+        estimate, target = self._powers(estimate), self._powers(target)
+        # First the target takes the estimate's spectral envelope, then the estimate the target's level, frame by frame.
+        active = (target.sum(-1, keepdim=True) > 1e-3 * target.sum(-1, keepdim=True).amax(1, keepdim=True)).float()
+        spectra = [(side * active).sum(1, True) + QUIET_SPECTRUM for side in (estimate, target)]
+        target = target * (spectra[0] / spectra[1]).clamp(0.01, 100.0)
+        gain = (target.sum(-1, keepdim=True) + QUIET_FRAME) / (estimate.sum(-1, keepdim=True) + QUIET_FRAME)
         gain = gain.clamp(3e-4, 5.0)
-        ours = ours * torch.cat([gain[:, :1], 0.2 * gain[:, :-1] + 0.8 * gain[:, 1:]], 1)
-        loud, meant = (self.sone * _loudness(power, self.threshold) for power in (ours, theirs))
-        apart = ((loud - meant).abs() - 0.25 * torch.minimum(loud, meant)).clamp_min(0.0)
-        added = ((ours + QUIET_BAND) / (theirs + QUIET_BAND)) ** 1.2
-        added = torch.where(added < 3, torch.zeros_like(added), added.clamp_max(12.0))
-        weight = ((theirs.sum(-1) + 1e5) / 1e7) ** -0.04
-        symmetric = ((apart.square() * self.width).sum(-1) * self.width.sum() + 1e-6).sqrt()
-        asymmetric = (apart * added * self.width).sum(-1)
+        estimate = estimate * torch.cat([gain[:, :1], 0.2 * gain[:, :-1] + 0.8 * gain[:, 1:]], 1)
+        loudness, reference = (self.sone * _loudness(power, self.threshold) for power in (estimate, target))
+        difference = ((loudness - reference).abs() - 0.25 * torch.minimum(loudness, reference)).clamp_min(0.0)
+        ratio = ((estimate + QUIET_BAND) / (target + QUIET_BAND)) ** 1.2
+        ratio = torch.where(ratio < 3, torch.zeros_like(ratio), ratio.clamp_max(12.0))
+        weight = ((target.sum(-1) + 1e5) / 1e7) ** -0.04
+        symmetric = ((difference.square() * self.width).sum(-1) * self.width.sum() + 1e-6).sqrt()
+        asymmetric = (difference * ratio * self.width).sum(-1)
         return (0.1 * _over_time(symmetric * weight) + 0.0309 * _over_time(asymmetric * weight)).mean()
 
     def _powers(self, waveform: Tensor) -> Tensor:
@@ -100,8 +101,8 @@ def bark(hz: NDArray[np.float64]) -> NDArray[np.float64]:
 def quiet_db(hz: NDArray[np.float64]) -> NDArray[np.float64]:
     """Threshold in quiet, dB of sound pressure (Terhardt 1979), at most 60."""
     khz = hz / 1_000
-    found = 3.64 * khz**-0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4
-    return np.minimum(found, 60.0)
+    threshold = 3.64 * khz**-0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4
+    return np.minimum(threshold, 60.0)
 
 
 def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
@@ -110,6 +111,7 @@ def _loudness(power: Tensor, threshold: Tensor) -> Tensor:
 
 
 def _over_time(disturbance: Tensor) -> Tensor:
-    """Root mean square over frames, (B, frames) to (B,), of what bends down above LOUDEST."""
-    bent = torch.where(disturbance < LOUDEST, disturbance, LOUDEST * (1 + (disturbance / LOUDEST).clamp_min(1.0).log()))
-    return (bent.square().mean(-1) + 1e-6).sqrt()
+    """Root mean square over frames, (B, frames) to (B,), of the disturbance, compressed above LOUDEST."""
+    above = LOUDEST * (1 + (disturbance / LOUDEST).clamp_min(1.0).log())
+    limited = torch.where(disturbance < LOUDEST, disturbance, above)
+    return (limited.square().mean(-1) + 1e-6).sqrt()

@@ -1,4 +1,4 @@
-"""Training repeats itself, reports at its rungs, and goes on where it was interrupted as if it had not been."""
+"""Training is reproducible, reports at its rungs, and gives the same numbers when it is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def run(small_corpus, short, scorer, config=CONFIG, model=MODEL, **settings):
 
 
 def same(one, other):
-    """Weights, scores and rungs, to the last digit."""
-    mine, theirs = one.denoiser.state_dict(), other.denoiser.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in mine.items()) and all(
+    """Whether two trainings have equal weights and scores, to the last digit."""
+    weights = other.denoiser.state_dict()
+    return all(torch.equal(value, weights[name]) for name, value in one.denoiser.state_dict().items()) and all(
         np.array_equal(values, other.scores.values[name]) for name, values in one.scores.values.items()
     )
 
@@ -63,7 +63,7 @@ def test_rungs_are_called_in_order_with_hours_and_the_last_with_the_score(small_
         on_rung=lambda hours, clips: rungs.append((hours, clips, len(steps))),
         on_step=lambda hours, loss: steps.append((hours, loss)),
     )
-    assert [(hours, done) for hours, _, done in rungs] == [(4 / 3600, 2), (8 / 3600, 4), (16 / 3600, 8)]
+    assert [(hours, count) for hours, _, count in rungs] == [(4 / 3600, 2), (8 / 3600, 4), (16 / 3600, 8)]
     assert rungs[-1][1].tolist() == trained.scores.values["si_sdr"].tolist()
     assert [hours for hours, _ in steps] == pytest.approx([2 * (i + 1) / 3600 for i in range(8)])
     assert all(math.isfinite(value) for _, value in steps)
@@ -72,36 +72,36 @@ def test_rungs_are_called_in_order_with_hours_and_the_last_with_the_score(small_
 
 def test_early_rungs_score_the_first_mixtures_by_the_metric_alone(small_corpus, short, scorer, monkeypatch):
     monkeypatch.setattr(training_loop, "RUNG_MIXTURES", 1)
-    asked = []
+    calls = []
     score_clips = scorer.score_clips
 
     def record(estimates, clean, sample_rate, names, progress):
-        asked.append((len(clean), names))
+        calls.append((len(clean), names))
         return score_clips(estimates, clean, sample_rate, names, progress)
 
     monkeypatch.setattr(scorer, "score_clips", record)
     run(small_corpus, short, scorer)
-    assert asked == [(1, ("si_sdr",)), (1, ("si_sdr",)), (2, intrusive.available(small_corpus.sample_rate))]
+    assert calls == [(1, ("si_sdr",)), (1, ("si_sdr",)), (2, intrusive.available(small_corpus.sample_rate))]
 
 
 class Pruned(Exception):
-    """What a search raises."""
+    """Stands for what a search raises in a callback."""
 
 
 class Quick:
-    """Scores by SI-SDR alone, in this process, and counts how often."""
+    """Scores by SI-SDR alone, in this process, and counts the calls."""
 
     def __init__(self):
         self.calls = 0
 
     def score_clips(self, estimates, clean, sample_rate, names, progress):
         self.calls += 1
-        found = []
+        scores = []
         for estimate, target in zip(estimates, clean, strict=True):
-            found.append(intrusive.ClipScore({"si_sdr": intrusive.si_sdr(estimate, target)}, ()))
+            scores.append(intrusive.ClipScore({"si_sdr": intrusive.si_sdr(estimate, target)}, ()))
             if progress is not None:
-                progress(len(found), len(clean))
-        return found
+                progress(len(scores), len(clean))
+        return scores
 
 
 def stopper(at):
@@ -118,7 +118,7 @@ def stopper(at):
 
 @pytest.fixture(scope="module")
 def uninterrupted(small_corpus, short):
-    """The training that the interrupted ones are to repeat, with its rungs."""
+    """The reference for interrupted trainings, with its rungs."""
     rungs = []
     trained = run(
         small_corpus, short, Quick(), model=RANDOM, on_rung=lambda hours, clips: rungs.append((hours, clips.tolist()))
@@ -127,17 +127,17 @@ def uninterrupted(small_corpus, short):
 
 
 @pytest.fixture
-def go_on(small_corpus, short, tmp_path):
-    """Trains with the checkpoint, from the beginning or from where it was interrupted."""
+def resume(small_corpus, short, tmp_path):
+    """Trains with a checkpoint, from the beginning or from where it was interrupted."""
 
-    def go_on(scorer=None, path=tmp_path / "trial.pt", config=CONFIG, model=RANDOM, **callbacks):
+    def resume(scorer=None, path=tmp_path / "trial.pt", config=CONFIG, model=RANDOM, **callbacks):
         return run(small_corpus, short, scorer or Quick(), config, model, checkpoint=path, **callbacks)
 
-    return go_on
+    return resume
 
 
 @pytest.mark.parametrize("callback", ["on_rung", "on_step", "on_score"])
-def test_what_a_callback_raises_ends_the_training_and_comes_through(small_corpus, short, callback):
+def test_an_error_of_a_callback_ends_the_training_and_is_passed_on(small_corpus, short, callback):
     with pytest.raises(Pruned, match=r"at \d\.0"):
         run(small_corpus, short, Quick(), **{callback: stopper(2)})
 
@@ -145,12 +145,12 @@ def test_what_a_callback_raises_ends_the_training_and_comes_through(small_corpus
 def test_a_huge_learning_rate_ends_as_a_training_error(small_corpus, short, tmp_path):
     path = tmp_path / "trial.pt"
     message = r"step \d: loss nan, gradient nan at learning rate \d.\de\+\d\d, expected finite numbers"
-    for _ in range(2):  # taken up again it fails again
+    for _ in range(2):  # resumed, it fails again
         with pytest.raises(TrainingError, match=message):
             run(small_corpus, short, Quick(), replace(CONFIG, learning_rate=1e30), checkpoint=path)
 
 
-def test_a_training_says_how_many_mixtures_fitted_into_memory(small_corpus, short, monkeypatch):
+def test_a_training_reports_how_many_mixtures_fitted_into_memory(small_corpus, short, monkeypatch):
     assert run(small_corpus, short, Quick()).micro_batch == 4
 
     class Tight(Loss):
@@ -163,7 +163,7 @@ def test_a_training_says_how_many_mixtures_fitted_into_memory(small_corpus, shor
     assert run(small_corpus, short, Quick()).micro_batch == 2
 
 
-def test_the_overlap_of_spectrograms_is_measured_for_the_representation_in_decibels_alone(small_corpus, short):
+def test_the_overlap_of_spectrograms_is_measured_for_the_representation_log_only(small_corpus, short):
     trained = run(small_corpus, short, Quick(), model=replace(MODEL, representation="log"))
     assert 0 < trained.iou < 1
     assert trained.iou == spectrogram_iou(trained.denoiser, short)
@@ -171,82 +171,82 @@ def test_the_overlap_of_spectrograms_is_measured_for_the_representation_in_decib
 
 
 @pytest.mark.parametrize("step", range(1, 9))
-def test_a_training_interrupted_after_any_step_ends_like_one_that_was_not(go_on, uninterrupted, step):
+def test_a_training_interrupted_after_any_step_ends_with_the_same_numbers(resume, uninterrupted, step):
     with pytest.raises(Pruned):
-        go_on(on_step=stopper(step))
-    done, rungs = [], []
-    trained = go_on(
-        on_step=lambda hours, _: done.append(hours), on_rung=lambda hours, clips: rungs.append((hours, clips.tolist()))
+        resume(on_step=stopper(step))
+    steps, rungs = [], []
+    trained = resume(
+        on_step=lambda hours, _: steps.append(hours), on_rung=lambda hours, clips: rungs.append((hours, clips.tolist()))
     )
-    assert len(done) == 8 - step
+    assert len(steps) == 8 - step
     assert same(trained, uninterrupted[0]) and rungs == uninterrupted[1]
 
 
 @pytest.mark.parametrize("clip", range(1, 7))  # of 2 at each of 3 rungs
-def test_a_training_interrupted_while_it_is_scored_ends_like_one_that_was_not(go_on, uninterrupted, clip):
+def test_a_training_interrupted_while_scoring_ends_with_the_same_numbers(resume, uninterrupted, clip):
     rung = (clip + 1) // 2
     with pytest.raises(Pruned):
-        go_on(on_score=stopper(clip))
-    done, scorer = [], Quick()
-    trained = go_on(scorer, on_step=lambda hours, _: done.append(hours))
+        resume(on_score=stopper(clip))
+    steps, scorer = [], Quick()
+    trained = resume(scorer, on_step=lambda hours, _: steps.append(hours))
     assert same(trained, uninterrupted[0])
-    assert len(done) == 8 - [2, 4, 8][rung - 1] and scorer.calls == 4 - rung  # no step again, and no other rung
+    assert len(steps) == 8 - [2, 4, 8][rung - 1] and scorer.calls == 4 - rung  # no step again, and no other rung
 
 
 @pytest.mark.parametrize("rung", [1, 2, 3])
-def test_a_training_interrupted_at_any_rung_ends_like_one_that_was_not(go_on, uninterrupted, rung):
+def test_a_training_interrupted_at_any_rung_ends_with_the_same_numbers(resume, uninterrupted, rung):
     with pytest.raises(Pruned):
-        go_on(on_rung=stopper(rung))
+        resume(on_rung=stopper(rung))
     scorer, rungs = Quick(), []
-    trained = go_on(scorer, on_rung=lambda hours, clips: rungs.append((hours, clips.tolist())))
+    trained = resume(scorer, on_rung=lambda hours, clips: rungs.append((hours, clips.tolist())))
     assert same(trained, uninterrupted[0])
-    # Rungs behind the checkpoint are reported again with their scores, and only those ahead are scored.
+    # Rungs before the checkpoint are reported again with their scores, and only later ones are scored.
     assert rungs == uninterrupted[1]
     assert scorer.calls == 3 - min(rung, 2)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 3), (3, 4), (7, 1)])
-def test_a_training_interrupted_twice_ends_like_one_that_was_not(go_on, uninterrupted, first, second):
+def test_a_training_interrupted_twice_ends_with_the_same_numbers(resume, uninterrupted, first, second):
     for steps in (first, second):
         with pytest.raises(Pruned):
-            go_on(on_step=stopper(steps))
+            resume(on_step=stopper(steps))
     with pytest.raises(Pruned):
-        go_on(on_rung=stopper(2))
-    assert same(go_on(), uninterrupted[0])
+        resume(on_rung=stopper(2))
+    assert same(resume(), uninterrupted[0])
 
 
-def test_a_finished_training_is_taken_up_without_a_step(go_on, uninterrupted):
-    go_on()
-    assert same(go_on(on_step=stopper(1)), uninterrupted[0])
+def test_a_finished_training_is_resumed_without_a_step(resume, uninterrupted):
+    resume()
+    assert same(resume(on_step=stopper(1)), uninterrupted[0])
 
 
 def test_a_training_killed_between_checkpoints_repeats_the_steps_since_the_last(
-    go_on, uninterrupted, tmp_path, monkeypatch
+    resume, uninterrupted, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(training_loop, "CHECKPOINT_S", 0.0)
-    path, found = tmp_path / "trial.pt", []
+    path, steps = tmp_path / "trial.pt", []
 
-    def keep(hours, _):
-        found.append(torch.load(path, weights_only=True)["state"]["counts"][0] if path.exists() else 0)
-        if found[-1] == 5:  # what a process leaves that is killed in step 6
+    def copy_checkpoint(hours, _):
+        steps.append(torch.load(path, weights_only=True)["state"]["counts"][0] if path.exists() else 0)
+        if steps[-1] == 5:  # the checkpoint of a process that is killed in step 6
             shutil.copy(path, tmp_path / "killed.pt")
 
-    go_on(on_step=keep)
-    assert found == list(range(8))  # written after each step
-    done = []
-    assert same(go_on(path=tmp_path / "killed.pt", on_step=lambda *step: done.append(step)), uninterrupted[0])
-    assert len(done) == 3
+    resume(on_step=copy_checkpoint)
+    assert steps == list(range(8))  # written after each step
+    steps = []
+    assert same(resume(path=tmp_path / "killed.pt", on_step=lambda *step: steps.append(step)), uninterrupted[0])
+    assert len(steps) == 3
 
 
-def test_within_a_minute_a_checkpoint_is_written_at_rungs_alone(go_on, tmp_path):
-    path, found = tmp_path / "trial.pt", []
-    go_on(on_step=lambda *_: found.append(torch.load(path)["state"]["counts"][0] if path.exists() else 0))
+def test_within_a_minute_a_checkpoint_is_written_only_at_rungs(resume, tmp_path):
+    path, steps = tmp_path / "trial.pt", []
+    resume(on_step=lambda *_: steps.append(torch.load(path)["state"]["counts"][0] if path.exists() else 0))
     assert checkpoint.CHECKPOINT_S == 60
-    assert found == [0, 0, 2, 2, 4, 4, 4, 4]
+    assert steps == [0, 0, 2, 2, 4, 4, 4, 4]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_memory_found_and_the_time_spent_are_taken_up(go_on, monkeypatch):
+def test_a_resumed_training_keeps_its_micro_batch_and_its_seconds(resume, monkeypatch):
     original = trainer_module.Trainer.__init__
 
     def halved(self, *arguments):
@@ -255,8 +255,8 @@ def test_the_memory_found_and_the_time_spent_are_taken_up(go_on, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Pruned):
         patch.setattr(trainer_module.Trainer, "__init__", halved)
-        go_on(on_step=stopper(3))
-    trained = go_on()
+        resume(on_step=stopper(3))
+    trained = resume()
     assert trained.micro_batch == 2
     assert 1_000 < trained.seconds < 1_100
 
@@ -272,27 +272,27 @@ def test_the_memory_found_and_the_time_spent_are_taken_up(go_on, monkeypatch):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_a_checkpoint_of_another_training_is_refused_and_left(go_on, tmp_path, changed):
+def test_a_checkpoint_of_another_training_is_refused_and_unchanged(resume, tmp_path, changed):
     path = tmp_path / "trial.pt"
     with pytest.raises(Pruned):
-        go_on(on_step=stopper(1))
+        resume(on_step=stopper(1))
     before = path.read_bytes()
     with pytest.raises(
         CheckpointError, match=rf"^{re.escape(str(path))}: another configuration, expected a checkpoint"
     ):
-        go_on(**changed)
+        resume(**changed)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "weights", "bytes"])
-def test_a_file_that_is_no_checkpoint_is_refused_and_left(go_on, tmp_path, damage):
+def test_a_file_that_is_not_a_checkpoint_is_refused_and_unchanged(resume, tmp_path, damage):
     path = tmp_path / "trial.pt"
     with pytest.raises(Pruned):
-        go_on(on_step=stopper(1))
+        resume(on_step=stopper(1))
     whole = path.read_bytes()
     if damage == "weights":
         torch.save({"weights": torch.zeros(3)}, path)
-    elif damage == "bytes":  # of a weight, which torch.load believes: only the archive's checksums can tell
+    elif damage == "bytes":  # of a weight: torch.load would accept them, only the archive's checksums differ
         weight = torch.load(path, weights_only=True)["state"]["denoiser"]["network.encoder.1.0.0.weight"]
         inside = weight.permute(0, 2, 3, 1).numpy().tobytes()  # stored with the channels last
         assert inside in whole
@@ -301,28 +301,28 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_left(go_on, tmp_path, damag
         path.write_bytes({"cut": whole[:-300], "text": b"no checkpoint\n" * 9, "empty": b""}[damage])
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: \w+, expected a checkpoint of this training"):
-        go_on()
+        resume()
     assert path.read_bytes() == before
 
 
-def test_a_checkpoint_whose_state_does_not_fit_is_refused_and_left(go_on, tmp_path):
+def test_a_checkpoint_whose_state_does_not_fit_is_refused_and_unchanged(resume, tmp_path):
     path = tmp_path / "trial.pt"
     with pytest.raises(Pruned):
-        go_on(on_step=stopper(1))
+        resume(on_step=stopper(1))
     content = torch.load(path, weights_only=True)
-    # A generator of the GPU has 16 bytes of state: the training was begun on another device.
+    # A generator on a GPU has 16 bytes of state: a training that began on another device.
     content["state"]["mixtures"] = torch.zeros(16, dtype=torch.uint8)
     torch.save(content, path)
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=rf"^{re.escape(str(path))}: .*expected a checkpoint of this training"):
-        go_on()
+        resume()
     assert path.read_bytes() == before
 
 
-def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(go_on, uninterrupted, tmp_path, monkeypatch):
+def test_a_write_that_fails_half_way_keeps_the_previous_checkpoint(resume, uninterrupted, tmp_path, monkeypatch):
     path = tmp_path / "trial.pt"
     with pytest.raises(Pruned):
-        go_on(on_step=stopper(3))
+        resume(on_step=stopper(3))
     before = path.read_bytes()
 
     def fill_the_disk(_, partial):
@@ -331,9 +331,9 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(go_on, uninter
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
         patch.setattr(torch, "save", fill_the_disk)
-        go_on()
+        resume()
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
-    assert same(go_on(), uninterrupted[0])
+    assert same(resume(), uninterrupted[0])
 
 
 def test_without_a_checkpoint_nothing_is_written(small_corpus, short, tmp_path, monkeypatch):
