@@ -14,7 +14,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import count
 
-from quell_tuning.trials.budget import GRACE_S, MAX_REAPERS, REAP_EVERY, RENEW_S
+from quell_tuning.trials.budget import MAX_REAPERS, REAP_EVERY
+from quell_tuning.trials.lease_watch import GRACE_S, RENEW_S
 
 CYCLES = 3  # trials of each worker; of the first one, nothing is counted
 LONGEST_S = 900.0  # of a trial's training that is played through; what is left of it goes on alike

@@ -30,7 +30,8 @@ import optuna
 from on_paper import Call, Server, Trial, play
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import samplers
-from quell_tuning.trials.budget import GRACE_S, MAX_REAPERS, REAP_EVERY, RENEW_S, Budget
+from quell_tuning.trials.budget import MAX_REAPERS, REAP_EVERY, Budget
+from quell_tuning.trials.lease_watch import GRACE_S, RENEW_S
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.worker import StopRequest, work

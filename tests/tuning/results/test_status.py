@@ -16,11 +16,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.recordings import exclusions
-from quell_tuning.results import liveness, status
+from quell_tuning.results import status
+from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.status import line, show, summary
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
+from quell_tuning.trials.lease_watch import GRACE_S
 from quell_tuning.trials.worker_id import machine, worker_name
 from quell_tuning.workers.tune import Tune
 from quell_tuning.workspace.run_folder import RunFolder
@@ -183,20 +185,20 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     trial = running(study, worker="elsewhere:7:1", lease=[1, 0.1])
-    ears = liveness.Liveness()
+    liveness = Liveness()
 
     def look(seconds: float) -> tuple[bool | None, float | None]:
         nonlocal now
         now += seconds
-        (worker,) = summary(study, signs=ears)["workers"]
+        (worker,) = summary(study, signs=liveness)["workers"]
         return worker["alive"], worker["silent_s"]
 
     assert look(0) == (None, None)
     assert look(4) == (None, 4.0)
     trial.set_user_attr("lease", [2, 0.2])
     assert look(2) == (True, 0.0)
-    assert look(liveness.GRACE_S) == (True, liveness.GRACE_S)
-    assert look(1) == (False, liveness.GRACE_S + 1)
+    assert look(GRACE_S) == (True, GRACE_S)
+    assert look(1) == (False, GRACE_S + 1)
     trial.set_user_attr("lease", [3, 0.2])
     assert look(1) == (True, 0.0)
 

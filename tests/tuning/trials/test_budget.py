@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.trials import budget as module
+from quell_tuning.trials import lease_watch
 from quell_tuning.trials.budget import AHEAD, ATTEMPTS, MAX_REAPERS, REAP_EVERY, Budget
 from quell_tuning.trials.lease import Lease
 from quell_tuning.trials.ranking import is_lost
@@ -315,7 +315,7 @@ def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(stud
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the budget takes for the time, in seconds; to be set."""
     now = [1000.0]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(lease_watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
@@ -345,8 +345,8 @@ def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_bef
     storage.set_trial_state_values(
         trial_id_of(trial), TrialState.RUNNING
     )  # claimed by one that was killed there and then
-    assert module.GRACE_S < look_every_5_s(budget, clock) <= module.GRACE_S + 10
-    assert study.trials[0].user_attrs["lost"].startswith("whoever claimed it said nothing for")
+    assert lease_watch.GRACE_S < look_every_5_s(budget, clock) <= lease_watch.GRACE_S + 10
+    assert study.trials[0].user_attrs["lost"].startswith("the worker that claimed it was silent for")
 
 
 def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
@@ -354,7 +354,7 @@ def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
 ) -> None:
     budget = Budget(study, 1)
     elsewhere(budget)
-    assert module.GRACE_S < look_every_5_s(budget, clock) <= module.GRACE_S + 10
+    assert lease_watch.GRACE_S < look_every_5_s(budget, clock) <= lease_watch.GRACE_S + 10
     assert study.trials[0].state == TrialState.FAIL
 
 
@@ -407,7 +407,7 @@ def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, 
     assert [budget.watches(trial.number) for trial in left] == [True] * 4
     began, count = clock[0], 1
     while any(study.trials[trial.number].state == TrialState.RUNNING for trial in lost):
-        assert clock[0] - began < module.GRACE_S + 15
+        assert clock[0] - began < lease_watch.GRACE_S + 15
         clock[0] += 5
         count += 1
         renew(left, count)

@@ -161,7 +161,7 @@ def test_a_killed_worker_loses_its_attempt_but_not_the_trial(battered: Battered,
 def test_a_frozen_worker_that_wakes_up_drops_the_trial_that_another_one_has(battered: Battered) -> None:
     victim = battered.trials[battered.frozen.number]
     assert (victim.state.name, victim.value) == ("FAIL", None)
-    assert "said nothing for" in victim.user_attrs["lost"]
+    assert "was silent for" in victim.user_attrs["lost"]
     assert f"trial {victim.number} dropped: another worker has it" in battered.tune.logs()
     assert not battered.tune.runs.weights("tiny", victim.number).exists()
 

@@ -153,7 +153,7 @@ def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the
 
 def end_elsewhere(elsewhere: optuna.Study, running: RunningTrial) -> None:
     """Takes the worker for dead, as `quell_tuning.trials.budget` does."""
-    storage_of(elsewhere).set_trial_user_attr(trial_id_of(running.trial), "lost", "its worker said nothing for 31 s")
+    storage_of(elsewhere).set_trial_user_attr(trial_id_of(running.trial), "lost", "its worker was silent for 31 s")
     storage_of(elsewhere).set_trial_state_values(trial_id_of(running.trial), TrialState.FAIL)
 
 

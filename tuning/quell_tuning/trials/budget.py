@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning import environment
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
+from quell_tuning.trials.lease_watch import RENEW_S, LeaseWatch
 from quell_tuning.trials.ranking import is_lost
-from quell_tuning.trials.worker_id import runs_here, shown, worker_name
+from quell_tuning.trials.worker_id import worker_name
 
 # A configuration that took its worker down this often is at fault itself.
 ATTEMPTS = 3
@@ -31,10 +30,6 @@ ATTEMPTS = 3
 SAME_FAILURES = 5
 # Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
 AHEAD = 8
-# A worker says this often that it is alive (`quell_tuning.trials.lease`), and is taken for dead after this long without
-# a word.
-GRACE_S = environment.GRACE_S.seconds()
-RENEW_S = GRACE_S / 6
 # Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
 # workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
 MAX_REAPERS = 8
@@ -108,10 +103,7 @@ class Budget:
         self.study = study
         self.storage = storage
         self.trials = trials
-        self._last_signs: dict[int, object] = {}  # of running trials: who runs them, and the last word
-        self._silent_s: dict[int, float] = {}  # for how long that has been the same, by our own clock
-        self._looked = time.monotonic()
-        self._lively: list[int] = []  # running trials that said something since the look before the last
+        self._watch = LeaseWatch(away_s=MISSED_LOOKS * RENEW_S)
 
     def slots(self) -> Slots:
         return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
@@ -125,7 +117,7 @@ class Budget:
         """
         slots = self.slots()
         reaped = self._reap(slots)
-        first = own is None or own in self._lively[:1]
+        first = own is None or own in self._watch.renewed[:1]
         if reaped or (first and (slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD))):
             self.enqueue_missing()
             slots = self.slots()
@@ -133,7 +125,7 @@ class Budget:
 
     def watches(self, number: int) -> bool:
         """Whether the worker of a running trial is one of WATCHMEN, by the last look. Who says nothing is none."""
-        return number in self._lively[:MAX_REAPERS]
+        return number in self._watch.renewed[:MAX_REAPERS]
 
     def enqueue_missing(self) -> None:
         """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
@@ -210,40 +202,16 @@ class Budget:
         return self._reap(self.slots())
 
     def _reap(self, slots: Slots) -> list[int]:
-        self._listen(slots.running)
+        self._watch.look(slots.running)
         reaped = []
         for trial in slots.running:
-            reason = self._gone(trial)
+            reason = self._watch.lost(trial)
             if reason:
                 again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
                 with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another one was faster
                     self._end(trial, reason, again)
                     reaped.append(trial.number)
         return reaped
-
-    def _listen(self, running: Sequence[FrozenTrial]) -> None:
-        now = time.monotonic()
-        passed, self._looked = now - self._looked, now
-        # We did not look for a while, frozen or without the database, nor could the others write: all begin anew.
-        away = passed > MISSED_LOOKS * RENEW_S
-        signs = {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running}
-        self._silent_s = {
-            number: self._silent_s[number] + passed if self._last_signs.get(number) == sign and not away else 0.0
-            for number, sign in signs.items()
-        }
-        self._lively = [number for number, sign in signs.items() if self._last_signs.get(number) != sign]
-        self._last_signs = dict(signs)
-
-    def _gone(self, trial: FrozenTrial) -> str:
-        """Why nobody runs this running trial; empty when somebody does, or may."""
-        if trial.user_attrs.get("worker"):
-            who = f"its worker {shown(trial.user_attrs['worker'])}"
-            if runs_here(trial.user_attrs["worker"]) is False:
-                return f"{who} ended"
-        else:  # killed between claiming the trial and writing its name on it
-            who = "whoever claimed it"
-        silent = self._silent_s[trial.number]
-        return f"{who} said nothing for {silent:.0f} s" if silent > GRACE_S else ""
 
     def _end(self, trial: FrozenTrial, reason: str, again: bool) -> None:
         error = trial.user_attrs.get("error")  # a bug, or a full disk: the worker's last words

@@ -17,7 +17,8 @@ import optuna
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.optuna_private import trial_id_of
-from quell_tuning.trials.budget import REAP_EVERY, RENEW_S, Budget
+from quell_tuning.trials.budget import REAP_EVERY, Budget
+from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 

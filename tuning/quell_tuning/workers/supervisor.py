@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from quell_tuning.errors import StorageError, TrialsFailed
-from quell_tuning.trials.budget import RENEW_S, Budget, Slots
+from quell_tuning.trials.budget import Budget, Slots
+from quell_tuning.trials.lease_watch import RENEW_S
 from quell_tuning.workers.live_view import LiveView
 
 POLL_S = 0.5

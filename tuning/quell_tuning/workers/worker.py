@@ -15,8 +15,9 @@ import optuna
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
-from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, RENEW_S, Budget
+from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, Budget
 from quell_tuning.trials.lease import DuplicateTrial, Lease, RunningTrial
+from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 
