@@ -1,4 +1,4 @@
-"""A report holds everything that it shows, runs nothing that comes from the study, and says what the study says."""
+"""The report: a page that loads nothing, runs no text of the study, and shows what the study holds."""
 
 import base64
 import hashlib
@@ -39,7 +39,7 @@ DISTRIBUTIONS = {"depth": IntDistribution(2, 6), "dropout": FloatDistribution(0,
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, scripts and styles, the text that is read, tables; all tags must be closed."""
+    """A parsed page: tags with attributes, scripts and styles, text, tables. All tags must be closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def decoded(uri: str) -> tuple[str, bytes]:
 
 
 class Fabricated:
-    """A study with trials that were never trained, whose sounds and pictures are small but real."""
+    """A study of untrained trials with small real sounds and pictures."""
 
     def __init__(self, spec: dict[str, Any], folder: Path, name: str = "office", directions: int = 1) -> None:
         storage = optuna.storages.InMemoryStorage()
@@ -179,7 +179,7 @@ def fabricated(tiny_spec, tmp_path: Path) -> Callable[..., Fabricated]:
 
 @pytest.fixture(scope="module")
 def whole(tiny_spec, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fabricated, str]:
-    """A study with all that a study may have, and its report."""
+    """A study with everything that a study may hold, and its report."""
     made = Fabricated(tiny_spec().resolved(), tmp_path_factory.mktemp("whole"))
     made.show()
     for score in (7.0, 9.0, 8.0, 9.5):
@@ -196,7 +196,7 @@ def whole(tiny_spec, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fabricat
     return made, path.read_text(encoding="utf-8")
 
 
-def test_a_page_asks_for_nothing_outside_of_itself(whole: tuple[Fabricated, str]) -> None:
+def test_a_page_loads_nothing_from_outside(whole: tuple[Fabricated, str]) -> None:
     page = Page(whole[1])
     for found in page.attributes("src", "href", "action", "poster", "data", "srcset", "background"):
         assert found.startswith(("data:image/", "data:audio/", "#"))
@@ -205,7 +205,7 @@ def test_a_page_asks_for_nothing_outside_of_itself(whole: tuple[Fabricated, str]
     assert "style" not in {name for _, found in page.tags for name in found}
 
 
-def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else(whole: tuple[Fabricated, str]) -> None:
+def test_its_policy_allows_only_its_own_script_and_style(whole: tuple[Fabricated, str]) -> None:
     page = Page(whole[1])
     policy = next(str(found["content"]) for _, found in page.tags if "http-equiv" in found)
     known = dict(rule.split(" ", 1) for rule in policy.split("; "))
@@ -217,7 +217,7 @@ def test_its_policy_lets_its_own_script_and_style_run_and_nothing_else(whole: tu
         assert known[f"{kind}-src"] == f"'sha256-{digest}'"
 
 
-def test_sounds_come_sample_for_sample_and_pictures_byte_for_byte(whole: tuple[Fabricated, str]) -> None:
+def test_sounds_are_equal_sample_for_sample_and_pictures_byte_for_byte(whole: tuple[Fabricated, str]) -> None:
     made, text = whole
     page = Page(text)
     trials = made.study.trials
@@ -238,7 +238,7 @@ def samples(sound: bytes) -> tuple[int, bytes]:
     return rate, found.tobytes()
 
 
-def test_sounds_that_are_not_16_bit_come_as_they_are(fabricated: Callable[..., Fabricated]) -> None:
+def test_sounds_that_are_not_16_bit_stay_wav(fabricated: Callable[..., Fabricated]) -> None:
     made = fabricated()
     made.show(subtype="PCM_24")
     made.add(7.0, gallery=made.gallery())
@@ -247,7 +247,7 @@ def test_sounds_that_are_not_16_bit_come_as_they_are(fabricated: Callable[..., F
     assert kinds.count("audio/flac") == 4
 
 
-def test_the_leaderboard_has_the_order_of_the_best_trials_and_no_infeasible_one(whole: tuple[Fabricated, str]) -> None:
+def test_the_leaderboard_has_the_best_trials_in_order_and_no_infeasible_one(whole: tuple[Fabricated, str]) -> None:
     made, text = whole
     page = Page(text)
     table = [row for row in page.rows["Leaderboard"][2:] if len(row) > 2]
@@ -260,7 +260,7 @@ def test_the_leaderboard_has_the_order_of_the_best_trials_and_no_infeasible_one(
     assert "93.1" in page.read
 
 
-def test_the_best_presets_are_those_beside_the_search_too(fabricated: Callable[..., Fabricated]) -> None:
+def test_presets_of_the_study_beside_the_search_are_included(fabricated: Callable[..., Fabricated]) -> None:
     made = fabricated()
     made.add(7.0)
     made.add(6.0, preset="compressed-unet")
@@ -277,7 +277,7 @@ def test_the_best_presets_are_those_beside_the_search_too(fabricated: Callable[.
     assert table[-1] == ["trial 1 of office-presets, complete, but SI-SDR 0.50 dB below the noisy input's"]
 
 
-def test_whatever_comes_from_the_study_is_text(fabricated: Callable[..., Fabricated]) -> None:
+def test_text_of_the_study_is_escaped(fabricated: Callable[..., Fabricated]) -> None:
     def page(word: str) -> Page:
         made = fabricated(word)
         made.show(label=word)
@@ -297,7 +297,7 @@ def test_whatever_comes_from_the_study_is_text(fabricated: Callable[..., Fabrica
     assert hostile.read.count(HOSTILE) == harmless.read.count("harmless") > 10
 
 
-def test_without_sounds_a_page_is_whole_and_says_so(fabricated: Callable[..., Fabricated]) -> None:
+def test_a_page_without_sounds_says_so(fabricated: Callable[..., Fabricated]) -> None:
     made = fabricated()
     made.add(7.0)
     page = made.page()
@@ -306,7 +306,7 @@ def test_without_sounds_a_page_is_whole_and_says_so(fabricated: Callable[..., Fa
     assert page.rows["Leaderboard"][2][1] == "0"
 
 
-def test_what_is_gone_from_the_store_is_left_out_and_counted(fabricated: Callable[..., Fabricated]) -> None:
+def test_files_missing_in_the_store_are_left_out_and_counted(fabricated: Callable[..., Fabricated]) -> None:
     made = fabricated()
     made.show()
     for score in (7.0, 6.0):
@@ -315,7 +315,7 @@ def test_what_is_gone_from_the_store_is_left_out_and_counted(fabricated: Callabl
     for artifact in (first[1]["denoised"], second[0]["picture"], made.study.user_attrs["showcase"][2]["clean"]):
         made.store.remove(artifact)
     page = made.page()
-    assert "3 of the sounds and pictures are not in the artifact store" in page.read
+    assert "3 of the sounds and pictures are missing in the artifact store" in page.read
     kinds = [decoded(uri)[0] for uri in page.attributes("src")]
     assert kinds.count("audio/flac") == 3 * 3  # of three clips, as the second trial has them all
     assert kinds.count("image/png") == 2
@@ -323,7 +323,9 @@ def test_what_is_gone_from_the_store_is_left_out_and_counted(fabricated: Callabl
     assert "Denoised by trial 1" in page.read
 
 
-def test_equal_trials_are_heard_once_and_none_when_none_is_wanted(fabricated: Callable[..., Fabricated]) -> None:
+def test_duplicates_have_their_sounds_once_and_listen_0_leaves_out_all_sounds(
+    fabricated: Callable[..., Fabricated],
+) -> None:
     made = fabricated()
     made.show()
     sounds = made.gallery()
@@ -331,12 +333,12 @@ def test_equal_trials_are_heard_once_and_none_when_none_is_wanted(fabricated: Ca
     made.add(7.0, gallery=sounds, same_as=0)
     made.add(6.0, gallery=made.gallery())
     content = Content(made.study, 10)
-    heard = gallery(content, made.store, 2, lambda *_: None).rows
-    assert [row.number for row in heard] == [0, 2]
+    rows = gallery(content, made.store, 2, lambda *_: None).rows
+    assert [row.number for row in rows] == [0, 2]
     assert not made.page(listen=0).attributes("src")
 
 
-def test_a_study_without_finished_trials_gives_a_page_that_says_so(
+def test_a_page_of_a_study_without_finished_trials_says_so(
     fabricated: Callable[..., Fabricated], tmp_path: Path
 ) -> None:
     made = fabricated()
@@ -348,7 +350,7 @@ def test_a_study_without_finished_trials_gives_a_page_that_says_so(
     assert re.fullmatch(r"study office, best 0 trials, no sounds, \d+ kB", line)
 
 
-def test_a_page_tells_how_many_recordings_were_left_out(fabricated: Callable[..., Fabricated], tmp_path: Path) -> None:
+def test_a_page_shows_how_many_recordings_were_left_out(fabricated: Callable[..., Fabricated], tmp_path: Path) -> None:
     made = fabricated()
     made.study.set_user_attr("skipped", ["clean/a.wav", "noise/b.wav"])
     write(made.study, made.store, tmp_path / "r.html", 10, 3, QUIET)
@@ -365,12 +367,12 @@ def test_of_several_scores_a_page_shows_the_front(fabricated: Callable[..., Fabr
     drawn = {plot.name: plot for plot in plots(content, lambda *_: None)}
     page = Page(render(content, gallery(content, made.store, 3, lambda *_: None), list(drawn.values())))
     assert [row[1] for row in page.rows["Leaderboard"][2:] if len(row) > 2] == ["1", "0"]
-    assert "The front" in page.read
+    assert "Pareto front" in page.read
     assert "the highest SI-SDR at the fewest multiply-accumulates on" in page.read
     assert all(plot.picture for plot in drawn.values())
 
 
-def test_the_same_study_gives_the_same_pictures_and_every_one_is_said_in_words(whole: tuple[Fabricated, str]) -> None:
+def test_the_same_study_gives_the_same_plots_and_each_has_a_description(whole: tuple[Fabricated, str]) -> None:
     first, second = (list(plots(Content(whole[0].study, 10), lambda *_: None)) for _ in range(2))
     assert first == second
     assert len(first) == 5
@@ -378,8 +380,8 @@ def test_the_same_study_gives_the_same_pictures_and_every_one_is_said_in_words(w
         kind, content = decoded(plot.picture)
         assert kind == "image/svg+xml"
         assert len(content) < 150_000
-        assert len(plot.said) > 20
-    said = {plot.name: plot.said for plot in first}
+        assert len(plot.description) > 20
+    said = {plot.name: plot.description for plot in first}
     assert said["Quality by noise level"] == f"SI-SDR (dB) of trial 3: 9.50 at {MINUS}5 dB, 9.50 at 10 dB"
     assert (
         said["Progress of the search"] == "Best SI-SDR (dB): 7.000 after 0.02 h, 9.000 after 0.03 h, 9.500 after 0.07 h"
@@ -399,7 +401,7 @@ def test_importance_needs_trials_that_differ_and_leaves_out_infeasible_ones(
     assert plot.caption.startswith("What separates the best 50% of 2 complete trials")
 
 
-def test_a_file_that_exists_is_replaced_only_when_asked_to_and_as_a_whole(
+def test_an_existing_file_is_replaced_only_with_overwrite_and_atomically(
     fabricated: Callable[..., Fabricated], tmp_path: Path
 ) -> None:
     made, path = fabricated(), tmp_path / "r.html"

@@ -1,4 +1,4 @@
-"""A report in a browser, opened as a file: sounds run in step, keys and buttons switch them, nothing else runs."""
+"""A report opened as a file in a browser: sounds stay in step, keys and buttons switch them, nothing else runs."""
 
 import io
 import shutil
@@ -88,7 +88,7 @@ def state(page: Any) -> dict[str, Any]:
     return found | {"position": float(found["position"])}
 
 
-def test_keys_switch_the_sound_and_the_position_goes_on(page: Any, wait_for: Callable[..., Any]) -> None:
+def test_keys_switch_the_sound_and_keep_the_position(page: Any, wait_for: Callable[..., Any]) -> None:
     page.keyboard.press("Space")
     wait_for(lambda: state(page)["playing"] == "true" and state(page)["position"] > 0.2)
     assert state(page)["heard"] == "denoised 0"
@@ -108,7 +108,7 @@ def test_keys_switch_the_sound_and_the_position_goes_on(page: Any, wait_for: Cal
     assert state(page)["position"] == paused["position"]
 
 
-def test_arrows_seek_and_choose_clips_and_another_trial_is_heard_at_the_same_position(page: Any) -> None:
+def test_arrows_seek_and_choose_clips_and_another_trial_keeps_the_position(page: Any) -> None:
     page.locator(".sounds .noisy").click()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
@@ -149,7 +149,7 @@ def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_without_javascript_every_sound_has_a_player_of_its_own(browser: Any, report: str) -> None:
+def test_without_javascript_each_sound_has_its_own_player(browser: Any, report: str) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto(report)
     assert page.locator("audio:visible").count() == 2 * (2 + 2)

@@ -1,12 +1,10 @@
-"""What a report says, read from a study once: rows of its tables, its facts, the trials behind its plots."""
+"""The content of a report, read from a study once: its facts, the rows of its tables, the trials behind its plots."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import optuna
@@ -17,93 +15,60 @@ from quell_tuning.formatting import COSTS, SCORED_COSTS, plain, title
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.report import formatting
 from quell_tuning.results.costs import infeasible
-from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds
+from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds, state_name
 from quell_tuning.study.parameters import configuration, domain, one_line
 from quell_tuning.trials.ranking import feasible, is_lost
 
 
-@dataclass(frozen=True)
 class Row:
-    """A trial as tables and plots show it."""
+    """A trial as tables and plots show it.
 
-    study: str
-    trial: FrozenTrial
-    noisy: Mapping[str, float]  # metric -> mean of the unprocessed mixtures
+    Args:
+        noisy: metric -> mean of the noisy mixtures.
+    """
 
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
-    def preset(self) -> str:
-        return str(self.trial.user_attrs.get("preset", ""))
-
-    @property
-    def label(self) -> str:
-        return self.preset or f"trial {self.number}"
-
-    @property
-    def ranks(self) -> bool:
-        """Whether it is complete and keeps to all constraints."""
-        return self.trial.state == TrialState.COMPLETE and feasible(self.trial)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return dict(self.trial.user_attrs.get("metrics", {}))
-
-    @property
-    def by_snr(self) -> dict[str, dict[str, float]]:
-        return dict(self.trial.user_attrs.get("by_snr", {}))
-
-    @property
-    def worse(self) -> dict[str, float]:
-        """Metric -> share of clips made worse."""
-        return dict(self.trial.user_attrs.get("worse", {}))
-
-    @property
-    def cost(self) -> dict[str, Any]:
-        return dict(self.trial.user_attrs.get("cost", {}))
-
-    @property
-    def gallery(self) -> list[dict[str, Any]]:
-        return list(self.trial.user_attrs.get("gallery", []))
-
-    @property
-    def seconds(self) -> float:
-        return seconds(self.trial)
+    def __init__(self, study: str, trial: FrozenTrial, noisy: Mapping[str, float]) -> None:
+        attributes = trial.user_attrs
+        self.study, self.trial, self.noisy = study, trial, noisy
+        self.number = trial.number
+        self.preset: str = attributes.get("preset", "")
+        self.label = self.preset or f"trial {trial.number}"
+        self.complete = state_name(trial) == "complete"  # and feasible
+        self.metrics: dict[str, float] = attributes.get("metrics", {})
+        self.by_snr: dict[str, dict[str, float]] = attributes.get("by_snr", {})
+        self.worse: dict[str, float] = attributes.get("worse", {})  # metric -> share of clips made worse
+        self.cost: dict[str, Any] = attributes.get("cost", {})
+        self.gallery: list[dict[str, Any]] = attributes.get("gallery", [])
+        self.seconds = seconds(trial)
+        self.configs = attributes.get("denoiser", {}), attributes.get("training", {})
 
     @property
     def configuration(self) -> list[tuple[str, str]]:
-        return configuration(*self._configs)
+        return configuration(*self.configs)
 
     @property
-    def short(self) -> str:
+    def one_line(self) -> str:
         """The configuration in one line."""
-        return one_line(*self._configs)
-
-    @property
-    def _configs(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.trial.user_attrs.get("denoiser", {}), self.trial.user_attrs.get("training", {})
+        return one_line(*self.configs)
 
     @property
     def state(self) -> str:
-        """How it ended, with the reason where it cannot be compared."""
+        """The trial's state, with the reason where it cannot be compared."""
         key = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failure"}.get(self.trial.state, "")
-        reason, broken = str(self.trial.user_attrs.get(key, "")), infeasible(self.trial)
-        told = f": {reason}" if reason else f", but {broken}" if broken else ""
-        return self.trial.state.name.lower() + told
+        reason, excess = self.trial.user_attrs.get(key, ""), infeasible(self.trial)
+        return self.trial.state.name.lower() + (f": {reason}" if reason else f", but {excess}" if excess else "")
 
     def gain(self, name: str) -> float | None:
-        """Of a metric over the noisy input; None where one is not known."""
+        """Gain of a metric over the noisy input; None where one of them is missing."""
         return gains(self.metrics, self.noisy).get(name)
 
     def over(self, other: Row | None, name: str) -> float | None:
-        """Of a metric over another trial; None where one is not known."""
-        return None if other is None else gains(self.metrics, other.metrics).get(name)
+        """Gain of a metric over another trial; None where one of them is missing."""
+        return gains(self.metrics, other.metrics).get(name) if other else None
 
 
 class Content:
-    """What is stored of a study, in the words of the page.
+    """A study as the page shows it.
 
     Args:
         best: length of the leaderboard.
@@ -114,12 +79,19 @@ class Content:
         self.name, self.metric = self.snapshot.name, self.snapshot.metric
         self.attributes = self.snapshot.attributes
         self.spec: dict[str, Any] = self.attributes["spec"]
-        self.noisy: dict[str, float] = self.attributes.get("noisy", {})
+        self.noisy = self.snapshot.noisy
+        self.noisy_by_snr: dict[str, dict[str, float]] = self.attributes.get("noisy_by_snr", {})
+        self.minutes: dict[str, dict[str, float]] = self.attributes.get("minutes", {})  # of speech and noise, by split
         self.trials = [trial for trial in self.snapshot.trials if not is_lost(trial)]
         self.leaderboard = [self.row(trial) for trial in self.snapshot.ranked[:best]]
+        self.best = self.leaderboard[0] if self.leaderboard else None
         self.presets = [self.row(preset.trial, preset.study) for preset in self.snapshot.presets]
-        self.trials_wanted = int(self.attributes.get("trials", len(self.trials)))
-        self.hours = hours(self.snapshot.trials, self.trials_wanted)
+        self.best_preset = self.presets[0] if self.snapshot.best_preset else None
+        # Metrics, the score first; SNRs of the best trial in dB, ascending.
+        self.metrics = list(dict.fromkeys([self.metric, *(self.best.metrics if self.best else ()), *self.noisy]))
+        self.snrs = sorted(self.best.by_snr, key=float) if self.best else []
+        self.planned_trials = int(self.attributes.get("trials", len(self.trials)))
+        self.hours = hours(self.snapshot.trials, self.planned_trials)
         self.quell = quell.__version__
         self.written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
@@ -127,41 +99,27 @@ class Content:
         return Row(study or self.name, trial, self.noisy)
 
     @property
-    def best(self) -> Row | None:
-        return next(iter(self.leaderboard), None)
-
-    @property
-    def best_preset(self) -> Row | None:
-        return next((row for row in self.presets if row.ranks), None)
-
-    @property
     def rival(self) -> Row | None:
-        """The best preset, where it is not the best trial itself."""
-        known = self.best is not None and self.snapshot.rival(self.best.trial) is not None
-        return self.best_preset if known else None
-
-    @cached_property
-    def metrics(self) -> list[str]:
-        """The score's own first."""
-        return list(dict.fromkeys([self.metric, *(self.best.metrics if self.best else ()), *self.noisy]))
+        """The best preset, unless it is the best trial itself."""
+        return self.best_preset if self.best and self.snapshot.rival(self.best.trial) else None
 
     @property
     def sentence(self) -> str:
-        """What is searched."""
-        wanted = f"the highest {plain(self.metric)}"
+        """What is searched for, in one sentence."""
+        goal = f"the highest {plain(self.metric)}"
         if self.costs:
-            wanted += f" at the fewest {formatting.listed(self.costs)}"
+            goal += f" at the fewest {formatting.listed(self.costs)}"
         names = formatting.listed(map(formatting.parameter, self.searched)) or "nothing but the presets"
         low, high = map(formatting.decibels, self.spec["corpus"]["snr_db"])
         return (
-            f"A search for the speech denoiser with {wanted} on mixtures at {low} to {high} SNR, "
+            f"A search for the speech denoiser with {goal} on mixtures at {low} to {high} SNR, "
             f"{self.spec['corpus']['sample_rate'] / 1000:g}\N{NO-BREAK SPACE}kHz, over {names}"
             + (f", within {self.limits}." if self.limits else ".")
         )
 
     @property
     def costs(self) -> list[str]:
-        """The scores that are to be low."""
+        """Names of the scores that are minimised."""
         return [COSTS[SCORED_COSTS[name]].name for name in self.snapshot.scores[1:]]
 
     @property
@@ -171,7 +129,8 @@ class Content:
 
     @property
     def states(self) -> str:
-        counts = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in self.trials)
+        """Number of trials by state."""
+        counts = Counter(map(state_name, self.trials))
         counts["failed"] = counts.pop("fail", 0)
         return ", ".join(f"{counts[name]} {name}" for name in sorted(counts) if counts[name]) or "none yet"
 
@@ -187,7 +146,7 @@ class Content:
 
     @property
     def searched(self) -> dict[str, str]:
-        """Parameter -> what it was searched over."""
+        """Parameter -> its domain."""
         search: Mapping[str, Any] = self.spec.get("search", {})
         return {name: domain(name, values) for name, values in search.items() if isinstance(values, dict)}
 
@@ -196,24 +155,11 @@ class Content:
         return formatting.listed(formatting.limits(self.spec.get("limits", {})))
 
     @property
-    def snrs(self) -> list[str]:
-        """SNRs in dB at which the best trial was scored, ascending."""
-        return sorted(self.best.by_snr, key=float) if self.best else []
-
-    @property
-    def noisy_by_snr(self) -> dict[str, dict[str, float]]:
-        return dict(self.attributes.get("noisy_by_snr", {}))
-
-    @property
-    def minutes(self) -> dict[str, dict[str, float]]:
-        """Split -> minutes of clean speech and of noise."""
-        return dict(self.attributes.get("minutes", {}))
-
-    @property
     def confirmed(self) -> str:
-        """Which trial won over several seeds; empty where none was confirmed."""
-        found = self.attributes.get("confirmed")
-        if not found:
+        """The trial that won over several seeds; empty where none was confirmed."""
+        confirmed = self.attributes.get("confirmed")
+        if not confirmed:
             return ""
-        mean = formatting.number(self.metric, found["means"][str(found["winner"])])
-        return f"Over several seeds, trial {found['winner']} won: mean {plain(self.metric)} {mean}."
+        winner = confirmed["winner"]
+        mean = formatting.number(self.metric, confirmed["means"][str(winner)])
+        return f"Over several seeds, trial {winner} won: mean {plain(self.metric)} {mean}."

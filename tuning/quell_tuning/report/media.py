@@ -1,4 +1,4 @@
-"""The sounds and pictures of a report, out of the artifact store and into the page."""
+"""The sounds and pictures of a report, read from the artifact store as data URIs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DenoisedClip:
-    """What one trial made of a clip."""
+    """A clip as one trial denoised it."""
 
     row: Row
     sound: str  # data URI
@@ -29,7 +29,7 @@ class DenoisedClip:
 
 @dataclass(frozen=True)
 class ReportClip:
-    """A mixture of the validation split, and what the trials made of it."""
+    """A mixture of the validation split, noisy, clean and denoised."""
 
     label: str
     snr_db: float
@@ -37,79 +37,79 @@ class ReportClip:
     noisy: str  # data URI
     clean: str  # data URI
     scores: dict[str, float]  # of the noisy mixture
-    takes: list[DenoisedClip]
+    denoised: list[DenoisedClip]
 
 
 @dataclass(frozen=True)
 class Gallery:
+    """The player's clips."""
+
     clips: list[ReportClip]
-    rows: list[Row]  # whose takes every clip has, in this order
-    missing: int  # files that the artifact store should have, and has not
+    rows: list[Row]  # trials of each clip's `denoised`
+    missing: int  # files that the artifact store lacks
 
 
-def heard(content: Content, listen: int) -> list[Row]:
-    """The best `listen` trials that have sounds, of equal trials the first, and the best preset."""
-    found: dict[str, Row] = {}
+def with_sounds(content: Content, listen: int) -> list[Row]:
+    """The best `listen` trials that have sounds, and the best preset; of duplicates only the first."""
+    rows: dict[str, Row] = {}
     for row in content.leaderboard:
-        if len(found) < listen and row.gallery:
-            found.setdefault(str(row.gallery), row)
+        if len(rows) < listen and row.gallery:
+            rows.setdefault(str(row.gallery), row)
     preset = content.best_preset
     if listen and preset is not None and preset.gallery:
-        found.setdefault(str(preset.gallery), preset)
-    return list(found.values())
+        rows.setdefault(str(preset.gallery), preset)
+    return list(rows.values())
 
 
 def gallery(content: Content, store: ArtifactStore, listen: int, move: Callable[[int, int], None]) -> Gallery:
-    """The showcase with the sounds of the best `listen` trials and of the best preset.
-
-    Args:
-        move: called with (clips done, of how many).
-    """
-    files, wanted, showcase = _Files(store), heard(content, listen), content.attributes.get("showcase", [])
-    takes = [[take for made in row.gallery if (take := files.take(row, made))] for row in wanted]
-    whole = [found for found in takes if len(found) == len(showcase)]  # another one would be silent at some clip
-    clips = []
-    for index, shown in enumerate(showcase if whole else []):
-        noisy, clean = files.sound(shown["noisy"]), files.sound(shown["clean"])
+    """The study's showcase, denoised by the trials of `with_sounds`."""
+    files, showcase = _Files(store), content.attributes.get("showcase", [])
+    denoised = [
+        [clip for stored in row.gallery if (clip := files.denoised(row, stored))]
+        for row in with_sounds(content, listen)
+    ]
+    whole = [clips for clips in denoised if len(clips) == len(showcase)]  # with a missing clip the player has gaps
+    report_clips = []
+    for index, stored in enumerate(showcase if whole else []):
+        noisy, clean = files.sound(stored["noisy"]), files.sound(stored["clean"])
         if noisy and clean:
-            kept = [found[index] for found in whole]
-            known = (shown["label"], shown["snr_db"], shown["seconds"], noisy, clean, shown.get("scores", {}))
-            clips.append(ReportClip(*known, kept))
+            about = (stored["label"], stored["snr_db"], stored["seconds"], noisy, clean, stored.get("scores", {}))
+            report_clips.append(ReportClip(*about, [clips[index] for clips in whole]))
         move(index + 1, len(showcase))
-    return Gallery(clips, [take.row for take in clips[0].takes] if clips else [], files.missing)
+    return Gallery(report_clips, [clips[0].row for clips in whole] if report_clips else [], files.missing)
 
 
 class _Files:
-    """Files of an artifact store; those that are not there are counted."""
+    """Files of an artifact store; counts the missing ones."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self.store = store
         self.missing = 0
 
-    def take(self, row: Row, made: dict[str, Any]) -> DenoisedClip | None:
-        sound, picture = self.sound(made["denoised"]), self.read(made["picture"])
-        return DenoisedClip(row, sound, data_uri("image/png", picture), made.get("scores", {})) if sound else None
+    def denoised(self, row: Row, stored: dict[str, Any]) -> DenoisedClip | None:
+        sound, picture = self.sound(stored["denoised"]), self.read(stored["picture"])
+        return DenoisedClip(row, sound, data_uri("image/png", picture), stored.get("scores", {})) if sound else None
 
     def sound(self, artifact: str) -> str:
-        """A data URI; empty where there is none."""
+        """The sound as a data URI; empty where it is missing."""
         wav = self.read(artifact)
-        return data_uri(*_packed(wav)) if wav else ""
+        return data_uri(*_compressed(wav)) if wav else ""
 
     def read(self, artifact: str) -> bytes:
-        """What the file holds; nothing where there is none."""
+        """The content of a file; empty where it is missing."""
         try:
             with self.store.open_reader(artifact) as file:
                 return file.read()
-        except (ArtifactNotFound, ValueError):  # ValueError: an id that is none
+        except (ArtifactNotFound, ValueError):  # ValueError: not the id of an artifact
             self.missing += 1
             return b""
 
 
-def _packed(wav: bytes) -> tuple[str, bytes]:
-    """MIME type and bytes: FLAC of 16-bit samples, else the WAV as it is.
+def _compressed(wav: bytes) -> tuple[str, bytes]:
+    """MIME type and bytes: FLAC for 16-bit samples, else the WAV unchanged.
 
-    FLAC loses nothing, takes about half of the room, and is decoded by Chromium, Firefox and Safari to exactly as many
-    samples, so that sounds stay in step; what MP3, AAC or Opus add to the ends differs by browser.
+    FLAC is lossless, takes about half the size, and Chromium, Firefox and Safari decode it to the same number of
+    samples, so that sounds stay in step; the padding of MP3, AAC and Opus differs between browsers.
     """
     try:
         with soundfile.SoundFile(io.BytesIO(wav)) as file:
@@ -118,9 +118,9 @@ def _packed(wav: bytes) -> tuple[str, bytes]:
             samples, rate = file.read(dtype="int16"), file.samplerate
     except soundfile.LibsndfileError:
         return "audio/wav", wav
-    packed = io.BytesIO()
-    soundfile.write(packed, samples, rate, format="FLAC", subtype="PCM_16")
-    return "audio/flac", packed.getvalue()
+    flac = io.BytesIO()
+    soundfile.write(flac, samples, rate, format="FLAC", subtype="PCM_16")
+    return "audio/flac", flac.getvalue()
 
 
 def data_uri(kind: str, content: bytes) -> str:

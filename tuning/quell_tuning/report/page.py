@@ -1,4 +1,4 @@
-"""The report's page: template, style and script into one file."""
+"""`quell report`: template, style and script rendered to one HTML file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from quell.atomic import replacing
+from quell_tuning import progress
 from quell_tuning.errors import TuningError
 from quell_tuning.formatting import cost_number, parameter_value, plain, title
 from quell_tuning.report import formatting
 from quell_tuning.report.content import Content
-from quell_tuning.report.media import Gallery
-from quell_tuning.report.plots import Plot
+from quell_tuning.report.media import Gallery, gallery
+from quell_tuning.report.plots import Plot, plots
 
 if TYPE_CHECKING:
     import optuna
@@ -38,7 +40,7 @@ FUNCTIONS: dict[str, Callable[..., str]] = {"number": formatting.number, "cost_n
 
 
 def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
-    """The page. Whatever comes from the study is escaped, and a policy lets nothing run that is not ours."""
+    """The page. Text from the study is escaped, and the policy lets only our script run."""
     folder = files("quell_tuning.report")
     style, script, template = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html")
@@ -57,7 +59,7 @@ def render(content: Content, gallery: Gallery, plots: list[Plot]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """A Content-Security-Policy: nothing from anywhere, sounds and pictures inside the page, these two texts."""
+    """A Content-Security-Policy: nothing from any server, only data URIs, this style and this script."""
     style_hash, script_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
     )
@@ -68,7 +70,11 @@ def _policy(style: str, script: str) -> str:
 
 
 def check(path: Path, overwrite: bool) -> None:
-    """Raises TuningError where `write` must not or could not write."""
+    """Checks, before the work, that `write` can write.
+
+    Raises:
+        TuningError: it cannot.
+    """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise TuningError(f"{path}: not a file in a folder that exists, expected one; give another -o")
     if path.exists() and not overwrite:
@@ -76,26 +82,19 @@ def check(path: Path, overwrite: bool) -> None:
 
 
 def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, listen: int, console: Console) -> str:
-    """Writes the page and returns a line on what is in it. A study without finished trials gives a page that says so.
+    """Writes the page and returns its summary in one line. A page of a study without finished trials says so.
 
-    A page has 0.4 MB without sounds, 0.9 MB with 1000 trials in its plots. Noisy and clean clips add 0.9 MB, and every
-    trial that is heard 1.8 MB: four clips of 3 to 6 s at 16 kHz with their pictures. With four trials that is 8 MB, and
-    at most 13 MB for the longest clips of the gallery, 8 s.
+    A page has 0.4 MB without sounds, 0.9 MB with 1000 trials in its plots. Noisy and clean clips add 0.9 MB, each trial
+    with sounds 1.8 MB: four clips of 3 to 6 s at 16 kHz with their pictures. With four trials that is 8 MB, and at most
+    13 MB for the longest clips of the gallery, 8 s.
 
     Args:
         best: length of the leaderboard.
-        listen: so many of the best trials come with their sounds, and the best preset beside them.
+        listen: number of best trials whose sounds are included, beside those of the best preset.
 
     Raises:
-        TuningError: the disk refuses.
+        TuningError: the file cannot be written.
     """
-    from quell.atomic import replacing
-    from quell_tuning import progress
-    from quell_tuning.report.content import Content
-    from quell_tuning.report.formatting import size
-    from quell_tuning.report.media import gallery
-    from quell_tuning.report.plots import plots
-
     content = Content(study, best)
     with progress.bar("sounds", console) as move:
         sounds = gallery(content, store, listen, move)
@@ -107,5 +106,6 @@ def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, list
             partial.write_bytes(page)
     except OSError as error:
         raise TuningError(f"{path}: {error.strerror}, expected a file that can be written; give another -o") from None
-    heard = f"sounds of {len(sounds.rows)}" if sounds.clips else "no sounds"
-    return f"study {content.name}, best {len(content.leaderboard)} trials, {heard}, {size(len(page))}"
+    included = f"sounds of {len(sounds.rows)}" if sounds.clips else "no sounds"
+    size = formatting.size(len(page))
+    return f"study {content.name}, best {len(content.leaderboard)} trials, {included}, {size}"

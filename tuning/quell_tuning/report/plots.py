@@ -1,4 +1,4 @@
-"""The report's plots."""
+"""The report's plots, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
 from quell_tuning.report.content import Content, Row
 from quell_tuning.results.curves import best_so_far, cost_point, pareto_front, scores_by_snr, timeline
-from quell_tuning.trials.ranking import feasible
+from quell_tuning.results.snapshot import state_name
 
 NONE_YET = "No trial is complete and feasible yet."
-# The evaluator of importance advises at least so many trials above its threshold, which is a tenth of them otherwise.
+# PED-ANOVA compares the best SHARE of the trials with the others; Optuna advises at least ABOVE of the best.
 ABOVE, SHARE = 5, 0.1
 CROWD = 40  # more curves than these are drawn thinner
 BARS = 16  # parameters, the most important ones
@@ -28,25 +28,21 @@ BARS = 16  # parameters, the most important ones
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture (data URI) with what is to be said about it, or the reason why there is none."""
+    """A picture as a data URI; without one the caption is the reason."""
 
     name: str
     caption: str
     picture: str = ""
-    said: str = ""  # the picture in words, for who does not see it
+    description: str = ""  # the picture in words, for screen readers
 
 
 def plots(content: Content, move: Callable[[int, int], None]) -> Iterator[Plot]:
-    """All plots, one after another: each takes a moment.
-
-    Args:
-        move: called with (plots done, of how many).
-    """
-    kinds = (cost, by_snr, learning, progress, importance)
-    for index, draw in enumerate(kinds):
+    """Draws all plots."""
+    draws = (cost, by_snr, learning, progress, importance)
+    for index, draw in enumerate(draws):
         with matplotlib.rc_context(STYLE):
             yield draw(content)
-        move(index + 1, len(kinds))
+        move(index + 1, len(draws))
 
 
 def cost(content: Content) -> Plot:
@@ -78,13 +74,13 @@ def cost(content: Content) -> Plot:
     chart.legend()
     chart.name([(x, y, row.label) for x, y, row in presets], PRESET)
     caption = f"{len(points)} complete trials. On the line: those that no other one beats at the same cost or less."
-    said = ", ".join(f"{y:.3f} at {x:.3g} million" for x, y in front)
-    return Plot(name, caption, chart.picture(), f"{score} on the front, by multiply-accumulates per second: {said}")
+    text = ", ".join(f"{y:.3f} at {x:.3g} million" for x, y in front)
+    return Plot(name, caption, chart.picture(), f"{score} on the front, by multiply-accumulates per second: {text}")
 
 
 def _costed(rows: Sequence[Row]) -> list[tuple[float, float, Row]]:
     """`cost_point` and row, of those that are complete and feasible."""
-    return [(*point, row) for row in rows if row.ranks and (point := cost_point(row.trial))]
+    return [(*point, row) for row in rows if row.complete and (point := cost_point(row.trial))]
 
 
 def by_snr(content: Content) -> Plot:
@@ -105,12 +101,12 @@ def by_snr(content: Content) -> Plot:
             chart.axes.plot(x, y, form, color=colour, label=label, ms=4.5, lw=2 if colour == BEST else 1.4)
     chart.ticks([snr_db for snr_db, _ in curves["best"]])
     chart.legend()
-    said = ", ".join(
+    text = ", ".join(
         f"{formatting.number(content.metric, value)} at {formatting.decibels(snr_db)}"
         for snr_db, value in curves["best"]
     )
     caption = "Means over the validation mixtures of each SNR."
-    return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {said}")
+    return Plot(name, caption, chart.picture(), f"{score} of {best.label}: {text}")
 
 
 def learning(content: Content) -> Plot:
@@ -120,15 +116,15 @@ def learning(content: Content) -> Plot:
     if not curves:
         return Plot(name, "No trial has reached its first rung yet.")
     chart = Chart("training audio (h)", score)
-    ends = {TrialState.PRUNED: FAINT, TrialState.COMPLETE: OTHER, TrialState.RUNNING: RUNNING}
-    for state, colour in ends.items():
-        found = [curve for trial, curve in curves if trial.state == state]
-        if found:
-            thin, label = max(0.25, min(1.0, CROWD / len(found))), state.name.lower()
-            chart.axes.plot(*_lines(found), color=colour, lw=thin, marker=".", ms=4 * thin**0.5, label=label)
-    mine = [curve for trial, curve in curves if best is not None and trial.number == best.number]
-    if best is not None and mine:
-        chart.axes.plot(*_lines(mine), color=BEST, lw=2.2, marker="o", ms=4.5, label=f"best: {best.label}")
+    colours = {TrialState.PRUNED: FAINT, TrialState.COMPLETE: OTHER, TrialState.RUNNING: RUNNING}
+    for state, colour in colours.items():
+        alike = [curve for trial, curve in curves if trial.state == state]
+        if alike:
+            width, label = max(0.25, min(1.0, CROWD / len(alike))), state.name.lower()
+            chart.axes.plot(*_lines(alike), color=colour, lw=width, marker=".", ms=4 * width**0.5, label=label)
+    of_best = [curve for trial, curve in curves if best is not None and trial.number == best.number]
+    if best is not None and of_best:
+        chart.axes.plot(*_lines(of_best), color=BEST, lw=2.2, marker="o", ms=4.5, label=f"best: {best.label}")
     rungs = sorted({hours for _, curve in curves for hours in curve})
     chart.logarithmic(rungs)  # rungs mostly double
     chart.ticks(rungs)
@@ -139,21 +135,20 @@ def learning(content: Content) -> Plot:
 
 
 def _curve(trial: FrozenTrial) -> dict[float, float]:
-    """Audio hours -> score; of a study with several scores, which reports none, the mean over a rung's clips."""
-    told: Mapping[int, float] = trial.intermediate_values
+    """Audio hours -> score. A study with several scores reports none: there it is the mean over a rung's clips."""
     clips = trial.user_attrs.get("clips", {}).items()
-    known = told or {int(step): sum(scores) / len(scores) for step, scores in clips if scores}
-    return {step / 3600: score for step, score in sorted(known.items())}
+    means = {int(step): sum(scores) / len(scores) for step, scores in clips if scores}
+    return {step / 3600: score for step, score in sorted((trial.intermediate_values or means).items())}
 
 
 def _lines(curves: Sequence[Mapping[float, float]]) -> tuple[list[float], list[float]]:
-    """x and y of all of them as one line with gaps, which takes a fraction of the room of many."""
+    """x and y of all curves as one line with gaps: in SVG a fraction of the size of many lines."""
     points = [point for curve in curves for point in [*curve.items(), (nan, nan)]]
     return [x for x, _ in points], [y for _, y in points]
 
 
 def progress(content: Content) -> Plot:
-    """The best score so far against the work that it took."""
+    """The best score so far against the worker-hours spent."""
     name, score = "Progress of the search", title(content.metric)
     ended = timeline(content.snapshot)
     steps = best_so_far(ended)
@@ -172,31 +167,30 @@ def progress(content: Content) -> Plot:
     chart.axes.margins(y=0.12)
     chart.legend()
     caption = f"Each dot is a new best. All workers together have worked for {formatting.duration(spent * 3600)}."
-    said = ", ".join(f"{value:.3f} after {hours:.2f} h" for hours, value in steps)
-    return Plot(name, caption, chart.picture(), f"Best {score}: {said}")
+    text = ", ".join(f"{value:.3f} after {hours:.2f} h" for hours, value in steps)
+    return Plot(name, caption, chart.picture(), f"Best {score}: {text}")
 
 
 def importance(content: Content) -> Plot:
-    """Which parameters tell good trials from others."""
+    """Importance of the searched parameters."""
     name = "What mattered"
-    complete = [trial for trial in content.trials if trial.state == TrialState.COMPLETE and feasible(trial)]
-    trials = [trial for trial in complete if trial.params]
+    trials = [trial for trial in content.trials if state_name(trial) == "complete" and trial.params]
     if len({str(sorted(trial.params.items())) for trial in trials}) < 2:
         return Plot(name, "Needs two complete trials that differ in what is searched.")
-    among = optuna.create_study(direction="maximize")  # without those that broke a rule: they must not count as good
-    among.add_trials(
+    study = optuna.create_study(direction="maximize")  # without infeasible trials, which must not count as good
+    study.add_trials(
         create_trial(params=trial.params, distributions=trial.distributions, value=trial.values[0]) for trial in trials
     )
     share = min(0.5, max(SHARE, ABOVE / len(trials)))
-    found = get_param_importances(among, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
-    rising = sorted(found, key=lambda parameter: found[parameter])[-BARS:]
+    shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=share))
+    rising = sorted(shares, key=lambda parameter: shares[parameter])[-BARS:]
     chart = Chart("importance (share of all)", "")
-    bars = chart.axes.barh(rising, [found[parameter] for parameter in rising], color=BEST, height=0.7)
-    chart.axes.bar_label(bars, [f"{found[parameter]:.0%}" for parameter in rising], padding=3, fontsize=8.5)
+    bars = chart.axes.barh(rising, [shares[parameter] for parameter in rising], color=BEST, height=0.7)
+    chart.axes.bar_label(bars, [f"{shares[parameter]:.0%}" for parameter in rising], padding=3, fontsize=8.5)
     chart.axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     chart.axes.margins(x=0.12)
     chart.axes.grid(visible=False, axis="y")
-    hint = "; of so few it is a hint only." if len(trials) * SHARE < ABOVE else "."
+    hint = "; with so few trials only a hint." if len(trials) * SHARE < ABOVE else "."
     caption = f"What separates the best {share:.0%} of {len(trials)} complete trials from the others (PED-ANOVA){hint}"
-    said = ", ".join(f"{parameter} {found[parameter]:.0%}" for parameter in reversed(rising))
-    return Plot(name, caption, chart.picture(), f"Importance: {said}")
+    text = ", ".join(f"{parameter} {shares[parameter]:.0%}" for parameter in reversed(rising))
+    return Plot(name, caption, chart.picture(), f"Importance: {text}")
