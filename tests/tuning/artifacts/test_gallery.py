@@ -298,7 +298,7 @@ def test_an_answer_that_is_not_finite_is_shown_as_silence(
 
     with caplog.at_level(logging.WARNING, "quell"):
         trial = hung(study, store, broken)
-    assert "trial 0, clip 1: the answer is not finite" in caplog.text
+    assert "trial 0, clip 1: the denoised signal is not finite" in caplog.text
     for entry, own in zip(study.user_attrs["showcase"], trial.user_attrs["gallery"], strict=True):
         samples, _ = store.audio(own["denoised"])
         assert len(samples) == len(MIXTURES.noisy[entry["clip"]]) and not samples.any()

@@ -40,7 +40,7 @@ def test_notes_and_plots_are_refreshed_again_and_again_whatever_goes_wrong(caplo
     keep_fresh(refresh, Ended())
     assert seen == [0, 1, 2, 3]
     assert [record.getMessage() for record in caplog.records if record.name == "quell"] == [
-        "notes and plots are as they were: ValueError: no room"
+        "notes and plots were not updated: ValueError: no room"
     ]
 
 
@@ -132,7 +132,7 @@ def test_a_network_needs_the_password_of_the_file(start: Callable[..., Any], tmp
     _, errors = process.communicate(timeout=3)
     warned, left = errors.splitlines()
     assert (process.returncode, left) == (143, "quell: interrupted")
-    assert warned.startswith("quell: 0.0.0.0: the password crosses the network as it is")
+    assert warned.startswith("quell: 0.0.0.0: the password crosses the network unencrypted")
 
 
 def test_a_network_without_a_password_is_refused_before_anything_is_opened(

@@ -1,1 +1,1 @@
-"""Sounds and pictures of trials: where they are, which there are, how they are drawn."""
+"""Clips of trials to listen to and to look at: which ones, how they are drawn, and where they are stored."""

@@ -1,4 +1,4 @@
-"""Stores of artifacts, which are audio files and pictures of trials: a folder, or an S3 bucket."""
+"""The store of artifacts, the audio files and pictures of trials: a folder, or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ArtifactStore(Protocol):
 def open_artifacts(url: str | None, runs: RunFolder) -> ArtifactStore:
     """The store of a study's artifacts: `s3://BUCKET/PREFIX`, a folder or its file:// URL, or a folder of the runs.
 
-    A folder is made when it is absent. A bucket is asked whether it can be listed, unless `runs` has it open already.
+    An absent folder is created. A bucket is checked by listing it, unless `runs` has it open already.
 
     Raises:
-        StorageError: another kind of URL, or a place that cannot be used. A bucket's store raises it later too, when
-            the bucket refuses or is away.
+        StorageError: another kind of URL, a folder that cannot be created, a bucket that cannot be listed. A bucket's
+            store raises it later too, when the bucket refuses or does not answer.
     """
     if url and is_bucket(url):
         if runs.mirror is not None:
@@ -69,9 +69,10 @@ def _folder(url: str) -> Path:
 
 
 class BucketArtifacts:
-    """Optuna's store in a bucket, with a prefix before the ids, and with its errors in one line.
+    """Optuna's store in a bucket, with a prefix before the ids and errors in one line.
 
-    boto3 tries again by itself: Optuna's Backoff (5.0) would delete ten times over, in 81 s, and log tracebacks.
+    boto3 retries by itself: Optuna's Backoff (5.0) would repeat a refused deletion ten times, for 81 s, and
+    log tracebacks.
     """
 
     def __init__(self, bucket: Bucket) -> None:
@@ -81,7 +82,7 @@ class BucketArtifacts:
         self._store = Boto3ArtifactStore(bucket.name, bucket.client)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The whole artifact: it can be sought in, and holds no connection."""
+        """The whole artifact in memory: seekable, and without a connection."""
         with self._bucket.one_line(), closing(self._store.open_reader(self._key(artifact_id))) as body:
             return io.BytesIO(body.read())
 
@@ -96,6 +97,6 @@ class BucketArtifacts:
     def _key(self, artifact_id: str) -> str:
         from optuna.artifacts.exceptions import ArtifactNotFound
 
-        if not re.fullmatch(r"[\w-]+", artifact_id):  # `..` would leave the folder on storage that is made of files
+        if not re.fullmatch(r"[\w-]+", artifact_id):  # `..` would leave the folder where a bucket is made of files
             raise ArtifactNotFound(f"{artifact_id!r}: not an artifact's id")
         return self._bucket.key(f"{FOLDER}/{artifact_id}")

@@ -1,8 +1,7 @@
-"""What a denoiser does to a clip, as one picture: waveforms and spectrograms of the noisy, the denoised and the clean
-clip side by side.
+"""One picture of a clip: waveforms and spectrograms of its noisy, denoised and clean version side by side.
 
-Only axes and words are drawn by matplotlib, and the axes once for all pictures. What changes is painted into the page:
-that takes a tenth of the time that matplotlib needs for the whole.
+matplotlib draws only axes and text, and the axes once for all pictures. Waveforms and spectrograms are written into the
+pixels: that takes a tenth of the time that matplotlib needs for the whole.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ TITLE, HEADING, WAVE, BETWEEN, IMAGE, BOTTOM = 66, 26, 116, 14, 514, 54
 WIDTH = LEFT + 3 * PANEL + 3 * GAP + BAR + RIGHT
 HEIGHT = TITLE + HEADING + WAVE + BETWEEN + IMAGE + BOTTOM
 WAVES, IMAGES = TITLE + HEADING, TITLE + HEADING + WAVE + BETWEEN  # their first rows
-LARGEST_KB = 300  # of 1000 bytes; were no two of its 300,000 points alike, their 6 bits each would make 231
-COLUMNS = [LEFT + (PANEL + GAP) * place for place in range(3)]
+LARGEST_KB = 300  # of 1000 bytes; 300,000 points of 6 bits, if none of them could be compressed, are 231
+COLUMNS = [LEFT + (PANEL + GAP) * panel for panel in range(3)]
 
 # The same for all clips: mixtures have their peak at half of full scale.
 LOUDEST = 0.6
@@ -44,7 +43,7 @@ INK = SHADES + 40
 
 
 class ClipSignals(NamedTuple):
-    """One clip three times, (T,) each."""
+    """The three versions of a clip, (T,) each."""
 
     noisy: FloatArray
     denoised: FloatArray
@@ -57,17 +56,17 @@ HEADINGS = ("noisy", "denoised", "clean")
 def picture(clips: ClipSignals, sample_rate: int, title: str, headings: tuple[str, str, str] = HEADINGS) -> bytes:
     """A PNG of WIDTH x HEIGHT pixels and at most LARGEST_KB, the same bytes for the same clips.
 
-    What is above LOUDEST or outside of LEVELS_DB is shown as if it were there.
+    Samples beyond LOUDEST and levels outside of LEVELS_DB are clipped to them.
 
     Args:
         sample_rate: Hz.
         title: one line or two.
-        headings: of the three.
+        headings: above the three panels.
     """
     from matplotlib import style
     from PIL import Image
 
-    with style.context("default"):  # whatever settings of matplotlib the user has
+    with style.context("default"):  # not the user's settings of matplotlib
         page = _sheet(sample_rate, headings).copy()
         page[:TITLE] = _title(title)
         ticks = _time_axis(len(clips.clean) / sample_rate)
@@ -87,7 +86,7 @@ def picture(clips: ClipSignals, sample_rate: int, title: str, headings: tuple[st
 
 
 def spectrogram(clip: FloatArray, sample_rate: int, columns: int, rows: int) -> FloatArray:
-    """Levels in dB, of which a sine of full scale has 0, from frames of WINDOW_S in the middle of each column.
+    """Levels in dB, 0 dB for a sine of full scale, of one frame of WINDOW_S in the middle of each column.
 
     Shape:
         clip: (T,), T >= 1. Returns (rows, columns), from 0 Hz to half the sample rate.
@@ -104,7 +103,7 @@ def spectrogram(clip: FloatArray, sample_rate: int, columns: int, rows: int) -> 
 
 
 def _outline(clip: FloatArray) -> NDArray[np.bool_]:
-    """Where the waveform is, (WAVE, PANEL): in every column from its lowest sample to its highest."""
+    """Pixels of the waveform, (WAVE, PANEL): in each column those from its lowest sample to its highest."""
     starts = (np.arange(PANEL) * len(clip) / PANEL).astype(np.intp)
     low, high = np.minimum.reduceat(clip, starts), np.maximum.reduceat(clip, starts)
     bottom, top = ((1 - np.clip(ends / LOUDEST, -1, 1)) / 2 * (WAVE - 1) for ends in (low, high))
@@ -123,14 +122,14 @@ def _palette() -> bytes:
 
 @lru_cache(maxsize=1)
 def _sheet(sample_rate: int, headings: tuple[str, str, str]) -> Page:
-    """The page without title, clips and ticks of time."""
+    """The page without title, clips and time axes."""
     figure = _figure(WIDTH, HEIGHT)
-    for place, name in enumerate(headings):
-        wave = _axes(figure, COLUMNS[place], WAVES, PANEL, WAVE)
-        image = _axes(figure, COLUMNS[place], IMAGES, PANEL, IMAGE)
+    for panel, name in enumerate(headings):
+        wave = _axes(figure, COLUMNS[panel], WAVES, PANEL, WAVE)
+        image = _axes(figure, COLUMNS[panel], IMAGES, PANEL, IMAGE)
         wave.set(title=name, xticks=(), ylim=(-LOUDEST, LOUDEST), yticks=(-0.5, 0, 0.5))
         image.set(xticks=(), ylim=(0, sample_rate / 2000))
-        if place == 0:
+        if panel == 0:
             wave.set_ylabel("amplitude")
             image.set_ylabel("frequency (kHz)")
         else:
@@ -141,7 +140,7 @@ def _sheet(sample_rate: int, headings: tuple[str, str, str]) -> Page:
     bar.set(ylim=LEVELS_DB, ylabel="level (dB of full scale)", xticks=())
     bar.yaxis.tick_right()
     bar.yaxis.set_label_position("right")
-    page = _drawn(figure)
+    page = _pixels(figure)
     shades = np.arange(IMAGE)[::-1] * SHADES // IMAGE
     page[IMAGES : IMAGES + IMAGE, left : left + BAR] = shades[:, None]
     return page
@@ -149,18 +148,18 @@ def _sheet(sample_rate: int, headings: tuple[str, str, str]) -> Page:
 
 @lru_cache(maxsize=8)  # a study shows the same four clips in every trial
 def _time_axis(seconds: float) -> Page:
-    """What is below a spectrogram, (BOTTOM, PANEL + GAP)."""
+    """The axis below a spectrogram, (BOTTOM, PANEL + GAP)."""
     figure = _figure(PANEL + GAP, BOTTOM)
     width = PANEL / (PANEL + GAP)
     figure.add_axes(((1 - width) / 2, 1, width, 1), xlabel="time (s)", xlim=(0, seconds), yticks=())
-    return _drawn(figure)
+    return _pixels(figure)
 
 
 def _title(text: str) -> Page:
     figure = _figure(WIDTH, TITLE)
     middle = (LEFT + COLUMNS[-1] + PANEL) / 2 / WIDTH
     figure.text(middle, 0.5, text, ha="center", va="center", fontsize=11, linespacing=1.4, parse_math=False)
-    return _drawn(figure)
+    return _pixels(figure)
 
 
 def _figure(columns: int, rows: int) -> Figure:
@@ -170,11 +169,11 @@ def _figure(columns: int, rows: int) -> Figure:
 
 
 def _axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Axes at these pixels of a whole page."""
+    """Axes at these pixels of the page."""
     return figure.add_axes((left / WIDTH, 1 - (top + height) / HEIGHT, width / WIDTH, height / HEIGHT))
 
 
-def _drawn(figure: Figure) -> Page:
+def _pixels(figure: Figure) -> Page:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
-"""What trials sound and look like: a few clips of the validation split, the same for all of them, as artifacts.
+"""Stores a few clips of the validation split, the same for all trials of a study, as artifacts to listen to.
 
-Every trial of a study shows each clip as noisy, denoised and clean WAV, one next to the other, and as a picture of the
-three. Noisy and clean ones are stored once for the study; trials only refer to them.
+Each trial has every clip as noisy, denoised and clean WAV file, and as one picture of the three. Noisy and clean files
+are stored once for the study; trials refer to them.
 """
 
 from __future__ import annotations
@@ -39,71 +39,70 @@ if TYPE_CHECKING:
 log = logging.getLogger("quell")
 
 CLIPS = 4
-# Of every SNR: their pairs of speaker and noise are compared, all with all.
+# Clips nearest to each SNR among which speakers and noises are chosen; every combination is compared.
 CANDIDATES = 8
-# What the title of a picture tells: metric -> its name and digits.
+# Metrics in a picture's title: their names and digits.
 TITLE = {"pesq": ("PESQ", 2), "stoi": ("STOI", 3), "si_sdr": ("SI-SDR", 1)}
-LABEL = 100  # letters, of what the picture has room for
+LABEL = 100  # characters of a clip's label that the picture has room for
 
 
 def showcase(mixtures: EvaluationSet) -> list[int]:
-    """CLIPS clips of a set, as many as there are of a smaller one, lowest SNR first: SNRs spread from the lowest to the
-    highest, and as different noises and speakers as these have. The same for the same set."""
+    """Indices of CLIPS clips, or of all of a smaller set, lowest SNR first; the same for the same set.
+
+    Their SNRs spread over those of the set; among such clips they have as many noises and speakers as possible.
+    """
     levels = np.unique(mixtures.snr_db)
     count = min(CLIPS, len(mixtures.labels))
-    wanted = levels[np.linspace(0, len(levels) - 1, count).round().astype(int)]
-    gaps_db = np.abs(mixtures.snr_db - wanted[:, None])
+    targets = levels[np.linspace(0, len(levels) - 1, count).round().astype(int)]
+    gaps_db = np.abs(mixtures.snr_db - targets[:, None])
     nearest = np.argsort(gaps_db, axis=1, kind="stable")[:, :CANDIDATES].tolist()
     parts = [_parts(label) for label in mixtures.labels]
 
-    def worth(chosen: Sequence[int]) -> tuple[float, ...]:
-        speakers, noises = ({parts[clip][side] for clip in chosen} for side in (0, 1))
-        gap_db = sum(gaps_db[place, clip] for place, clip in enumerate(chosen))
-        return len(set(chosen)), -gap_db, len(noises), len(speakers)
+    def worth(clips: Sequence[int]) -> tuple[float, ...]:
+        speakers, noises = ({parts[clip][side] for clip in clips} for side in (0, 1))
+        gap_db = sum(gaps_db[target, clip] for target, clip in enumerate(clips))
+        return len(set(clips)), -gap_db, len(noises), len(speakers)
 
-    chosen: tuple[int, ...] = max(itertools.product(*nearest), key=worth)  # of equal ones the first
-    return list(chosen)
+    best: tuple[int, ...] = max(itertools.product(*nearest), key=worth)  # of equal ones the first
+    return list(best)
 
 
 def store_study_clips(study: optuna.Study, mixtures: EvaluationSet, store: ArtifactStore) -> list[dict[str, Any]]:
-    """The study's attribute `showcase`; the first who asks stores its noisy and clean clips.
+    """The study's attribute `showcase`: its clips, which the first worker stores.
 
-    Who finds at the end that another was faster takes the other's; the audio of the slower one stays in the store,
-    unused: at most 2.1 MB at 16 kHz. Of two who end in the same few milliseconds the later word counts, and the study's
-    page lists the clips of both. Empty when the store refuses, to be tried again with the next trial.
+    A worker that finds at the end that another was faster uses the other's clips; its own stay in the store, unused: at
+    most 2.1 MB at 16 kHz. When two workers end within a few milliseconds, the attribute of the later one is kept, and
+    the study's page lists the clips of both. Empty when the store fails; the next trial tries again.
     """
-    known: list[dict[str, Any]] = study.user_attrs.get("showcase", [])
-    if known:
-        return known
-    found: list[dict[str, Any]] = []
+    stored: list[dict[str, Any]] = study.user_attrs.get("showcase", [])
+    if stored:
+        return stored
+    clips: list[dict[str, Any]] = []
     metas: list[ArtifactMeta] = []
     try:
-        for place, clip in enumerate(showcase(mixtures), 1):
-            label, snr_db = mixtures.labels[clip], float(mixtures.snr_db[clip])
-            shown: dict[str, Any] = {
-                "clip": clip,
-                "label": label,
-                "snr_db": snr_db,
-                "seconds": round(len(mixtures.clean[clip]) / mixtures.sample_rate, 2),
-                "scores": _of_clip(mixtures.noisy_scores, clip),
+        for number, index in enumerate(showcase(mixtures), 1):
+            clip: dict[str, Any] = {
+                "clip": index,
+                "label": mixtures.labels[index],
+                "snr_db": float(mixtures.snr_db[index]),
+                "seconds": round(len(mixtures.clean[index]) / mixtures.sample_rate, 2),
+                "scores": _of_clip(mixtures.noisy_scores, index),
             }
-            for side, samples in (("noisy", mixtures.noisy[clip]), ("clean", mixtures.clean[clip])):
-                meta = _stored(store, _wav(samples, mixtures.sample_rate), _name(place, side, shown))
-                shown[side] = meta.artifact_id
+            for side, samples in (("noisy", mixtures.noisy[index]), ("clean", mixtures.clean[index])):
+                meta = _stored(store, _wav(samples, mixtures.sample_rate), _name(number, side, clip))
+                clip[side] = meta.artifact_id
                 metas.append(meta)
-            found.append(shown)
-    except Exception as error:  # whatever a store raises, of whatever make
+            clips.append(clip)
+    except Exception as error:  # stores raise errors of their own
         log.warning("no showcase: %s: %s; the search goes on without", type(error).__name__, error)
         return []
-    known = study.user_attrs.get("showcase", [])
-    if known:
-        return known
-    for meta in metas:
-        storage_of(study).set_study_system_attr(
-            study_id_of(study), ARTIFACT_KEY + meta.artifact_id, json.dumps(asdict(meta))
-        )
-    study.set_user_attr("showcase", found)
-    return found
+    stored = study.user_attrs.get("showcase", [])
+    if stored:
+        return stored
+    for key, text in _listed(metas):
+        storage_of(study).set_study_system_attr(study_id_of(study), key, text)
+    study.set_user_attr("showcase", clips)
+    return clips
 
 
 def store_trial_clips(
@@ -115,12 +114,11 @@ def store_trial_clips(
     store: ArtifactStore,
     device: torch.device | None = None,
 ) -> None:
-    """Hangs the clips of `store_study_clips` as the trial's denoiser leaves them, and sets the trial's attribute
-    `gallery`.
+    """Stores the clips of `store_study_clips` as the trial's denoiser returns them, and sets its attribute `gallery`.
 
-    What it stores is at most 300 kB for each picture (`pictures.LARGEST_KB`) and 2 bytes a sample, of clips of 8 s at
-    most: 2.3 MB a trial at 16 kHz. A trial that has a gallery keeps it. When the denoiser or the store fails, the trial
-    goes on without, with a warning; only what the study's database raises comes through.
+    It stores at most 300 kB for each picture (`clip_picture.LARGEST_KB`) and 2 bytes a sample, of clips of 8 s at most:
+    2.3 MB a trial at 16 kHz. A trial that has a gallery keeps it. When the denoiser or the store fails, a warning is
+    logged and the trial has no gallery; errors of the study's database are raised.
 
     Args:
         denoise: maps (1, T) to (1, T), on `device`.
@@ -131,17 +129,17 @@ def store_trial_clips(
     gallery: list[dict[str, Any]] = []
     metas: list[ArtifactMeta] = []
     try:
-        for place, shown in enumerate(showcase, 1):
-            clip = shown["clip"]
-            values = _of_clip(scores, clip)
-            denoised = _denoised(denoise, mixtures.noisy[clip], device, f"trial {trial.number}, clip {place}")
-            clips = ClipSignals(mixtures.noisy[clip], denoised, mixtures.clean[clip])
-            drawn = picture(clips, mixtures.sample_rate, _title(place, shown, values, len(showcase)))
-            audio = _stored(store, _wav(denoised, mixtures.sample_rate), _name(place, "denoised", shown))
-            image = _stored(store, drawn, _name(place, "picture", shown))
+        for number, clip in enumerate(showcase, 1):
+            noisy, clean = mixtures.noisy[clip["clip"]], mixtures.clean[clip["clip"]]
+            values = _of_clip(scores, clip["clip"])
+            denoised = _denoised(denoise, noisy, device, f"trial {trial.number}, clip {number}")
+            title = _title(number, clip, values, len(showcase))
+            drawn = picture(ClipSignals(noisy, denoised, clean), mixtures.sample_rate, title)
+            audio = _stored(store, _wav(denoised, mixtures.sample_rate), _name(number, "denoised", clip))
+            image = _stored(store, drawn, _name(number, "picture", clip))
             gallery.append({"denoised": audio.artifact_id, "picture": image.artifact_id, "scores": values})
-            metas += [audio, image, *(_meta(_name(place, side, shown), shown[side]) for side in ("noisy", "clean"))]
-    except Exception as error:  # whatever a store raises, of whatever make
+            metas += [audio, image, *(_meta(_name(number, side, clip), clip[side]) for side in ("noisy", "clean"))]
+    except Exception as error:  # stores raise errors of their own
         log.warning("trial %d has no gallery: %s: %s", trial.number, type(error).__name__, error)
         return
     for meta in metas:
@@ -152,7 +150,7 @@ def store_trial_clips(
 
 
 def copy_clips(trial: optuna.Trial, ended: FrozenTrial) -> None:
-    """Shows the gallery of an equal trial that ended, the same artifacts; nothing when it has none."""
+    """Gives a trial the gallery, if any, of an ended one with the same configuration: the same artifacts."""
     if "gallery" not in ended.user_attrs:
         return
     for key, value in ended.system_attrs.items():
@@ -168,7 +166,7 @@ def _denoised(denoise: Denoise, noisy: FloatArray, device: torch.device | None, 
         samples: FloatArray = denoise(torch.from_numpy(noisy)[None].to(device))[0].float().cpu().numpy()
     if np.isfinite(samples).all():
         return samples
-    log.warning("%s: the answer is not finite; shown as silence", name)
+    log.warning("%s: the denoised signal is not finite; stored as silence", name)
     return np.zeros_like(noisy)
 
 
@@ -177,7 +175,7 @@ def _of_clip(scores: Scores, clip: int) -> dict[str, float]:
 
 
 def _wav(samples: FloatArray, sample_rate: int) -> bytes:
-    """16 bit; louder than full scale is full scale."""
+    """A WAV file of 16 bits; samples beyond full scale are clipped."""
     steps = np.rint(samples * 32768.0).clip(-32768, 32767).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, steps, sample_rate, format="WAV", subtype="PCM_16")
@@ -185,7 +183,7 @@ def _wav(samples: FloatArray, sample_rate: int) -> bytes:
 
 
 def _stored(store: ArtifactStore, content: bytes, name: str) -> ArtifactMeta:
-    """As `optuna.artifacts.upload_artifact`, but from memory, and with the content there before anybody is told."""
+    """As `optuna.artifacts.upload_artifact`, but from memory, and listed by the caller once the content is stored."""
     meta = _meta(name, str(uuid.uuid4()))
     store.write(meta.artifact_id, io.BytesIO(content))
     return meta
@@ -200,28 +198,28 @@ def _meta(name: str, artifact_id: str) -> ArtifactMeta:
     return ArtifactMeta(artifact_id, name, "image/png" if name.endswith(".png") else "audio/wav", None)
 
 
-def _name(place: int, side: str, shown: dict[str, Any]) -> str:
-    """A file name, like "1b denoised, -5 dB, rain.wav": the dashboard sorts by them."""
+def _name(number: int, side: str, clip: dict[str, Any]) -> str:
+    """A file name like "1b denoised, -5 dB, rain.wav": the dashboard sorts by it."""
     letter = "abcd"[("noisy", "denoised", "clean", "picture").index(side)]
-    noise = re.sub(r"[^\w .+-]", "_", _parts(shown["label"])[1])[:40]
-    return f"{place}{letter} {side}, {shown['snr_db']:g} dB, {noise}{'.png' if side == 'picture' else '.wav'}"
+    noise = re.sub(r"[^\w .+-]", "_", _parts(clip["label"])[1])[:40]
+    return f"{number}{letter} {side}, {clip['snr_db']:g} dB, {noise}{'.png' if side == 'picture' else '.wav'}"
 
 
-def _title(place: int, shown: dict[str, Any], after: dict[str, float], count: int) -> str:
-    before = shown["scores"]
+def _title(number: int, clip: dict[str, Any], after: dict[str, float], count: int) -> str:
+    before = clip["scores"]
     scores = [
-        f"{word} {before[name]:.{digits}f} → {after[name]:.{digits}f}" + (" dB" if name == "si_sdr" else "")
-        for name, (word, digits) in TITLE.items()
+        f"{metric} {before[name]:.{digits}f} → {after[name]:.{digits}f}" + (" dB" if name == "si_sdr" else "")
+        for name, (metric, digits) in TITLE.items()
         if name in before and name in after
     ]
-    label: str = shown["label"]
+    label: str = clip["label"]
     if len(label) > LABEL:
         label = f"{label[: LABEL // 2]} ... {label[-LABEL // 2 :]}"
-    return f"clip {place} of {count}, {shown['snr_db']:g} dB SNR: {label}\n" + "      ".join(scores)
+    return f"clip {number} of {count}, {clip['snr_db']:g} dB SNR: {label}\n" + "      ".join(scores)
 
 
 def _parts(label: str) -> tuple[str, str]:
-    """The speaker and the noise of a label: the folders that its recordings lie in, or else their names."""
+    """Speaker and noise of a label: the folders of its two recordings, or their names where they have none."""
     clean, _, noise = label.partition(" + ")
     speaker, kind = PurePosixPath(clean), PurePosixPath(noise)
     return speaker.parent.name or speaker.stem, kind.parts[0] if len(kind.parts) > 1 else kind.stem

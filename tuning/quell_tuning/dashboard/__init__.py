@@ -1,1 +1,1 @@
-"""optuna-dashboard, guarded, with our notes, plots and sounds."""
+"""optuna-dashboard with access control, notes, plots and an artifact route."""

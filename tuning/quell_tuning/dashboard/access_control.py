@@ -1,5 +1,7 @@
-"""What stands between a network and the dashboard, which itself lets anybody do anything: who may ask, for what, and
-what a browser may do with the answer."""
+"""Access control for optuna-dashboard, which has none: who may ask for what, and what a browser may do with the answer.
+
+A password, read-only mode, a list of the writes that are allowed, and the headers of a web page's security.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ from quell_tuning.errors import UsageError
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-READING = ("GET", "HEAD", "OPTIONS")
-# What a page may write. All else would break what Quell relies on: a study's name is in its file and in folders, and a
-# trial's scores, attributes, artifacts and end are its worker's.
-WRITING = re.compile(
+READ_METHODS = ("GET", "HEAD", "OPTIONS")
+# What a page may write. Other writes would break what Quell relies on: a study's name is also in its file and in
+# folders, and a trial's scores, attributes, artifacts and state are set by its worker.
+WRITES = re.compile(
     r"PUT /api/studies/\d+/(\d+/)?note|DELETE /api/studies/\d+"
     r"|POST /api/artifacts/\d+(/\d+)?|DELETE /api/artifacts/\d+/[^/]+"
 )
@@ -32,15 +34,16 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # asked for again every time, and sent again where it changed
+    "Cache-Control": "no-cache",  # revalidated at every use, and sent again only if it changed
 }
-# Of the page, beside its own policy; and of all else, which loads nothing. A recording opened by itself is media.
+# Added to the page's own policy; and the policy of every other answer, which loads nothing but media, since a recording
+# may be opened by itself.
 PAGE_POLICY = "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 POLICY = f"default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; {PAGE_POLICY}"
 
 
 class Refusal(Exception):
-    """A request that is not answered: an HTTP status, and a line that says why."""
+    """A request is refused: an HTTP status, and the reason in one line."""
 
     def __init__(self, status: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
@@ -49,30 +52,30 @@ class Refusal(Exception):
 
 
 def password(file: Path | None) -> str | None:
-    """What was asked for by a file, else by QUELL_DASHBOARD_PASSWORD; None without either.
+    """The password in the file, else in QUELL_DASHBOARD_PASSWORD; None without either.
 
     Raises:
-        UsageError: it is empty, or the file cannot be read.
+        UsageError: it is empty or more than one line, or the file cannot be read.
     """
     if file is None:
-        source, found = environment.DASHBOARD_PASSWORD.name, environment.DASHBOARD_PASSWORD.get()
-        if found is None:
+        source, text = environment.DASHBOARD_PASSWORD.name, environment.DASHBOARD_PASSWORD.get()
+        if text is None:
             return None
     else:
         source = str(file)
         try:
-            found = file.read_text(encoding="utf-8").removesuffix("\n")
+            text = file.read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not text"
             raise UsageError(f"{file}: {reason}, expected a file that holds a password; check the path") from None
-    if not found.strip() or "\n" in found:
-        what = "more than one line" if found.strip() else "empty"
+    if not text.strip() or "\n" in text:
+        what = "more than one line" if text.strip() else "empty"
         raise UsageError(f"{source}: {what}, expected a password; write one there")
-    return found
+    return text
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or a name, is this machine's own and nobody else's."""
+    """Whether only this machine can reach an address or name."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -80,7 +83,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check(host: str, password: str | None) -> None:
-    """Raises UsageError for an address that others reach without a password."""
+    """Raises UsageError where other machines could reach the dashboard without a password."""
     if password is None and not is_loopback(host):
         raise UsageError(
             f"--host: {host} without a password, expected one where others can reach the dashboard; "
@@ -89,12 +92,12 @@ def check(host: str, password: str | None) -> None:
 
 
 class Guard:
-    """Lets through what may be asked for; the rest is answered with a status and a reason.
+    """Passes allowed requests on to `app`; answers the others with a status and a reason.
 
     Args:
-        password: for HTTP basic, with any user name. Without one only this machine is let in: names of it in the
-            request, too, so that no other site can pass itself off as this one (DNS rebinding).
-        read_only: refuse all that writes.
+        password: for HTTP basic, with any user name. Without one the request's host must be a name of this machine, so
+            that no other site can stand in for it (DNS rebinding).
+        read_only: refuse all writes.
     """
 
     def __init__(self, app: WSGIApplication, password: str | None, read_only: bool) -> None:
@@ -114,31 +117,33 @@ class Guard:
 
     def _check(self, environ: WSGIEnvironment) -> None:
         if self.password is not None:
-            if not _knows(environ.get("HTTP_AUTHORIZATION", ""), self.password):
-                asked = {"WWW-Authenticate": 'Basic realm="quell", charset="UTF-8"'}
-                raise Refusal("401 Unauthorized", "a password is needed, under any user name", asked)
+            if not _has_password(environ.get("HTTP_AUTHORIZATION", ""), self.password):
+                challenge = {"WWW-Authenticate": 'Basic realm="quell", charset="UTF-8"'}
+                raise Refusal("401 Unauthorized", "a password is needed, under any user name", challenge)
         elif not is_loopback(_hostname(environ.get("HTTP_HOST", ""))):
             raise Refusal("403 Forbidden", "asked for under a name that is not this machine's own, without a password")
         path = environ["PATH_INFO"]
-        if not path.isascii():  # the dashboard leaves out what is not UTF-8, and would see another path than we
+        if (
+            not path.isascii()
+        ):  # the dashboard drops bytes that are not UTF-8, and would see a path other than the one checked here
             raise Refusal("404 Not Found", "no such page")
-        if environ["REQUEST_METHOD"] in READING:
+        if environ["REQUEST_METHOD"] in READ_METHODS:
             return
         if self.read_only:
             raise Refusal("403 Forbidden", "this dashboard is read-only")
-        if _from_elsewhere(environ):
+        if _cross_site(environ):
             raise Refusal("403 Forbidden", "asked by another site's page")
-        if not WRITING.fullmatch(f"{environ['REQUEST_METHOD']} {path.rstrip('/')}"):
-            raise Refusal("403 Forbidden", "only notes and artifacts are written here; all else is `quell tune`'s")
+        if not WRITES.fullmatch(f"{environ['REQUEST_METHOD']} {path.rstrip('/')}"):
+            raise Refusal("403 Forbidden", "only notes and artifacts are written here; `quell tune` writes the rest")
 
 
-def _knows(authorization: str, password: str) -> bool:
+def _has_password(authorization: str, password: str) -> bool:
     scheme, _, encoded = authorization.partition(" ")
     try:
-        given = base64.b64decode(encoded, validate=True).partition(b":")[2]
+        candidate = base64.b64decode(encoded, validate=True).partition(b":")[2]
     except (binascii.Error, ValueError):
         return False
-    return scheme.lower() == "basic" and hmac.compare_digest(given, password.encode())
+    return scheme.lower() == "basic" and hmac.compare_digest(candidate, password.encode())
 
 
 def _hostname(netloc: str) -> str:
@@ -148,8 +153,8 @@ def _hostname(netloc: str) -> str:
         return ""
 
 
-def _from_elsewhere(environ: WSGIEnvironment) -> bool:
-    """Whether a browser says that another site's page asks; it sends the password along with that, too."""
+def _cross_site(environ: WSGIEnvironment) -> bool:
+    """Whether the browser says that another site's page asks; it sends the password with such a request too."""
     if "HTTP_SEC_FETCH_SITE" in environ:
         return environ["HTTP_SEC_FETCH_SITE"] not in ("same-origin", "none")
     origin = environ.get("HTTP_ORIGIN")
@@ -157,15 +162,15 @@ def _from_elsewhere(environ: WSGIEnvironment) -> bool:
 
 
 def _secured(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
-    given = {name.lower() for name, _ in kept}
-    policy = PAGE_POLICY if "content-security-policy" in given else POLICY
-    ours = [(name, value) for name, value in HEADERS.items() if name.lower() not in given]
-    return [*kept, *ours, ("Content-Security-Policy", policy)]
+    original = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
+    names = {name.lower() for name, _ in original}
+    policy = PAGE_POLICY if "content-security-policy" in names else POLICY
+    added = [(name, value) for name, value in HEADERS.items() if name.lower() not in names]
+    return [*original, *added, ("Content-Security-Policy", policy)]
 
 
 def _refuse(refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """The reason as the dashboard's page shows it, or as a line of text."""
+    """Answers with the reason, as the JSON that the dashboard's page shows or as a line of text."""
     if environ["PATH_INFO"].startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": str(refusal)})
     else:

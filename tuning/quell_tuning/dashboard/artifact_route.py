@@ -1,7 +1,7 @@
-"""Artifacts of studies and trials over HTTP: what is listed and nothing else, in ranges, never as a page.
+"""Serves the artifacts that a study or trial lists, with HTTP ranges, never as HTML.
 
-The dashboard's own route sends no ranges, so that a browser cannot seek in a recording, and sends an HTML file as a
-page of the dashboard, with all its rights.
+The dashboard's own route has no ranges, so that a browser cannot seek in a recording, and serves an HTML file as a page
+of the dashboard, with all its rights.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("quell")
 
-# /artifacts/<study>/<artifact> and /artifacts/<study>/<trial>/<artifact>; with more digits no database has numbers.
+# /artifacts/<study>/<artifact> and /artifacts/<study>/<trial>/<artifact>; numbers in a database have at most 18 digits.
 PATH = re.compile(r"/artifacts/(?P<study>\d{1,18})/(?:(?P<trial>\d{1,18})/)?(?P<artifact>[0-9a-fA-F-]{1,64})")
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
-# What a browser shows or plays in the page, and cannot run anything from. An SVG file is a page with scripts.
-SHOWN = re.compile(r"audio/.*|image/(png|jpeg|webp|gif)")
+# Types that a browser shows or plays inside the page and that hold no scripts. An SVG file may hold some.
+INLINE = re.compile(r"audio/.*|image/(png|jpeg|webp|gif)")
 CHUNK = 1 << 16
 
 
 class Artifacts:
-    """Answers everything under /artifacts; what lies elsewhere goes on to `app`."""
+    """Answers all paths under /artifacts; other requests go on to `app`."""
 
     def __init__(self, app: WSGIApplication, storage: BaseStorage, store: ArtifactStore) -> None:
         self.app = app
@@ -54,16 +54,16 @@ class Artifacts:
             return self.app(environ, start_response)
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             raise Refusal("405 Method Not Allowed", "artifacts are read here, and uploaded under /api/artifacts")
-        found = PATH.fullmatch(path)
-        listed = found and self._listed(found)
+        match = PATH.fullmatch(path)
+        listed = match and self._listed(match)
         if not listed:
             raise Refusal("404 Not Found", "no such artifact, expected one that a study or a trial lists")
-        headers = [*_described(listed), ("ETag", f'"{listed["artifact_id"]}"')]
+        headers = [*_headers(listed), ("ETag", f'"{listed["artifact_id"]}"')]
         return self._send(listed["artifact_id"], headers, environ, start_response)
 
-    def _listed(self, asked: re.Match[str]) -> dict[str, Any] | None:
-        """What was written when the artifact was uploaded."""
-        study, trial = int(asked["study"]), asked["trial"]
+    def _listed(self, match: re.Match[str]) -> dict[str, Any] | None:
+        """What the study or trial lists of an artifact; None when it does not list it."""
+        study, trial = int(match["study"]), match["trial"]
         try:
             if trial is None:
                 attributes: Mapping[str, Any] = self.storage.get_study_system_attrs(study)
@@ -71,10 +71,8 @@ class Artifacts:
                 attributes = self.storage.get_trial(int(trial)).system_attrs
         except KeyError:
             return None
-        listed = json.loads(
-            attributes.get(f"{ARTIFACT_KEY}{asked['artifact']}", "null")
-        )  # null: the page has deleted it
-        return None if listed is None else {**listed, "artifact_id": asked["artifact"]}
+        listed = json.loads(attributes.get(ARTIFACT_KEY + match["artifact"], "null"))  # null: deleted on the page
+        return None if listed is None else {**listed, "artifact_id": match["artifact"]}
 
     def _send(
         self, artifact: str, headers: list[tuple[str, str]], environ: WSGIEnvironment, start_response: StartResponse
@@ -84,11 +82,11 @@ class Artifacts:
             return []
         file = self._open(artifact)
         size = file.seek(0, os.SEEK_END)
-        part = Part.asked(environ, artifact, size)
+        part = Part.requested(environ, artifact, size)
         if part is None:
             file.close()
-            wrong = {"Content-Range": f"bytes */{size}"}
-            raise Refusal("416 Range Not Satisfiable", f"{size} bytes, expected a range that begins in them", wrong)
+            whole = {"Content-Range": f"bytes */{size}"}
+            raise Refusal("416 Range Not Satisfiable", f"{size} bytes, expected a range that begins in them", whole)
         headers += [("Accept-Ranges", "bytes"), ("Content-Length", str(part.length))]
         if part.partial:
             headers.append(("Content-Range", f"bytes {part.start}-{part.start + part.length - 1}/{size}"))
@@ -99,7 +97,7 @@ class Artifacts:
         return _Pieces(file, part)
 
     def _open(self, artifact: str) -> BinaryIO:
-        """The artifact as a file that can be sought in; one from a network is read first: a clip is under 1 MB."""
+        """The artifact as a seekable file; one that is not seekable is read into memory: a clip is under 1 MB."""
         try:
             file = self.store.open_reader(artifact)
             if file.seekable():
@@ -108,30 +106,31 @@ class Artifacts:
                 return BytesIO(file.read())
         except ArtifactNotFound:
             raise Refusal("404 Not Found", f"{artifact}: listed, but its file is gone from the artifacts") from None
-        except Exception as error:  # of a file system, of botocore, of whatever store is given
+        except Exception as error:  # stores raise errors of their own: OSError, those of botocore
             log.warning("artifact %s: %s: %s", artifact, type(error).__name__, " ".join(str(error).split()))
             raise Refusal("503 Service Unavailable", f"{artifact}: the artifacts cannot be read now") from error
 
 
 @dataclass(frozen=True)
 class Part:
-    """The bytes of a file that are sent."""
+    """The part of a file that is sent."""
 
     start: int
     length: int
     partial: bool
 
     @classmethod
-    def asked(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Part | None:
-        """What a request asks for (RFC 9110, section 14), None when none of it is there.
+    def requested(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Part | None:
+        """The range of a request (RFC 9110, section 14); None when the file has none of its bytes.
 
-        More than one range, or none that can be read, means the whole file; so does a range of another version of it.
+        It is the whole file without a range, and for several ranges, for one that cannot be parsed, and for one of
+        another version.
         """
-        found = RANGE.fullmatch(environ.get("HTTP_RANGE", "").strip())
-        other = environ.get("HTTP_IF_RANGE", f'"{artifact}"') != f'"{artifact}"'
-        if not found or found.groups() == ("", "") or other:
+        match = RANGE.fullmatch(environ.get("HTTP_RANGE", "").strip())
+        other_version = environ.get("HTTP_IF_RANGE", f'"{artifact}"') != f'"{artifact}"'
+        if not match or match.groups() == ("", "") or other_version:
             return cls(0, size, False)
-        first, last = found.groups()
+        first, last = match.groups()
         if not first:
             start, stop = max(0, size - int(last)), size
         else:
@@ -142,7 +141,7 @@ class Part:
 
 
 class _Pieces:
-    """The part of a file in chunks; the server closes it, also after a client that left."""
+    """A part of a file in chunks; the server closes it, also when the client disconnects."""
 
     def __init__(self, file: BinaryIO, part: Part) -> None:
         self.file = file
@@ -150,24 +149,24 @@ class _Pieces:
 
     def __iter__(self) -> Iterator[bytes]:
         self.file.seek(self.part.start)
-        left = self.part.length
-        while left > 0 and (chunk := self.file.read(min(CHUNK, left))):
-            left -= len(chunk)
+        remaining = self.part.length
+        while remaining > 0 and (chunk := self.file.read(min(CHUNK, remaining))):
+            remaining -= len(chunk)
             yield chunk
 
     def close(self) -> None:
         self.file.close()
 
 
-def _described(listed: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _headers(listed: Mapping[str, Any]) -> list[tuple[str, str]]:
     mimetype = str(listed.get("mimetype"))
-    if listed.get("encoding") or not TYPE.fullmatch(mimetype):  # compressed: the type is that of what is inside
+    if listed.get("encoding") or not TYPE.fullmatch(mimetype):  # compressed: the type is that of the content
         mimetype = "application/octet-stream"
-    how = "inline" if SHOWN.fullmatch(mimetype) else "attachment"
+    disposition = "inline" if INLINE.fullmatch(mimetype) else "attachment"
     name = Path(str(listed.get("filename") or "")).name or "artifact"
     plain = re.sub(r"[^\w.() -]", "_", name, flags=re.ASCII)
     return [
         ("Content-Type", mimetype),
-        ("Content-Disposition", f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"),
-        ("Cache-Control", "private, max-age=86400, immutable"),  # what an id stands for never changes
+        ("Content-Disposition", f"{disposition}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"),
+        ("Cache-Control", "private, max-age=86400, immutable"),  # the content of an id never changes
     ]

@@ -1,4 +1,4 @@
-"""`quell dashboard`: optuna-dashboard behind a guard, in a server of its own."""
+"""`quell dashboard`: a web server for optuna-dashboard, behind access control and with its own artifact route."""
 
 from __future__ import annotations
 
@@ -35,24 +35,27 @@ log = logging.getLogger("quell")
 
 # Requests answered at once: a page with 8 players asks for 6 things at a time.
 THREADS = 8
-# What a page uploads is held in memory, and anybody may begin to send it.
+# Uploads are held in memory, also before the password is checked.
 LARGEST_UPLOAD_BYTES = 16 << 20
-# Under this, compressing gains nothing on a network.
+# Smaller answers are not compressed: on a network that gains nothing.
 SMALL_BYTES = 4096
 REFRESH_S = 30.0
-# Until a request that is being answered is given up at the end.
-LEAVE_S = 1.0
+# At the end, requests that are being answered get so long.
+SHUTDOWN_S = 1.0
 
 
 @dataclass(frozen=True)
 class Access:
-    """Where the dashboard listens, and whom it lets do what."""
+    """Address of the dashboard, and who may do what there.
+
+    Args:
+        port: 0 for any that is free.
+        password: for any user name; None where only this machine can reach the address (`access_control.check`).
+    """
 
     host: str
-    port: int  # 0: any that is free
-    password: str | None = field(
-        repr=False
-    )  # any user name; None: this machine only (`quell_tuning.dashboard.access_control.check`)
+    port: int
+    password: str | None = field(repr=False)
     read_only: bool
 
 
@@ -66,29 +69,29 @@ def serve(
     """Prints the address of the study's page on stdout and serves until it is interrupted.
 
     Args:
-        refresh: brings the study's notes and plots up to date; called in a thread, at the start and every REFRESH_S:
-            0.1 s for 1000 trials when nothing has changed.
+        refresh: brings the study's notes and plots up to date; called in a thread, at the start and every REFRESH_S. It
+            takes 0.1 s for 1000 trials when nothing has changed.
 
     Raises:
         UsageError: the address is taken, or not this machine's.
     """
     storage = storage_of(study)
     assert isinstance(storage, RetryingStorage), "a study of quell_tuning.storage.backends"
-    logging.getLogger("waitress").setLevel(logging.ERROR)  # it says how many wait for a thread
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of requests that wait for a thread
     with listen(access.host, access.port) as listener:
         app = application(storage, store, access.password, access.read_only)
         server = waitress.create_server(
             app, sockets=[listener], threads=THREADS, ident="", max_request_body_size=LARGEST_UPLOAD_BYTES
         )
-        # Not in this thread: it would take an interruption for a wish of its own, and forget it.
+        # Not in this thread: waitress swallows KeyboardInterrupt in the main thread.
         serving = threading.Thread(target=server.run, daemon=True)
         ended = threading.Event()
         if refresh is not None:
             threading.Thread(target=keep_fresh, args=(refresh, ended), daemon=True).start()
         if not is_loopback(access.host):
             console.print(
-                f"quell: {access.host}: the password crosses the network as it is; keep to one that you trust, or put "
-                "HTTPS in front"
+                f"quell: {access.host}: the password crosses the network unencrypted; use a network that you trust, or "
+                "put HTTPS in front"
             )
         print(f"{_address(listener)}/dashboard/studies/{study_id_of(study)}", flush=True)
         try:
@@ -96,13 +99,13 @@ def serve(
             serving.join()
         finally:
             ended.set()
-            server.task_dispatcher.shutdown(timeout=LEAVE_S)
+            server.task_dispatcher.shutdown(timeout=SHUTDOWN_S)
             storage.close()
     return 1
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """A socket that listens at the address.
 
     Raises:
         UsageError: the port is taken or not ours, or the address is not one of this machine.
@@ -112,28 +115,28 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host.strip("[]"), port), family=family)
     except OSError as error:
         number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror  # of names that are not found under 0
+        reason = os.strerror(number) if number > 0 else error.strerror  # unknown host names have numbers below 0
         text = f"{host}:{port}: {reason}, expected a free port of this machine"
         raise UsageError(f"{text}; name another with --port, 0 for any, or another --host") from None
 
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # all addresses: this one is there, too
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # listening on all addresses includes this one
     return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def application(
     storage: RetryingStorage, store: ArtifactStore, password: str | None, read_only: bool
 ) -> WSGIApplication:
-    """Everything between a request and its answer."""
+    """The whole application, from the access control to optuna-dashboard."""
     view = DashboardStorage(storage)
     page = optuna_dashboard.wsgi(view, artifact_store=_WriteOnlyStore(store))
     return Guard(ServiceUnavailable(Artifacts(JsonAnswers(page), view, store)), password, read_only)
 
 
 class ServiceUnavailable:
-    """Answers 503 while the database is away."""
+    """Answers 503 while the database is unavailable."""
 
     def __init__(self, app: WSGIApplication) -> None:
         self.app = app
@@ -142,26 +145,26 @@ class ServiceUnavailable:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files are an error without it
         try:
             return self.app(environ, start_response)
-        except DatabaseUnavailable as away:
+        except DatabaseUnavailable as error:
             reason = "the study's database does not answer; this goes on when it is back"
-            raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from away
+            raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from error
 
 
 class JsonAnswers:
-    """Answers as the page's scripts want them: never empty, and compressed, which makes a tenth of 1000 trials."""
+    """Makes JSON answers never empty, as the page's scripts need, and gzips them (to a tenth, with 1000 trials)."""
 
     def __init__(self, app: WSGIApplication) -> None:
         self.app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        began: list[Any] = []
+        started: list[Any] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
-            began[:] = status, dict(headers), exc_info
+            started[:] = status, dict(headers), exc_info
 
         body = self.app(environ, start)
-        status, headers, exc_info = began
-        if status.startswith("204"):  # optuna-dashboard 0.21 reads JSON from it, fails, and says that nothing was saved
+        status, headers, exc_info = started
+        if status.startswith("204"):  # optuna-dashboard 0.21 parses the body as JSON, fails, and reports an error
             status, headers, body = "200 OK", {"Content-Type": "application/json", "Content-Length": "2"}, [b"{}"]
         elif headers.get("Content-Type") == "application/json" and "gzip" in environ["HTTP_ACCEPT_ENCODING"]:
             whole = b"".join(body)
@@ -174,14 +177,14 @@ class JsonAnswers:
 
 
 class _WriteOnlyStore:
-    """An artifact store for the dashboard's own routes: they write and remove; `Artifacts` alone reads."""
+    """The artifact store for the dashboard's own routes, which write and remove; only `Artifacts` reads."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self.store = store
         self.write = store.write
 
     def remove(self, artifact_id: str) -> None:
-        """Once: a study that is deleted names the clips that its trials share again for each of them."""
+        """Ignores a missing artifact: deleting a study removes the clips that its trials share once for each trial."""
         with suppress(ArtifactNotFound):
             self.store.remove(artifact_id)
 
@@ -190,11 +193,11 @@ class _WriteOnlyStore:
 
 
 def keep_fresh(refresh: Callable[[], None], ended: threading.Event) -> None:
-    """Calls `refresh` now and every REFRESH_S. What goes wrong is said, and tried again."""
+    """Calls `refresh` now and every REFRESH_S; an error is logged, and it is called again."""
     while True:
         try:
             refresh()
         except Exception as error:
-            log.warning("notes and plots are as they were: %s: %s", type(error).__name__, " ".join(str(error).split()))
+            log.warning("notes and plots were not updated: %s: %s", type(error).__name__, " ".join(str(error).split()))
         if ended.wait(REFRESH_S):
             return

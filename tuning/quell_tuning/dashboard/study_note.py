@@ -1,6 +1,6 @@
-"""The note of a study for optuna-dashboard: what is searched, in what and how, and how far it is.
+"""The note of a study for optuna-dashboard: its best trial, presets, budget, limits, corpus and search space.
 
-What an older study does not know is left out.
+What a study of an older version has not stored is left out.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from quell_tuning.study.parameters import domain
 from quell_tuning.study.stored_study import SKIPPED
 
 FRONT = 10  # trials of a front that are listed
-NAMED = 5  # recordings that are left out
+NAMED = 5  # excluded recordings whose names are listed
 
 
 def study_note(snapshot: StudySnapshot) -> str:
-    """What is to be known of a study, in Markdown."""
-    known, name = snapshot.attributes, snapshot.name
-    spec = known["spec"]
-    which = "--trial TRIAL " if len(snapshot.scores) > 1 else ""
+    """The note, in Markdown."""
+    name, spec = snapshot.name, snapshot.attributes["spec"]
+    trial_option = "--trial TRIAL " if len(snapshot.scores) > 1 else ""
     sections = {
         "Presets": _presets(snapshot.presets),
         "Score and budget": _budget(snapshot, spec),
         "Limits": _limits(spec.get("limits", {})),
-        "Corpus": _corpus(spec.get("corpus", {}), known),
+        "Corpus": _corpus(spec.get("corpus", {}), snapshot.attributes),
         "Search": _search(spec.get("search", {})),
         "Commands": markdown.code_block(
             [
                 f"quell status {name}",
                 f"quell report {name} -o report.html",
-                f"quell export {name} {which}-o best.pt",
+                f"quell export {name} {trial_option}-o best.pt",
                 "quell denoise best.pt noisy.wav -o clean.wav",
                 f"quell reproduce {name} TRIAL",
             ]
@@ -53,8 +52,8 @@ def _best(snapshot: StudySnapshot) -> str:
     score, best = snapshot.metric, snapshot.ranked[0]
     rival, noisy, metrics = snapshot.rival(best), snapshot.noisy, best.user_attrs.get("metrics", {})
     preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
-    said = f"**{formatting.title(score)}: {number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
-    parts = [f"Best so far: trial {best.number}{preset}, {said}.", score_table(snapshot, best)]
+    value = f"**{formatting.title(score)}: {number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
+    parts = [f"Best so far: trial {best.number}{preset}, {value}.", score_table(snapshot, best)]
     if "confirmed" in snapshot.attributes:
         parts.append(f"Trial {snapshot.attributes['confirmed']['winner']} won over several seeds.")
     return "\n\n".join(filter(None, parts))
@@ -68,35 +67,35 @@ def _front(snapshot: StudySnapshot) -> str:
     return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
 
 
-def _presets(found: Sequence[Preset]) -> str:
-    names = list(dict.fromkeys(name for preset in found for name in preset.metrics))
+def _presets(presets: Sequence[Preset]) -> str:
+    names = list(dict.fromkeys(name for preset in presets for name in preset.metrics))
     header = ["preset", "study, trial", *map(formatting.title, names), "parameters", "M MAC/s"]
     rows, lines = [], []
-    for preset in found:
+    for preset in presets:
         cost = preset.trial.user_attrs.get("cost", {})
         scores = [number(name, preset.metrics.get(name)) for name in names]
         costs = [cost_number(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
         rows.append([escape(preset.name), f"{escape(preset.study)}, {preset.trial.number}", *scores, *costs])
         if not preset.complete:
-            why = infeasible(preset.trial)
-            state = f"infeasible, {why}" if why else preset.trial.state.name.lower()
+            broken = infeasible(preset.trial)
+            state = f"infeasible, {broken}" if broken else preset.trial.state.name.lower()
             lines.append(f"{escape(preset.name)} is {state}.")
     return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
 
 
 def _budget(snapshot: StudySnapshot, spec: Mapping[str, Any]) -> str:
-    study, training, known = spec["study"], spec.get("training", {}), snapshot.attributes
+    study, training, attributes = spec["study"], spec.get("training", {}), snapshot.attributes
     mixtures = f", mean over {training['validation_mixtures']} mixtures" if "validation_mixtures" in training else ""
     rungs = ", ".join(f"{hours:g}" for hours in training.get("rungs_audio_hours", ()))
     audio = f"{training['audio_hours']:g} h of audio" if "audio_hours" in training else ""
     return markdown.fact_table(
         [
             ("score", f"{' and '.join(map(formatting.title, snapshot.scores))}{mixtures}"),
-            ("trials", str(known.get("trials", ""))),
+            ("trials", str(attributes.get("trials", ""))),
             ("a full trial", f"{audio}, scored after {rungs} h" if audio and rungs else audio),
             ("sampler, pruner", ", ".join(study[key] for key in ("sampler", "pruner") if key in study)),
             ("seed", str(study.get("seed", ""))),
-            ("hash of the study", str(known.get("spec_hash", ""))),
+            ("hash of the study", str(attributes.get("spec_hash", ""))),
         ]
     )
 
@@ -106,10 +105,10 @@ def _limits(limits: Mapping[str, float | None]) -> str:
     return markdown.table(["", "at most"], rows) if rows else ""
 
 
-def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    folders = known.get("folders", {})
+def _corpus(corpus: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    folders = attributes.get("folders", {})
     low, high = corpus.get("snr_db", (None, None))
-    said = markdown.fact_table(
+    facts = markdown.fact_table(
         [
             ("clean speech", str(folders.get("clean", ""))),
             ("noise", str(folders.get("noise", ""))),
@@ -117,16 +116,16 @@ def _corpus(corpus: Mapping[str, Any], known: Mapping[str, Any]) -> str:
             ("room responses", str(folders.get("rooms", ""))),
             ("sample rate", f"{corpus['sample_rate']} Hz" if "sample_rate" in corpus else ""),
             ("mixtures", f"{low:g} to {high:g} dB SNR" if low is not None else ""),
-            ("fingerprint", str(known.get("corpus", ""))),
-            ("left out for errors", _named(known.get(SKIPPED, []))),
+            ("fingerprint", str(attributes.get("corpus", ""))),
+            ("left out for errors", _named(attributes.get(SKIPPED, []))),
         ]
     )
     minutes = [
         [split, f"{split_minutes['clean']:.1f}", f"{split_minutes['noise']:.1f}"]
-        for split, split_minutes in known.get("minutes", {}).items()
+        for split, split_minutes in attributes.get("minutes", {}).items()
     ]
     table = markdown.table(["split", "speech (min)", "noise (min)"], minutes) if minutes else ""
-    return "\n\n".join(filter(None, [said, table and f"Recordings by split:\n\n{table}"]))
+    return "\n\n".join(filter(None, [facts, table and f"Recordings by split:\n\n{table}"]))
 
 
 def _named(recordings: Sequence[str]) -> str:

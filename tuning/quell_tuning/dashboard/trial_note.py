@@ -1,6 +1,6 @@
-"""Notes of trials for optuna-dashboard: what a trial reaches, sounds like, costs and is, and how to use it.
+"""The note of a trial for optuna-dashboard: scores, cost, configuration, clips, and the commands to use it.
 
-What an older study does not know is left out.
+What a study of an older version has not stored is left out.
 """
 
 from __future__ import annotations
@@ -23,54 +23,57 @@ PICTURE = "waveforms and spectrograms of the three"
 
 
 def trial_note(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
-    """What is to be known of a trial of the study, in Markdown."""
+    """The note, in Markdown."""
     attributes = trial.user_attrs
+    configured = configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
     sections = {
         "Scores": score_table(snapshot, trial),
         "Cost": cost_table(trial, snapshot.attributes["spec"].get("limits", {})),
-        "Configuration": markdown.fact_table(
-            configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
-        ),
+        "Configuration": markdown.fact_table(configured),
         "Scores by SNR": snr_tables(snapshot, trial),
         "Worst clip": _worst(attributes.get("worst", {})),
         "Training": _training(snapshot, trial),
         "Export and reproduce": _commands(snapshot, trial),
-        "Listen": _gallery(snapshot, trial),  # next to the players, which the dashboard puts under the note
+        "Listen": _clips(snapshot, trial),  # last, since the dashboard puts the players below the note
     }
     preset = f", preset {attributes['preset']}" if "preset" in attributes else ""
     return markdown.page(f"Trial {trial.number} of {snapshot.name}{preset}", _verdict(snapshot, trial), sections)
 
 
 def _verdict(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
-    attributes, why = trial.user_attrs, infeasible(trial)
-    said = ""
+    """How the trial ended, and what qualifies its scores."""
+    attributes, broken = trial.user_attrs, infeasible(trial)
+    verdict = ""
     if trial.state == TrialState.COMPLETE:
         score = number(snapshot.metric, trial.values[0])
         gains = over(snapshot.metric, attributes.get("metrics", {}), snapshot.noisy, snapshot.rival(trial))
-        said = f"**{formatting.title(snapshot.metric)}: {score}**{gains}."
+        verdict = f"**{formatting.title(snapshot.metric)}: {score}**{gains}."
     elif trial.state == TrialState.FAIL:
-        said = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
-    elif not why:
+        verdict = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
+    elif not broken:
         reason = f": {escape(attributes['pruned'])}" if "pruned" in attributes else ""
-        said = f"**{trial.state.name.capitalize()}**{reason}."
+        verdict = f"**{trial.state.name.capitalize()}**{reason}."
     same, failures = attributes.get("same_as"), attributes.get("failures")
-    more = [
-        f"**Infeasible**: {why}." if why else "",
+    remarks = [
+        f"**Infeasible**: {broken}." if broken else "",
         f"Its configuration is that of trial {same}, whose results it has." if same is not None else "",
         f"{failures} values could not be computed and count as the metric's worst." if failures else "",
     ]
-    return "\n\n".join(filter(None, [said, *more]))
+    return "\n\n".join(filter(None, [verdict, *remarks]))
 
 
-def _gallery(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
-    taken_over = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
-    owner = snapshot.trials[trial.user_attrs["same_as"]] if taken_over else trial
+def _clips(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+    """Links to the clips and their pictures; of a trial that copied its results those of the original."""
+    copied = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
+    owner = snapshot.trials[trial.user_attrs["same_as"]] if copied else trial
     shared, own = f"/artifacts/{snapshot.study_id}", f"/artifacts/{snapshot.study_id}/{trial_id_of(owner)}"
     texts = []
-    for clip, made in zip(snapshot.attributes.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False):
+    for clip, denoised in zip(
+        snapshot.attributes.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False
+    ):
         noisy, clean = f"[noisy]({shared}/{clip['noisy']})", f"[clean]({shared}/{clip['clean']})"
-        texts.append(f"{_clip(clip)}: {noisy}, [denoised]({own}/{made['denoised']}), {clean}")
-        texts.append(f"![{PICTURE}]({own}/{made['picture']})")
+        texts.append(f"{_clip(clip)}: {noisy}, [denoised]({own}/{denoised['denoised']}), {clean}")
+        texts.append(f"![{PICTURE}]({own}/{denoised['picture']})")
     return "\n\n".join(texts)
 
 
@@ -94,8 +97,8 @@ def _commands(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     if not complete and not trial.intermediate_values:
         return ""
     lines = [f"quell export {snapshot.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
-    shown = markdown.code_block([*lines, f"quell reproduce {snapshot.name} {trial.number}"])
-    return f"{shown}\n\nThe weights of the best trials only are kept; every trial can be trained again."
+    block = markdown.code_block([*lines, f"quell reproduce {snapshot.name} {trial.number}"])
+    return f"{block}\n\nThe weights of the best trials only are kept; every trial can be trained again."
 
 
 def _worst(clip: dict[str, Any]) -> str:
@@ -112,18 +115,17 @@ def _clip(clip: dict[str, Any]) -> str:
 
 
 def _audio(trial: FrozenTrial) -> str:
-    """Hours of audio that a trial was trained on, of those of a full one."""
+    """Hours of audio that the trial was trained on, and those of a full training."""
     rungs = trial.user_attrs.get("training", {}).get("rungs_audio_hours", ())
     if not rungs:
         return ""
     complete = trial.state == TrialState.COMPLETE
     lease = trial.user_attrs.get("lease", (0, 0.0))
-    heard = rungs[-1] if complete else max(lease[1], max(trial.intermediate_values, default=0) / 3600)
-    return f"{heard:.3g} of {rungs[-1]:g} h"
+    hours = rungs[-1] if complete else max(lease[1], max(trial.intermediate_values, default=0) / 3600)
+    return f"{hours:.3g} of {rungs[-1]:g} h"
 
 
 COMPARED = ("noisy", "this trial", "gain", "best preset", "gain over it")
-
 
 Metrics = Mapping[str, float]
 
@@ -162,28 +164,28 @@ def by_rank(snapshot: StudySnapshot, metrics: Metrics) -> list[str]:
 
 
 def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[str]:
-    """One metric in the columns COMPARED."""
+    """Cells of one metric in the columns COMPARED."""
     value, before, other = (side.get(name) for side in (mine, noisy, rival))
     gains = gain(name, value, before), gain(name, value, other)
     return [number(name, before), number(name, value), gains[0], number(name, other), gains[1]]
 
 
 def gain(name: str, value: float | None, reference: float | None) -> str:
-    """A difference of scores with its sign, or nothing."""
+    """A difference of scores with its sign; empty where a score is not known."""
     return "" if value is None or reference is None else number(name, value - reference, "+")
 
 
 def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:
-    """How far a metric is above the noisy input's and the best preset's, to be put behind its value."""
+    """Text to follow a metric's value: its gains over the noisy input and the best preset."""
     sides = {"the noisy input": noisy}
     if rival is not None:
         sides[f"the best preset, {escape(rival.name)}"] = rival.metrics
-    found = {what: gain(name, mine.get(name), side.get(name)) for what, side in sides.items()}
-    return "".join(f", {value} over {what}" for what, value in found.items() if value)
+    gains = {side: gain(name, mine.get(name), metrics.get(name)) for side, metrics in sides.items()}
+    return "".join(f", {text} over {side}" for side, text in gains.items() if text)
 
 
 def cost_table(trial: FrozenTrial, limits: Mapping[str, float | None]) -> str:
-    """Each cost, its limit and the share of the limit that it takes."""
+    """Each cost, its limit, and the cost as a share of the limit."""
     rows = []
     for name, value in costs(trial, limits).items():
         limit = limits.get(name)

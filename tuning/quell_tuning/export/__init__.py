@@ -1,1 +1,1 @@
-"""`quell export` and `quell reproduce`."""
+"""Exports a trial with its model card, and trains a trial again."""

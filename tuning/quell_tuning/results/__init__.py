@@ -1,1 +1,1 @@
-"""What a study has found, as numbers."""
+"""Results of a study as numbers: a snapshot, costs, points of plots, workers, `quell status`."""

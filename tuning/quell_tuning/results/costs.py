@@ -1,4 +1,4 @@
-"""Costs and limits of a trial in numbers and words."""
+"""What a trial costs, and which constraints it breaks, in words."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from quell_tuning.study.sections import RTF_MARGIN
 
 
 def costs(trial: FrozenTrial, limits: Mapping[str, float | None]) -> dict[str, float | None]:
-    """What a trial costs, as far as it is known; None where a latency is infinite.
+    """The costs that are known, in the order of COSTS; None is an infinite latency.
 
-    A trial that was refused before its training, or has a limited real-time factor, tells its costs by how far they
-    are off their limits.
+    Of a trial that was refused before its training, and of the real-time factor, only the constraint is stored: how far
+    the cost is off its limit. The cost is computed from that.
     """
-    known: dict[str, float | None] = dict(trial.user_attrs.get("cost", {}))
+    values: dict[str, float | None] = dict(trial.user_attrs.get("cost", {}))
     for name, excess in trial.constraints.items():
         limit = limits.get(name)
-        if limit is None or name in known:
+        if limit is None or name in values:
             continue
         if name != "real_time_factor":
-            known[name] = None if excess == math.inf else (excess + 1) * limit
+            values[name] = None if excess == math.inf else (excess + 1) * limit
         elif excess != 0:  # 0 stands for not measured
-            known[name] = (excess + 1) * RTF_MARGIN * limit
-    return {name: known[name] for name in COSTS if name in known}
+            values[name] = (excess + 1) * RTF_MARGIN * limit
+    return {name: values[name] for name in COSTS if name in values}
 
 
 def infeasible(trial: FrozenTrial) -> str:
-    """Why a trial is not feasible; empty when it is."""
+    """The constraints that a trial breaks, in words; empty when it is feasible."""
     return " and ".join(_excess(name, value) for name, value in trial.constraints.items() if value > 0)
 
 

@@ -1,4 +1,4 @@
-"""What a study has reached, as a dictionary and as tables."""
+"""`quell status`: how far a study is, as JSON, as tables, and as one line."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ from quell.metrics.intrusive import UNITS
 from quell_tuning import formatting
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.liveness import Liveness
-from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours
-from quell_tuning.trials.ranking import feasible, is_lost
+from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours, state_name
+from quell_tuning.trials.ranking import is_lost
 
-FAILURES = 10  # latest ones that are told
+FAILURES = 10  # latest ones that are listed
+PAUSE_S = 2.0  # between two looks of `--watch`
 
 
 def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) -> dict[str, Any]:
-    """States, the best trials and what they gain, who works, worker-hours; everything is JSON.
+    """Trials by state, the best trials and their gains, workers, and worker-hours, as JSON.
 
     Args:
         best: length of the leaderboard.
-        signs: from the looks before this one, of somebody who watches.
+        signs: the object of the looks before this one, for a caller that looks again and again.
     """
     snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
     trials = [trial for trial in snapshot.trials if not is_lost(trial)]
-    states = Counter(trial.state.name.lower() if feasible(trial) else "infeasible" for trial in trials)
+    states = Counter(map(state_name, trials))
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    ended, wanted = sum(trial.state.is_finished() for trial in trials), snapshot.attributes.get("trials", len(trials))
+    ended, asked = sum(trial.state.is_finished() for trial in trials), snapshot.attributes.get("trials", len(trials))
     confirmed = snapshot.attributes.get("confirmed")
     return {
         "study": snapshot.name,
         "score": snapshot.metric,
-        "trials": wanted,
+        "trials": asked,
         "ended": ended,
-        "done": ended >= wanted and not running,
+        "done": ended >= asked and not running,
         "states": dict(states),
-        "hours": asdict(hours(snapshot.trials, wanted)),
+        "hours": asdict(hours(snapshot.trials, asked)),
         "workers": (signs or Liveness()).look(running),
         "noisy": snapshot.noisy,
         "best": _best(snapshot),
@@ -60,7 +61,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) 
 
 
 def _best(snapshot: StudySnapshot) -> dict[str, Any] | None:
-    """The best trial and what each of its metrics gains; over the best preset None when it is that itself."""
+    """The best trial and the gains of its metrics; over the best preset None where it is itself the best preset."""
     if not snapshot.ranked:
         return None
     best = snapshot.ranked[0]
@@ -76,12 +77,7 @@ def _best(snapshot: StudySnapshot) -> dict[str, Any] | None:
 def _preset(preset: Preset | None) -> dict[str, Any] | None:
     if preset is None:
         return None
-    return {
-        "preset": preset.name,
-        "study": preset.study,
-        "trial": preset.trial.number,
-        "metrics": preset.metrics,
-    }
+    return {"preset": preset.name, "study": preset.study, "trial": preset.trial.number, "metrics": preset.metrics}
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
@@ -96,7 +92,7 @@ def show(state: dict[str, Any], console: Console) -> None:
 
 
 def view(state: dict[str, Any]) -> RenderableType:
-    """A summary: states, the best trial, worker-hours, who works on what, failures, the leaderboard."""
+    """A summary as text and tables: states, the best trial, worker-hours, workers, failures, the leaderboard."""
     lines = [f"study {state['study']}: {state['trials']} trials asked for; {_states(state)}", _gained(state)]
     lines.append(f"worker-hours: {_hours(state)}")
     parts: list[RenderableType] = [*map(Text, lines)]
@@ -104,7 +100,7 @@ def view(state: dict[str, Any]) -> RenderableType:
         parts.append(_workers(state))
     parts += map(Text, _failures(state["failures"]))
     if state["leaderboard"]:
-        parts.append(_Widest(_leaderboard(state, True), _leaderboard(state, False)))
+        parts.append(_FullOrShort(_leaderboard(state, True), _leaderboard(state, False)))
     if "confirmed" in state:
         winner = state["confirmed"]["winner"]
         mean = state["confirmed"]["means"][str(winner)]
@@ -114,9 +110,12 @@ def view(state: dict[str, Any]) -> RenderableType:
 
 def line(state: dict[str, Any]) -> str:
     """A summary in one line, which changes only when something has happened."""
-    alive = sum(worker["alive"] is True for worker in state["workers"])
-    working = f"{len(state['workers'])} at work, {alive} known to be alive"
+    working = f"{len(state['workers'])} at work, {_alive(state)} known to be alive"
     return f"{state['ended']} of {state['trials']} trials ended: {_states(state)}; {_gained(state)}; {working}"
+
+
+def _alive(state: dict[str, Any]) -> int:
+    return sum(worker["alive"] is True for worker in state["workers"])
 
 
 def _states(state: dict[str, Any]) -> str:
@@ -127,24 +126,23 @@ def _gained(state: dict[str, Any]) -> str:
     best, preset, score = state["best"], state["best_preset"], state["score"]
     if best is None:
         return "no trial is complete and feasible yet"
-    said = [f"best: trial {best['trial']}, {formatting.title(score)} {formatting.number(score, best['value'])}"]
+    parts = [f"best: trial {best['trial']}, {formatting.title(score)} {formatting.number(score, best['value'])}"]
     if score in best["gain_over_noisy"]:
-        said.append(f"{formatting.number(score, best['gain_over_noisy'][score], '+')} over the noisy input")
+        parts.append(f"{formatting.number(score, best['gain_over_noisy'][score], '+')} over the noisy input")
     if preset is not None and best["gain_over_preset"] is None:
-        said.append(f"which is the preset {preset['preset']}")
+        parts.append(f"which is the preset {preset['preset']}")
     elif preset is not None and score in best["gain_over_preset"]:
         gain = formatting.number(score, best["gain_over_preset"][score], "+")
-        said.append(f"{gain} over the best preset, {preset['preset']}")
-    return ", ".join(said)
+        parts.append(f"{gain} over the best preset, {preset['preset']}")
+    return ", ".join(parts)
 
 
 def _hours(state: dict[str, Any]) -> str:
     spent, left = state["hours"]["spent"], state["hours"]["left"]
-    alive = sum(worker["alive"] is True for worker in state["workers"])
-    said = f"{spent:.3g} spent by trials that ended"
+    text, alive = f"{spent:.3g} spent by trials that ended", _alive(state)
     if left is None or state["done"]:
-        return said
-    return f"{said}, about {left:.3g} to come" + (f": {left / alive:.2g} h for {alive} workers" if alive else "")
+        return text
+    return f"{text}, about {left:.3g} to come" + (f": {left / alive:.2g} h for {alive} workers" if alive else "")
 
 
 def _workers(state: dict[str, Any]) -> Table:
@@ -153,14 +151,12 @@ def _workers(state: dict[str, Any]) -> Table:
     for column in ("worker", "trial", "audio (h)", "last rung (h)", formatting.title(score), ""):
         table.add_column(column, justify="left" if column in ("worker", "") else "right", no_wrap=True)
     for worker in state["workers"]:
-        rung = worker["rung_hours"]
-        at = "" if rung is None else f"{rung:.3g}"
-        reached = "" if worker["score"] is None else formatting.number(score, worker["score"])
-        said = {True: "alive", False: "gone", None: "on another machine: watch to see if it is alive"}[worker["alive"]]
-        silent = worker["silent_s"]
-        said += f", silent for {silent:.0f} s" if silent is not None and not worker["alive"] else ""
-        cells = (worker["worker"] or "unknown", str(worker["trial"]), f"{worker['audio_hours']:.2f}", at, reached, said)
-        table.add_row(*map(Text, cells))
+        rung = "" if worker["rung_hours"] is None else f"{worker['rung_hours']:.3g}"
+        life = {True: "alive", False: "gone", None: "on another machine: watch to see if it is alive"}[worker["alive"]]
+        if worker["silent_s"] is not None and not worker["alive"]:
+            life += f", silent for {worker['silent_s']:.0f} s"
+        cells = [worker["worker"] or "unknown", str(worker["trial"]), f"{worker['audio_hours']:.2f}", rung]
+        table.add_row(*map(Text, [*cells, formatting.number(score, worker["score"]), life]))
     return table
 
 
@@ -171,16 +167,15 @@ def _failures(failures: dict[int, str]) -> list[str]:
     return [f"{more} more failed before", *lines] if more else lines
 
 
-class _Widest:
-    """The first of two tables, or the second where a terminal is too narrow for it."""
+class _FullOrShort:
+    """The full table, or the short one on a terminal that is too narrow for the full one."""
 
-    def __init__(self, *tables: Table) -> None:
-        self.tables = tables
+    def __init__(self, full: Table, short: Table) -> None:
+        self.full, self.short = full, short
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        full, short = self.tables
-        needed = Measurement.get(console, options.update(max_width=sys.maxsize), full).maximum
-        yield full if needed <= options.max_width else short
+        needed = Measurement.get(console, options.update(max_width=sys.maxsize), self.full).maximum
+        yield self.full if needed <= options.max_width else self.short
 
 
 def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
@@ -192,38 +187,34 @@ def _leaderboard(state: dict[str, Any], configurations: bool) -> Table:
     for column in ("trial", *heads, "parameters", "M\nMAC/s", *searched):
         table.add_column(column, justify="left" if column == "loss" else "right", no_wrap=True)
     if state["noisy"]:
-        table.add_row("noisy", *(_number(name, state["noisy"]) for name in metrics))
+        table.add_row("noisy", *(formatting.number(name, state["noisy"].get(name)) for name in metrics))
     for row in rows:
-        values = [_number(name, row.get("metrics", {})) for name in metrics]
+        values = [formatting.number(name, row.get("metrics", {}).get(name)) for name in metrics]
         cost = row.get("cost", {})
-        counted = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
+        costs = [f"{cost['parameters']:,}", f"{cost['macs_per_s'] / 1e6:.0f}"] if cost else ["", ""]
         point = [formatting.parameter_value(row["params"].get(name, "")) for name in searched]
-        cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *counted, *point]
+        cells = [f"{row['trial']} {row.get('preset', '')}".strip(), *values, *costs, *point]
         table.add_row(*map(Text, cells))
     return table
 
 
-def _number(name: str, metrics: dict[str, float]) -> str:
-    return formatting.number(name, metrics[name]) if name in metrics else ""
-
-
-PAUSE_S = 2.0
-
-
 def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> None:
-    """Shows a study until it is done: on a terminal redrawn at every look, elsewhere a line whenever something changed,
-    of JSON if asked for."""
-    signs, told = Liveness(), ""
-    drawn = console.is_terminal and not as_json
-    with Live(console=console, auto_refresh=False) if drawn else nullcontext() as live:
+    """Shows a study until it is done: redrawn at every look on a terminal, elsewhere a line for every change.
+
+    Args:
+        as_json: the line is the summary as JSON, on a terminal too.
+    """
+    signs, last = Liveness(), ""
+    redraw = console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if redraw else nullcontext() as live:
         while True:
             state = summary(study, signs=signs)
             text = line(state)
             if live is not None:
                 live.update(view(state), refresh=True)
-            elif text != told:
+            elif text != last:
                 print(json.dumps(state) if as_json else text, flush=True)
-            told = text
+            last = text
             if state["done"]:
                 return
             time.sleep(PAUSE_S)
