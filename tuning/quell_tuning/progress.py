@@ -1,9 +1,9 @@
-"""Progress bars with time left: on a terminal, on stderr, gone when done."""
+"""Progress bars with the time left; on terminals only, and removed at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -25,53 +25,44 @@ from rich.text import Text
 from quell.progress import Progress
 
 
-@contextmanager
-def bar(what: str, console: Console) -> Iterator[Progress]:
-    """A bar that is moved by calling it with (done, of how many)."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("", total=None)
+def bar(name: str, console: Console) -> AbstractContextManager[Progress]:
+    """A progress bar; yields `update(done, total)`."""
+    return _bar(console, TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
 
-        def move(done: float, total: float) -> None:
-            shown.update(task, completed=done, total=total)
 
-        yield move
+def download(name: str, console: Console) -> AbstractContextManager[Progress]:
+    """A progress bar of bytes, with the speed; yields `update(done, total)`."""
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return _bar(console, TextColumn(name), BarColumn(), *columns)
 
 
 @contextmanager
-def download(what: str, console: Console) -> Iterator[Progress]:
-    """A bar of bytes with their speed, moved by calling it with (done, of how many)."""
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("", total=None)
-
-        def move(done: float, total: float) -> None:
-            shown.update(task, completed=done, total=total)
-
-        yield move
+def _bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @contextmanager
 def stream(console: Console) -> Iterator[Progress]:
-    """How much sound has come through a pipe, then how much of it is denoised, and how fast. It is moved by calling it
-    with (seconds denoised, seconds that have come)."""
+    """A progress bar of a pipe: seconds received, then seconds denoised; yields `update(denoised, received)`."""
     columns = (TextColumn("{task.description}"), BarColumn(), _Sound(Column(no_wrap=True)))
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        reading = shown.add_task("reading", total=None)
-        denoising = shown.add_task("denoising", total=None, visible=False)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        reading = bars.add_task("reading", total=None)
+        denoising = bars.add_task("denoising", total=None, visible=False)
 
-        def move(done: float, came: float) -> None:
-            if done == 0:
-                shown.update(reading, completed=came)
+        def update(denoised: float, received: float) -> None:
+            if denoised == 0:
+                bars.update(reading, completed=received)
             else:
-                shown.update(reading, visible=False)
-                shown.update(denoising, completed=done, total=came, visible=True)
+                bars.update(reading, visible=False)
+                bars.update(denoising, completed=denoised, total=received, visible=True)
 
-        yield move
+        yield update
 
 
 class _Sound(ProgressColumn):
-    """Seconds of sound as a clock shows them."""
+    """Seconds of sound as hours, minutes and seconds, and the speed."""
 
     def render(self, task: Task) -> Text:
         clock = str(timedelta(seconds=int(task.completed)))
@@ -82,7 +73,7 @@ class _Sound(ProgressColumn):
 
 
 class Trainings:
-    """A bar for each training: audio-hours, loss, latest score, time left. Use it as a context."""
+    """A bar for each running trial: audio-hours, loss, last score, time left. A context manager."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -92,33 +83,33 @@ class Trainings:
             TextColumn("{task.fields[loss]}{task.fields[score]} left"),
             TimeRemainingColumn(),
         )
-        self._shown = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Trainings:
-        self._shown.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._shown.stop()
+        self._bars.stop()
 
     def step(self, name: str, audio_hours: float, of: float, loss: float) -> None:
-        """A training has got so far; a new name opens a bar."""
+        """Updates the bar of a trial; a new name opens one."""
         if name not in self._tasks:
-            self._tasks[name] = self._shown.add_task(name, total=of, loss="", score="")
-        self._shown.update(self._tasks[name], completed=audio_hours, loss=f"loss {loss:.4f}")
+            self._tasks[name] = self._bars.add_task(name, total=of, loss="", score="")
+        self._bars.update(self._tasks[name], completed=audio_hours, loss=f"loss {loss:.4f}")
 
     def scored(self, name: str, done: float, of: float) -> None:
-        """So many clips of a training are scored."""
+        """Shows how many clips are scored."""
         if name in self._tasks:
-            self._shown.update(self._tasks[name], score=f", {done} of {of} clips scored,")
+            self._bars.update(self._tasks[name], score=f", {done} of {of} clips scored,")
 
     def rung(self, name: str, metric: str, score: float) -> None:
-        """A training was scored."""
+        """Shows the score of a rung."""
         if name in self._tasks:
-            self._shown.update(self._tasks[name], score=f", {metric} {score:.3f},")
+            self._bars.update(self._tasks[name], score=f", {metric} {score:.3f},")
 
     def end(self, name: str) -> None:
-        """Takes a training's bar away."""
+        """Removes a bar."""
         if name in self._tasks:
-            self._shown.remove_task(self._tasks.pop(name))
+            self._bars.remove_task(self._tasks.pop(name))

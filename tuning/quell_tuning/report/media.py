@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import soundfile
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from quell.progress import Progress
 from quell_tuning.report.content import Content, Row
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def with_sounds(content: Content, listen: int) -> list[Row]:
     return list(rows.values())
 
 
-def gallery(content: Content, store: ArtifactStore, listen: int, move: Callable[[int, int], None]) -> Gallery:
+def gallery(content: Content, store: ArtifactStore, listen: int, update: Progress) -> Gallery:
     """The study's showcase, denoised by the trials of `with_sounds`."""
     files, showcase = _Files(store), content.attributes.get("showcase", [])
     denoised = [
@@ -75,7 +75,7 @@ def gallery(content: Content, store: ArtifactStore, listen: int, move: Callable[
         if noisy and clean:
             about = (stored["label"], stored["snr_db"], stored["seconds"], noisy, clean, stored.get("scores", {}))
             report_clips.append(ReportClip(*about, [clips[index] for clips in whole]))
-        move(index + 1, len(showcase))
+        update(index + 1, len(showcase))
     return Gallery(report_clips, [clips[0].row for clips in whole] if report_clips else [], files.missing)
 
 

@@ -96,10 +96,10 @@ def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, list
         TuningError: the file cannot be written.
     """
     content = Content(study, best)
-    with progress.bar("sounds", console) as move:
-        sounds = gallery(content, store, listen, move)
-    with progress.bar("plots", console) as move:
-        drawn = list(plots(content, move))
+    with progress.bar("sounds", console) as update:
+        sounds = gallery(content, store, listen, update)
+    with progress.bar("plots", console) as update:
+        drawn = list(plots(content, update))
     page = render(content, sounds, drawn).encode()
     try:
         with replacing(path) as partial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from quell.progress import Progress
 from quell_tuning.formatting import title
 from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
@@ -36,13 +37,13 @@ class Plot:
     description: str = ""  # the picture in words, for screen readers
 
 
-def plots(content: Content, move: Callable[[int, int], None]) -> Iterator[Plot]:
+def plots(content: Content, update: Progress) -> Iterator[Plot]:
     """Draws all plots."""
     draws = (cost, by_snr, learning, progress, importance)
     for index, draw in enumerate(draws):
         with matplotlib.rc_context(STYLE):
             yield draw(content)
-        move(index + 1, len(draws))
+        update(index + 1, len(draws))
 
 
 def cost(content: Content) -> Plot:

@@ -109,33 +109,11 @@ PARAMETERS: Mapping[str, Parameter] = {
         ),
         Parameter("convolution", str, "`separable`: depthwise, then pointwise"),
         Parameter("convolutions_per_level", int, "convolutions per level of the encoder, and of the decoder", "", 1, 3),
-        Parameter(
-            "downsampling",
-            str,
-            "`pool`: convolutions at full resolution, then max-pooling",
-            words={"stride": "strides", "pool": "max-pooling"},
-        ),
-        Parameter(
-            "time_stride",
-            int,
-            "stride in time, from the second level on",
-            "",
-            *RANGES["time_stride"],
-            words={1: "of 2 in frequency only", 2: "of 2 in frequency and, from the second level on, in time"},
-        ),
+        Parameter("downsampling", str, "`pool`: convolutions at full resolution, then max-pooling"),
+        Parameter("time_stride", int, "stride in time, from the second level on", "", *RANGES["time_stride"]),
         Parameter("skips", bool, "skip connections", words={True: "with skips", False: "without skips"}),
-        Parameter(
-            "normalisation",
-            str,
-            "`frame`: each frame is normalised separately",
-            words={"batch": "over the batch", "frame": "of each frame separately"},
-        ),
-        Parameter(
-            "activation",
-            str,
-            "activation function",
-            words={"leaky_relu": "leaky ReLU", "prelu": "PReLU", "elu": "ELU"},
-        ),
+        Parameter("normalisation", str, "`frame`: each frame is normalised separately"),
+        Parameter("activation", str, "activation function"),
         Parameter("dropout", float, "share of channels that are dropped in training", "", 0, 0.9),
         Parameter(
             "bottleneck",
@@ -157,21 +135,11 @@ PARAMETERS: Mapping[str, Parameter] = {
             0,
             1024,
         ),
-        Parameter(
-            "causal",
-            bool,
-            "no frame depends on a later frame",
-            words={True: "yes: no frame depends on a later frame", False: "no: frames depend on later frames, too"},
-        ),
+        Parameter("causal", bool, "no frame depends on a later frame", words={True: "yes", False: "no"}),
         Parameter("output", str, "output activation"),
         Parameter("loss", str, "see [loss terms](#loss-terms)"),
         *(Parameter(f"{term}_weight", float, f"weight of the term `{term}`", "", 1e-5, 1000) for term in LOSS_WEIGHTS),
-        Parameter(
-            "optimiser",
-            str,
-            "`muon`: orthogonalised updates for matrices, AdamW for all other weights",
-            words={"adamw": "AdamW", "muon": "Muon for matrices, AdamW for all other weights"},
-        ),
+        Parameter("optimiser", str, "`muon`: orthogonalised updates for matrices, AdamW for all other weights"),
         Parameter("learning_rate", float, "peak learning rate", "", 1e-6, 1),
         Parameter("batch_size", int, "segments per step", "segments", 1, 1024),
     )
@@ -187,14 +155,14 @@ _VALUES: Mapping[str, Value] = {
 }
 DEFAULTS: Mapping[str, Value] = {name: _VALUES[name] for name in PARAMETERS}  # the preset `compressed-unet`
 
-# A configuration as a table of (what, words).
+# A configuration as a table: a name, and the words beside it.
 ROWS = (
     ("window", "{win_ms:.4g} ms ({win_length} samples at {sample_rate} Hz), hop {hop_ms:.4g} ms ({hop_length})"),
     ("spectrogram -> target", "{representation} -> {target}"),
     ("phase", "{phase}"),
     ("network", "{depth} levels {skips}, {base_channels} channels, at each level {growth:.3g} times as many"),
     ("convolutions", "{convolution}, {kernel_bins} bins x {kernel_frames} frames, {convolutions_per_level} a level"),
-    ("downsampling", "{downsampling} {time_stride}"),
+    ("downsampling", "{downsampling}, by 2 in frequency, by {time_stride} in time"),
     ("normalisation", "{normalisation}"),
     ("activation", "{activation}; the last one {output}"),
     ("dropout", "{dropout:.3g}"),
@@ -205,7 +173,7 @@ ROWS = (
     ("learning rate", "{learning_rate:.3g}"),
     ("batch", "{batch_size} segments of {segment_s:g} s"),
 )
-# A configuration in one line: a parameter, and the text that it stands for.
+# A configuration in one line: a parameter, and the words that it adds.
 LINE = (
     ("win_ms", "window {win_ms:.3g} ms, hop {hop_ms:.3g} ms"),
     ("representation", "{representation} \N{RIGHTWARDS ARROW} {target}"),
@@ -219,12 +187,12 @@ LINE = (
     ("learning_rate", "learning rate {learning_rate:.2g}"),
     ("batch_size", "batch {batch_size}"),
 )
-# Of these the default stands for "none": the line leaves it out.
+# Parameters whose default means "none"; the line leaves it out.
 OPTIONAL = ("phase", "bottleneck", "causal", "dropout")
 
 
 def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A configuration as (what, words).
+    """A configuration as (name, words).
 
     Args:
         denoiser, training: fields of `DenoiserConfig` and of `TrainingConfig`; rows that need a field which an older
@@ -235,18 +203,14 @@ def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> l
         weights = fields.get("loss_weights", {})
         terms = loss_terms(fields["loss"])
         fields["loss"] = " + ".join(f"{weights.get(term, LOSS_WEIGHTS[term]):.3g} x {term}" for term in terms)
-    return [(what, text) for what, template in ROWS if (text := _filled(template, fields))]
+    return [(name, text) for name, template in ROWS if (text := _filled(template, fields))]
 
 
 def one_line(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """A configuration in one line; arguments as for `configuration`."""
-    given, fields = {**denoiser, **training}, _fields(denoiser, training)
-    parts = []
-    for name, template in LINE:
-        absent = name in OPTIONAL and given.get(name, DEFAULTS[name]) == DEFAULTS[name]
-        if not absent and (text := _filled(template, fields)):
-            parts.append(text)
-    return "; ".join(parts)
+    values, fields = {**denoiser, **training}, _fields(denoiser, training)
+    unused = [name for name in OPTIONAL if values.get(name, DEFAULTS[name]) == DEFAULTS[name]]
+    return "; ".join(filter(None, (_filled(text, fields) for name, text in LINE if name not in unused)))
 
 
 def _fields(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:

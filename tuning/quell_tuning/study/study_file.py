@@ -153,9 +153,9 @@ def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
 
 
-def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, move: Progress | None = None) -> EvaluationSet:
+def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, progress: Progress | None = None) -> EvaluationSet:
     """The mixtures that the study's trials are scored on."""
     from quell.mixing.evaluation_mixtures import evaluation_set  # imports torch, which a study file does not need
 
     count, seed = spec.training.validation_mixtures, spec.study.seed
-    return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, move)
+    return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer, progress)
