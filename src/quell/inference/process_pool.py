@@ -9,20 +9,19 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from quell.atomic import sweep
 from quell.errors import AudioError, ExportError
-from quell.inference import pretrained
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
+from quell.inference import denoising_process, pretrained
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
 from quell.inference.journal import Journal
 from quell.processes import pool
 from quell.progress import Progress
@@ -59,7 +58,7 @@ def denoise(
         # The longest first: none of them is left alone at the end.
         waiting = deque(sorted(jobs, key=lambda job: seconds[job.source], reverse=True))
         attempts: Counter[DenoiseJob] = Counter()
-        for job, done, stalled in _spread(slots, _task, waiting, look):
+        for job, done, stalled in _spread(slots, denoising_process.denoise, waiting, look):
             if done is not None:
                 yield done
                 continue
@@ -88,7 +87,7 @@ def _lengths(slots: Sequence[_Slot], paths: Sequence[Path]) -> dict[Path, float]
     """Seconds of sound in each, 0 where they are not known; for the progress bar."""
     seconds = dict.fromkeys(paths, 0.0)
     parts = deque(paths[start : start + PROBED] for start in range(0, len(paths), PROBED))
-    for part, found, _ in _spread(slots, _probe, parts):
+    for part, found, _ in _spread(slots, denoising_process.lengths, parts):
         seconds |= zip(part, found or [], strict=False)
     return seconds
 
@@ -114,33 +113,12 @@ def _spread(
             slot.kill_if_stalled()
 
 
-class _Signs(ctypes.Structure):
-    """What a process shows of itself, in memory that it shares; nobody else writes there."""
-
-    _fields_ = (
-        ("seconds", ctypes.c_double),  # of sound that it has done
-        ("busy", ctypes.c_bool),
-        ("steps", ctypes.c_uint64),  # it goes up while it gets anywhere
-        ("pid", ctypes.c_int),
-    )
-
-
-class _Begun(NamedTuple):
-    """What a process is given when it starts."""
-
-    model: Path | None
-    options: DenoiseOptions
-    processes: int
-    stop: Any  # a shared c_bool
-    signs: Any  # a shared _Signs
-
-
 class _Slot:
     """One process, and another when it died: in a pool of several nobody knows which job killed it."""
 
     def __init__(self, model: Path | None, options: DenoiseOptions, processes: int, stop: Any) -> None:
-        self.signs: Any = multiprocessing.get_context("spawn").RawValue(_Signs)
-        self._begun = _Begun(model, options, processes, stop, self.signs)
+        self.signs: Any = multiprocessing.get_context("spawn").RawValue(denoising_process.SharedState)
+        self._begun = denoising_process.Setup(model, options, processes, stop, self.signs)
         self._fresh()
         self._pool = self._new()
 
@@ -149,7 +127,7 @@ class _Slot:
         self._steps, self._still_s, self._looked = 0, 0.0, time.monotonic()
 
     def _new(self) -> ProcessPoolExecutor:
-        return pool(1, _begin, self._begun)
+        return pool(1, denoising_process.begin, self._begun)
 
     def submit(self, call: Callable[..., Any], *given: Any) -> Future[Any]:
         try:
@@ -169,7 +147,7 @@ class _Slot:
 
     def load(self) -> None:
         """Raises what is wrong with the model."""
-        if self.result(self.submit(_ready))[0] is None:
+        if self.result(self.submit(denoising_process.load_model))[0] is None:
             found = "the process that loads it is killed"
             needed = "expected a file made by `quell export`; look for free memory"
             raise ExportError(f"{self._begun.model or pretrained.FOLDER}: {found}, {needed}")
@@ -203,88 +181,3 @@ class _Slot:
             if self.signs.busy:
                 self._kill()
         self._pool.shutdown()
-
-
-# --- what such a process has, and does ---
-
-
-class _Stopped(BaseException):
-    """The run was interrupted, or this process is asked to leave."""
-
-
-_own: list[_Begun] = []
-_model: list[Any] = []
-
-
-def _begin(begun: _Begun) -> None:
-    _own.append(begun)
-    begun.signs.pid = os.getpid()
-    signal.signal(signal.SIGTERM, _leave)
-    # Decoders print what they find strange, some of them to the standard output; Python's standard error goes on.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    os.close(silence)
-
-
-def _leave(*_: object) -> None:
-    if not _own[0].signs.busy:
-        os._exit(143)
-    raise _Stopped
-
-
-def _ready() -> bool:
-    """Loads the model that was named, once; those that come with Quell are loaded when a recording needs them."""
-    if not _model:
-        import torch
-
-        from quell.export.exported_model import load
-
-        (own,) = _own
-        if own.processes > 1:
-            torch.set_num_threads(1)
-        _model.append(None if own.model is None else load(own.model))
-    return True
-
-
-def _probe(paths: Sequence[Path]) -> list[float]:
-    (own,) = _own
-    found = []
-    with _busy(own.signs):
-        for path in paths:
-            own.signs.steps += 1
-            found.append(0.0 if own.stop.value else seconds(path))
-    return found
-
-
-def _task(job: DenoiseJob) -> JobResult | None:
-    (own,) = _own
-
-    def move(seconds: float) -> None:
-        own.signs.seconds += seconds
-        own.signs.steps += 1
-        if own.stop.value:
-            raise _Stopped
-
-    from quell.inference.enhancement import denoise_job
-
-    _ready()
-    if own.stop.value:
-        return None
-    with _busy(own.signs):
-        return denoise_job(job, _model[0], own.options, move)
-    return None
-
-
-@contextmanager
-def _busy(signs: Any) -> Iterator[None]:
-    """Leaves the block quietly when this process is to stop: what was half written is gone then."""
-    try:
-        signs.steps += 1
-        signs.busy = True
-        yield
-    except _Stopped:
-        pass
-    finally:
-        signs.busy = False
