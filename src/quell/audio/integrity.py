@@ -1,4 +1,8 @@
-"""Whether a sound file is whole: libsndfile reads what is left of one without a word."""
+"""Detects truncated containers and chained Ogg streams, and counts MPEG frames.
+
+libsndfile reads the rest of a truncated file without an error, and estimates the length of an MPEG file whose first
+frame has no count.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,25 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-UNKNOWN = 0xFFFF_FFF0  # and above, or 0: whoever wrote the header did not know how long it would get
-MOST_CHUNKS = 10_000  # a file of zeros is chunks of no length
+UNKNOWN = 0xFFFF_FFF0  # lengths from here on, and 0, were not known when the header was written
+MOST_CHUNKS = 10_000  # a file of zeros is an endless list of empty chunks
 NIST_HEADER = 1024  # bytes
+# kbit/s by (MPEG-1, layer), from index 1 on (ISO 11172-3 and 13818-3, 2.4.2.3). Index 0 leaves the length open.
+BITRATES = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+MPEG_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1; halved in MPEG-2, and again in 2.5
+SEARCHED = 65_536  # bytes between two MPEG frames at most
 
 
 def flaw(path: Path) -> str | None:
-    """What libsndfile passes over in silence: a file that is shorter than its header says, several Ogg streams one
-    after the other. None when it is whole or makes no promises."""
+    """Damage that libsndfile does not report: a file shorter than its header says, several Ogg streams one after the
+    other. None where the file is whole or its header has no length."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(40)
@@ -24,7 +39,7 @@ def flaw(path: Path) -> str | None:
 
 
 def _end(file: BinaryIO, head: bytes, size: int) -> int:
-    """Where a file should end by its header; 0 when it does not say."""
+    """Size in bytes that a file should have by its header; 0 where the header has no length."""
     kind = head[:4]
     if kind in (b"RIFF", b"RF64", b"BW64"):
         return _end_of_chunk(file, size, (b"data",), "<")
@@ -34,7 +49,7 @@ def _end(file: BinaryIO, head: bytes, size: int) -> int:
         return _end_of_chunk(file, size, (b"SSND", b"BODY"), ">")
     if kind == b"caff":
         return _end_of_caf(file, size)
-    if kind == b"riff" and len(head) >= 24:  # Sony's Wave64: 16 bytes of name, 8 of size
+    if kind == b"riff" and len(head) >= 24:  # Sony Wave64: 16 bytes of name, 8 of size
         return int.from_bytes(head[16:24], "little")
     if kind == b".snd" and len(head) >= 12:
         offset, length = struct.unpack(">II", head[4:12])
@@ -45,7 +60,7 @@ def _end(file: BinaryIO, head: bytes, size: int) -> int:
 
 
 def _end_of_chunk(file: BinaryIO, size: int, names: tuple[bytes, ...], order: str) -> int:
-    """Where the data of a RIFF or IFF file end; 0 when there are none or their length is unknown."""
+    """End of the data chunk of a RIFF or IFF file in bytes; 0 without one or without its length."""
     place, long_length = 12, 0
     for _ in range(MOST_CHUNKS):
         if place + 8 > size:
@@ -69,7 +84,7 @@ def _end_of_caf(file: BinaryIO, size: int) -> int:
             break
         file.seek(place)
         chunk, length = struct.unpack(">4sq", file.read(12))
-        if length < 0:  # of data only: up to the end of the file
+        if length < 0:  # data up to the end of the file
             return 0
         if chunk == b"data":
             return int(place + 12 + length)
@@ -97,30 +112,13 @@ def _flaw_of_ogg(file: BinaryIO, size: int) -> str | None:
         file.seek(place)
         head = file.read(27)
         if len(head) < 27 or head[:4] != b"OggS":
-            break  # cut off, damaged, or something that others appended
+            break  # cut off, damaged, or bytes appended by another program
         if ended and head[5] & 2:
-            return "several Ogg streams one after the other, of which only the first is heard"
+            return "several Ogg streams one after the other, of which only the first would be read"
         table = file.read(head[26])
         place += 27 + len(table) + sum(table)
         ended = ended or (bool(head[5] & 4) and len(table) == head[26] and place <= size)
     return None if ended else "cut off or damaged, its stream does not end"
-
-
-# kbit/s by (MPEG-1, layer), from index 1 on (ISO 11172-3 and 13818-3, 2.4.2.3). Index 0 leaves the length open.
-BITRATES = {
-    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-
-
-RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1; halved in MPEG-2, and again in 2.5
-
-
-SEARCHED = 65_536  # bytes between two frames at most
 
 
 class _Frame(NamedTuple):
@@ -129,24 +127,24 @@ class _Frame(NamedTuple):
     samples: int
 
 
-def samples(path: Path) -> int | None:
-    """Of each channel, counted frame by frame; None where the first frame says how many, or none can be told."""
+def mpeg_samples(path: Path) -> int | None:
+    """Samples of each channel, counted frame by frame; None where the first frame has a count, or there is no frame."""
     total, kind = 0, None
     with path.open("rb") as file:
         place = _after_tags(file, 0)
-        while (found := _next(file, place, kind)) is not None:
-            place, frame = found
+        while (step := _next(file, place, kind)) is not None:
+            place, frame = step
             if kind is None:
                 kind = frame.kind
                 file.seek(place)
-                if _says_how_many(file.read(frame.bytes)):
+                if _has_count(file.read(frame.bytes)):
                     return None
             place += frame.bytes
             total += frame.samples
     return total or None
 
 
-def _says_how_many(frame: bytes) -> bool:
+def _has_count(frame: bytes) -> bool:
     for name in (b"Xing", b"Info"):
         place = frame.find(name, 4, 48)  # behind the side information
         if place >= 0:
@@ -155,7 +153,7 @@ def _says_how_many(frame: bytes) -> bool:
 
 
 def _next(file: BinaryIO, place: int, kind: tuple[int, int] | None) -> tuple[int, _Frame] | None:
-    """The frame at `place`, or the first behind what is none; a frame that is cut off does not count."""
+    """The frame at `place`, or the next one, with its place; None without one. A frame that is cut off is none."""
     file.seek(place)
     head = file.read(4)
     frame = _frame(head)
@@ -182,7 +180,7 @@ def _frame(head: bytes) -> _Frame | None:
     if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
         return None
     first = version == 3
-    hertz = RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
+    hertz = MPEG_RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
     count = 384 if layer == 1 else 576 if layer == 3 and not first else 1152
     slot = 4 if layer == 1 else 1
     slots = count // 8 * 1000 * BITRATES[first, layer][bitrate - 1] // slot // hertz + (head[2] >> 1 & 1)
@@ -190,7 +188,7 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 def _after_tags(file: BinaryIO, place: int) -> int:
-    """Behind the ID3v2 tags that stand at the front."""
+    """The place after the ID3v2 tags at the front."""
     while True:
         file.seek(place)
         head = file.read(10)

@@ -1,4 +1,4 @@
-"""Sound files: find, read, write, resample."""
+"""Finds sound files and reads them, whole or block by block."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import soundfile
 
 from quell.audio import integrity
 from quell.audio.formats import Format, Raw
-from quell.audio.integrity import flaw
+from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray, Resampler
 from quell.errors import AudioError
 
-# What libsndfile reads, by suffix. A file with another suffix is not taken for a recording (README, CSV, ...).
+# Suffixes that libsndfile reads. A file with another suffix is not a recording (README, CSV, ...).
 OTHER_SUFFIXES = {".aif", ".aifc", ".bwf", ".iff", ".mp2", ".oga", ".opus", ".snd", ".sph"}
 SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats()} | OTHER_SUFFIXES) - {".raw"}
 
 READ_BLOCK = 65_536  # samples of each channel that are read at once
 LEAST_BLOCK = 8_192  # the same, of a recording with many channels
-# Nobody records outside of these; headers that were damaged say so.
+# No recorder exceeds these limits; damaged headers do.
 RATES = (1_000, 1_000_000)  # Hz
 MOST_CHANNELS = 256
 LARGEST = 1e10  # times full scale: 32-bit integers stored as floats, and some headroom
-UNKNOWN_LENGTH = 2**62  # and above: libsndfile's word for a file that does not say
+UNKNOWN_LENGTH = 2**62  # and above: libsndfile's length of a file whose header has none
 
 
 def find(folder: Path) -> list[Path]:
     """Recordings under `folder` at any depth, sorted by path; links to folders are followed, hidden files and folders
-    left out.
+    ignored.
 
     Raises:
         AudioError: a folder that cannot be listed.
@@ -41,48 +41,42 @@ def find(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise AudioError(f"{error.filename}: {error.strerror}, expected a folder that can be read; check its rights")
 
-    found: list[Path] = []
-    above: dict[str, frozenset[str]] = {}  # where a folder's folders really are
+    recordings: list[Path] = []
+    ancestors: dict[str, frozenset[str]] = {}  # of each folder, with links resolved
     for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        place, real, higher = Path(where), os.path.realpath(where), above.pop(where, frozenset())
-        circle = real in higher  # a link to a folder above
-        folders[:] = [name for name in folders if not name.startswith(".") and not circle]
-        if circle:
+        real, above = os.path.realpath(where), ancestors.pop(where, frozenset())
+        if real in above:  # a link to an ancestor
+            folders.clear()
             continue
-        above |= {os.path.join(where, name): higher | {real} for name in folders}  # noqa: PTH118 - as os.walk says it
-        paths = (place / name for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())]
-    return sorted(found)
-
-
-class _OpenFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that is read from its first sample to its last."""
-
-    def seekable(self) -> bool:
-        """soundfile seeks after every read of a file that it holds for seekable, if only to where it is: from there on
-        MP3 is noise for a quarter of a second, and other decoders fail."""
-        return False
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        ancestors |= {os.path.join(where, name): above | {real} for name in folders}  # noqa: PTH118 - os.walk's key
+        paths = (Path(where, name) for name in names if not name.startswith("."))
+        recordings += [
+            path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())
+        ]
+    return sorted(recordings)
 
 
 class AudioFile:
-    """A sound file that is read piece by piece, as often as one likes; full scale is 1.
+    """A sound file, checked and read block by block, any number of times; full scale is 1.
 
     Args:
-        raw: of a file that is nothing but samples.
+        raw: how the samples of a file without a header are stored.
 
     Attributes:
+        stored: how the file is stored.
         frames: samples of each channel.
 
     Raises:
-        AudioError: not a sound file, damaged, cut off, without samples, or nothing that anybody records.
+        AudioError: not a sound file, damaged, cut off, without samples, or with a rate or channels out of range.
     """
 
     def __init__(self, path: Path, raw: Raw | None = None) -> None:
         self.path = path
-        self._as: dict[str, Any] = {}
+        self._raw: dict[str, Any] = {}  # what soundfile needs for samples without a header
         if raw is not None:
-            self._as = {"samplerate": raw.sample_rate, "channels": raw.channels, "subtype": raw.subtype}
-            self._as |= {"format": "RAW", "endian": "LITTLE"}
+            self._raw = {"samplerate": raw.sample_rate, "channels": raw.channels, "subtype": raw.subtype}
+            self._raw |= {"format": "RAW", "endian": "LITTLE"}
         elif path.suffix.lower() == ".raw":
             raise AudioError(f"{path}: samples without a header, expected a sound file; pipe them in, as -")
         with self._open() as file:
@@ -92,22 +86,21 @@ class AudioFile:
             self._header: int = file.frames
             low, high = RATES
             if not low <= self.stored.sample_rate <= high or not 1 <= self.channels <= MOST_CHANNELS:
-                found = f"{self.channels} channels at {self.stored.sample_rate} Hz"
+                problem = f"{self.channels} channels at {self.stored.sample_rate} Hz"
                 needed = f"1 to {MOST_CHANNELS} channels at {low} to {high} Hz"
-                raise AudioError(f"{path}: {found}, expected {needed}; repair it or leave it out")
+                raise AudioError(f"{path}: {problem}, expected {needed}; repair it or leave it out")
             self.frames: int = self._header
             if raw is None:
                 self._check(file)
 
-    def _check(self, file: _OpenFile) -> None:
-        found = flaw(self.path)
-        if found:
-            raise AudioError(f"{self.path}: {found}, expected one whole recording; copy or convert it again")
-        if self.stored.container == "MP3" and (counted := integrity.samples(self.path)) is not None:
-            if self._header < counted:
-                found = f"no count in its header, by which {self._header} of {counted} samples can be read"
-                raise AudioError(f"{self.path}: {found}, expected all; convert it to WAV")
-            self.frames = counted
+    def _check(self, file: SequentialFile) -> None:
+        if problem := integrity.flaw(self.path):
+            raise AudioError(f"{self.path}: {problem}, expected one whole recording; copy or convert it again")
+        if self.stored.container == "MP3" and (count := integrity.mpeg_samples(self.path)) is not None:
+            if self._header < count:
+                problem = f"no count in its header, hence {self._header} of {count} samples can be read"
+                raise AudioError(f"{self.path}: {problem}, expected all; convert it to WAV")
+            self.frames = count
         if self._header >= UNKNOWN_LENGTH:
             self.frames = 0
             while read := len(file.read(LEAST_BLOCK, dtype="int16")):
@@ -116,18 +109,18 @@ class AudioFile:
             raise AudioError(f"{self.path}: 0 samples, expected at least 1; repair its header or leave it out")
 
     def blocks(self, frames: int | None = None) -> Iterator[FloatArray]:
-        """The samples from the first on, (n, C) each.
+        """Yields all samples in blocks of shape (n, C).
 
         Args:
-            frames: n, of all but the last.
+            frames: n, of all blocks but the last.
 
         Raises:
-            AudioError: damaged, with samples that are not numbers, or changed since it was opened.
+            AudioError: damaged, samples that are not finite, or changed since it was opened.
         """
         read, frames = 0, frames or max(LEAST_BLOCK, READ_BLOCK // self.channels)
         with self._open() as file:
-            now, before = (file.samplerate, file.channels, file.frames), self.stored.sample_rate
-            if now != (before, self.channels, self._header):
+            opened = (self.stored.sample_rate, self.channels, self._header)
+            if (file.samplerate, file.channels, file.frames) != opened:
                 raise AudioError(f"{self.path}: changes while it is read, expected it finished; wait, then try again")
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
                 if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
@@ -135,34 +128,29 @@ class AudioFile:
                 read += len(block)
                 yield block
         if read != self.frames:
-            found = f"{read} of {self.frames} samples can be read"
-            raise AudioError(f"{self.path}: {found}, expected all; copy or repair it")
+            raise AudioError(
+                f"{self.path}: {read} of {self.frames} samples can be read, expected all; copy or repair it"
+            )
 
     @contextmanager
-    def _open(self) -> Iterator[_OpenFile]:
+    def _open(self) -> Iterator[SequentialFile]:
         try:
-            if not self.path.is_file():  # a pipe would be waited for
+            if not self.path.is_file():  # opening a pipe would block
                 raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
-            with self.path.open("rb"):  # libsndfile does not say what the system objected to
+            with self.path.open("rb"):  # libsndfile hides the system's reason
                 pass
-            with _OpenFile(os.fsencode(self.path), **self._as) as file:
+            with SequentialFile(os.fsencode(self.path), **self._raw) as file:
                 yield file
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(
-                f"{self.path}: {_reason(error)}, expected a sound file; repair it or leave it out"
+                f"{self.path}: {reason(error)}, expected a sound file; repair it or leave it out"
             ) from error
 
 
 def _bad_samples(block: FloatArray) -> str:
-    bad = int((~np.isfinite(block)).sum())
-    return (
-        f"{bad} samples are NaN or infinite" if bad else f"samples of up to {np.abs(block).max():.0e} times full scale"
-    )
-
-
-def _reason(error: Exception) -> str:
-    found = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(found).split()).rstrip(".").removeprefix("Error : ")
+    if count := int((~np.isfinite(block)).sum()):
+        return f"{count} samples are NaN or infinite"
+    return f"samples of up to {np.abs(block).max():.0e} times full scale"
 
 
 def read(path: Path) -> tuple[FloatArray, Format]:
@@ -176,8 +164,7 @@ def read(path: Path) -> tuple[FloatArray, Format]:
 
 
 def read_mono(path: Path, sample_rate: int) -> FloatArray:
-    """One waveform, shape (T,), at `sample_rate` Hz: the mean of the channels, resampled where the file has another
-    rate. Nothing but this waveform is in memory whole.
+    """The mean of the channels, shape (T,), resampled to `sample_rate` Hz. Memory holds this waveform and one block.
 
     Raises:
         AudioError: as `read`.

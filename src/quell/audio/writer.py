@@ -1,4 +1,4 @@
-"""Writes sound files."""
+"""Writes sound files in the format of another one, atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import soundfile
 
 from quell.atomic import replacing
 from quell.audio.formats import Format
-from quell.audio.reader import _OpenFile, _reason
+from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray
 from quell.errors import AudioError
 
@@ -22,9 +22,9 @@ MARGIN = 4_096  # bytes
 
 @contextmanager
 def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[FloatArray], None]]:
-    """A function that appends (n, C) samples to a new file; the final name appears only when the block ends well.
+    """Yields a function that appends (n, C) samples to a new file, which appears only when the block ends well.
 
-    Samples beyond what the format holds (`Format.limit`) are limited.
+    Samples beyond the range of the format (`Format.limit`) are clipped.
 
     Raises:
         AudioError: the format cannot hold this, or the disk refuses.
@@ -33,39 +33,39 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
 
     def append(samples: FloatArray) -> None:
         nonlocal count
-        # libsndfile limits plain PCM only: µ-law and A-law are looked up behind the end of a table, ADPCM wraps.
-        limited = np.clip(samples, -stored.limit, stored.highest)
-        # Its Vorbis encoder keeps a call's samples on the stack: 50 s at 48 kHz end the process.
-        for start in range(0, len(limited), WRITE_BLOCK):
+        # libsndfile clips plain PCM only: µ-law and A-law read past the end of a table, ADPCM wraps.
+        clipped = np.clip(samples, -stored.limit, stored.highest)
+        # Its Vorbis encoder keeps all samples of a call on the stack: 50 s at 48 kHz end the process.
+        for start in range(0, len(clipped), WRITE_BLOCK):
             try:
-                file.write(limited[start : start + WRITE_BLOCK])
-            except AssertionError as error:  # soundfile's, when less was taken than given
+                file.write(clipped[start : start + WRITE_BLOCK])
+            except AssertionError as error:  # soundfile's, when libsndfile takes fewer samples
                 raise OSError("less was written than there is; the disk may be full") from error
-        count += len(limited)
+        count += len(clipped)
 
     try:
         with replacing(path) as partial:
-            partial.touch()  # libsndfile does not say what the system objected to
+            partial.touch()  # libsndfile hides the system's reason
             try:
                 with _new(partial, stored, channels) as file:
                     yield append
             except soundfile.SoundFileError:
                 _check_disk_grows(partial)
                 raise
-            _check_disk_grows(partial)  # nor always that it did
-            needed = (stored.sample_rate, channels, count, stored.container, stored.subtype)
-            found = needed if stored.container == "RAW" else _stored_as(partial)
-            if found != needed:
-                raise OSError(f"comes back as {found}, written as {needed}")
+            _check_disk_grows(partial)  # libsndfile may also ignore a full disk
+            intended = (stored.sample_rate, channels, count, stored.container, stored.subtype)
+            actual = intended if stored.container == "RAW" else _stored_as(partial)
+            if actual != intended:
+                raise OSError(f"comes back as {actual}, written as {intended}")
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: {_reason(error)}, expected to write {stored}; choose another output") from error
+        raise AudioError(f"{path}: {reason(error)}, expected to write {stored}; choose another output") from error
 
 
-def _new(path: Path, stored: Format, channels: int) -> _OpenFile:
+def _new(path: Path, stored: Format, channels: int) -> SequentialFile:
     kind = {"subtype": stored.subtype, "endian": stored.endian, "format": stored.container}
     try:
-        file = _OpenFile(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
-    except (TypeError, ValueError) as error:  # soundfile's, of formats that it does not know
+        file = SequentialFile(os.fsencode(path), "w", stored.sample_rate, channels, **kind)
+    except (TypeError, ValueError) as error:  # soundfile's, for formats that it does not know
         raise OSError(str(error)) from error
     for tag, text in stored.tags:
         with suppress(soundfile.SoundFileError):  # not every container has every tag
@@ -82,12 +82,12 @@ def _check_disk_grows(path: Path) -> None:
 
 
 def _stored_as(path: Path) -> tuple[int, int, int, str, str]:
-    with _OpenFile(os.fsencode(path)) as file:
+    with SequentialFile(os.fsencode(path)) as file:
         return file.samplerate, file.channels, file.frames, file.format, file.subtype
 
 
 def write(path: Path, samples: FloatArray, stored: Format) -> None:
-    """Writes (T,) or (T, C) as `stored` says.
+    """Writes samples of shape (T,) or (T, C) in the format `stored`.
 
     Raises:
         AudioError: as `writing`.

@@ -1,4 +1,4 @@
-"""A file that was cut off is noticed wherever it was cut, and a whole one is not suspected."""
+"""A truncated file is detected wherever it is cut, a whole one is accepted, and MPEG frames are count."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path, container="WAV", subtype="PCM_16", length=9_001, rate=8_000):
 def test_a_file_cut_off_anywhere_is_refused_and_a_whole_one_is_not(tmp_path, suffix, container, subtype):
     path = write(tmp_path / f"a.{suffix}", container, subtype)
     assert flaw(path) is None
-    assert len(audio.read(path)[0]) >= 9_001  # some fill up their last block
+    assert len(audio.read(path)[0]) >= 9_001  # some formats fill up their last block
     content = path.read_bytes()
     tail = content.rfind(b"edct") if container == "CAF" and subtype == "PCM_16" else len(content)
     for share in (0.999, 0.97, 0.8, 0.5, 0.2, 0.02):
@@ -52,10 +52,10 @@ def test_a_file_cut_off_anywhere_is_refused_and_a_whole_one_is_not(tmp_path, suf
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "ogg", "au"])
-def test_what_others_append_is_no_flaw(tmp_path, suffix):
+def test_bytes_appended_by_other_programs_are_accepted(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(9_001), 8_000)
-    path.write_bytes(path.read_bytes() + b"appended by others")
+    path.write_bytes(path.read_bytes() + b"appended")
     assert flaw(path) is None
     assert len(audio.read(path)[0]) == 9_001
 
@@ -96,7 +96,7 @@ def test_a_file_of_empty_chunks_is_answered_at_once(tmp_path):
     assert flaw(path) is None
 
 
-def test_an_unfinished_header_is_said_to_be_empty_not_cut_off(tmp_path):
+def test_a_header_without_length_is_reported_as_empty_not_as_cut_off(tmp_path):
     path = write(tmp_path / "a.wav")
     content = bytearray(path.read_bytes())
     content[4:8] = content[40:44] = bytes(4)  # as a recorder leaves it that lost power
@@ -105,12 +105,12 @@ def test_an_unfinished_header_is_said_to_be_empty_not_cut_off(tmp_path):
         audio.AudioFile(path)
 
 
-def mp3(path, rate=44_100, channels=1, mode="CONSTANT", seconds=2, loud_first=True, counted=True):
+def mp3(path, rate=44_100, channels=1, mode="CONSTANT", seconds=2, loud_first=True, with_count=True):
     """Noise in one half, so that a variable bit rate varies."""
     samples = 0.3 * np.random.default_rng(0).standard_normal((seconds * rate, channels))
     samples[slice(len(samples) // 2, None) if loud_first else slice(0, len(samples) // 2)] = 0
     soundfile.write(path, samples, rate, bitrate_mode=mode, compression_level=0.5)
-    if not counted:
+    if not with_count:
         content = path.read_bytes()
         first = next(at for at in range(4, len(content)) if content[at : at + 2] == content[:2])
         path.write_bytes(content[first:])
@@ -119,64 +119,64 @@ def mp3(path, rate=44_100, channels=1, mode="CONSTANT", seconds=2, loud_first=Tr
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_frames_are_counted_as_they_are_decoded(tmp_path, rate, channels):
-    path = mp3(tmp_path / "a.mp3", rate, channels, counted=False)
-    counted = integrity.samples(path)
-    assert counted == len(audio.read(path)[0]) == audio.AudioFile(path).frames
-    assert 0 <= counted - 2 * rate <= 3 * 1_152  # the encoder fills up whole frames, and adds some in front
+def test_the_count_of_frames_is_the_number_of_decoded_samples(tmp_path, rate, channels):
+    path = mp3(tmp_path / "a.mp3", rate, channels, with_count=False)
+    count = integrity.mpeg_samples(path)
+    assert count == len(audio.read(path)[0]) == audio.AudioFile(path).frames
+    assert 0 <= count - 2 * rate <= 3 * 1_152  # the encoder fills up whole frames, and adds some in front
 
 
-def test_a_file_that_says_its_length_is_not_counted(tmp_path):
-    assert integrity.samples(mp3(tmp_path / "a.mp3")) is None
+def test_a_file_with_its_length_in_the_first_frame_is_not_counted(tmp_path):
+    assert integrity.mpeg_samples(mp3(tmp_path / "a.mp3")) is None
     assert audio.AudioFile(tmp_path / "a.mp3").frames == 88_200
 
 
-def test_tags_before_and_behind_the_sound_are_no_sound(tmp_path):
-    path = mp3(tmp_path / "a.mp3", counted=False)
-    bare = integrity.samples(path)
+def test_tags_before_and_after_the_frames_are_not_counted(tmp_path):
+    path = mp3(tmp_path / "a.mp3", with_count=False)
+    bare = integrity.mpeg_samples(path)
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 16, 0]) + bytes(2_048)
     path.write_bytes(tag + path.read_bytes() + b"TAG" + bytes(125))
-    assert integrity.samples(path) == bare == len(audio.read(path)[0])
+    assert integrity.mpeg_samples(path) == bare == len(audio.read(path)[0])
 
 
 def test_a_frame_that_is_cut_off_does_not_count(tmp_path):
-    path = mp3(tmp_path / "a.mp3", counted=False)
-    whole = integrity.samples(path)
+    path = mp3(tmp_path / "a.mp3", with_count=False)
+    whole = integrity.mpeg_samples(path)
     path.write_bytes(path.read_bytes()[:-1])
-    assert integrity.samples(path) == whole - 1_152
+    assert integrity.mpeg_samples(path) == whole - 1_152
 
 
-def test_what_is_no_mpeg_has_no_length(tmp_path):
+def test_a_file_without_mpeg_frames_has_no_count(tmp_path):
     for content in (b"", b"\xff", b"\xff" * 100, bytes(1_000)):
         (tmp_path / "a.mp3").write_bytes(content)
-        assert integrity.samples(tmp_path / "a.mp3") is None
+        assert integrity.mpeg_samples(tmp_path / "a.mp3") is None
 
 
-def test_a_variable_bit_rate_without_a_count_is_refused_where_sound_would_be_lost(tmp_path):
-    path = mp3(tmp_path / "a.mp3", mode="VARIABLE", counted=False)
+def test_a_variable_bit_rate_without_a_count_is_refused_where_samples_would_be_lost(tmp_path):
+    path = mp3(tmp_path / "a.mp3", mode="VARIABLE", with_count=False)
     short = soundfile.info(path).frames
-    counted = integrity.samples(path)
-    assert short < counted
-    with pytest.raises(AudioError, match=rf"a\.mp3: no count in its header, by which {short} of {counted} samples"):
+    count = integrity.mpeg_samples(path)
+    assert short < count
+    with pytest.raises(AudioError, match=rf"a\.mp3: no count in its header, hence {short} of {count} samples"):
         audio.AudioFile(path)
 
 
-def test_a_variable_bit_rate_without_a_count_is_read_where_all_can_be(tmp_path):
-    path = mp3(tmp_path / "a.mp3", mode="VARIABLE", loud_first=False, counted=False)
-    assert soundfile.info(path).frames > integrity.samples(path) == len(audio.read(path)[0])
+def test_a_variable_bit_rate_without_a_count_is_read_where_all_samples_can_be(tmp_path):
+    path = mp3(tmp_path / "a.mp3", mode="VARIABLE", loud_first=False, with_count=False)
+    assert soundfile.info(path).frames > integrity.mpeg_samples(path) == len(audio.read(path)[0])
 
 
-def test_an_mp3_read_in_pieces_is_what_it_is_in_one(tmp_path):
+def test_an_mp3_file_read_in_blocks_equals_one_block(tmp_path):
     samples = 0.2 * np.sin(np.arange(200_001) / 9)[:, None]
     soundfile.write(tmp_path / "a.mp3", samples, 16_000)
     recording = audio.AudioFile(tmp_path / "a.mp3")
     (whole,) = recording.blocks(300_000)
     for frames in (999, 65_536):
         np.testing.assert_array_equal(np.concatenate(list(recording.blocks(frames))), whole)
-    assert np.abs(whole - samples).max() < 0.05  # it was seeked in: noise as loud as the tone
+    assert np.abs(whole - samples).max() < 0.05  # after a seek it would be noise as loud as the tone
 
 
-def test_an_mp3_that_lost_a_frame_is_refused(tmp_path):
+def test_an_mp3_file_without_its_last_frame_is_refused(tmp_path):
     path = mp3(tmp_path / "a.mp3")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(AudioError, match=r"a\.mp3: \d+ of 88200 samples can be read, expected all"):
