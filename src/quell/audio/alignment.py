@@ -1,4 +1,4 @@
-"""Noisy recordings with their clean versions: where one lies in the other, and how loud the noise is."""
+"""Noisy recordings and their clean versions: alignment in time by cross-correlation, and the SNR of a pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quell.audio.reader import read_mono
 from quell.audio.resampling import FloatArray
 
-LONGEST_LAG_S = 0.5  # that one may begin before the other
+LONGEST_LAG_S = 0.5  # between the beginnings of a pair
 CORRELATED = 1 << 18  # samples at once
 MOST_DB = 100.0  # SNR of a recording without noise; 16 bits hold 98 dB
 BIN_DB = 5.0  # rows of a table by measured SNR: this wide, around multiples of it
@@ -22,12 +22,11 @@ Waveform = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Aligned:
-    """A pair of recordings cut to what they share.
+    """A pair of recordings cut to their common duration.
 
     Attributes:
-        lag: samples by which the noisy one was late.
-        correlation: of the two where they match best, -1 to 1; at an SNR of x dB with noise that is no copy of
-            the speech about 1 / sqrt(1 + 10 ** (-x / 10)).
+        lag: samples by which the noisy recording is late.
+        correlation: at the lag, -1 to 1; about 1 / sqrt(1 + 10 ** (-x / 10)) at an SNR of x dB with independent noise.
     """
 
     noisy: FloatArray
@@ -53,19 +52,15 @@ def snr_row(snr_db: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def align(noisy: FloatArray, clean: FloatArray, sample_rate: int) -> Aligned:
-    """Where the clean recording lies in the noisy one, by the largest cross-correlation within LONGEST_LAG_S.
-
-    Shape:
-        noisy, clean: (T,), (T',).
-    """
+    """Aligns two recordings, (T,) and (T',), at the lag of the largest cross-correlation within LONGEST_LAG_S."""
     longest = min(round(LONGEST_LAG_S * sample_rate), len(noisy) - 1, len(clean) - 1)
-    near = _correlation(noisy, clean, longest)
-    lag = int(near.argmax()) - longest
+    correlation = _correlation(noisy, clean, longest)
+    lag = int(correlation.argmax()) - longest
     begin = max(lag, 0), max(-lag, 0)
     shared = min(len(noisy) - begin[0], len(clean) - begin[1])
     noisy, clean = noisy[begin[0] : begin[0] + shared], clean[begin[1] : begin[1] + shared]
     levels = float(np.sqrt(_energy(noisy) * _energy(clean)))
-    return Aligned(noisy, clean, lag, float(near.max() / levels) if levels > 0 else 0.0)
+    return Aligned(noisy, clean, lag, float(correlation.max() / levels) if levels > 0 else 0.0)
 
 
 def _energy(samples: Waveform) -> float:
@@ -73,20 +68,20 @@ def _energy(samples: Waveform) -> float:
 
 
 def _correlation(noisy: FloatArray, clean: FloatArray, longest: int) -> NDArray[np.float64]:
-    """At lags of -longest to longest; in blocks, as an hour of samples would take gigabytes at once."""
-    found = np.zeros(2 * longest + 1)
+    """Cross-correlation at lags of -longest to longest, in blocks: an hour of samples would take gigabytes at once."""
+    correlation = np.zeros(2 * longest + 1)
     for begin in range(0, len(clean), CORRELATED):
         part = clean[begin : begin + CORRELATED]
         before, end = begin - longest, begin + len(part) + longest
         around = np.pad(noisy[max(before, 0) : max(end, 0)], (max(-before, 0), 0))
         size = 1 << (len(part) + 2 * longest - 1).bit_length()
         spectrum = np.fft.rfft(around.astype(np.float64), size) * np.fft.rfft(part.astype(np.float64), size).conj()
-        found += np.fft.irfft(spectrum, size)[: len(found)]
-    return found
+        correlation += np.fft.irfft(spectrum, size)[: len(correlation)]
+    return correlation
 
 
 def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:
-    """Two files as mono at a rate, aligned.
+    """Reads two files as mono at a sample rate and aligns them.
 
     Raises:
         AudioError: one of them cannot be read.

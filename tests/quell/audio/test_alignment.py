@@ -1,4 +1,4 @@
-"""A noisy recording is laid over its clean version, and its SNR is measured there."""
+"""A pair of a noisy and a clean recording is aligned, and its SNR is measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def white(length, seed):
 
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 20.0])
 @pytest.mark.parametrize("lag", [-3_000, -1, 0, 1, 777, 3_999])
-def test_the_lag_is_found_and_both_sides_are_cut_to_what_they_share(lag, snr_db):
+def test_the_lag_is_found_and_both_sides_are_cut_to_the_common_duration(lag, snr_db):
     clean, noise = white(20_000, 1), white(20_000, 2) * 10 ** np.float32(-snr_db / 20)
     late = np.roll(np.pad(clean, 4_000), lag)[4_000:-4_000]
     found = align(late + noise, clean, RATE)
@@ -28,7 +28,7 @@ def test_the_lag_is_found_and_both_sides_are_cut_to_what_they_share(lag, snr_db)
 
 
 @pytest.mark.parametrize("lengths", [(30_000, 20_000), (20_000, 30_000), (9_000, 40_000)])
-def test_blocks_correlate_as_the_whole(monkeypatch, lengths):
+def test_correlation_in_blocks_equals_the_whole(monkeypatch, lengths):
     noisy, clean = white(lengths[0], 1), white(lengths[1], 2)
     whole = alignment._correlation(noisy, clean, 4_000)
     monkeypatch.setattr(alignment, "CORRELATED", 7_001)
@@ -40,11 +40,11 @@ def test_blocks_correlate_as_the_whole(monkeypatch, lengths):
     assert whole[4_000 + late] == pytest.approx(expected)
 
 
-def test_recordings_of_other_things_are_unlike():
+def test_unrelated_recordings_are_uncorrelated():
     assert align(white(20_000, 1), white(20_000, 2), RATE).correlation < 0.05
 
 
-def test_silence_and_single_samples_are_aligned_to_nothing():
+def test_silence_and_single_samples_correlate_with_nothing():
     for length in (1, 2, 100):
         found = align(np.zeros(length, np.float32), white(length, 0), RATE)
         assert found.correlation == 0 and len(found.noisy) == len(found.clean)

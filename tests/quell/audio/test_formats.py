@@ -1,4 +1,4 @@
-"""What goes in comes out alike: every format that can be written, at every rate, with every number of channels."""
+"""A denoised file has the format of its source: for every format that can be written, at any rate and channels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OTHERS = [
 
 
 class Louder(Model):
-    """Answers 30 times what it is asked."""
+    """A model whose output is 30 times its input."""
 
     def forward_block(self, noisy, level, state, lead, mark):
         return 30 * noisy, state
@@ -118,7 +118,7 @@ LIMITED = [kind for kind in COMMON + OTHERS if kind[2] not in ("FLOAT", "DOUBLE"
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), LIMITED, ids=names(LIMITED))
-def test_what_is_louder_than_a_format_holds_is_limited_and_never_wraps(tmp_path, suffix, container, subtype):
+def test_samples_beyond_the_range_of_a_format_are_clipped_and_never_wrap(tmp_path, suffix, container, subtype):
     # µ-law at this level reads behind the end of a table in libsndfile 1.2.2, which ends the process.
     tone = 0.9 * np.sin(2 * np.pi * 200 / 8_000 * np.arange(4_000))
     source = write(tmp_path / f"in.{suffix}", container, subtype, tone, 8_000)
@@ -132,13 +132,13 @@ def test_what_is_louder_than_a_format_holds_is_limited_and_never_wraps(tmp_path,
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), COMMON[-1:] + OTHERS[-2:])
-def test_lossy_formats_survive_levels_that_end_their_encoders(tmp_path, suffix, container, subtype, stored):
+def test_lossy_formats_survive_levels_that_would_end_their_encoders(tmp_path, suffix, container, subtype, stored):
     samples = np.full((9_000, 1), 1e6, np.float32)
     writer.write(tmp_path / f"a.{suffix}", samples, Format(8_000, container, subtype))
     assert stored(tmp_path / f"a.{suffix}")[:3] == (8_000, 1, 9_000)
 
 
-def test_an_answer_that_is_no_number_is_refused(tmp_path):
+def test_an_output_that_is_not_finite_is_refused(tmp_path):
     class Broken(Louder):
         def forward_block(self, noisy, level, state, lead, mark):
             return noisy / torch.zeros(1), state
@@ -150,7 +150,7 @@ def test_an_answer_that_is_no_number_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("level", [1e-44, 1e-30, 1e-6, 1e6, 1e9])
-def test_any_level_that_is_a_level_is_answered(tmp_path, loaded, level):
+def test_recordings_of_any_finite_level_are_denoised(tmp_path, loaded, level):
     source = write(tmp_path / "a.wav", "WAV", "FLOAT", (level * noise(20_000)).astype(np.float32), 44_100)
     enhance_file(source, tmp_path / "b.wav", loaded)
     assert np.isfinite(soundfile.read(tmp_path / "b.wav")[0]).all()
@@ -159,7 +159,7 @@ def test_any_level_that_is_a_level_is_answered(tmp_path, loaded, level):
 @pytest.mark.parametrize(
     ("worst", "found"), [(np.nan, "1 samples are NaN"), (-np.inf, "1 samples are"), (3e38, "3e.38")]
 )
-def test_samples_that_are_no_levels_are_refused(tmp_path, loaded, worst, found):
+def test_samples_that_are_not_finite_or_far_too_large_are_refused(tmp_path, loaded, worst, found):
     samples = noise(200_000).astype(np.float32)
     samples[170_000] = worst
     source = write(tmp_path / "a.wav", "WAV", "FLOAT", samples, 8_000)
@@ -176,7 +176,7 @@ def test_a_recording_that_grows_while_it_is_read_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "container", "subtype"), [COMMON[0], COMMON[3], *COMMON[-2:], *OTHERS[-2:]])
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, suffix, container, subtype):
+def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path, suffix, container, subtype):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     path = write(tmp_path / f"a.{suffix}", container, subtype, noise(60_000), 16_000)
     size = path.stat().st_size
@@ -208,5 +208,5 @@ def test_memory_does_not_grow_with_length(tmp_path, tiny_denoiser, stored):
     )
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
     short, long = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    assert long - short < 6_000  # KiB; 3 minutes are 5.8 MB as float32, and a few arrays of them would be held
+    assert long - short < 6_000  # KiB; 3 minutes are 5.8 MB as float32
     assert stored(tmp_path / "4-out.wav") == stored(tmp_path / "4.wav")
