@@ -1,9 +1,11 @@
 """Storages by URL, and what a study refuses to continue with."""
 
 import multiprocessing
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,23 @@ def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"q\.db: .*not a database, expected a SQLite database"):
         open_storage(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [("v3.0.0.a", "run `optuna storage upgrade --storage {url}`"), ("v9.0.0.a", "update optuna")],
+)
+def test_tables_of_another_optuna_are_one_line_with_both_versions(revision: str, remedy: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'q.db'}"
+    open_storage(url, create=True).close()
+    with closing(sqlite3.connect(tmp_path / "q.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        database.execute("UPDATE version_info SET library_version = '7.8.9'")
+        database.commit()
+    with pytest.raises(StorageError) as raised:
+        open_storage(url)
+    versions = f"its tables were made by optuna 7.8.9, expected those of optuna {optuna.__version__}"
+    assert str(raised.value) == f"{url}: {versions}; {remedy.format(url=url)}"
 
 
 def test_who_reads_a_file_waits_for_nobody_who_writes_and_who_writes_waits(
@@ -159,7 +178,7 @@ SECRET = "sesame"  # in every URL below
         (f"postgresql://me:%{SECRET}@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: .*Connection refused"),
         (
             f"postgresql+psycopg://127.0.0.1:1/db?password={SECRET}",
-            r"postgresql\+psycopg://127.0.0.1:1/db: .*refused, expected a Postgres server that lets us in; check",
+            r"postgresql\+psycopg://127.0.0.1:1/db: .*refused, expected a Postgres server that accepts us; check",
         ),
         (f"postgresql://me:{SECRET}@127.0.0.1:1/db?bogus=1", 'db: invalid connection option "bogus", expected'),
         (f"grpc://me:{SECRET}@host", "grpc://me:***@host, expected grpc://HOST:PORT; take both from"),

