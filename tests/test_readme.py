@@ -1,4 +1,4 @@
-"""README and docs: what they name exists, and what users may set is in them."""
+"""README and docs: everything they name exists, and every setting is in them."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ def _row(parameter: Parameter) -> str:
     return f"| `{parameter.name}` | {values} | {parameter_value(parameter.default)} | {parameter.meaning} |"
 
 
-def test_the_table_of_parameters_is_that_of_the_code() -> None:
+def test_the_table_of_parameters_equals_that_of_the_code() -> None:
     section = SEARCH_SPACE.split("## Parameters")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert rows == list(map(_row, PARAMETERS.values()))
@@ -40,7 +40,7 @@ def test_every_preset_is_named() -> None:
     assert set(presets.PRESETS) <= set(re.findall(r"`([\w-]+)`", SEARCH_SPACE))
 
 
-def test_every_key_of_corpus_and_training_is_told() -> None:
+def test_every_key_of_corpus_and_training_is_explained() -> None:
     keys = {*sections.CorpusSection.model_fields, *sections.TrainingSection.model_fields}
     assert {key for key in keys if not re.search(rf"\b{key}\b", RECORDINGS)} == set()
 
@@ -78,7 +78,7 @@ def test_every_command_and_option_it_shows_exists(page: Path) -> None:
         assert shown <= known, " ".join(words)
 
 
-def test_readme_shows_the_way_from_a_study_to_a_clean_recording() -> None:
+def test_readme_shows_all_commands_from_a_study_to_a_denoised_recording() -> None:
     shown = [words[0] for words in _commands(TEXT[README])]
     assert {"studies", "corpus", "tune", "status", "export", "denoise", "evaluate"} <= set(shown)
 

@@ -23,14 +23,14 @@ def test_numbers_have_the_digits_that_mean_something() -> None:
 
 @pytest.mark.parametrize("low", [0.03, 1.0, 7.3, 66.0, 98.0, 141.0, 999.0])
 @pytest.mark.parametrize("ratio", [1.25, 1.5, 2.3, 9.0, 150.0, 2e4])
-def test_an_axis_of_any_length_has_a_few_numbers_that_lie_on_it(low: float, ratio: float) -> None:
+def test_an_axis_of_any_length_has_a_few_labels_inside_it(low: float, ratio: float) -> None:
     numbers = round_numbers(low, low * ratio)
     assert all(low <= number <= low * ratio for number in numbers)
     assert numbers == sorted(set(numbers))
     assert (2 if ratio < 1.5 else 3) <= len(numbers) <= 9
 
 
-def test_numbers_are_no_less_round_than_they_need_be() -> None:
+def test_labels_are_as_round_as_possible() -> None:
     assert round_numbers(0.5, 2000) == [1, 10, 100, 1000]
     assert round_numbers(40, 300) == [50, 100, 200]
     assert round_numbers(60, 150) == [70, 100, 150]

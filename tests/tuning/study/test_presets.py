@@ -1,4 +1,4 @@
-"""The known designs: each trains, is scored and exports, at both rates that PESQ knows."""
+"""Presets: each trains, is scored and exports, at both rates of PESQ."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def corpus(
     return prepare(replace(small_config, sample_rate=request.param), tmp_path_factory.mktemp("store"))
 
 
-def test_there_are_the_six_that_a_search_has_to_beat_and_the_one_that_does() -> None:
+def test_the_presets_are_six_published_designs_and_phase_unet() -> None:
     published = {"residual-unet", "logspec-unet", "mask-unet", "plain-cnn", "compressed-unet", "recurrent-unet"}
     assert set(PRESETS) == published | {"phase-unet"} and DEFAULT in published
 
@@ -56,7 +56,7 @@ def test_a_preset_trains_is_scored_and_exports(name: str, corpus: Corpus, scorer
     assert gap.abs().max() <= 1e-5  # float32 sums in another order
 
 
-def test_residual_unet_sees_128_bins_and_128_frames_of_a_second() -> None:
+def test_residual_unet_has_128_bins_and_128_frames_per_second() -> None:
     model = search_space.denoiser_config(PRESETS["residual-unet"], 8_000)
     assert (model.win_length, model.hop_length) == (255, 63)
     denoiser = Denoiser(model)
@@ -69,7 +69,7 @@ def test_residual_unet_sees_128_bins_and_128_frames_of_a_second() -> None:
     assert len(convolutions) == 10
 
 
-def test_recurrent_unet_has_about_half_a_million_parameters_compressed_unet_a_fifth_and_phase_unet_two_thirds() -> None:
+def test_networks_have_their_stated_numbers_of_parameters() -> None:
     sizes = {
         name: sum(
             weight.numel() for weight in Denoiser(search_space.denoiser_config(PRESETS[name], 16_000)).parameters()

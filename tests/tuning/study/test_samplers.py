@@ -1,4 +1,4 @@
-"""Every sampler proposes, every pruner prunes, and workers do not propose the same."""
+"""Samplers and pruners: each samples or prunes, and two workers suggest different points."""
 
 import optuna
 import pytest
@@ -14,7 +14,7 @@ SEARCH: dict[str, search_space.Domain] = {
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_a_sampler_finds_better_than_the_worst_half_and_never_leaves_the_search(name: str) -> None:
+def test_a_sampler_improves_and_stays_in_the_search(name: str) -> None:
     study = optuna.create_study(direction="maximize", sampler=samplers.sampler(name, 0, "here:1:1"))
     values = []
     for _ in range(25):
@@ -27,7 +27,7 @@ def test_a_sampler_finds_better_than_the_worst_half_and_never_leaves_the_search(
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_two_workers_propose_different_points_and_one_worker_always_the_same(name: str) -> None:
+def test_two_workers_suggest_different_points_and_one_worker_always_the_same(name: str) -> None:
     def first(worker: str) -> dict[str, object]:
         study = optuna.create_study(sampler=samplers.sampler(name, 0, worker))
         trial = study.ask()
@@ -40,7 +40,7 @@ def test_two_workers_propose_different_points_and_one_worker_always_the_same(nam
 def pruned(name: str, rungs: list[float]) -> list[bool]:
     """Whether trials of falling quality were pruned at some rung."""
     study = optuna.create_study(direction="maximize", pruner=samplers.pruner(name, rungs))
-    found = []
+    decisions = []
     for quality in range(40, 0, -1):
         trial, stopped = study.ask(), False
         for hours in rungs:
@@ -49,15 +49,15 @@ def pruned(name: str, rungs: list[float]) -> list[bool]:
                 stopped = True
                 break
         study.tell(trial, state=TrialState.PRUNED) if stopped else study.tell(trial, float(quality))
-        found.append(stopped)
-    return found
+        decisions.append(stopped)
+    return decisions
 
 
 @pytest.mark.parametrize("name", ["median", "asha", "hyperband"])
-def test_a_pruner_stops_what_gets_worse_and_spares_the_best(name: str) -> None:
-    found = pruned(name, [1.0, 2.0, 4.0])
-    assert not found[0]
-    assert sum(found[10:]) > 10
+def test_a_pruner_prunes_worse_trials_and_not_the_best(name: str) -> None:
+    decisions = pruned(name, [1.0, 2.0, 4.0])
+    assert not decisions[0]
+    assert sum(decisions[10:]) > 10
 
 
 @pytest.mark.parametrize("name", samplers.PRUNERS)
@@ -65,13 +65,13 @@ def test_without_rungs_before_the_last_nothing_is_pruned(name: str) -> None:
     assert not any(pruned(name, [4.0]))
 
 
-def test_no_pruner_stops_nothing() -> None:
+def test_the_pruner_none_prunes_nothing() -> None:
     assert not any(pruned("none", [1.0, 2.0, 4.0]))
 
 
 @pytest.mark.parametrize(
     ("rungs", "factor"), [([1.0, 2.0, 4.0], 2), ([1.0, 3.0, 9.0], 3), ([0.5, 4.5], 9), ([1.0, 1.2], 2)]
 )
-def test_asha_keeps_one_in_as_many_as_rungs_are_apart(rungs: list[float], factor: int) -> None:
-    made = samplers.pruner("asha", rungs)
-    assert (made._min_resource, made._reduction_factor) == (round(rungs[0] * 3600), factor)
+def test_asha_keeps_one_in_as_many_trials_as_the_ratio_of_rungs(rungs: list[float], factor: int) -> None:
+    asha = samplers.pruner("asha", rungs)
+    assert (asha._min_resource, asha._reduction_factor) == (round(rungs[0] * 3600), factor)

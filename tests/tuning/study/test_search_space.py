@@ -1,4 +1,4 @@
-"""The search space: every corner of every shipped study builds, runs and trains one step of its loss."""
+"""The search space: corners of every bundled study build and run; conflicts, seeds and presets in a search."""
 
 import itertools
 from pathlib import Path
@@ -29,7 +29,7 @@ def corners(spec: study_file.StudySpec) -> list[search_space.Point]:
 
 
 @pytest.mark.parametrize(("path", "end"), list(itertools.product(STUDIES, (0, 1))))
-def test_both_ends_of_every_study_run_from_one_sample_up(path: Path, end: int) -> None:
+def test_smallest_and_largest_point_of_every_study_run_from_one_sample_up(path: Path, end: int) -> None:
     spec = study_file.load(path)
     denoiser = Denoiser(search_space.denoiser_config(corners(spec)[end], spec.corpus.sample_rate)).eval()
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_every_point_of_the_whole_space_builds_and_runs_from_one_sample_up() -> 
 
 
 @pytest.mark.parametrize(
-    ("search", "said"),
+    ("search", "message"),
     [
         ({"causal": True, "bottleneck": "forward"}, None),
         ({"causal": True, "bottleneck": "both"}, "bottleneck: 'both' and causal = true, expected none"),
@@ -99,14 +99,14 @@ def test_every_point_of_the_whole_space_builds_and_runs_from_one_sample_up() -> 
         ),
     ],
 )
-def test_a_search_with_a_pair_that_cannot_be_trained_says_which(
-    search: dict[str, search_space.Domain], said: str | None
+def test_a_search_with_values_that_cannot_be_combined_is_refused(
+    search: dict[str, search_space.Domain], message: str | None
 ) -> None:
-    found = search_space.conflict(search)
-    assert found is None if said is None else str(found).startswith(said)
+    problem = search_space.conflict(search)
+    assert problem is None if message is None else str(problem).startswith(message)
 
 
-def test_a_parameter_that_nothing_uses_changes_neither_denoiser_nor_training() -> None:
+def test_a_parameter_without_effect_changes_neither_denoiser_nor_training() -> None:
     point = dict(PRESETS["logspec-unet"])
     unused = {"power": 0.7, "bottleneck_units": 8, "si_sdr_weight": 5.0, "l1_weight": 3.0}
     for name, value in unused.items():
@@ -117,7 +117,7 @@ def test_a_parameter_that_nothing_uses_changes_neither_denoiser_nor_training() -
         ) == search_space.training_config(point, TrainingConfig(), 0, model)
 
 
-def test_every_searched_parameter_is_suggested_whatever_the_others_are() -> None:
+def test_every_searched_parameter_is_always_suggested() -> None:
     spec = study_file.load(STUDIES[-1])
     searched = {
         name for name, domain in spec.search.items() if isinstance(domain, search_space.Choices | search_space.Range)
@@ -135,7 +135,7 @@ def test_hop_is_the_window_over_the_overlap_rounded_down() -> None:
     assert (config.win_length, config.hop_length) == (320, 106)
 
 
-def test_the_same_point_has_the_same_seed_and_another_point_another() -> None:
+def test_equal_points_have_equal_seeds_and_other_points_other_seeds() -> None:
     def seed(point: search_space.Point, study_seed: int = 0) -> int:
         model = search_space.denoiser_config(point, 16_000)
         return search_space.training_config(point, TrainingConfig(segment_s=1.0), study_seed, model).seed
@@ -163,13 +163,13 @@ def test_the_same_point_has_the_same_seed_and_another_point_another() -> None:
         ({"output": "sigmoid"}, {}),
     ],
 )
-def test_a_preset_is_a_first_trial_only_when_it_lies_in_the_search(
+def test_a_preset_starts_a_search_only_when_it_lies_in_it(
     search: dict[str, search_space.Domain], inside: search_space.Point | None
 ) -> None:
     assert search_space.inside(PRESETS["compressed-unet"], search) == inside
 
 
-def test_a_preset_that_differs_in_what_is_not_searched_is_no_first_trial() -> None:
+def test_a_preset_that_differs_in_a_parameter_not_searched_lies_outside() -> None:
     search: dict[str, search_space.Domain] = {"loss": search_space.Choices(choices=["l1", "compressed+si_sdr"])}
     assert search_space.inside(PRESETS["mask-unet"], search) is None  # its representation is linear
     search |= {"representation": search_space.Choices(choices=["power", "linear"]), "activation": "leaky_relu"}

@@ -1,4 +1,4 @@
-"""Study files: what is refused and how it is said, and what the hash covers."""
+"""Study files: errors and their messages, the hash, defaults and restoring."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             "trials = 4",
@@ -155,11 +155,11 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
         ),
     ],
 )
-def test_a_wrong_study_is_refused_in_one_line_that_names_file_key_found_and_needed(
-    tmp_path: Path, old: str, new: str, said: str
+def test_an_error_is_one_line_that_names_file_key_value_and_expectation(
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert old in GOOD
-    with pytest.raises(StudyFileError, match=rf"study\.toml: {said}" if old != "[study]" else said) as caught:
+    with pytest.raises(StudyFileError, match=rf"study\.toml: {message}" if old != "[study]" else message) as caught:
         load(tmp_path, GOOD.replace(old, new, 1))
     assert "\n" not in str(caught.value)
 
@@ -178,7 +178,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("[corpus]", '[corpus]\nclean = "elsewhere"'),
     ],
 )
-def test_hash_leaves_out_what_changes_no_result(tmp_path: Path, old: str, new: str) -> None:
+def test_hash_leaves_out_keys_that_change_no_result(tmp_path: Path, old: str, new: str) -> None:
     assert load(tmp_path).hash() == load(tmp_path, GOOD.replace(old, new)).hash()
 
 
@@ -195,11 +195,11 @@ def test_hash_leaves_out_what_changes_no_result(tmp_path: Path, old: str, new: s
         ("[search]", "[limits]\nparameters = 9\n[search]"),
     ],
 )
-def test_hash_covers_what_changes_a_result(tmp_path: Path, old: str, new: str) -> None:
+def test_hash_covers_keys_that_change_a_result(tmp_path: Path, old: str, new: str) -> None:
     assert load(tmp_path).hash() != load(tmp_path, GOOD.replace(old, new)).hash()
 
 
-def test_keys_that_came_later_leave_older_studies_as_they_are(tmp_path: Path) -> None:
+def test_keys_added_later_leave_hashes_of_older_studies_unchanged(tmp_path: Path) -> None:
     # By commit 970c71b, before there were pairs and effects of devices.
     assert load(tmp_path).hash() == "2bb5a2657e889b42"
     assert not {key for keys in study_file.LATER.values() for key in keys} & {
@@ -225,7 +225,7 @@ def test_keys_that_came_later_leave_older_studies_as_they_are(tmp_path: Path) ->
         ("training", "codec = 0.1"),
     ],
 )
-def test_what_is_mixed_otherwise_is_another_study_and_can_be_restored(tmp_path: Path, section: str, line: str) -> None:
+def test_other_mixing_is_another_study_and_can_be_restored(tmp_path: Path, section: str, line: str) -> None:
     plain, other = load(tmp_path), load(tmp_path, GOOD.replace(f"[{section}]", f"[{section}]\n{line}"))
     assert other.hash() != plain.hash()
     restored = study_file.restore(json.loads(json.dumps(other.resolved())), "t")
@@ -233,7 +233,7 @@ def test_what_is_mixed_otherwise_is_another_study_and_can_be_restored(tmp_path: 
     assert restored.training_config() == other.training_config()
 
 
-def test_where_the_pairs_are_does_not_matter(tmp_path: Path) -> None:
+def test_the_folder_of_pairs_is_not_in_the_hash(tmp_path: Path) -> None:
     one, other = (load(tmp_path, GOOD.replace("[corpus]", f'[corpus]\nnoisy = "{name}"')) for name in ("a", "b"))
     assert one.hash() == other.hash()
 
@@ -251,9 +251,7 @@ def test_a_default_written_out_is_the_same_study(tmp_path: Path) -> None:
         ('["si_sdr", "parameters", "macs"]', "si_sdr", "up down down"),
     ],
 )
-def test_a_metric_goes_up_and_the_costs_after_it_go_down(
-    tmp_path: Path, score: str, metric: str, directions: str
-) -> None:
+def test_metrics_are_maximised_and_costs_minimised(tmp_path: Path, score: str, metric: str, directions: str) -> None:
     study = load(tmp_path, GOOD.replace('"pesq"', score)).study
     assert study.metric == metric
     assert [{"MAXIMIZE": "up", "MINIMIZE": "down"}[way.name] for way in study.directions] == directions.split()
@@ -272,7 +270,7 @@ def test_a_metric_goes_up_and_the_costs_after_it_go_down(
         ("batch_size = 8", "learning_rate = { low = 1e-4, high = 1e-2, log = true }\nskips = { choices = [true] }"),
     ],
 )
-def test_a_study_can_be_restored_from_what_it_says_of_itself_in_json(tmp_path: Path, old: str, new: str) -> None:
+def test_a_study_can_be_restored_from_its_resolved_json(tmp_path: Path, old: str, new: str) -> None:
     assert old in GOOD
     spec = load(tmp_path, GOOD.replace(old, new, 1))
     restored = study_file.restore(json.loads(json.dumps(spec.resolved())), "t")
@@ -282,7 +280,7 @@ def test_a_study_can_be_restored_from_what_it_says_of_itself_in_json(tmp_path: P
     assert restored.corpus.snr_db == spec.corpus.snr_db
 
 
-def test_the_numbers_of_trials_and_of_confirmed_ones_can_be_given(tmp_path: Path) -> None:
+def test_arguments_replace_the_numbers_of_trials_and_of_confirmed_trials(tmp_path: Path) -> None:
     load(tmp_path)
     path = tmp_path / "study.toml"
     given = study_file.load(path, trials=7, confirm=2)
@@ -292,12 +290,12 @@ def test_the_numbers_of_trials_and_of_confirmed_ones_can_be_given(tmp_path: Path
         study_file.load(path, trials=0)
 
 
-def test_every_shipped_study_is_valid() -> None:
+def test_every_bundled_study_is_valid() -> None:
     studies = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))
     assert [study_file.load(path).study.name for path in studies] == [path.stem for path in studies]
 
 
-def test_training_hears_the_snrs_of_the_corpus_unless_it_has_its_own(tmp_path: Path) -> None:
+def test_training_has_the_snrs_of_the_corpus_or_its_own(tmp_path: Path) -> None:
     alike = load(tmp_path)
     assert alike.training_config().snr_db == alike.corpus.snr_db == (-5.0, 20.0)
     other = load(tmp_path, GOOD.replace("[training]", "[training]\nsnr_db = [-5.0, 30.0]"))

@@ -17,9 +17,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize("name", substudies.PARTS)
-def test_the_search_is_its_own_part_and_the_others_are_beside_it_unpruned_and_without_limits(
-    tiny_spec, name: str
-) -> None:
+def test_presets_and_confirmation_are_unpruned_and_without_limits(tiny_spec, name: str) -> None:
     spec = tiny_spec(study={"confirm": 2, "pruner": "asha"}, limits={"parameters": 1000, "latency_ms": 20.0})
     part = substudies.part(spec, name)
     if name == "search":
@@ -33,7 +31,7 @@ def test_the_search_is_its_own_part_and_the_others_are_beside_it_unpruned_and_wi
 
 
 @pytest.mark.parametrize("name", substudies.PARTS)
-def test_every_part_can_be_restored_from_what_its_study_says_of_itself(tiny_spec, name: str) -> None:
+def test_every_part_can_be_restored_from_its_resolved_json(tiny_spec, name: str) -> None:
     part = substudies.part(tiny_spec(study={"confirm": 2}), name)
     restored = study_file.restore(part.resolved(), part.study.name)
     assert restored.hash() == part.hash()
@@ -48,7 +46,7 @@ def test_the_presets_part_trains_each_preset_outside_the_search_once(tiny_spec) 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_presets_searched_point_is_the_whole_preset(preset: str) -> None:
+def test_the_searched_parameters_of_a_preset_give_the_whole_preset(preset: str) -> None:
     point = search_space.inside(PRESETS[preset], substudies.preset_space())
     assert point is not None
     suggested = search_space.suggest(optuna.trial.FixedTrial(point), substudies.preset_space())
@@ -58,6 +56,6 @@ def test_every_presets_searched_point_is_the_whole_preset(preset: str) -> None:
     }
 
 
-def test_a_search_without_presets_inside_starts_from_none(tiny_spec) -> None:
+def test_a_search_without_presets_inside_has_no_starting_points(tiny_spec) -> None:
     assert substudies.starts(tiny_spec(), "search") == []
     assert substudies.part(tiny_spec(), "presets").study.trials == len(PRESETS)

@@ -62,21 +62,21 @@ def claim(study: optuna.Study, trials: int) -> optuna.Trial:
 
 def claim_all(study: optuna.Study, trials: int) -> dict[int, optuna.Trial]:
     """Every trial of the budget, by slot."""
-    found = [claim(study, trials) for _ in range(trials)]
-    return {trial.user_attrs["slot"]: trial for trial in found}
+    claims = [claim(study, trials) for _ in range(trials)]
+    return {trial.user_attrs["slot"]: trial for trial in claims}
 
 
 def end(
     study: optuna.Study, value: float, params: dict[str, Any], search: dict[str, search_space.Domain], **more: Any
 ) -> None:
-    """A trial of a search that has ended."""
+    """Adds an ended trial of a search."""
     trial = optuna.trial.FixedTrial(params)
     search_space.suggest(trial, search)
     ended = create_trial(value=value, params=params, distributions=trial.distributions, **more)
     study.add_trial(ended)
 
 
-def test_the_trials_of_the_presets_part_are_the_presets(tiny_spec, make) -> None:
+def test_the_trials_of_the_presets_study_are_the_presets(tiny_spec, make) -> None:
     spec = tiny_spec(search=INSIDE)
     part = substudies.part(spec, "presets")
     study = make(part)
@@ -106,14 +106,14 @@ def test_planning_twice_changes_nothing(study: optuna.Study) -> None:
     assert study.user_attrs["plan"] == before
 
 
-def test_as_many_starts_are_planned_as_there_are_slots(study: optuna.Study) -> None:
+def test_no_more_starting_points_are_planned_than_slots(study: optuna.Study) -> None:
     starts = [start(number / 10) for number in range(5)]
     assert starting_points.plan(study, 3, starts) == 3
     assert starting_points.plan(study, 4, starts) == 1
     assert list(study.user_attrs["plan"].values()) == starts[:4]
 
 
-def test_new_starts_are_given_to_slots_that_have_nothing_yet(study: optuna.Study) -> None:
+def test_new_starting_points_go_to_free_slots(study: optuna.Study) -> None:
     assert starting_points.plan(study, 5, [start(0.1)]) == 1
     for slot in (1, 3):
         study.enqueue_trial({}, user_attrs={"slot": slot})
@@ -123,14 +123,14 @@ def test_new_starts_are_given_to_slots_that_have_nothing_yet(study: optuna.Study
     assert study.user_attrs["plan"] == {"0": start(0.1), "2": start(0.2), "4": start(0.3)}
 
 
-def test_a_slot_whose_trial_was_lost_is_left_to_that_trials_parameters(study: optuna.Study) -> None:
+def test_a_slot_of_a_lost_trial_gets_no_starting_point(study: optuna.Study) -> None:
     lose(claim(study, 1), suggested=["x"])
     assert starting_points.plan(study, 1, [start(0.1, preset="known")]) == 0
     assert "preset" not in claim(study, 1).user_attrs
 
 
 def lose(trial: optuna.Trial, suggested: list[str]) -> None:
-    """Kills the trial's worker when it has asked for these parameters."""
+    """Marks a running trial as lost, after it suggested these parameters."""
     for name in suggested:
         trial.suggest_float(name, 0, 1)
     trial.set_user_attr("lost", "its worker ended")
@@ -138,9 +138,7 @@ def lose(trial: optuna.Trial, suggested: list[str]) -> None:
 
 
 @pytest.mark.parametrize("suggested", [[], ["x"], ["x", "y"], ["y"]], ids=["nothing", "half", "all", "the other half"])
-def test_a_planned_slot_starts_from_its_point_also_when_its_trial_was_lost(
-    study: optuna.Study, suggested: list[str]
-) -> None:
+def test_a_planned_slot_keeps_its_starting_point_after_a_lost_trial(study: optuna.Study, suggested: list[str]) -> None:
     planned = {"params": {"x": 0.25, "y": 0.75}, "attributes": {"preset": "known", "repeat": 2}}
     starting_points.plan(study, 1, [planned])
     lose(claim(study, 1), suggested)
@@ -150,7 +148,7 @@ def test_a_planned_slot_starts_from_its_point_also_when_its_trial_was_lost(
     assert again.user_attrs == again.user_attrs | planned["attributes"] | {"slot": 0, "attempt": 3}
 
 
-def test_the_best_trials_are_repeated_first_each_once_and_then_each_again(study: optuna.Study) -> None:
+def test_repetitions_are_the_best_trials_each_once_then_each_again(study: optuna.Study) -> None:
     search: dict[str, search_space.Domain] = {"dropout": search_space.Range(low=0.0, high=0.9)}
     for value, dropout in ((1.0, 0.1), (3.0, 0.3), (2.0, 0.2), (9.0, 0.8)):
         end(study, value, {"dropout": dropout}, search, constraints={"stoi": 1.0 if value == 9.0 else -1.0})
@@ -161,14 +159,14 @@ def test_the_best_trials_are_repeated_first_each_once_and_then_each_again(study:
     ]
 
 
-def test_no_configuration_is_repeated_for_each_of_the_trials_that_had_it(study: optuna.Study) -> None:
+def test_duplicates_are_repeated_once(study: optuna.Study) -> None:
     search: dict[str, search_space.Domain] = {"power": search_space.Range(low=0.1, high=1.0)}
     for value, same in ((3.0, {}), (3.0, {"same_as": 0}), (2.0, {}), (1.0, {})):
         end(study, value, {"power": 0.5}, search, user_attrs=same)
     assert [start["attributes"]["of"] for start in starting_points.repetitions(study, 2)] == [0, 2, 0, 2]
 
 
-def test_there_is_a_slot_for_every_repetition(tiny_spec, study: optuna.Study) -> None:
+def test_every_repetition_has_a_slot(tiny_spec, study: optuna.Study) -> None:
     for value in (1.0, 2.0, 3.0, 4.0):
         end(study, value, {"depth": 2}, tiny_spec().search)
     part = substudies.part(tiny_spec(study={"confirm": 3}), "confirm")
@@ -180,7 +178,7 @@ WARM = {"depth": {"low": 2, "high": 4}, "dropout": {"low": 0.0, "high": 0.4}}
 
 @pytest.fixture(scope="module")
 def old(tiny_spec, make) -> optuna.Study:
-    """A study whose best trials, best first, are of depth 4, 2 and 3; only to be read."""
+    """A read-only study whose best trials, best first, have depth 4, 2 and 3."""
     spec = tiny_spec(search=WARM)
     study = make(spec)
     for value, depth, dropout in ((1.0, 3, 0.1), (3.0, 4, 0.2), (2.0, 2, 0.3)):
@@ -189,7 +187,7 @@ def old(tiny_spec, make) -> optuna.Study:
 
 
 @pytest.mark.parametrize(
-    ("search", "best", "found", "outside"),
+    ("search", "best", "inside", "outside"),
     [
         (WARM, 5, [1, 2, 0], 0),
         (WARM, 2, [1, 2], 0),
@@ -215,16 +213,16 @@ def old(tiny_spec, make) -> optuna.Study:
         "fixed at another value than the default",
     ],
 )
-def test_warm_starts_are_the_old_studys_best_trials_that_lie_inside(
-    tiny_spec, old: optuna.Study, search: dict[str, Any], best: int, found: list[int], outside: int
+def test_warm_starts_are_the_best_trials_of_the_old_study_inside_the_search(
+    tiny_spec, old: optuna.Study, search: dict[str, Any], best: int, inside: list[int], outside: int
 ) -> None:
     spec = tiny_spec(search=search)
     starts, left_out = starting_points.warm_starts(old, spec, best)
     assert [start["attributes"] for start in starts] == [
-        {"warm_start": f"{old.study_name} trial {number}"} for number in found
+        {"warm_start": f"{old.study_name} trial {number}"} for number in inside
     ]
     assert left_out == outside
-    for start, number in zip(starts, found, strict=True):
+    for start, number in zip(starts, inside, strict=True):
         point = search_space.suggest(optuna.trial.FixedTrial(start["params"]), spec.search)
         then = old.trials[number].params
         assert {name: point[name] for name in then} == then
