@@ -23,20 +23,41 @@ OWN_GROUPS = Path("/proc/self/cgroup")  # the control groups of this process
 GROUPS = Path("/sys/fs/cgroup")
 
 
-def pool(processes: int, begin: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
+def pool(
+    processes: int, begin: Callable[..., None] | None = None, *args: Any, one_thread: bool = False
+) -> ProcessPoolExecutor:
     """Spawned processes, started at the first task. They end with this process, even when it is killed.
 
     Args:
         begin: called in each of them, with `args`, before its first task.
+        one_thread: their numerical libraries use one thread each.
     """
     context = multiprocessing.get_context("spawn")
-    return _Pool(processes, mp_context=context, initializer=_begin, initargs=(begin, *args))
+    found = _Pool(processes, mp_context=context, initializer=_begin, initargs=(begin, *args))
+    found.environment = {"OMP_NUM_THREADS": "1"} if one_thread else {}
+    return found
 
 
 class _Pool(ProcessPoolExecutor):
+    environment: dict[str, str]
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        with undisturbed():  # the process starts here
+        with undisturbed(), _environment(self.environment):  # the process starts here
             return super().submit(fn, *args, **kwargs)
+
+
+@contextmanager
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

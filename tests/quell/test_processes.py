@@ -15,6 +15,13 @@ def loaded() -> tuple[int, bool]:
     return os.getpid(), "torch" in sys.modules
 
 
+def threads() -> tuple[int, str | None]:
+    import numpy  # noqa: F401 - loads BLAS
+    from threadpoolctl import threadpool_info
+
+    return max(found["num_threads"] for found in threadpool_info()), os.environ.get("OMP_NUM_THREADS")
+
+
 def deaf() -> bool:
     return signal.getsignal(signal.SIGINT) == signal.SIG_IGN and signal.SIGINT in signal.pthread_sigmask(
         signal.SIG_BLOCK, ()
@@ -74,3 +81,15 @@ def test_without_affinity_and_control_groups_all_cores_count(groups: Path, monke
     assert cores() == 10
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+@pytest.mark.parametrize("before", [None, "2"])
+def test_a_pool_of_one_thread_gives_blas_one_and_leaves_this_process_alone(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    with pool(1, one_thread=True) as workers:
+        assert workers.submit(threads).result(timeout=60) == (1, "1")
+    assert os.environ.get("OMP_NUM_THREADS") == before
