@@ -1,4 +1,4 @@
-"""A picture has one size and one scale whatever it shows, and shows what changed and nothing else."""
+"""All pictures have the same size and scale, and a changed clip changes its own panel only."""
 
 import io
 import subprocess
@@ -45,7 +45,7 @@ def test_the_same_clips_give_the_same_bytes() -> None:
     assert picture(clips, RATE, "title") == first
 
 
-def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
+def test_the_users_settings_of_matplotlib_change_nothing() -> None:
     clips = ClipSignals(white(1.0), white(1.0), white(1.0))
     first = picture(clips, RATE, "title")
     clip_picture._sheet.cache_clear()
@@ -54,14 +54,14 @@ def test_the_settings_of_a_users_matplotlib_do_not_count() -> None:
         assert picture(clips, RATE, "title") == first
 
 
-def test_another_answer_changes_its_own_column_only() -> None:
+def test_another_denoised_clip_changes_its_own_panel_only() -> None:
     noisy, clean = white(1.0), tone(440)
     one, other = (pixels(picture(ClipSignals(noisy, answer, clean), RATE, "title")) for answer in (clean, noisy))
     changed = np.flatnonzero((one != other).any(axis=(0, 2)))
     assert PANELS[1].start <= changed[0] and changed[-1] < PANELS[1].stop
 
 
-def test_the_same_clip_looks_the_same_in_every_column() -> None:
+def test_the_same_clip_looks_the_same_in_every_panel() -> None:
     clip = 0.2 * tone(440) + 0.1 * white(1.0)
     shown = pixels(picture(ClipSignals(clip, clip, clip), RATE, "title"))
     noisy, denoised, clean = (shown[ROWS, across] for across in PANELS)
@@ -95,7 +95,7 @@ def test_a_click_is_seen_at_its_time() -> None:
     assert {round(column * 8 / 400 - 0.5) for column in loud} == set(range(8))
 
 
-def test_what_is_too_loud_or_silent_is_shown_at_the_end_of_the_scale() -> None:
+def test_too_loud_and_silent_clips_are_drawn_at_the_ends_of_the_scale() -> None:
     loud = pixels(picture(ClipSignals(100 * white(1.0), np.zeros(RATE, np.float32), white(1.0)), RATE, "title"))
     rows = slice(clip_picture.IMAGES + 2, clip_picture.IMAGES + clip_picture.IMAGE - 2)
     bar = loud[rows, PANELS[2].stop + clip_picture.GAP + clip_picture.BAR // 2]
@@ -117,13 +117,13 @@ def test_the_longest_clip_of_noise_stays_under_the_largest_size(rate: int, monke
     assert len(picture(clips, rate, "title")) <= 1000 * clip_picture.LARGEST_KB
 
 
-def test_a_title_may_hold_any_letters() -> None:
+def test_a_title_may_have_any_characters() -> None:
     clip = white(0.5)
     titles = ("plain", "$cost$ ^_ \\frac", "雨 ☔ \x07", "")
     assert len({picture(ClipSignals(clip, clip, clip), RATE, title) for title in titles}) == len(titles)
 
 
-def test_a_picture_needs_no_screen_no_pyplot_and_no_torch() -> None:
+def test_a_picture_needs_neither_screen_nor_pyplot_nor_torch() -> None:
     code = (
         "import sys, numpy as np; from quell_tuning.artifacts.clip_picture import ClipSignals, picture\n"
         "clip = np.zeros(8000, np.float32); picture(ClipSignals(clip, clip, clip), 8000, 'title')\n"

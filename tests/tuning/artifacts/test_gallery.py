@@ -1,4 +1,4 @@
-"""Trials show the same few clips; audio is kept to the last bit, once; and no trial is ever lost over a gallery."""
+"""All trials of a study have the same clips, stored to 16 bits, once; a failing store never fails a trial."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ NOISES = ("rain", "dog", "sea", "clock", "train")
 def mixtures(
     count: int = 24, seconds: float = 0.5, levels: NDArray[np.float64] = LEVELS, rate: int = RATE
 ) -> EvaluationSet:
-    """Of seven speakers and five noises in turn; of noise only, with peaks at half of full scale."""
+    """Mixtures of seven speakers and five noises in turn: white noise with peaks at half of full scale."""
     rng = np.random.default_rng(0)
     clean, noisy = [], []
     for clip in range(count):
-        both = rng.standard_normal((2, round(seconds * rate) + clip))
-        both *= 0.5 / np.abs(both).max()
-        noisy.append(both[0].astype(np.float32))
-        clean.append(both[1].astype(np.float32))
+        pair = rng.standard_normal((2, round(seconds * rate) + clip))
+        pair *= 0.5 / np.abs(pair).max()
+        noisy.append(pair[0].astype(np.float32))
+        clean.append(pair[1].astype(np.float32))
     labels = [f"s{clip % 7}/{clip}.flac + {NOISES[clip % 5]}/1-{clip}-A.ogg" for clip in range(count)]
     snr_db = np.resize(levels, count)
     scores = Scores({"pesq": rng.uniform(1, 2, count), "si_sdr": rng.uniform(-5, 20, count)}, snr_db, 0)
@@ -57,7 +57,7 @@ def half(noisy: torch.Tensor) -> torch.Tensor:
 
 
 class Folder(FileSystemArtifactStore):
-    """A store that counts, and fails when it is told to."""
+    """A store that lists its files, and fails with `error` when that is set."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -74,8 +74,8 @@ class Folder(FileSystemArtifactStore):
 
     def audio(self, artifact_id: str) -> tuple[FloatArray, int]:
         with self.open_reader(artifact_id) as file:
-            found = soundfile.info(file)
-            assert (found.format, found.subtype, found.channels) == ("WAV", "PCM_16", 1)
+            info = soundfile.info(file)
+            assert (info.format, info.subtype, info.channels) == ("WAV", "PCM_16", 1)
             file.seek(0)
             return soundfile.read(file, dtype="float32")
 
@@ -92,8 +92,10 @@ def study() -> optuna.Study:
     return optuna.create_study(study_name="s", direction="maximize")
 
 
-def hung(study: optuna.Study, store: Folder, denoise: Callable[[torch.Tensor], torch.Tensor] = half) -> FrozenTrial:
-    """A trial of the study that ended, with its gallery."""
+def with_gallery(
+    study: optuna.Study, store: Folder, denoise: Callable[[torch.Tensor], torch.Tensor] = half
+) -> FrozenTrial:
+    """An ended trial of the study, with its gallery."""
     trial = study.ask()
     store_trial_clips(trial, store_study_clips(study, MIXTURES, store), MIXTURES, denoise, MIXTURES.noisy_scores, store)
     study.tell(trial, 1.0)
@@ -101,18 +103,18 @@ def hung(study: optuna.Study, store: Folder, denoise: Callable[[torch.Tensor], t
 
 
 def listed(study: optuna.Study, of: FrozenTrial | optuna.Study) -> dict[str, ArtifactMeta]:
-    """What the dashboard lists, by name, in its order."""
+    """The artifacts that the dashboard lists, by name, in its order."""
     metas = get_all_artifact_meta(of, storage=storage_of(study))
     return {meta.filename: meta for meta in sorted(metas, key=lambda meta: meta.filename)}
 
 
-def speakers_and_noises(shown: EvaluationSet) -> tuple[list[str], list[str]]:
-    clips = [shown.labels[clip].split(" + ") for clip in showcase(shown)]
+def speakers_and_noises(mixtures: EvaluationSet) -> tuple[list[str], list[str]]:
+    clips = [mixtures.labels[clip].split(" + ") for clip in showcase(mixtures)]
     return [clean.split("/")[0] for clean, _ in clips], [noise.split("/")[0] for _, noise in clips]
 
 
 @pytest.mark.parametrize("grid", [LEVELS, np.linspace(0, 5, 4), np.linspace(-10, 30, 12)])
-def test_the_clips_have_snrs_over_the_whole_range_and_noises_and_speakers_of_their_own(
+def test_the_clips_span_all_snrs_with_different_noises_and_speakers(
     grid: NDArray[np.float64],
 ) -> None:
     many = mixtures(48, 0.01, grid)
@@ -123,7 +125,7 @@ def test_the_clips_have_snrs_over_the_whole_range_and_noises_and_speakers_of_the
         assert len(set(names)) == 4
 
 
-def test_noises_differ_as_far_as_they_can_though_a_first_choice_would_forbid_it() -> None:
+def test_noises_differ_where_choosing_clip_by_clip_would_repeat_one() -> None:
     more = mixtures(12, 0.01)
     # Two clips at each SNR. The dog of 0 would leave nothing new at the second SNR, where there are dogs only.
     found = dict(enumerate(["dog", "x", "dog", "rain", "x", "rain", "rain", "x", "dog", "sea", "x", "clock"]))
@@ -131,22 +133,22 @@ def test_noises_differ_as_far_as_they_can_though_a_first_choice_would_forbid_it(
     assert showcase(more) == [6, 2, 9, 11]
 
 
-def test_a_set_has_one_showcase() -> None:
+def test_the_same_set_has_the_same_showcase() -> None:
     assert showcase(mixtures()) == showcase(mixtures()) == showcase(MIXTURES)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_a_small_set_shows_every_clip_once_at_most(count: int) -> None:
+def test_of_a_small_set_no_clip_is_chosen_twice(count: int) -> None:
     for levels in (LEVELS, np.array([7.0]), np.array([-5.0, -5.0, -5.0, 20.0])):
         clips = showcase(mixtures(count, 0.01, levels))
         assert len(clips) == len(set(clips)) == min(4, count)
 
 
-def test_the_showcase_says_what_it_shows(study: optuna.Study, store: Folder) -> None:
+def test_the_showcase_describes_its_clips(study: optuna.Study, store: Folder) -> None:
     store_study_clips(study, MIXTURES, store)
-    shown = study.user_attrs["showcase"]
-    assert [entry["clip"] for entry in shown] == showcase(MIXTURES)
-    for entry in shown:
+    clips = study.user_attrs["showcase"]
+    assert [entry["clip"] for entry in clips] == showcase(MIXTURES)
+    for entry in clips:
         clip = entry["clip"]
         assert (entry["label"], entry["snr_db"]) == (MIXTURES.labels[clip], MIXTURES.snr_db[clip])
         assert entry["seconds"] == pytest.approx(len(MIXTURES.clean[clip]) / RATE, abs=0.005)
@@ -154,8 +156,8 @@ def test_the_showcase_says_what_it_shows(study: optuna.Study, store: Folder) -> 
             assert value == pytest.approx(MIXTURES.noisy_scores.values[name][clip], abs=1e-4)
 
 
-def test_audio_is_the_mixtures_and_the_answers_to_16_bit(study: optuna.Study, store: Folder) -> None:
-    trial = hung(study, store)
+def test_audio_is_that_of_mixtures_and_denoiser_to_16_bits(study: optuna.Study, store: Folder) -> None:
+    trial = with_gallery(study, store)
     step = 1 / 32768
     for entry, own in zip(study.user_attrs["showcase"], trial.user_attrs["gallery"], strict=True):
         noisy, clean = MIXTURES.noisy[entry["clip"]], MIXTURES.clean[entry["clip"]]
@@ -166,7 +168,7 @@ def test_audio_is_the_mixtures_and_the_answers_to_16_bit(study: optuna.Study, st
 
 
 def test_noisy_and_clean_are_stored_once_for_all_trials(study: optuna.Study, store: Folder) -> None:
-    trials = [hung(study, store) for _ in range(3)]
+    trials = [with_gallery(study, store) for _ in range(3)]
     assert len(store.files()) == 2 * 4 + 3 * 2 * 4
     entries = [entry for trial in trials for entry in trial.user_attrs["gallery"]]
     own = {entry[key] for entry in entries for key in ("denoised", "picture")}
@@ -178,40 +180,40 @@ def test_noisy_and_clean_are_stored_once_for_all_trials(study: optuna.Study, sto
 def test_a_trial_lists_every_clip_as_noisy_denoised_clean_and_picture_in_this_order(
     study: optuna.Study, store: Folder
 ) -> None:
-    trial = hung(study, store)
-    found = listed(study, trial)
-    names = list(found)
+    trial = with_gallery(study, store)
+    metas = listed(study, trial)
+    names = list(metas)
     assert [name.split(",")[0] for name in names] == [
         f"{clip}{side}" for clip in (1, 2, 3, 4) for side in ("a noisy", "b denoised", "c clean", "d picture")
     ]
     assert names[0] == "1a noisy, -5 dB, rain.wav"
     assert names[15].startswith("4d picture, 20 dB, ") and names[15].endswith(".png")
-    kinds = [(meta.mimetype, meta.encoding) for meta in found.values()]
+    kinds = [(meta.mimetype, meta.encoding) for meta in metas.values()]
     assert kinds == [*[("audio/wav", None)] * 3, ("image/png", None)] * 4
-    assert {meta.artifact_id for meta in found.values()} == store.files()
+    assert {meta.artifact_id for meta in metas.values()} == store.files()
 
 
-def test_names_are_safe_for_files_whatever_the_noise_is_called() -> None:
+def test_file_names_are_safe_for_any_name_of_a_noise() -> None:
     for noise, name in (
         ("a:b*?<c>|\\\"d'/1.ogg", "a_b___c____d_"),
         ("雨/1.ogg", "雨"),
         ("x" * 90 + "/1.ogg", "x" * 40),
     ):
-        shown = {"label": f"s/1.flac + {noise}", "snr_db": 2.5}
-        assert gallery._name(1, "clean", shown) == f"1c clean, 2.5 dB, {name}.wav"
+        clip = {"label": f"s/1.flac + {noise}", "snr_db": 2.5}
+        assert gallery._name(1, "clean", clip) == f"1c clean, 2.5 dB, {name}.wav"
     loose = {"label": "1.flac + hiss.wav", "snr_db": 0.0}
     assert gallery._name(2, "picture", loose) == "2d picture, 0 dB, hiss.png"
 
 
-def test_scores_of_the_clip_stand_in_the_gallery_and_over_the_picture(
+def test_scores_of_a_clip_are_in_the_gallery_and_in_the_pictures_title(
     study: optuna.Study, store: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(gallery, "picture", lambda clips, rate, title: titles.append(title) or b"png")
-    shown, trial = store_study_clips(study, MIXTURES, store), study.ask()
+    clips, trial = store_study_clips(study, MIXTURES, store), study.ask()
     better = Scores({name: values + 1 for name, values in MIXTURES.noisy_scores.values.items()}, MIXTURES.snr_db, 0)
-    store_trial_clips(trial, shown, MIXTURES, half, better, store)
-    for entry, own, title in zip(shown, trial.user_attrs["gallery"], titles, strict=True):
+    store_trial_clips(trial, clips, MIXTURES, half, better, store)
+    for entry, own, title in zip(clips, trial.user_attrs["gallery"], titles, strict=True):
         before, after = entry["scores"], own["scores"]
         assert after == {name: pytest.approx(value + 1) for name, value in before.items()}
         assert f"{entry['snr_db']:g} dB SNR: {entry['label']}" in title
@@ -220,8 +222,8 @@ def test_scores_of_the_clip_stand_in_the_gallery_and_over_the_picture(
         assert "STOI" not in title  # which was not computed
 
 
-def test_the_picture_is_of_the_three_clips(study: optuna.Study, store: Folder) -> None:
-    trial = hung(study, store)
+def test_the_picture_has_the_three_versions_of_the_clip(study: optuna.Study, store: Folder) -> None:
+    trial = with_gallery(study, store)
     entry, own = study.user_attrs["showcase"][1], trial.user_attrs["gallery"][1]
     noisy, clean = (MIXTURES.noisy[entry["clip"]], MIXTURES.clean[entry["clip"]])
     expected = clip_picture.picture(
@@ -231,37 +233,37 @@ def test_the_picture_is_of_the_three_clips(study: optuna.Study, store: Folder) -
         assert file.read() == expected
 
 
-def test_hanging_twice_does_nothing_twice(study: optuna.Study, store: Folder) -> None:
-    shown = store_study_clips(study, MIXTURES, store)
-    assert store_study_clips(study, MIXTURES, store) == shown
+def test_storing_again_changes_nothing(study: optuna.Study, store: Folder) -> None:
+    clips = store_study_clips(study, MIXTURES, store)
+    assert store_study_clips(study, MIXTURES, store) == clips
     trial = study.ask()
-    store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+    store_trial_clips(trial, clips, MIXTURES, half, MIXTURES.noisy_scores, store)
     files, attributes = store.files(), storage_of(study).get_trial(trial_id_of(trial))
-    store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+    store_trial_clips(trial, clips, MIXTURES, half, MIXTURES.noisy_scores, store)
     again = storage_of(study).get_trial(trial_id_of(trial))
     assert store.files() == files and len(listed(study, study)) == 8
     assert (again.user_attrs, again.system_attrs) == (attributes.user_attrs, attributes.system_attrs)
 
 
-def test_of_two_who_are_first_at_once_the_slower_takes_the_showcase_of_the_other(
+def test_of_two_workers_that_store_at_once_the_slower_uses_the_clips_of_the_other(
     storage: RetryingStorage, store: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = optuna.create_study(storage=storage, study_name="s")
     other = optuna.load_study(storage=storage, study_name="s")
     stored, faster = gallery._stored, []
 
-    def overtaken(*given: Any) -> ArtifactMeta:
+    def overtaken(*arguments: Any) -> ArtifactMeta:
         monkeypatch.setattr(gallery, "_stored", stored)
         faster.extend(store_study_clips(other, MIXTURES, store))
-        return stored(*given)
+        return stored(*arguments)
 
     monkeypatch.setattr(gallery, "_stored", overtaken)
     assert store_study_clips(study, MIXTURES, store) == faster == study.user_attrs["showcase"]
     assert len(listed(study, study)) == 8 and len(store.files()) == 16
 
 
-def test_an_equal_trial_shows_the_same_gallery(study: optuna.Study, store: Folder) -> None:
-    ended = hung(study, store)
+def test_a_trial_of_the_same_configuration_has_the_same_gallery(study: optuna.Study, store: Folder) -> None:
+    ended = with_gallery(study, store)
     files = store.files()
     trial = study.ask()
     copy_clips(trial, ended)
@@ -272,15 +274,15 @@ def test_an_equal_trial_shows_the_same_gallery(study: optuna.Study, store: Folde
     assert store.files() == files
 
 
-def test_a_trial_without_gallery_is_copied_without(study: optuna.Study) -> None:
+def test_a_copy_of_a_trial_without_gallery_has_none(study: optuna.Study) -> None:
     study.tell(study.ask(), 1.0)
     trial = study.ask()
     copy_clips(trial, study.trials[0])
     assert trial.user_attrs == {}
 
 
-def test_an_answer_over_full_scale_is_limited(study: optuna.Study, store: Folder) -> None:
-    trial = hung(study, store, lambda noisy: 4 * noisy)
+def test_output_beyond_full_scale_is_clipped(study: optuna.Study, store: Folder) -> None:
+    trial = with_gallery(study, store, lambda noisy: 4 * noisy)
     for entry, own in zip(study.user_attrs["showcase"], trial.user_attrs["gallery"], strict=True):
         samples, _ = store.audio(own["denoised"])
         expected = np.clip(4 * MIXTURES.noisy[entry["clip"]], -1, 1 - 1 / 32768)
@@ -288,16 +290,16 @@ def test_an_answer_over_full_scale_is_limited(study: optuna.Study, store: Folder
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_answer_that_is_not_finite_is_shown_as_silence(
+def test_output_that_is_not_finite_is_stored_as_silence(
     study: optuna.Study, store: Folder, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(noisy: torch.Tensor) -> torch.Tensor:
-        answer = noisy.clone()
-        answer[:, -1] = value
-        return answer
+        output = noisy.clone()
+        output[:, -1] = value
+        return output
 
     with caplog.at_level(logging.WARNING, "quell"):
-        trial = hung(study, store, broken)
+        trial = with_gallery(study, store, broken)
     assert "trial 0, clip 1: the denoised signal is not finite" in caplog.text
     for entry, own in zip(study.user_attrs["showcase"], trial.user_attrs["gallery"], strict=True):
         samples, _ = store.audio(own["denoised"])
@@ -305,55 +307,57 @@ def test_an_answer_that_is_not_finite_is_shown_as_silence(
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), StorageError("bucket: away"), KeyError("x")])
-def test_a_store_that_fails_costs_the_gallery_and_not_the_trial(
+def test_a_trial_without_a_working_store_has_no_gallery_and_goes_on(
     study: optuna.Study, store: Folder, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.error = error
     with caplog.at_level(logging.WARNING, "quell"):
         assert store_study_clips(study, MIXTURES, store) == []
-        lost = hung(study, store)
+        lost = with_gallery(study, store)
     assert (lost.user_attrs, lost.system_attrs, study.user_attrs) == ({}, {}, {})
     store.error = None
-    shown = store_study_clips(study, MIXTURES, store)
+    clips = store_study_clips(study, MIXTURES, store)
     store.error, trial = error, study.ask()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "quell"):
-        store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+        store_trial_clips(trial, clips, MIXTURES, half, MIXTURES.noisy_scores, store)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"trial {trial.number} has no gallery: {type(error).__name__}: ")
     assert trial.user_attrs == {}
     store.error = None
-    assert len(hung(study, store).user_attrs["gallery"]) == 4  # as if nothing had been
+    assert len(with_gallery(study, store).user_attrs["gallery"]) == 4  # as if it had never failed
 
 
-def test_a_denoiser_without_memory_costs_the_gallery_and_not_the_trial(study: optuna.Study, store: Folder) -> None:
+def test_a_trial_whose_denoiser_runs_out_of_memory_has_no_gallery_and_goes_on(
+    study: optuna.Study, store: Folder
+) -> None:
     def too_large(_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    trial = hung(study, store, too_large)
+    trial = with_gallery(study, store, too_large)
     assert (trial.value, trial.user_attrs) == (1.0, {})
 
 
-def test_a_trial_that_another_worker_ended_is_left_alone(study: optuna.Study, store: Folder) -> None:
-    shown, trial = store_study_clips(study, MIXTURES, store), study.ask()
+def test_a_trial_that_another_worker_ended_gets_no_gallery(study: optuna.Study, store: Folder) -> None:
+    clips, trial = store_study_clips(study, MIXTURES, store), study.ask()
     study.tell(trial.number, 1.0)
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        store_trial_clips(trial, shown, MIXTURES, half, MIXTURES.noisy_scores, store)
+        store_trial_clips(trial, clips, MIXTURES, half, MIXTURES.noisy_scores, store)
 
 
-def test_a_trial_stores_no_more_than_is_stated(study: optuna.Study, store: Folder) -> None:
+def test_a_trial_stores_no_more_than_its_docstring_says(study: optuna.Study, store: Folder) -> None:
     rate = 16_000
-    longest = mixtures(4, evaluation_mixtures.LONGEST_S - 3 / rate, rate=rate)  # noise, which nothing packs
-    shown = store_study_clips(study, longest, store)
+    longest = mixtures(4, evaluation_mixtures.LONGEST_S - 3 / rate, rate=rate)  # noise, which cannot be compressed
+    clips = store_study_clips(study, longest, store)
     before = store.files()
-    store_trial_clips(study.ask(), shown, longest, half, longest.noisy_scores, store)
+    store_trial_clips(study.ask(), clips, longest, half, longest.noisy_scores, store)
     of_trial = sum((store.folder / name).stat().st_size for name in store.files() - before)
     of_study = sum((store.folder / name).stat().st_size for name in before)
     assert of_trial <= 4 * (1000 * clip_picture.LARGEST_KB + 2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.3e6
     assert of_study <= 8 * (2 * evaluation_mixtures.LONGEST_S * rate + 100) < 2.1e6
 
 
-def test_attributes_are_json_of_a_few_hundred_letters(study: optuna.Study, store: Folder) -> None:
-    trial = hung(study, store)
-    assert len(json.dumps(trial.user_attrs)) < 1000  # every look at a study reads those of all its trials
+def test_attributes_are_short(study: optuna.Study, store: Folder) -> None:
+    trial = with_gallery(study, store)
+    assert len(json.dumps(trial.user_attrs)) < 1000  # reading a study reads those of all its trials
     assert len(json.dumps(trial.system_attrs)) < 4500

@@ -1,4 +1,4 @@
-"""Who is let in to the dashboard, what they may do there, and what a browser is told about every answer."""
+"""Who may open the dashboard, what they may do there, and the headers of every answer."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ PASSWORD = "open: sésame, 100 %"
 
 
 def page(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """Stands for the dashboard."""
+    """An application in the dashboard's place."""
     start_response("200 OK", [("Content-Security-Policy", "default-src 'self'"), ("Access-Control-Allow-Origin", "*")])
     return [b"page"]
 
@@ -24,13 +24,13 @@ def page(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]
 def ask(
     app: Guard, path: str = "/dashboard", method: str = "GET", **headers: str
 ) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and body; HTTP_HOST and such are given as the environment has them."""
+    """Status, headers and body; headers of the request have the names of WSGI, such as HTTP_HOST."""
     environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "127.0.0.1:8080", **headers}
     setup_testing_defaults(environ)
-    began: list[tuple[str, list[tuple[str, str]]]] = []
-    body = b"".join(app(environ, lambda status, headers, exc_info=None: began.append((status, headers))))
-    ((status, found),) = began
-    return int(status[:3]), found, body
+    started: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(app(environ, lambda status, headers, exc_info=None: started.append((status, headers))))
+    ((status, answered),) = started
+    return int(status[:3]), answered, body
 
 
 def basic(user: str, password: str) -> str:
@@ -53,7 +53,7 @@ def basic(user: str, password: str) -> str:
         "Basic /w==",  # a byte that is no UTF-8
     ],
 )
-def test_without_the_password_nothing_is_answered(authorization: str) -> None:
+def test_without_the_password_every_request_is_refused(authorization: str) -> None:
     for method, path in (("GET", "/dashboard"), ("GET", "/static/bundle.js"), ("DELETE", "/api/studies/1")):
         status, headers, body = ask(Guard(page, PASSWORD, False), path, method, HTTP_AUTHORIZATION=authorization)
         assert (status, b"page" in body) == (401, False)
@@ -61,9 +61,9 @@ def test_without_the_password_nothing_is_answered(authorization: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["", "me", "jürgen"])
-def test_the_password_opens_under_any_user_name_and_from_any_host_name(user: str) -> None:
-    let_in = {"HTTP_AUTHORIZATION": basic(user, PASSWORD), "HTTP_HOST": "lab.example"}
-    assert ask(Guard(page, PASSWORD, False), **let_in)[::2] == (200, b"page")
+def test_the_password_is_enough_with_any_user_name_and_host_name(user: str) -> None:
+    access = {"HTTP_AUTHORIZATION": basic(user, PASSWORD), "HTTP_HOST": "lab.example"}
+    assert ask(Guard(page, PASSWORD, False), **access)[::2] == (200, b"page")
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,16 @@ def test_the_password_opens_under_any_user_name_and_from_any_host_name(user: str
         ("", 403),
     ],
 )
-def test_without_a_password_only_names_of_this_machine_are_served(host: str, status: int) -> None:
+def test_without_a_password_only_host_names_of_this_machine_are_served(host: str, status: int) -> None:
     assert ask(Guard(page, None, False), HTTP_HOST=host)[0] == status
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "FROBNICATE"])
-def test_a_reader_cannot_write(method: str) -> None:
+def test_read_only_mode_refuses_writes(method: str) -> None:
     for path in ("/api/studies/1", "/api/studies/1/note", "/api/artifacts/1", "/"):
         assert ask(Guard(page, None, True), path, method)[0] == 403
-    for reading in ("GET", "HEAD", "OPTIONS"):
-        assert ask(Guard(page, None, True), "/api/studies/1", reading)[0] == 200
+    for read_method in ("GET", "HEAD", "OPTIONS"):
+        assert ask(Guard(page, None, True), "/api/studies/1", read_method)[0] == 200
 
 
 @pytest.mark.parametrize("password", [None, PASSWORD])
@@ -111,10 +111,10 @@ def test_a_reader_cannot_write(method: str) -> None:
     ],
 )
 def test_another_sites_page_cannot_write(headers: dict[str, str], status: int, password: str | None) -> None:
-    known = {} if password is None else {"HTTP_AUTHORIZATION": basic("me", password)}
+    credentials = {} if password is None else {"HTTP_AUTHORIZATION": basic("me", password)}
     app = Guard(page, password, False)
-    assert ask(app, "/api/studies/1/note", "PUT", **headers, **known)[0] == status
-    assert ask(app, "/api/studies/1", "GET", **headers, **known)[0] == 200
+    assert ask(app, "/api/studies/1/note", "PUT", **headers, **credentials)[0] == status
+    assert ask(app, "/api/studies/1", "GET", **headers, **credentials)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_another_sites_page_cannot_write(headers: dict[str, str], status: int, p
         ("DELETE /api/artifacts/1/17/0a1b", 403),
     ],
 )
-def test_notes_and_artifacts_are_written_and_nothing_that_workers_rely_on(request_line: str, status: int) -> None:
+def test_only_notes_and_artifacts_may_be_written(request_line: str, status: int) -> None:
     method, path = request_line.split(" ")
     assert ask(Guard(page, None, False), path, method)[0] == status
 
 
-def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
-    let_in = {"HTTP_AUTHORIZATION": basic("me", PASSWORD)}
-    for answered in (ask(Guard(page, PASSWORD, False), **let_in), ask(Guard(page, PASSWORD, False))):
+def test_every_answer_has_the_security_headers() -> None:
+    access = {"HTTP_AUTHORIZATION": basic("me", PASSWORD)}
+    for answered in (ask(Guard(page, PASSWORD, False), **access), ask(Guard(page, PASSWORD, False))):
         headers = dict(answered[1])
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["X-Frame-Options"] == "DENY"
@@ -153,7 +153,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_a_page_keeps_its_policy_and_all_else_loads_nothing() -> None:
+def test_the_page_keeps_its_own_policy_and_other_answers_load_nothing() -> None:
     def policies(path: str) -> list[str]:
         headers = ask(Guard(page, None, False), path, "GET")[1]
         return [value for name, value in headers if name == "Content-Security-Policy"]
@@ -163,7 +163,7 @@ def test_a_page_keeps_its_policy_and_all_else_loads_nothing() -> None:
     assert policy.startswith("default-src 'none'; ") and policy.endswith(access_control.PAGE_POLICY)
 
 
-def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
+def test_a_refusal_is_json_under_api_and_text_elsewhere() -> None:
     _, headers, body = ask(Guard(page, None, True), "/api/studies/1", "DELETE")
     assert (dict(headers)["Content-Type"], json.loads(body)) == (
         "application/json",
@@ -174,17 +174,19 @@ def test_the_page_is_told_the_reason_as_json_and_people_as_text() -> None:
     assert ask(Guard(page, PASSWORD, True), method="HEAD")[2] == b""
 
 
-@pytest.mark.parametrize("written", [PASSWORD, f"{PASSWORD}\n", f"{PASSWORD}\r\n"])
-def test_a_file_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+@pytest.mark.parametrize("content", [PASSWORD, f"{PASSWORD}\n", f"{PASSWORD}\r\n"])
+def test_the_password_file_wins_over_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
     assert access_control.password(None) is None
     monkeypatch.setenv(environment.DASHBOARD_PASSWORD.name, "other")
     assert access_control.password(None) == "other"
-    (tmp_path / "password").write_text(written, newline="")
+    (tmp_path / "password").write_text(content, newline="")
     assert access_control.password(tmp_path / "password") == PASSWORD
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("content", "problem"),
     [
         ("", "empty"),
         (" \n", "empty"),
@@ -193,11 +195,13 @@ def test_a_file_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.
         (b"\xff", "not text"),
     ],
 )
-def test_a_password_that_is_none_is_refused(tmp_path: Path, written: str | bytes | None, said: str) -> None:
+def test_an_empty_or_unreadable_password_file_is_refused(
+    tmp_path: Path, content: str | bytes | None, problem: str
+) -> None:
     file = tmp_path / "password"
-    if written is not None:
-        file.write_bytes(written.encode() if isinstance(written, str) else written)
-    with pytest.raises(UsageError, match=rf"password: {said}, expected"):
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=rf"password: {problem}, expected"):
         access_control.password(file)
 
 
@@ -208,12 +212,12 @@ def test_an_empty_password_in_the_environment_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "lab.example", "", "127.0.0.1.example", "localhost."])
-def test_an_address_that_others_reach_needs_a_password(host: str) -> None:
+def test_an_address_that_other_machines_can_reach_needs_a_password(host: str) -> None:
     with pytest.raises(UsageError, match=rf"--host: {host} without a password, .*QUELL_DASHBOARD_PASSWORD"):
         access_control.check(host, None)
     access_control.check(host, PASSWORD)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"])
-def test_an_address_of_this_machine_alone_needs_none(host: str) -> None:
+def test_an_address_that_only_this_machine_can_reach_needs_none(host: str) -> None:
     access_control.check(host, None)

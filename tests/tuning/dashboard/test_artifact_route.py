@@ -1,4 +1,4 @@
-"""Sounds and pictures over HTTP: in ranges, only what is listed, and never as a page."""
+"""Artifacts are served in ranges, only when they are listed, and never as a page."""
 
 import io
 import json
@@ -20,7 +20,7 @@ SIZE = len(CONTENT)
 
 
 class Pipe(io.BytesIO):
-    """What comes over a network: it cannot be sought in."""
+    """A stream from a network, which is not seekable."""
 
     def seekable(self) -> bool:
         return False
@@ -30,7 +30,7 @@ class Pipe(io.BytesIO):
 
 
 class Remote:
-    """A store elsewhere."""
+    """A store on another machine."""
 
     def __init__(self, content: bytes | Exception) -> None:
         self.content = content
@@ -41,7 +41,7 @@ class Remote:
         return Pipe(self.content)
 
 
-def elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+def dashboard(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
     start_response("200 OK", [])
     return [b"the dashboard"]
 
@@ -76,22 +76,22 @@ def ask(study: optuna.Study, store: FileSystemArtifactStore) -> Any:
     """Status, headers and body of a request."""
 
     def ask(path: str, method: str = "GET", store: Any = store, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        app = Guard(Artifacts(elsewhere, storage_of(study), store), None, False)
+        app = Guard(Artifacts(dashboard, storage_of(study), store), None, False)
         environ = {"PATH_INFO": path, "REQUEST_METHOD": method, "HTTP_HOST": "localhost", **headers}
         setup_testing_defaults(environ)
-        began: list[Any] = []
-        answer = app(environ, lambda status, headers, exc_info=None: began.append((int(status[:3]), dict(headers))))
+        started: list[Any] = []
+        answer = app(environ, lambda status, headers, exc_info=None: started.append((int(status[:3]), dict(headers))))
         body = b"".join(answer)
         if hasattr(answer, "close"):
             answer.close()
-        return *began[0], body
+        return *started[0], body
 
     return ask
 
 
-@pytest.mark.parametrize("kept", ["in a folder", "elsewhere"])
+@pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize(
-    ("asked", "part"),
+    ("requested", "part"),
     [
         ("bytes=0-0", slice(0, 1)),
         ("bytes=0-99", slice(0, 100)),
@@ -105,44 +105,44 @@ def ask(study: optuna.Study, store: FileSystemArtifactStore) -> Any:
     ],
 )
 def test_a_range_is_that_part_of_the_file(
-    ask: Any, upload: Any, monkeypatch: pytest.MonkeyPatch, asked: str, part: slice, kept: str
+    ask: Any, upload: Any, monkeypatch: pytest.MonkeyPatch, requested: str, part: slice, remote: bool
 ) -> None:
     monkeypatch.setattr(artifact_route, "CHUNK", 64)
     path = upload()
-    status, headers, body = ask(path, HTTP_RANGE=asked, **({"store": Remote(CONTENT)} if kept == "elsewhere" else {}))
+    status, headers, body = ask(path, HTTP_RANGE=requested, **({"store": Remote(CONTENT)} if remote else {}))
     start, stop, _ = part.indices(SIZE)
     assert (status, body) == (206, CONTENT[part])
     assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
     assert headers["Content-Length"] == str(stop - start)
 
 
-@pytest.mark.parametrize("asked", ["", "bytes=", "bytes=-", "bytes=9-3", "bytes=0-1,5-9", "lines=0-1", "bytes=a-b"])
-def test_what_is_no_single_range_is_answered_with_the_whole_file(ask: Any, upload: Any, asked: str) -> None:
-    status, headers, body = ask(upload(), HTTP_RANGE=asked)
+@pytest.mark.parametrize("requested", ["", "bytes=", "bytes=-", "bytes=9-3", "bytes=0-1,5-9", "lines=0-1", "bytes=a-b"])
+def test_without_a_single_valid_range_the_whole_file_is_sent(ask: Any, upload: Any, requested: str) -> None:
+    status, headers, body = ask(upload(), HTTP_RANGE=requested)
     assert (status, body, headers["Content-Length"]) == (200, CONTENT, str(SIZE))
     assert headers["Accept-Ranges"] == "bytes"
     assert "Content-Range" not in headers
 
 
-@pytest.mark.parametrize("asked", [f"bytes={SIZE}-", "bytes=5000-6000", "bytes=-0", "bytes=999999999999999999-"])
-def test_a_range_behind_the_end_is_refused_with_the_size(ask: Any, upload: Any, asked: str) -> None:
-    status, headers, _ = ask(upload(), HTTP_RANGE=asked)
+@pytest.mark.parametrize("requested", [f"bytes={SIZE}-", "bytes=5000-6000", "bytes=-0", "bytes=999999999999999999-"])
+def test_a_range_beyond_the_end_is_refused_with_the_size(ask: Any, upload: Any, requested: str) -> None:
+    status, headers, _ = ask(upload(), HTTP_RANGE=requested)
     assert (status, headers["Content-Range"]) == (416, f"bytes */{SIZE}")
 
 
-def test_an_empty_file_is_an_empty_answer(ask: Any, upload: Any) -> None:
+def test_an_empty_file_has_an_empty_body(ask: Any, upload: Any) -> None:
     assert ask(upload(), store=Remote(b""))[::2] == (200, b"")
     assert ask(upload(), store=Remote(b""), HTTP_RANGE="bytes=0-")[0] == 416
 
 
-def test_head_says_what_get_would_send(ask: Any, upload: Any) -> None:
+def test_head_has_the_headers_of_get(ask: Any, upload: Any) -> None:
     path = upload()
-    for asked in ({}, {"HTTP_RANGE": "bytes=5-8"}):
-        got, said = ask(path, **asked), ask(path, "HEAD", **asked)
-        assert said == (*got[:2], b"")
+    for requested in ({}, {"HTTP_RANGE": "bytes=5-8"}):
+        got, head = ask(path, **requested), ask(path, "HEAD", **requested)
+        assert head == (*got[:2], b"")
 
 
-def test_what_a_browser_has_is_not_sent_again(ask: Any, upload: Any) -> None:
+def test_a_cached_artifact_is_not_sent_again(ask: Any, upload: Any) -> None:
     path = upload()
     mark = ask(path)[1]["ETag"]
     assert ask(path, HTTP_IF_NONE_MATCH=mark)[::2] == (304, b"")
@@ -150,7 +150,7 @@ def test_what_a_browser_has_is_not_sent_again(ask: Any, upload: Any) -> None:
     assert ask(path, HTTP_RANGE="bytes=0-9", HTTP_IF_RANGE='"other"')[::2] == (200, CONTENT)
 
 
-def test_artifacts_of_trials_running_and_ended_are_answered(ask: Any, upload: Any, study: optuna.Study) -> None:
+def test_artifacts_of_running_and_ended_trials_are_served(ask: Any, upload: Any, study: optuna.Study) -> None:
     trial = study.ask()
     path = upload(to=trial)
     assert ask(path)[::2] == (200, CONTENT)
@@ -189,7 +189,7 @@ def test_artifacts_of_trials_running_and_ended_are_answered(ask: Any, upload: An
         "/arti\xfffacts/{study}/{listed}",
     ],
 )
-def test_nothing_is_answered_but_what_is_listed(
+def test_only_listed_artifacts_are_served(
     ask: Any, upload: Any, study: optuna.Study, tmp_path: Path, path: str
 ) -> None:
     trial = study.ask()
@@ -209,7 +209,7 @@ def test_nothing_is_answered_but_what_is_listed(
     assert (status, CONTENT in body, b"the dashboard" in body) == (404, False, False)
 
 
-def test_a_list_that_names_a_path_opens_nothing(ask: Any, study: optuna.Study, tmp_path: Path) -> None:
+def test_a_path_in_the_list_opens_no_file(ask: Any, study: optuna.Study, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_bytes(CONTENT)
     for artifact in ("../secret.txt", str(tmp_path / "secret.txt")):
         described = json.dumps({"artifact_id": artifact, "filename": "a.wav", "mimetype": "audio/wav"})
@@ -221,12 +221,12 @@ def test_a_list_that_names_a_path_opens_nothing(ask: Any, study: optuna.Study, t
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_artifacts_are_only_read(ask: Any, upload: Any, method: str) -> None:
+def test_artifacts_cannot_be_written_here(ask: Any, upload: Any, method: str) -> None:
     assert ask(upload(), method)[0] in (403, 405)
 
 
 @pytest.mark.parametrize(
-    ("name", "described", "mimetype", "how"),
+    ("name", "described", "mimetype", "disposition"),
     [
         ("clip.wav", {"mimetype": "audio/wav"}, "audio/wav", "inline"),
         ("clip.flac", {"mimetype": "audio/flac"}, "audio/flac", "inline"),
@@ -241,34 +241,34 @@ def test_artifacts_are_only_read(ask: Any, upload: Any, method: str) -> None:
         ("clip.wav", {"mimetype": "text/html; x=audio/wav"}, "application/octet-stream", "attachment"),
     ],
 )
-def test_sounds_and_pictures_are_shown_and_all_else_is_saved(
-    ask: Any, upload: Any, name: str, described: dict[str, str], mimetype: str, how: str
+def test_audio_and_pictures_are_inline_and_other_types_are_attachments(
+    ask: Any, upload: Any, name: str, described: dict[str, str], mimetype: str, disposition: str
 ) -> None:
     headers = ask(upload(name, **described))[1]
     assert headers["Content-Type"] == mimetype
-    assert headers["Content-Disposition"].startswith(f'{how}; filename="{name}"; ')
+    assert headers["Content-Disposition"].startswith(f'{disposition}; filename="{name}"; ')
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
 
 
-def test_a_file_name_stays_a_file_name(ask: Any, upload: Any) -> None:
-    said = ask(upload('a"; x=\r\n ü%.html'))[1]["Content-Disposition"]
-    assert said == "attachment; filename=\"a__ x___ __.html\"; filename*=UTF-8''a%22%3B%20x%3D%0D%0A%20%C3%BC%25.html"
+def test_special_characters_of_a_file_name_are_escaped(ask: Any, upload: Any) -> None:
+    header = ask(upload('a"; x=\r\n ü%.html'))[1]["Content-Disposition"]
+    assert header == "attachment; filename=\"a__ x___ __.html\"; filename*=UTF-8''a%22%3B%20x%3D%0D%0A%20%C3%BC%25.html"
 
 
-def test_a_file_that_is_gone_is_not_found(ask: Any, upload: Any, store: FileSystemArtifactStore) -> None:
+def test_a_listed_artifact_without_a_file_is_not_found(ask: Any, upload: Any, store: FileSystemArtifactStore) -> None:
     path = upload()
     store.remove(path.rpartition("/")[2])
     status, _, body = ask(path)
     assert (status, b"its file is gone" in body) == (404, True)
 
 
-def test_a_store_that_fails_is_told_in_one_line(ask: Any, upload: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_store_is_logged_in_one_line(ask: Any, upload: Any, caplog: pytest.LogCaptureFixture) -> None:
     status, _, body = ask(upload(), store=Remote(ConnectionError("no route\nto secret.example")))
     assert (status, body.count(b"\n"), b"secret" in body) == (503, 1, False)
     assert "ConnectionError: no route to secret.example\n" in caplog.text
 
 
-def test_all_other_paths_are_the_dashboards(ask: Any) -> None:
+def test_other_paths_go_to_the_dashboard(ask: Any) -> None:
     assert ask("/dashboard")[2] == b"the dashboard"
     assert ask("/api/artifacts/1", "POST")[2] == b"the dashboard"

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: the study opens, sounds play and seek, pictures show, nothing is blocked."""
+"""The dashboard in a browser: the study opens, audio plays and seeks, pictures load, nothing is blocked."""
 
 import os
 import shutil
@@ -31,13 +31,13 @@ SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium of this machine; nothing is downloaded."""
+    """A Chromium that is installed on this machine."""
     sync = pytest.importorskip("playwright.sync_api")
-    found = os.environ.get("QUELL_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    path = os.environ.get("QUELL_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
         pytest.skip(f"needs a browser: {', '.join(BROWSERS)} on PATH, or QUELL_BROWSER")
     with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -58,8 +58,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study.set_user_attr("spec", {"study": {"score": "pesq"}})
     for value, loss in ((2.0, -1.0), (3.0, 1.0)):
         trial = study.ask()
-        for key, told in {"metrics": {"pesq": value}, "by_snr": {"5": {"pesq": value}}, "cost": {}}.items():
-            trial.set_user_attr(key, told)
+        for key, attribute in {"metrics": {"pesq": value}, "by_snr": {"5": {"pesq": value}}, "cost": {}}.items():
+            trial.set_user_attr(key, attribute)
         trial.suggest_float("dropout", 0, 1)
         trial.set_constraint("si_sdr", loss)
         for name in ("denoised.wav", "clip.png", "page.html"):
@@ -82,7 +82,7 @@ def url(browser: object, runs: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Iterator[Any]:
-    """Of somebody who knows the password, and has the dashboard's scripts after the first page."""
+    """A session with the password; it has the dashboard's scripts in its cache after the first page."""
     context = browser.new_context(http_credentials={"username": "anybody", "password": PASSWORD})
     context.set_default_timeout(60_000)
     yield context
@@ -91,16 +91,16 @@ def context(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def page(context: Any) -> Iterator[Any]:
-    """A new page. All that the browser complains of is in `page.complaints`."""
+    """A new page; the browser's errors are in `page.errors`."""
     page = context.new_page()
-    page.complaints = []
-    page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.errors = []
+    page.on("console", lambda line: page.errors.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
     yield page
     page.close()
 
 
-def test_a_wrong_password_opens_nothing(browser: Any, url: str) -> None:
+def test_a_wrong_password_is_refused(browser: Any, url: str) -> None:
     for credentials in (None, {"username": "anybody", "password": "sesame"}):
         context = browser.new_context(http_credentials=credentials)
         assert context.request.get(url).status == 401
@@ -110,13 +110,13 @@ def test_a_wrong_password_opens_nothing(browser: Any, url: str) -> None:
 def test_the_study_opens_with_its_feasible_best_trial(page: Any, url: str) -> None:
     page.goto(url)
     page.get_by_text("Best Trial (number=0)").wait_for()
-    assert page.complaints == []
+    assert page.errors == []
 
 
-def test_a_trials_recording_plays_and_seeks_and_its_picture_shows(page: Any, url: str) -> None:
+def test_a_trials_audio_plays_and_seeks_and_its_picture_loads(page: Any, url: str) -> None:
     page.goto(f"{url}/trials?numbers=0")
     page.locator("audio").wait_for()
-    played, sought, duration = page.locator("audio").evaluate(
+    time, position, duration = page.locator("audio").evaluate(
         """async audio => {
             await audio.play();
             while (audio.currentTime === 0) await new Promise(done => setTimeout(done, 20));
@@ -127,20 +127,20 @@ def test_a_trials_recording_plays_and_seeks_and_its_picture_shows(page: Any, url
             return [played, audio.currentTime, audio.duration];
         }"""
     )
-    assert 0 < played < SECONDS
-    assert (sought, duration) == (SECONDS / 2, SECONDS)
+    assert 0 < time < SECONDS
+    assert (position, duration) == (SECONDS / 2, SECONDS)
     picture = page.locator("img[alt='clip.png']")
     assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") == 64
-    assert page.complaints == []
+    assert page.errors == []
 
 
-def test_a_page_among_the_artifacts_is_saved_and_never_opened(page: Any, url: str) -> None:
+def test_an_html_artifact_is_downloaded_and_never_opened(page: Any, url: str) -> None:
     page.goto(f"{url}/trials?numbers=0")
     page.get_by_text("page.html").wait_for()
     link = page.locator("a[href*='/artifacts/'][download='page.html']").get_attribute("href")
-    with page.expect_download() as saved:
+    with page.expect_download() as download:
         page.evaluate("address => window.location = address", link)
-    assert saved.value.suggested_filename == "page.html"
+    assert download.value.suggested_filename == "page.html"
     assert page.title() != "owned"
 
 
@@ -152,12 +152,12 @@ def test_a_note_is_saved_and_shown(page: Any, url: str) -> None:
     page.get_by_text("Success to save the note").wait_for()
     page.reload()
     assert page.locator("strong").inner_text() == "good"
-    assert page.complaints == []
+    assert page.errors == []
 
 
 @pytest.fixture(scope="module")
 def tuned_url(browser: object, tuned: Path) -> Iterator[str]:
-    """The page of a study that was really tuned."""
+    """The page of a study with trained trials."""
     command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "tiny", "--port", "0", "--read-only"]
     with subprocess.Popen(command, cwd=tuned, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -165,7 +165,9 @@ def tuned_url(browser: object, tuned: Path) -> Iterator[str]:
         process.kill()
 
 
-def test_the_best_trial_of_a_tuned_study_can_be_read_heard_and_seen(browser: Any, tuned: Path, tuned_url: str) -> None:
+def test_the_best_trial_of_a_tuned_study_has_tables_audio_and_pictures(
+    browser: Any, tuned: Path, tuned_url: str
+) -> None:
     storage = open_storage(f"sqlite:///{tuned / 'runs' / 'quell.db'}")
     study = optuna.load_study(study_name="tiny", storage=storage)
     best = best_trials(study)[0].number

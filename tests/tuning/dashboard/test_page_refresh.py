@@ -1,4 +1,4 @@
-"""Notes and plots are where the dashboard looks for them, few and up to date, and those of people stay theirs."""
+"""Notes and plots are where the dashboard reads them, few and up to date; notes of users are kept."""
 
 import json
 from collections.abc import Callable
@@ -45,23 +45,23 @@ def refresh(study: optuna.Study) -> None:
 
 
 def notes(study: optuna.Study) -> dict[int, str]:
-    """Of trials that have one, as the dashboard reads them."""
+    """Notes by number of the trial, as the dashboard reads them; empty ones are left out."""
     stored = storage_of(study).get_study_system_attrs(study_id_of(study))
     found = {t.number: get_note_from_system_attrs(stored, trial_id_of(t))["body"] for t in study.trials}
     return {number: text for number, text in found.items() if text}
 
 
 def edit(study: optuna.Study, text: str, number: int | None = None) -> None:
-    """As the dashboard does when a person saves a note."""
+    """Saves a note as the dashboard does for a user."""
     stored = storage_of(study).get_study_system_attrs(study_id_of(study))
-    place = None if number is None else trial_id_of(study.trials[number])
-    version = get_note_from_system_attrs(stored, place)["version"] + 1
-    assert version_is_incremented(stored, place, version)
-    save_note_with_version(storage_of(study), study_id_of(study), place, version, text)
+    trial_id = None if number is None else trial_id_of(study.trials[number])
+    version = get_note_from_system_attrs(stored, trial_id)["version"] + 1
+    assert version_is_incremented(stored, trial_id, version)
+    save_note_with_version(storage_of(study), study_id_of(study), trial_id, version, text)
 
 
 def writes(monkeypatch: pytest.MonkeyPatch, study: optuna.Study) -> list[str]:
-    """Keys that are written from now on."""
+    """The list of keys that are written from now on."""
     keys: list[str] = []
     write = storage_of(study).set_study_system_attr
 
@@ -92,7 +92,7 @@ def test_of_60_trials_the_best_50_have_notes_and_the_worst_10_have_none(study: o
     assert set(notes(study)) == {trial.number for trial in ranked[: page_refresh.NOTES]}
 
 
-def test_who_falls_out_of_the_best_loses_the_note_but_presets_keep_theirs(study: optuna.Study) -> None:
+def test_a_trial_that_is_no_longer_among_the_best_loses_its_note_but_presets_keep_theirs(study: optuna.Study) -> None:
     study.add_trial(trial(0.5, preset="plain-cnn"))
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"preset": "mask-unet", "pruned": "over"}))
     study.add_trial(trial(1.0))
@@ -122,7 +122,7 @@ def test_refreshing_again_writes_nothing(storage: RetryingStorage, monkeypatch: 
 
 @pytest.mark.parametrize("number", [None, 0])
 @pytest.mark.parametrize("text", ["mine", "long " * 2000])
-def test_a_note_that_a_person_edited_stays_until_it_is_emptied(
+def test_a_note_that_a_user_edited_is_kept_until_it_is_emptied(
     study: optuna.Study, number: int | None, text: str
 ) -> None:
     def read() -> str:
@@ -141,7 +141,7 @@ def test_a_note_that_a_person_edited_stays_until_it_is_emptied(
     assert read() == ("" if number == 0 else ours.replace("trial 0", "trial 1").replace("1.00", "2.00"))
 
 
-def test_a_note_that_a_person_wrote_first_stays(study: optuna.Study) -> None:
+def test_a_note_that_a_user_wrote_first_is_kept(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
     edit(study, "mine", 0)
     edit(study, "also mine")
@@ -150,8 +150,8 @@ def test_a_note_that_a_person_wrote_first_stays(study: optuna.Study) -> None:
     assert optuna_dashboard.get_note(study) == "also mine"
 
 
-def test_notes_of_a_copied_study_stay(study: optuna.Study) -> None:
-    """The dashboard gives them the version 0, whosever they were."""
+def test_notes_of_a_copied_study_are_kept(study: optuna.Study) -> None:
+    """The dashboard gives them the version 0, whether Quell or a user wrote them."""
     study.add_trial(trial(1.0))
     edit(study, "mine", 0)
     copied = make("copy", storage_of(study))
@@ -161,7 +161,7 @@ def test_notes_of_a_copied_study_stay(study: optuna.Study) -> None:
     assert notes(copied) == {0: "mine"}
 
 
-def test_what_the_dashboard_itself_stored_in_pieces_is_replaced_whole(study: optuna.Study) -> None:
+def test_a_plot_that_the_dashboard_stored_in_pieces_is_replaced_as_a_whole(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
     long = go.Figure(go.Scatter(x=list(range(5000)), y=list(range(5000))))
     optuna_dashboard.save_plotly_graph_object(study, long, graph_object_id="score-by-snr")
@@ -170,9 +170,9 @@ def test_what_the_dashboard_itself_stored_in_pieces_is_replaced_whole(study: opt
     assert json.loads(drawn["score-by-snr"])["layout"]["title"]["text"] == "PESQ by SNR"
 
 
-def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) -> None:
+def test_a_user_who_edits_a_note_at_the_same_time_wins_or_gets_an_error(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
-    page = page_refresh._Page(study_id_of(study), storage_of(study))  # has looked
+    page = page_refresh._Page(study_id_of(study), storage_of(study))  # has read the notes
     edit(study, "mine", 0)
     page.note(trial_id_of(study.trials[0]), "ours")
     assert notes(study) == {0: "mine"}
@@ -182,7 +182,7 @@ def test_who_edits_a_note_at_the_same_time_wins_or_is_told(study: optuna.Study) 
     assert not version_is_incremented(storage_of(study).get_study_system_attrs(study_id_of(study)), None, version + 1)
 
 
-def test_processes_that_write_at_once_or_are_killed_leave_nothing_for_good(study: optuna.Study) -> None:
+def test_notes_of_processes_that_write_at_once_or_are_killed_are_replaced(study: optuna.Study) -> None:
     study.add_trial(trial(1.0))
     one, other = (page_refresh._Page(study_id_of(study), storage_of(study)) for _ in range(2))
     trial_id = trial_id_of(study.trials[0])

@@ -1,4 +1,4 @@
-"""Plots show what is there: the front is the front, the best so far only rises, and axes have units."""
+"""The Pareto front is one, the best score so far only rises, infeasible trials are apart, and axes have units."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ START = datetime(2026, 11, 21)
 
 
 def trial(number: int, score: float, macs: float, **more: object) -> FrozenTrial:
-    """One that ended `number` minutes after the start."""
+    """A trial that ended `number` minutes after the start."""
     attributes = {
         "metrics": {"pesq": score},
         "by_snr": {snr: {"pesq": score + float(snr) / 10} for snr in SNRS},
@@ -43,7 +43,7 @@ def study() -> optuna.Study:
 
 @pytest.fixture
 def mixed(study: optuna.Study) -> optuna.Study:
-    """200 trials of every kind, scores and costs with many ties, ended in another order than they began."""
+    """200 trials of every state, with many equal scores and costs, that ended in another order than they began."""
     rng = random.Random(0)
     for number in rng.sample(range(200), 200):
         score, macs = rng.randint(10, 30) / 10, rng.randint(1, 40) * 1e6
@@ -66,7 +66,7 @@ def trace(figure: plots.Figure, name: str) -> dict[str, list[float]]:
     return found
 
 
-def test_the_front_is_that_of_a_search_through_all_pairs(mixed: optuna.Study) -> None:
+def test_the_front_is_that_of_a_comparison_of_all_pairs(mixed: optuna.Study) -> None:
     good = [trial for trial in mixed.trials if trial.state == TrialState.COMPLETE and feasible(trial)]
     places = {(trial.user_attrs["cost"]["macs_per_s"] / 1e6, trial.values[0]) for trial in good}
     beaten = {
@@ -80,7 +80,7 @@ def test_the_front_is_that_of_a_search_through_all_pairs(mixed: optuna.Study) ->
     assert 9.0 not in edge["y"]
 
 
-def test_infeasible_trials_are_shown_apart_and_never_the_best(mixed: optuna.Study) -> None:
+def test_infeasible_trials_are_drawn_apart_and_are_never_the_best(mixed: optuna.Study) -> None:
     figures = plots.plots(StudySnapshot.of(mixed))
     apart = {name: trace(figures[name], "infeasible") for name in ("score-against-cost", "score-against-hours")}
     assert all(set(found["y"]) == {9.0} for found in apart.values())
@@ -132,7 +132,7 @@ def test_presets_are_named_wherever_they_were_trained(study: optuna.Study) -> No
     assert [figure["data"][0]["name"], figure["data"][0]["x"]] == ["trials", [2.0]]
 
 
-def test_axes_have_units_and_plotly_knows_every_key(mixed: optuna.Study) -> None:
+def test_axes_have_units_and_plotly_accepts_every_key(mixed: optuna.Study) -> None:
     figures = plots.plots(StudySnapshot.of(mixed))
     titles = {
         name: tuple(figure["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis"))

@@ -1,4 +1,4 @@
-"""The dashboard's server: its address, password, refreshing, beginning and end."""
+"""The dashboard's server: its address, password, refreshing, start and end."""
 
 import http.client
 import json
@@ -24,27 +24,27 @@ from quell_tuning.storage.retrying import RetryingStorage
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
 
 
-def test_notes_and_plots_are_refreshed_again_and_again_whatever_goes_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    seen: list[int] = []
+def test_notes_and_plots_are_refreshed_again_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
 
     def refresh() -> None:
-        seen.append(len(seen))
-        if len(seen) == 2:
+        calls.append(len(calls))
+        if len(calls) == 2:
             raise ValueError("no\nroom")
 
     class Ended(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout == server.REFRESH_S
-            return len(seen) == 4
+            return len(calls) == 4
 
     keep_fresh(refresh, Ended())
-    assert seen == [0, 1, 2, 3]
+    assert calls == [0, 1, 2, 3]
     assert [record.getMessage() for record in caplog.records if record.name == "quell"] == [
         "notes and plots were not updated: ValueError: no room"
     ]
 
 
-def test_an_address_that_cannot_be_had_is_told_in_one_line() -> None:
+def test_an_address_that_cannot_be_used_is_an_error_of_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -82,17 +82,17 @@ def start(storage: RetryingStorage, tmp_path: Path) -> Iterator[Callable[..., tu
 
 
 def get(url: str, path: str, **headers: str) -> tuple[int, bytes]:
-    """Asks for a path as it stands."""
+    """Requests a path as it is, without normalising it."""
     connection = http.client.HTTPConnection(url.split("/")[2], timeout=10)
     try:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 
 
-def test_it_serves_this_machine_until_it_is_interrupted(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_this_machine_is_served_until_an_interrupt(start: Callable[..., Any], tmp_path: Path) -> None:
     process, url = start()
     address = re.fullmatch(r"http://127\.0\.0\.1:\d+/dashboard/studies/1", url)
     assert address, (url, process.stderr.read() if not url else "")
@@ -114,14 +114,16 @@ def test_it_serves_this_machine_until_it_is_interrupted(start: Callable[..., Any
         status, body = get(url, path)
         assert status in (403, 404), path
         assert b"sesame" not in body and b"root:" not in body and b"import" not in body
-    held = socket.create_connection(("127.0.0.1", int(url.split(":")[2].partition("/")[0])))  # a page that stays open
+    connection = socket.create_connection(
+        ("127.0.0.1", int(url.split(":")[2].partition("/")[0]))
+    )  # a page that stays open
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=3)
-    held.close()
+    connection.close()
     assert (process.returncode, output, errors) == (130, "", "quell: interrupted\n")
 
 
-def test_a_network_needs_the_password_of_the_file(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_other_machines_need_the_password_of_the_file(start: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "password").write_text("open sesame\n")
     arguments = ["--host", "0.0.0.0", "--password-file", str(tmp_path / "password"), "--read-only"]
     process, url = start(*arguments, QUELL_DASHBOARD_PASSWORD="other")
@@ -130,12 +132,12 @@ def test_a_network_needs_the_password_of_the_file(start: Callable[..., Any], tmp
     assert get(url, "/dashboard", Authorization="Basic bWU6b3BlbiBzZXNhbWU=")[0] == 200  # me:open sesame
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=3)
-    warned, left = errors.splitlines()
-    assert (process.returncode, left) == (143, "quell: interrupted")
-    assert warned.startswith("quell: 0.0.0.0: the password crosses the network unencrypted")
+    warning, last = errors.splitlines()
+    assert (process.returncode, last) == (143, "quell: interrupted")
+    assert warning.startswith("quell: 0.0.0.0: the password crosses the network unencrypted")
 
 
-def test_a_network_without_a_password_is_refused_before_anything_is_opened(
+def test_a_network_address_without_a_password_is_refused_before_anything_is_opened(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     process, url = start("--host", "0.0.0.0")

@@ -1,4 +1,4 @@
-"""The dashboard as its page asks it: the best trial, notes, and what is sent."""
+"""The dashboard's answers to its page: the best trial, notes, plots, and their size."""
 
 import gzip
 import json
@@ -19,12 +19,12 @@ from quell_tuning.dashboard.storage_view import DashboardStorage
 from quell_tuning.optuna_private import storage_of, study_id_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
-KEPT = {"si_sdr": -0.5, "parameters": -0.1}
-BROKEN = {"si_sdr": 0.5, "parameters": -0.1}
+FEASIBLE = {"si_sdr": -0.5, "parameters": -0.1}
+INFEASIBLE = {"si_sdr": 0.5, "parameters": -0.1}
 
 
 class Page:
-    """What the page of a study would ask for."""
+    """Requests of a study's page."""
 
     def __init__(self, study: optuna.Study, folder: Path) -> None:
         assert isinstance(storage_of(study), RetryingStorage)
@@ -39,14 +39,14 @@ class Page:
             environ["wsgi.input"].write(json.dumps(content).encode())
             environ |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(environ["wsgi.input"].tell())}
             environ["wsgi.input"].seek(0)
-        began: list[Any] = []
+        started: list[Any] = []
         answer = self.app(
-            environ, lambda status, headers, exc_info=None: began.append((int(status[:3]), dict(headers)))
+            environ, lambda status, headers, exc_info=None: started.append((int(status[:3]), dict(headers)))
         )
         body = b"".join(answer)
         if hasattr(answer, "close"):
             answer.close()
-        return *began[-1], body
+        return *started[-1], body
 
     def detail(self, after: int = 0) -> dict[str, Any]:
         status, _, body = self.ask(f"/api/studies/{study_id_of(self.study)}", QUERY_STRING=f"after={after}")
@@ -59,7 +59,7 @@ class Page:
 
 @pytest.fixture
 def open_page(tmp_path: Path) -> Callable[..., Page]:
-    """The page of a study with such trials, by values and constraints."""
+    """The page of a study with trials of these values and constraints."""
 
     def page(*trials: tuple[list[float], dict[str, float]], directions: tuple[str, ...] = ("maximize",)) -> Page:
         storage = RetryingStorage(optuna.storages.InMemoryStorage())
@@ -73,7 +73,7 @@ def open_page(tmp_path: Path) -> Callable[..., Page]:
 
 @pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 3)])
 def test_the_best_trial_is_feasible(open_page: Callable[..., Page], direction: str, best: int) -> None:
-    trials = [([9.0], BROKEN), ([3.0], KEPT), ([3.0], {}), ([1.0], KEPT), ([0.0], BROKEN)]
+    trials = [([9.0], INFEASIBLE), ([3.0], FEASIBLE), ([3.0], {}), ([1.0], FEASIBLE), ([0.0], INFEASIBLE)]
     page = open_page(*trials, directions=(direction,))
     page.study.add_trial(create_trial(state=TrialState.PRUNED))
     assert page.best() == [best]
@@ -81,12 +81,12 @@ def test_the_best_trial_is_feasible(open_page: Callable[..., Page], direction: s
     assert page.study.best_trial.number == best
 
 
-def test_where_no_trial_is_feasible_none_is_the_best(open_page: Callable[..., Page]) -> None:
+def test_without_a_feasible_trial_there_is_no_best_one(open_page: Callable[..., Page]) -> None:
     assert open_page().best() == []
-    page = open_page(([9.0], BROKEN), ([8.0], BROKEN))
+    page = open_page(([9.0], INFEASIBLE), ([8.0], INFEASIBLE))
     assert page.best() == []
-    page.study.add_trial(create_trial(value=1.0, constraints=KEPT))
-    page = Page(page.study, Path())  # without the seconds for which the dashboard remembers trials
+    page.study.add_trial(create_trial(value=1.0, constraints=FEASIBLE))
+    page = Page(page.study, Path())  # a new page, since the dashboard caches trials for some seconds
     assert page.best() == [2]
 
 
@@ -94,22 +94,22 @@ def test_where_no_trial_is_feasible_none_is_the_best(open_page: Callable[..., Pa
 def test_of_several_scores_the_front_is_feasible(open_page: Callable[..., Page], directions: tuple[str, ...]) -> None:
     rest = [0.0] * (len(directions) - 2)
     page = open_page(
-        ([3.0, 5.0, *rest], KEPT),
-        ([9.0, 1.0, *rest], BROKEN),  # would dominate all
+        ([3.0, 5.0, *rest], FEASIBLE),
+        ([9.0, 1.0, *rest], INFEASIBLE),  # would dominate all
         ([2.0, 4.0, *rest], {}),
-        ([2.0, 5.0, *rest], KEPT),  # dominated
+        ([2.0, 5.0, *rest], FEASIBLE),  # dominated
         directions=directions,
     )
     assert page.best() == [0, 2]
 
 
-def test_the_page_learns_which_trials_are_infeasible_and_why(open_page: Callable[..., Page]) -> None:
-    trials = open_page(([1.0], KEPT), ([1.0], BROKEN), ([1.0], {})).detail()["trials"]
+def test_the_page_has_the_constraints_and_names_the_broken_ones(open_page: Callable[..., Page]) -> None:
+    trials = open_page(([1.0], FEASIBLE), ([1.0], INFEASIBLE), ([1.0], {})).detail()["trials"]
     assert [trial["constraints"] for trial in trials] == [[-0.5, -0.1], [0.5, -0.1], []]
     assert [trial["user_attrs"] for trial in trials] == [[], [{"key": "infeasible", "value": "si_sdr"}], []]
 
 
-def test_numbers_have_units_and_what_nobody_reads_is_not_sent(open_page: Callable[..., Page]) -> None:
+def test_numbers_have_units_and_attributes_for_programs_are_not_sent(open_page: Callable[..., Page]) -> None:
     page = open_page()
     attributes = {
         "metrics": {"pesq": 2.5, "si_sdr": 15.0},
@@ -136,7 +136,7 @@ def test_numbers_have_units_and_what_nobody_reads_is_not_sent(open_page: Callabl
     assert page.study.trials[0].user_attrs == attributes
 
 
-def test_the_best_trials_have_curves_and_all_have_the_numbers(
+def test_the_best_trials_have_curves_and_all_have_the_values_as_text(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_view, "CURVES", 2)
@@ -153,7 +153,7 @@ def test_the_best_trials_have_curves_and_all_have_the_numbers(
     ]
 
 
-def test_every_note_is_shown_with_its_trial_and_can_be_changed(open_page: Callable[..., Page]) -> None:
+def test_every_trial_has_its_own_note_which_can_be_changed(open_page: Callable[..., Page]) -> None:
     page = open_page(*[([float(number)], {}) for number in range(4)])
     study, trials = page.study, page.study.trials
     long = "".join(f"{number:05d}" for number in range(2000))  # five pieces
@@ -174,7 +174,7 @@ def test_every_note_is_shown_with_its_trial_and_can_be_changed(open_page: Callab
     ]
 
 
-def test_a_plot_arrives_whole(open_page: Callable[..., Page]) -> None:
+def test_a_plot_in_pieces_is_sent_as_a_whole(open_page: Callable[..., Page]) -> None:
     page = open_page()
     graph = pytest.importorskip("plotly.graph_objects")
     figure = graph.Figure(graph.Scatter(y=list(range(5000))))
@@ -184,26 +184,28 @@ def test_a_plot_arrives_whole(open_page: Callable[..., Page]) -> None:
     assert sent == dict.fromkeys(["score:_PESQ", "b"], json.loads(figure.to_json()))
 
 
-def test_notes_cost_no_more_than_they_are(open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch) -> None:
-    def looks(count: int) -> int:
+def test_the_time_for_notes_grows_with_their_number_only(
+    open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookups(count: int) -> int:
         page = open_page(*[([1.0], {})] * count)
         for trial in page.study.trials:
             for key, value in (("note_ver", 1), ("note_str:0", "a"), ("note_str:1", "b")):
                 storage_of(page.study).set_study_system_attr(
                     study_id_of(page.study), f"dashboard:{trial_id_of(trial)}:{key}", value
                 )
-        made.clear()
+        prefixes.clear()
         assert {trial["note"]["body"] for trial in page.detail()["trials"]} == {"ab"}
-        return len(made)
+        return len(prefixes)
 
-    made: list[object] = []
+    prefixes: list[object] = []
     prefix = optuna_dashboard._note.note_str_key_prefix
-    monkeypatch.setattr(optuna_dashboard._note, "note_str_key_prefix", lambda of: made.append(of) or prefix(of))
-    assert looks(80) <= 2.2 * looks(40)
+    monkeypatch.setattr(optuna_dashboard._note, "note_str_key_prefix", lambda of: prefixes.append(of) or prefix(of))
+    assert lookups(80) <= 2.2 * lookups(40)
 
 
 def test_a_finished_trial_is_converted_once(open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch) -> None:
-    study = open_page(([1.0], KEPT), ([2.0], KEPT)).study
+    study = open_page(([1.0], FEASIBLE), ([2.0], FEASIBLE)).study
     study.ask()
     converted: list[int] = []
     convert = storage_view._trial
@@ -215,15 +217,15 @@ def test_a_finished_trial_is_converted_once(open_page: Callable[..., Page], monk
     assert [converted.count(number) for number in range(3)] == [1, 1, 6]
 
 
-def test_trials_are_not_made_by_the_page(open_page: Callable[..., Page]) -> None:
-    study = open_page(([1.0], KEPT)).study
+def test_the_page_cannot_add_trials(open_page: Callable[..., Page]) -> None:
+    study = open_page(([1.0], FEASIBLE)).study
     view = DashboardStorage(storage_of(study))
     with pytest.raises(RuntimeError, match="made by `quell tune`"):
         optuna.create_study(storage=view).add_trial(view.get_all_trials(study_id_of(study))[0])
 
 
-def test_much_json_is_sent_compressed_to_who_takes_it(open_page: Callable[..., Page]) -> None:
-    page = open_page(*[([1.0], KEPT)] * 50)
+def test_large_json_is_compressed_for_clients_that_accept_it(open_page: Callable[..., Page]) -> None:
+    page = open_page(*[([1.0], FEASIBLE)] * 50)
     path = f"/api/studies/{study_id_of(page.study)}"
     _, headers, body = page.ask(path, HTTP_ACCEPT_ENCODING="gzip, deflate, br")
     assert (headers["Content-Encoding"], headers["Content-Length"]) == ("gzip", str(len(body)))
@@ -231,17 +233,17 @@ def test_much_json_is_sent_compressed_to_who_takes_it(open_page: Callable[..., P
     assert "Content-Encoding" not in page.ask("/api/studies", HTTP_ACCEPT_ENCODING="gzip")[1]
 
 
-def test_a_request_without_encodings_is_answered(open_page: Callable[..., Page]) -> None:
+def test_a_request_without_accept_encoding_is_answered(open_page: Callable[..., Page]) -> None:
     assert [open_page().ask(path)[0] for path in ("/static/bundle.js", "/favicon.ico")] == [200, 200]
 
 
-def test_a_database_that_is_away_is_not_waited_for(
+def test_a_database_that_does_not_answer_gives_503(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(*_: Any) -> Any:
+    def unavailable(*_: Any) -> Any:
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("connection refused"))
 
-    page = open_page(([1.0], KEPT))
+    page = open_page(([1.0], FEASIBLE))
     monkeypatch.setattr(storage_view, "WAIT_S", 0.05)
     paths = [
         "/api/studies",
@@ -250,7 +252,7 @@ def test_a_database_that_is_away_is_not_waited_for(
         "/artifacts/0/0a",
     ]
     for name in ("get_all_studies", "get_study_name_from_id", "get_study_system_attrs"):
-        monkeypatch.setattr(storage_of(page.study).backend, name, away)
+        monkeypatch.setattr(storage_of(page.study).backend, name, unavailable)
     for path in paths:
         status, headers, body = page.ask(path)
         assert (status, headers["Retry-After"]) == (503, "5")

@@ -1,4 +1,4 @@
-"""Which trial is exported when none is named."""
+"""The trial that is exported when none is named."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from quell_tuning.export import chosen_trial
 from quell_tuning.workspace.run_folder import RunFolder
 
 
-def test_a_front_of_one_trial_is_that_trial_and_of_several_one_must_be_named(tmp_path: Path) -> None:
+def test_the_only_trial_of_a_front_is_chosen_and_of_several_one_must_be_named(tmp_path: Path) -> None:
     runs = RunFolder(tmp_path)
     front = optuna.create_study(study_name="front", directions=["maximize", "minimize"])
     for number, values in enumerate(((2.5, 5e6), (2.25, 6e6), (2.75, 9e6))):

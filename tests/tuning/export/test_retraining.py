@@ -1,4 +1,4 @@
-"""`quell reproduce`: real trainings of a moment, done again."""
+"""`quell reproduce`: short trainings, repeated."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ from quell.corpus.memory_map import Corpus
 from quell.errors import CorpusError
 from quell.metrics.scorer import Scorer
 
-COMPLETE, PRUNED, TWIN, OVER, FAILED = range(5)
+COMPLETE, PRUNED, DUPLICATE, TOO_LARGE, FAILED = range(5)
 
 
 class RunningTrial:
-    """A trial in the hands of a worker that nothing happens to."""
+    """A trial whose worker is never interrupted."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
@@ -41,7 +41,7 @@ class RunningTrial:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> RunFolder:
-    """A folder with the decoded corpus of the tests in its place."""
+    """A runs folder with the tests' decoded corpus."""
     runs = RunFolder(tmp_path_factory.mktemp("runs"))
     runs.corpora.symlink_to(small_corpus.folder.parent, target_is_directory=True)
     return runs
@@ -49,8 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> RunF
 
 @pytest.fixture(scope="module")
 def study(tiny_spec, runs: RunFolder, small_corpus: Corpus, scorer: Scorer, one_thread: None) -> Iterator[optuna.Study]:
-    """Of trials that were trained: one complete, one pruned at its first rung, one that had the first's configuration;
-    and two that were not."""
+    """Trained trials: one complete, one pruned at its first rung, one with the first's configuration; and two that were
+    not trained."""
     spec = tiny_spec(training={"audio_hours": 0.05, "rungs_audio_hours": [0.03, 0.05]}, search={"depth": 2})
     storage = open_storage(runs.storage_url, create=True)
     study = create_study(spec, small_corpus, storage)
@@ -82,7 +82,7 @@ def again(runs: RunFolder) -> Iterator[Callable[..., tuple[int, list[str], str]]
 
 
 def changed(study: optuna.Study, number: int, change: Callable[[FrozenTrial], None]) -> optuna.Study:
-    """A study that says something else of a trial, which is its only one."""
+    """A copy of the study with one trial, changed."""
     other = optuna.create_study(direction="maximize")
     for key, value in study.user_attrs.items():
         other.set_user_attr(key, value)
@@ -96,7 +96,7 @@ def attribute(trial: FrozenTrial, name: str, **values: Any) -> None:
     trial.set_user_attr(name, trial.user_attrs[name] | values)
 
 
-def test_a_complete_trial_gets_the_same_scores_at_every_rung_and_at_the_end(study: optuna.Study, again) -> None:
+def test_a_complete_trial_has_the_same_scores_at_every_rung_and_at_the_end(study: optuna.Study, again) -> None:
     code, lines, log = again(study, COMPLETE)
     assert code == 0
     assert log == ""
@@ -124,7 +124,7 @@ def test_a_score_that_is_off_by_one_in_the_ninth_place_differs(study: optuna.Stu
     assert f"stoi: {value + 1e-9!r} then, {value!r} now: differs by -1e-09" in lines
 
 
-def test_another_version_is_named_and_the_threads_are_those_of_then(
+def test_another_version_is_named_and_the_number_of_threads_is_that_of_the_trial(
     study: optuna.Study, again, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
@@ -140,7 +140,7 @@ def test_another_version_is_named_and_the_threads_are_those_of_then(
     assert threads == [2]
 
 
-def test_a_trial_that_took_a_score_over_is_the_one_that_trained(
+def test_of_a_trial_with_copied_scores_the_original_is_trained(
     study: optuna.Study, again, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
@@ -150,30 +150,34 @@ def test_a_trial_that_took_a_score_over_is_the_one_that_trained(
         raise InterruptedError
 
     monkeypatch.setattr("quell_tuning.export.retraining.train", train)
-    assert study.trials[TWIN].user_attrs["same_as"] == COMPLETE
+    assert study.trials[DUPLICATE].user_attrs["same_as"] == COMPLETE
     with pytest.raises(InterruptedError):
-        again(study, TWIN)
+        again(study, DUPLICATE)
     assert trained == [study.trials[COMPLETE].user_attrs["training"]["seed"]]
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
-        (OVER, f"trial {OVER}: over the limit of parameters, expected one that was trained and scored; choose another"),
+        (
+            TOO_LARGE,
+            f"trial {TOO_LARGE}: over the limit of parameters, expected one that was trained and scored; "
+            "choose another",
+        ),
         (FAILED, f"trial {FAILED}: fail, expected one that was trained and scored; choose another"),
         (5, "trial 5: not in study 'tiny', expected 0 to 4; choose another"),
         (-1, "trial -1: not in study 'tiny', expected 0 to 4; choose another"),
     ],
 )
-def test_a_trial_that_was_not_trained_or_is_not_there_is_refused_in_one_line(
-    study: optuna.Study, again, number: int, said: str
+def test_an_untrained_or_missing_trial_is_an_error_of_one_line(
+    study: optuna.Study, again, number: int, message: str
 ) -> None:
     with pytest.raises(StudyNotFound) as caught:
         again(study, number)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
-def test_without_the_decoded_corpus_it_says_where_it_was_looked_for(study: optuna.Study, tmp_path: Path) -> None:
+def test_without_the_decoded_corpus_the_error_names_its_folder(study: optuna.Study, tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     with pytest.raises(CorpusError, match=f"{study.user_attrs['corpus']}: no decoded corpus, expected index.json"):
         reproduce(study, COMPLETE, RunFolder(tmp_path), "cpu", console, console)

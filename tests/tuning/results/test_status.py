@@ -1,5 +1,4 @@
-"""What a study says of itself: every trial once, the best ones and what they gain, who works, hours spent and left, and
-which study is meant when none is named."""
+"""`quell status`: states, best trials and gains, workers, worker-hours, `--watch`, and the study by default."""
 
 import io
 import json
@@ -54,12 +53,12 @@ def scored(value: float, **more: Any) -> FrozenTrial:
 
 
 def timed(clock_s: float, state: TrialState = TrialState.COMPLETE, **attributes: Any) -> FrozenTrial:
-    """One that ended so long after it began."""
+    """A trial that ended so many seconds after it began."""
     value = 1.0 if state == TrialState.COMPLETE else None
-    made = create_trial(state=state, value=value, user_attrs=attributes)
-    made.datetime_start = datetime(2026, 11, 21)
-    made.datetime_complete = made.datetime_start + timedelta(seconds=clock_s)
-    return made
+    trial = create_trial(state=state, value=value, user_attrs=attributes)
+    trial.datetime_start = datetime(2026, 11, 21)
+    trial.datetime_complete = trial.datetime_start + timedelta(seconds=clock_s)
+    return trial
 
 
 def running(study: optuna.Study, **attributes: Any) -> optuna.Trial:
@@ -114,11 +113,15 @@ def test_the_best_trial_gains_over_noisy_input_and_best_preset(study: optuna.Stu
         "gain_over_noisy": {"pesq": 1.25},
         "gain_over_preset": {"pesq": 0.5},
     }
-    known = {"preset": "mask-unet", "study": "s-presets", "trial": 0, "metrics": {"pesq": 2.25}}
-    assert state["best_preset"] == known
-    said = "best: trial 1, PESQ (MOS-LQO) 2.75, +1.25 over the noisy input, +0.50 over the best preset, mask-unet"
-    assert said in printed(study)
-    assert said in line(state)
+    assert state["best_preset"] == {
+        "preset": "mask-unet",
+        "study": "s-presets",
+        "trial": 0,
+        "metrics": {"pesq": 2.25},
+    }
+    text = "best: trial 1, PESQ (MOS-LQO) 2.75, +1.25 over the noisy input, +0.50 over the best preset, mask-unet"
+    assert text in printed(study)
+    assert text in line(state)
 
 
 def test_an_infeasible_trial_is_never_the_best(study: optuna.Study) -> None:
@@ -130,12 +133,12 @@ def test_an_infeasible_trial_is_never_the_best(study: optuna.Study) -> None:
     assert [row["trial"] for row in state["leaderboard"]] == [1]
 
 
-def test_worker_hours_add_up_and_those_left_cost_as_much(study: optuna.Study) -> None:
+def test_worker_hours_are_summed_and_those_left_follow_from_the_mean(study: optuna.Study) -> None:
     assert summary(study)["hours"] == {"spent": 0.0, "mean": None, "left": None}
     study.set_user_attr("trials", 10)
     lost = timed(3600, TrialState.FAIL, lost="its worker ended")
-    own_words = timed(9999, seconds=1800.0)  # handed back in between: the clock ran on
-    for trial in (own_words, timed(900, TrialState.PRUNED), timed(900, TrialState.FAIL, failure="nan"), lost):
+    resumed = timed(9999, seconds=1800.0)  # interrupted in between: the dates do not tell its time
+    for trial in (resumed, timed(900, TrialState.PRUNED), timed(900, TrialState.FAIL, failure="nan"), lost):
         study.add_trial(trial)
     hours = summary(study)["hours"]
     assert hours["spent"] == pytest.approx(0.5 + 0.25 + 0.25 + 1)
@@ -153,13 +156,13 @@ def test_a_study_is_done_when_all_trials_have_ended(study: optuna.Study) -> None
     assert not summary(study)["done"]
     study.tell(trial, 1.0)
     assert summary(study)["done"]
-    trial = study.ask()  # beyond the trials asked for, which were more once
+    trial = study.ask()  # beyond the trials asked for, whose number was reduced
     assert not summary(study)["done"]
 
 
 def test_a_worker_of_this_machine_is_alive_while_its_process_is(study: optuna.Study) -> None:
-    ours = running(study, worker=worker_name(), lease=[3, 0.5])
-    ours.report(2.25, 1800)
+    trial = running(study, worker=worker_name(), lease=[3, 0.5])
+    trial.report(2.25, 1800)
     running(study, worker=f"{socket.gethostname()}:{os.getpid()}:{machine()}.1")  # an earlier process of this number
     running(study)
     first, second, third = summary(study)["workers"]
@@ -174,9 +177,9 @@ def test_a_worker_of_this_machine_is_alive_while_its_process_is(study: optuna.St
     }
     assert second["alive"] is False
     assert (third["worker"], third["alive"], third["audio_hours"]) == ("", None, 0.0)
-    shown = printed(study)
-    assert re.search(rf"{os.getpid()} +0 +0.50 +0.5 +2.25 +alive", shown)
-    assert "unknown" in shown and "gone" in shown
+    text = printed(study)
+    assert re.search(rf"{os.getpid()} +0 +0.50 +0.5 +2.25 +alive", text)
+    assert "unknown" in text and "gone" in text
 
 
 def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
@@ -217,18 +220,18 @@ def test_status_is_json_with_the_same_keys_for_every_study(study: optuna.Study) 
     assert [row["trial"] for row in summary(front)["leaderboard"]] == [0, 1]
 
 
-def test_failures_are_told_as_they_are_and_of_many_only_the_latest(study: optuna.Study) -> None:
+def test_reasons_of_failures_are_unchanged_and_of_many_only_the_latest_are_listed(study: optuna.Study) -> None:
     for number in range(13):
         reason = f"step {number}: loss nan [/bold]"
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": reason}))
-    shown = printed(study)
-    assert "3 more failed before" in shown
-    assert "trial 12 failed: step 12: loss nan [/bold]" in shown
-    assert "trial 2 failed" not in shown
+    text = printed(study)
+    assert "3 more failed before" in text
+    assert "trial 12 failed: step 12: loss nan [/bold]" in text
+    assert "trial 2 failed" not in text
     assert len(summary(study)["failures"]) == 13
 
 
-def test_a_narrow_terminal_shows_whole_numbers_without_the_configurations(study: optuna.Study) -> None:
+def test_a_narrow_terminal_has_whole_numbers_without_the_configurations(study: optuna.Study) -> None:
     study.set_user_attr("noisy", {"pesq": 1.5})
     point = {f"parameter_{number}": number for number in range(9)}
     distributions = {name: optuna.distributions.IntDistribution(0, 9) for name in point}
@@ -240,15 +243,18 @@ def test_a_narrow_terminal_shows_whole_numbers_without_the_configurations(study:
 
 
 class Steps:
-    """What happens to a study while somebody who watches it sleeps."""
+    """Changes of a study between two looks of `watch`."""
 
     def __init__(self, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
         study.set_user_attr("trials", 3)
-        self.left = [lambda: None, *(lambda value=value: study.add_trial(scored(value)) for value in (2.0, 1.5, 2.5))]
-        monkeypatch.setattr("time.sleep", lambda seconds: self.left.pop(0)())
+        self.changes = [
+            lambda: None,
+            *(lambda value=value: study.add_trial(scored(value)) for value in (2.0, 1.5, 2.5)),
+        ]
+        monkeypatch.setattr("time.sleep", lambda seconds: self.changes.pop(0)())
 
 
-def test_watching_tells_what_changed_and_ends_with_the_study(
+def test_watching_prints_a_line_for_every_change_and_ends_with_the_study(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Steps(study, monkeypatch)
@@ -258,14 +264,14 @@ def test_watching_tells_what_changed_and_ends_with_the_study(
     assert "best: trial 2, PESQ (MOS-LQO) 2.50" in lines[-1]
 
 
-def test_watching_as_json_is_a_summary_a_line(
+def test_watching_as_json_prints_a_summary_in_every_line(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Steps(study, monkeypatch)
     status.watch(study, Console(file=io.StringIO(), force_terminal=True), as_json=True)
-    told = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
-    assert [state["ended"] for state in told] == [0, 1, 2, 3]
-    assert [state["done"] for state in told] == [False, False, False, True]
+    states = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [state["ended"] for state in states] == [0, 1, 2, 3]
+    assert [state["done"] for state in states] == [False, False, False, True]
 
 
 def test_watching_on_a_terminal_redraws_at_every_look_and_leaves_the_last_view(
@@ -276,26 +282,26 @@ def test_watching_on_a_terminal_redraws_at_every_look_and_leaves_the_last_view(
     status.watch(study, Console(file=out, force_terminal=True, width=100, height=50))
     looks = re.findall(r"study s: 3 trials asked for; (none yet|\d complete)", out.getvalue())
     assert list(dict.fromkeys(looks)) == ["none yet", "1 complete", "2 complete", "3 complete"]
-    shown = out.getvalue().rpartition("study s: ")[2]
-    assert shown.startswith("3 trials asked for; 3 complete")
-    assert "2.50" in shown
+    text = out.getvalue().rpartition("study s: ")[2]
+    assert text.startswith("3 trials asked for; 3 complete")
+    assert "2.50" in text
 
 
-def test_the_study_without_a_name_is_the_search_that_was_tuned_last(
+def test_the_study_by_default_is_the_search_that_was_tuned_last(
     storage: RetryingStorage, tiny_spec, small_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StudyNotFound, match="no studies"):
         load_study(None, storage)
 
-    class Over(Tune):
-        """Everything but the trials."""
+    class WithoutTrials(Tune):
+        """`quell tune` that trains nothing."""
 
         def _pool(self, part: str, study: optuna.Study, starts: object) -> int:
             return 0
 
     def tune(name: str, **parts: bool) -> None:
         spec: StudySpec = tiny_spec(study={"name": name})
-        Over(spec, tmp_path / "s.toml", place, ["cpu"], Console(file=io.StringIO())).run(**parts)
+        WithoutTrials(spec, tmp_path / "s.toml", place, ["cpu"], Console(file=io.StringIO())).run(**parts)
 
     place = Workspace(RunFolder(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
     monkeypatch.setattr(Workspace, "open_corpus", lambda *_: small_corpus)
