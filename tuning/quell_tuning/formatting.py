@@ -38,7 +38,7 @@ COSTS: Mapping[str, CostText] = {
 SCORED_COSTS = {cost.score: name for name, cost in COSTS.items() if cost.score}
 NAMES = {"pesq": "PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
 TWO_DIGITS = ("pesq", "si_sdr", *dnsmos.NAMES)
-# First digits of numbers, from the roundest on.
+# Leading digits of axis labels, the roundest first.
 ROUND: Sequence[Sequence[float]] = (
     (1,),
     (1, 2, 5),
@@ -85,12 +85,12 @@ def parameter_value(value: object) -> str:
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """The roundest numbers between two, three at least unless they lie closer than a fifth: for logarithmic axes."""
+    """The roundest numbers from low to high, for a logarithmic axis; three or more where high is 1.2 times low."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
+    inside: list[float] = []
     for digits in ROUND:
         numbers = [float(f"{digit * 10.0**power:g}") for power in powers for digit in digits]
-        found = [number for number in numbers if low <= number <= high]
-        if len(found) >= 3:
+        inside = [number for number in numbers if low <= number <= high]
+        if len(inside) >= 3:
             break
-    return found
+    return inside

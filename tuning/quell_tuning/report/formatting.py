@@ -20,7 +20,7 @@ def decibels(value: float) -> str:
 
 
 def latency(latency_ms: float | None) -> str:
-    """Milliseconds; None stands for the whole recording."""
+    """Milliseconds; None is an infinite latency."""
     return "\N{INFINITY}" if latency_ms is None else f"{latency_ms:.0f}"
 
 
@@ -29,14 +29,14 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Of a file, in bytes of which a million make a megabyte."""
+    """Size of a file in kB or MB (1e6 bytes)."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
 def listed(parts: Iterable[str]) -> str:
-    """`a, b and c`."""
-    found = list(parts)
-    return " and ".join(filter(None, (", ".join(found[:-1]), *found[-1:])))
+    """Parts as `a, b and c`."""
+    *first, last = [*parts] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def parameter(key: str) -> str:
@@ -44,6 +44,6 @@ def parameter(key: str) -> str:
     return "window" if key == "win_ms" else key.replace("_", " ")
 
 
-def limits(given: Mapping[str, float | None]) -> list[str]:
+def limits(section: Mapping[str, float | None]) -> list[str]:
     """Limits of a study in words."""
-    return [COSTS[name].limit.format(cost_number(name, value)) for name, value in given.items() if value is not None]
+    return [COSTS[name].limit.format(cost_number(name, value)) for name, value in section.items() if value is not None]

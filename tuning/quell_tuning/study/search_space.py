@@ -34,6 +34,9 @@ class Choices(BaseModel):
     def values(self) -> list[Value]:
         return self.choices
 
+    def holds(self, value: Value) -> bool:
+        return value in self.choices
+
 
 class Range(BaseModel):
     """`{ low, high, log, step }`: an interval, both ends included."""
@@ -54,6 +57,12 @@ class Range(BaseModel):
 
     def values(self) -> list[Value]:
         return [self.low, self.high]
+
+    def holds(self, value: Value) -> bool:
+        if isinstance(value, str) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) <= 1e-9
 
 
 def _tag(value: object) -> str:
@@ -131,15 +140,8 @@ def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | 
     searched: Point = {}
     for name, domain in search.items():
         value = point[name]
-        if isinstance(domain, Choices):
-            if value not in domain.choices:
-                return None
-            searched[name] = value
-        elif isinstance(domain, Range):
-            if isinstance(value, str) or not domain.low <= value <= domain.high:
-                return None
-            steps = (value - domain.low) / domain.step if domain.step else 0.0
-            if abs(steps - round(steps)) > 1e-9:
+        if isinstance(domain, Choices | Range):
+            if not domain.holds(value):
                 return None
             searched[name] = value
         elif value != domain:

@@ -87,10 +87,10 @@ def metric(study: optuna.Study) -> str:
     return str(score if isinstance(score, str) else score[0])
 
 
-def difference(stored: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:
-    """The first key with another value, as `<key> is <given>, expected <stored>`; empty when there is none."""
-    for key in sorted({*stored, *given}):
-        new, old = given.get(key), stored.get(key)
+def difference(stored: dict[str, Any], current: dict[str, Any], prefix: str = "") -> str:
+    """The first key with another value, as `<key> is <current>, expected <stored>`; empty when there is none."""
+    for key in sorted({*stored, *current}):
+        new, old = current.get(key), stored.get(key)
         if isinstance(new, dict) and isinstance(old, dict) and "choices" not in new and "low" not in new:
             if inner := difference(old, new, f"{prefix}{key}."):
                 return inner

@@ -132,7 +132,7 @@ class _Attempt:
             return True
         if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
             raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
-        limits = self.spec.limits.given()
+        limits = self.spec.limits.by_name()
         known = {name: share for name, share in self.before.constraints.items() if name in limits}
         excess = known if len(known) == len(limits) else over_limits(self.model, self.spec.limits) | known
         for name in excess.keys() - known.keys():
@@ -254,7 +254,7 @@ def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float
     The measured real-time factor decides only above RTF_MARGIN times its limit: a busy machine is not the network's
     fault. It is not measured where a counted cost is too much.
     """
-    allowed = limits.given()
+    allowed = limits.by_name()
     if not allowed:
         return {}
     counted = asdict(cost(model))
