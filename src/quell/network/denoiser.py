@@ -1,6 +1,7 @@
-"""The denoiser: analysis, network and synthesis in one module, waveform to waveform."""
+"""The denoiser, waveform to waveform: STFT, network and inverse STFT in one module; its weights saved and loaded."""
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,30 +19,26 @@ from quell.network.unet import UNet
 
 # Below this rms a signal is silence; float32 squares of smaller values lose their digits.
 SILENCE = 1e-12
-
-
-# What a recurrence in both directions hears at once: a training segment of the default length in one piece.
+# Window of a recurrence in both directions: a training segment of the default length.
 RECURRENT_WINDOW_S = 2.0
 
 
 class Estimate(NamedTuple):
-    """What a denoiser makes of a noisy spectrum; (B, F, N) where nothing else is said."""
+    """A denoiser's estimate from a noisy spectrum; shapes are (B, F, N) unless noted."""
 
-    output: Tensor  # of the network; representation.Target says what it means
+    output: Tensor  # of the network, as `representation.Target` defines it
     noisy: Tensor  # magnitude
-    features: Tensor  # its representation
-    clean: Tensor  # magnitude, estimated
-    rotation: (
-        Tensor  # (B, 2, F, N): cosine and sine of the angle from the noisy to the estimated phase; without it no rows
-    )
+    features: Tensor  # representation of `noisy`
+    clean: Tensor  # estimated magnitude
+    # Cosine and sine of the angle from the noisy to the estimated phase, (B, 2, F, N); (B, 0, F, N) for phase "noisy".
+    rotation: Tensor
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean waveform: magnitudes -> representation -> U-Net -> clean magnitudes, with the noisy phase,
-    or with one that the network has turned.
+    """Estimates the clean waveform: magnitudes -> representation -> U-Net -> clean magnitudes, with the noisy phase or
+    an estimated one.
 
-    The signal is divided by its level first and multiplied by it at the end, so the answer to g times an input is g
-    times the answer.
+    The signal is divided by its level first and multiplied by it at the end: scaling the input scales the output.
 
     Raises:
         ValueError: a configuration that cannot be built; the message names the value.
@@ -60,28 +57,28 @@ class Denoiser(nn.Module):
         self.estimates_phase = config.phase == "estimated"
         planes = 3 if self.estimates_phase else 1
         self.network = UNet(config, self.spectrogram.bins, -(-window // config.hop_length), planes)
-        # A block of a long signal must start on this grid (samples) for the strided levels and the recurrence's windows
-        # to fall on the same frames.
-        heard = self.network.window_frames * config.hop_length
-        self.grid: int = heard // 2 if heard else config.hop_length * self.network.time_factor
-        # So much around a block makes the deepest level exact at its edges (`margin`), and once more of it the answer
-        # (`context`); both are multiples of the grid.
+        # Blocks of a long signal start on this grid (samples): strided levels and the recurrence's windows then fall on
+        # the same frames as in one pass.
+        window = self.network.window_frames * config.hop_length
+        self.grid: int = window // 2 if window else config.hop_length * self.network.time_factor
+        # Samples around a block that make the deepest level exact at its edges (`margin`), and the output (`context`);
+        # both are multiples of the grid.
         reach = max(*self.network.encoder_reach, *self.network.decoder_reach)
         self.margin: int = self._on_grid(reach * config.hop_length + 2 * config.win_length)
-        # A window that hears an inexact frame is inexact all over.
-        self.context = 2 * self.margin + heard
+        # One inexact frame makes a whole window of a recurrence inexact.
+        self.context = 2 * self.margin + window
 
     def _on_grid(self, samples: int) -> int:
         return -(-samples // self.grid) * self.grid
 
     def forward(self, noisy: Tensor, level: Tensor | None = None) -> Tensor:
-        """Clean waveform, in one pass over the signal.
+        """Clean waveform, in one pass over the signal. Silence gives silence.
 
         Args:
-            level: (B, 1), the rms to work at; the signal's own when it is not given.
+            level: rms that the signal is divided by, (B, 1); if omitted, its own.
 
         Shape:
-            noisy: (B, T) float32, T >= 1. Returns (B, T). Silence gives silence.
+            noisy: (B, T) float32, T >= 1. Returns (B, T).
         """
         if level is None:
             level = rms(noisy)
@@ -90,20 +87,17 @@ class Denoiser(nn.Module):
     def forward_block(
         self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
     ) -> tuple[Tensor, Tensor]:
-        """`forward` for a block of a longer signal, whose level is given: a recurrence forwards starts from `state`.
-
-        Args: as `UNet.forward_block`.
-        """
+        """`forward` for a block of a longer signal at that signal's level. Args: as `UNet.forward_block`."""
         scale = level.clamp_min(self.silence)
         spectrum = self.spectrogram(noisy / scale)
-        found, state = self.estimate(spectrum, state, context_frames, state_frame)
-        clean = clean_spectrum(found, spectrum)
+        estimate, state = self.estimate(spectrum, state, context_frames, state_frame)
+        clean = clean_spectrum(estimate, spectrum)
         return self.spectrogram.inverse(clean, noisy.shape[-1]) * scale, state
 
     def estimate(
         self, spectrum: Tensor, state: Tensor | None = None, context_frames: int = 0, state_frame: int = 0
     ) -> tuple[Estimate, Tensor]:
-        """Clean magnitudes of the noisy spectrum (B, F, N) of a signal at rms 1, with what led to them, and a state.
+        """Estimate from the noisy spectrum (B, F, N) of a signal at rms 1, and the state at `state_frame`.
 
         Args: as `UNet.forward_block`; without a state the signal begins here.
         """
@@ -118,24 +112,24 @@ class Denoiser(nn.Module):
         answer, state = self.network.forward_block(planes, state, context_frames, state_frame)
         answer = answer.float()  # autocast leaves it in bfloat16
         output = answer[:, 0]
-        return Estimate(
-            output, noisy, features, self.target(output, noisy, features), phase_rotation(answer[:, 1:])
-        ), state
+        clean = self.target(output, noisy, features)
+        return Estimate(output, noisy, features, clean, phase_rotation(answer[:, 1:])), state
 
 
 def phase_features(share: Tensor, direction: Tensor) -> Tensor:
-    """What a network sees that estimates the phase: the share of the scale, and as much along both axes of the plane.
+    """Input planes of a network that estimates the phase: features, alone and times the cosine and sine of the phase.
 
     Shape:
-        share: (B, F, N); direction: cosine and sine of the phase, (B, 2, F, N). Returns (B, 3, F, N).
+        share: features above the bottom of their scale, (B, F, N); direction: cosine and sine of the phase,
+        (B, 2, F, N). Returns (B, 3, F, N).
     """
     return torch.cat([share.unsqueeze(1), share.unsqueeze(1) * direction], 1)
 
 
 def phase_rotation(answer: Tensor) -> Tensor:
-    """Cosine and sine of the angle that a network's answer stands for, none for zeros; shape (B, 2 or 0, F, N).
+    """Cosine and sine of the angle that the network's further outputs stand for, 0 for zeros; shape (B, 2 or 0, F, N).
 
-    The root ends the slope where an answer points nowhere, and costs 0.4 mdB where it says none.
+    The constant under the root bounds the slope where the vector is short, and costs 0.4 mdB where it is (1, 0).
     """
     if answer.shape[1] == 0:
         return answer
@@ -143,31 +137,36 @@ def phase_rotation(answer: Tensor) -> Tensor:
     return torch.cat([along, across], 1) * torch.rsqrt(along * along + across * across + 1e-4)
 
 
-def clean_spectrum(found: Estimate, spectrum: Tensor) -> Tensor:
-    """Complex spectrum (B, F, N) of an estimate from the noisy one. A bin without a phase stays silent."""
-    share = found.clean / found.noisy
-    if found.rotation.shape[1] == 0:
-        return spectrum * share
-    return spectrum * torch.complex(share * found.rotation[:, 0], share * found.rotation[:, 1])
+def clean_spectrum(estimate: Estimate, spectrum: Tensor) -> Tensor:
+    """Complex spectrum (B, F, N) of an estimate, from the noisy one. A silent bin, which has no phase, stays silent."""
+    gain = estimate.clean / estimate.noisy
+    if estimate.rotation.shape[1] == 0:
+        return spectrum * gain
+    return spectrum * torch.complex(gain * estimate.rotation[:, 0], gain * estimate.rotation[:, 1])
+
+
+def cpu_copy(denoiser: Denoiser) -> Denoiser:
+    """A copy on the CPU, in inference mode."""
+    return copy.deepcopy(denoiser).cpu().eval()
 
 
 def save_weights(denoiser: Denoiser, path: Path) -> None:
-    """Configuration and weights; the final name appears only when the file is whole."""
+    """Writes configuration and weights atomically."""
     with replacing(path) as partial:
         torch.save({"config": asdict(denoiser.config), "weights": denoiser.state_dict()}, partial)
 
 
 def load_weights(path: Path) -> Denoiser:
-    """The denoiser that `save_weights` stored, on the CPU, ready to run.
+    """The denoiser of a file that `save_weights` wrote, on the CPU, in inference mode.
 
     Raises:
-        ExportError: the file is missing or is not one of ours.
+        ExportError: the file is missing, or was not written by `save_weights`.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         denoiser = Denoiser(DenoiserConfig(**stored["config"]))
         denoiser.load_state_dict(stored["weights"])
-    except Exception as error:  # torch.load raises whatever the bytes make it raise
+    except Exception as error:  # torch.load raises any type of error on damaged bytes
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         raise ExportError(f"{path}: {reason}, expected the weights of a trial; run the study again") from error
     return denoiser.eval()

@@ -1,4 +1,4 @@
-"""Magnitudes as the network sees them, what it is asked for, and the way back to a clean magnitude."""
+"""Magnitudes to features of the network's input, and the network's output to clean magnitudes."""
 
 # No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import math
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from quell.config import REPRESENTATIONS, TARGETS
 from quell.network.stft import FLOOR
 
-# The way back never goes further than this many times the largest feature of the training data: an unbounded output
-# of an untrained network must not overflow.
+# `inverse` limits features to this many times the largest one of the training data: an unbounded output of an untrained
+# network must not overflow.
 HIGHEST = 2.0
 
 
 class Representation(nn.Module):
-    """Magnitudes on the scale that the network sees, and back.
+    """Magnitudes to features on a fixed scale, and back.
 
-    "linear": |X| to [-1, 1]. "power": |X| ** power to [0, 1]. "log": |X| in dB to [0, 1]. The ends of the scale are
-    fixed by `fit` from training data and stored with the weights, not taken from each file: a file's own minimum and
-    maximum are not known for its first block, and those of its clean speech not at all.
+    "linear": |X| to [-1, 1]. "power": |X| ** power to [0, 1]. "log": |X| in dB to [0, 1]. `fit` fixes the ends of the
+    scale from training data, and they are stored with the weights, not taken from each file: the minimum and maximum of
+    a file are unknown at its first block, and those of its clean speech always.
 
     Raises:
         ValueError: an unknown name, or a power outside (0, 1].
@@ -43,11 +43,11 @@ class Representation(nn.Module):
 
     @torch.no_grad()
     def fit(self, magnitudes: Tensor) -> None:
-        """Takes the ends of the scale from magnitudes of any shape."""
+        """Fixes the ends of the scale at those of magnitudes of any shape."""
         raw = self._raw(magnitudes)
         self.high.copy_(raw.max())
         if self.name == "log":
-            # At least 20 dB wide, so that silence or a single level can be divided by.
+            # At least 20 dB wide, so that silence or a single level does not make the width 0.
             self.low.copy_(torch.minimum(raw.min(), raw.max() - 20))
 
     def forward(self, magnitude: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ class Representation(nn.Module):
         return self.bottom + (1 - self.bottom) * share
 
     def inverse(self, feature: Tensor) -> Tensor:
-        """Magnitudes of features; below the scale they end at its low end, above at HIGHEST.
+        """Magnitudes of features, clamped to the low end of the scale and to HIGHEST.
 
-        Slopes pass the ends as if there were none: an output that has left the scale must find back.
+        The gradient ignores the clamp, so that training can bring an output back to the scale.
         """
         share = (feature - self.bottom) / (1 - self.bottom)
         share = share.clamp(0.0, self.highest).detach() + (share - share.detach())
@@ -74,11 +74,11 @@ class Representation(nn.Module):
 
 
 class Target(nn.Module):
-    """What the network's output means.
+    """Meaning of the network's output: from outputs to clean magnitudes, and the ideal output.
 
-    "mask": the share of the noisy magnitude that is speech. "direct": the feature of the clean magnitude. "noise": how
-    far that lies below the feature of the noisy one, 1 for the whole scale. A mask or feature asked for through tanh is
-    spread over its [-1, 1].
+    "mask": the share of the noisy magnitude that is speech. "direct": the feature of the clean magnitude. "noise": the
+    feature of the noisy magnitude less that of the clean one, 1 for the whole scale. With output tanh a mask or feature
+    of [0, 1] is mapped to [-1, 1].
 
     Raises:
         ValueError: an unknown name.
@@ -105,8 +105,7 @@ class Target(nn.Module):
         return clean
 
     def feature(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
-        """Representation of the clean magnitude, also where it lies beyond the ends of the scale. Arguments and shapes
-        as in `forward`."""
+        """Feature of the clean magnitude, not clamped to the scale. Arguments and shapes as in `forward`."""
         if self.name == "mask":
             masked: Tensor = self.representation((self._share(output) * noisy).clamp_min(self.floor))
             return masked
@@ -122,8 +121,8 @@ class Target(nn.Module):
         return (output + 1) / 2 if self.spread else output
 
     def ideal(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        """The output that gives the clean magnitude back; a mask where the noisy magnitude is at least the clean one,
-        else 1. Shapes as in `forward`."""
+        """The output for which `forward` gives the clean magnitude; a mask at most 1, also where the clean magnitude is
+        above the noisy one. Shapes as in `forward`."""
         bottom = self.representation.bottom
         if self.name == "mask":
             share = (clean / noisy).clamp_max(1.0)
@@ -131,5 +130,5 @@ class Target(nn.Module):
             share = (self.representation(clean) - bottom) / (1 - bottom)
         else:
             share = (self.representation(noisy) - self.representation(clean)) / (1 - bottom)
-        answer: Tensor = 2 * share - 1 if self.spread else share
-        return answer
+        output: Tensor = 2 * share - 1 if self.spread else share
+        return output

@@ -1,24 +1,25 @@
-"""The short-time Fourier transform and the way back.
+"""The short-time Fourier transform and its inverse, as a module.
 
-Our own unfold -> rfft and irfft -> overlap-add instead of torch.stft and torch.istft: every sample is covered by the
-same number of frames, so nothing clicks at the ends; one sample is a legal input; length and batch stay dynamic when
-the module is scripted or exported.
+Own unfold -> rfft and irfft -> overlap-add instead of torch.stft and torch.istft: as many frames cover each sample, so
+nothing clicks at the ends; one sample is a legal input; length and batch stay dynamic when the module is scripted or
+exported. Frames are not centred: the first one ends with the first hop of samples, as librosa.stft has it with
+center=False after win_length - hop_length zeros.
 """
 
 import torch
 from torch import Tensor, nn
 
-# Added to power spectra before a root: an exponent of 0.3 has no slope limit at 0. With signals at rms 1 and a
-# window of unit energy, white noise has |X| near 1, so this floor lies at -100 dB. Below 1e-5 runtimes disagree by
-# up to 7e-4.
+# Its square is added to power spectra before a root: the slope of |X|^0.3 is unbounded at 0. With signals at rms 1 and
+# a window of unit energy, white noise has |X| near 1, so this floor lies at -100 dB. Below 1e-5 runtimes disagree by up
+# to 7e-4.
 FLOOR = 1e-5
 
 
 class Spectrogram(nn.Module):
-    """Analysis and synthesis with a square-root Hann window; synthesis of an analysis is the waveform.
+    """Analysis and synthesis with a square-root Hann window; synthesis inverts analysis exactly.
 
-    The window has unit energy: white noise of rms 1 has bins of mean power 1 for every window length, so features
-    mean the same in every configuration. Synthesis divides by the summed squared windows, hence any hop up to half a
+    The window has unit energy: white noise of rms 1 has bins of mean power 1 at every window length, so that features
+    mean the same in every configuration. Synthesis divides by the sum of squared windows, hence any hop up to half a
     window is exact.
 
     Args:
@@ -36,7 +37,7 @@ class Spectrogram(nn.Module):
         super().__init__()
         if win_length < 2:
             raise ValueError(f"win_length: {win_length}, expected at least 2 samples")
-        # Above half a window the summed windows come close to 0 between frames and a mask's errors explode.
+        # Above half a window the sum of windows is close to 0 between frames, which amplifies errors of a mask.
         if not 0 < hop_length <= win_length // 2:
             raise ValueError(f"hop_length: {hop_length}, expected 1 to {win_length // 2} for win_length {win_length}")
         self.win_length = win_length

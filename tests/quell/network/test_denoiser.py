@@ -1,4 +1,4 @@
-"""Gain in is gain out, silence is silence, and stored weights are the same denoiser."""
+"""Scaling the input scales the output, silence gives silence, and saved weights are the same denoiser."""
 
 from __future__ import annotations
 
@@ -35,16 +35,18 @@ def test_g_times_the_input_gives_g_times_the_output(tiny_denoiser, gain_db):
 
 
 @torch.inference_mode()
-def test_a_level_that_is_given_is_the_one_worked_at(tiny_denoiser):
+def test_a_given_level_replaces_the_signals_own(tiny_denoiser):
     denoiser, waveform = tiny_denoiser(), noisy(2, 3_000)
     own = denoiser(waveform)
     assert torch.equal(denoiser(waveform, rms(waveform)), own)
-    assert (denoiser(waveform, 10 * rms(waveform)) - own).abs().max() > 1e-3  # the network hears a quiet passage
+    assert (denoiser(waveform, 10 * rms(waveform)) - own).abs().max() > 1e-3  # the network's input is soft
 
 
 @pytest.mark.parametrize("settings", MEANINGS)
 @torch.inference_mode()
-def test_gain_silence_and_one_sample_keep_their_laws_whatever_the_output_means(tiny_denoiser, settings):
+def test_gain_silence_and_single_samples_are_handled_for_every_representation_target_and_output(
+    tiny_denoiser, settings
+):
     denoiser = tiny_denoiser(**settings)
     answer = denoiser(noisy(2, 2_001))
     assert torch.isfinite(answer).all() and answer.any()
@@ -59,7 +61,7 @@ def test_gain_silence_and_one_sample_keep_their_laws_whatever_the_output_means(t
 
 @pytest.mark.parametrize("number", range(24))
 @torch.inference_mode()
-def test_no_signal_makes_a_drawn_denoiser_answer_nan(tiny_denoiser, drawn_settings, number):
+def test_every_denoiser_gives_finite_output_for_every_signal(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(number))
     click = torch.zeros(1_500)
     click[700] = 1.0
@@ -71,7 +73,7 @@ def test_no_signal_makes_a_drawn_denoiser_answer_nan(tiny_denoiser, drawn_settin
         assert torch.isfinite(answer).all()
 
 
-def test_draws_take_every_value_of_every_option(drawn_settings):
+def test_drawn_settings_take_every_value_of_every_option(drawn_settings):
     draws = [drawn_settings(number) for number in range(24)]
     fields = {name for name in asdict(DenoiserConfig()) if name != "sample_rate"}
     for draw in draws:
@@ -91,7 +93,7 @@ def test_silence_gives_silence(tiny_denoiser, length):
 
 
 @torch.inference_mode()
-def test_one_sample_gives_one_sample_no_louder(tiny_denoiser):
+def test_one_sample_gives_one_sample_of_at_most_its_magnitude(tiny_denoiser):
     answer = tiny_denoiser()(torch.tensor([[0.5], [-0.25]]))
     assert answer.shape == (2, 1)
     assert 0 < answer[0].item() <= 0.5 and -0.25 <= answer[1].item() < 0
@@ -116,7 +118,7 @@ def test_a_mask_of_one_gives_the_input_and_of_one_half_half_of_it(tiny_denoiser)
 
 
 @pytest.mark.parametrize("settings", [{}, {"time_stride": 1, "depth": 2}, {"win_length": 66, "hop_length": 22}])
-def test_context_is_a_multiple_of_the_grid_and_covers_what_the_network_sees(tiny_denoiser, settings):
+def test_context_is_a_multiple_of_the_grid_and_covers_the_receptive_field(tiny_denoiser, settings):
     denoiser = tiny_denoiser(**settings)
     config = denoiser.config
     assert denoiser.grid == config.hop_length * config.time_stride ** (config.depth - 1)
@@ -128,57 +130,57 @@ def test_context_is_a_multiple_of_the_grid_and_covers_what_the_network_sees(tiny
 def test_a_window_of_odd_length_has_the_bins_and_frames_of_the_papers_planes(tiny_denoiser):
     denoiser = tiny_denoiser(win_length=255, hop_length=63, depth=5)
     for length, frames in ((7_872, 128), (8_064, 132)):
-        found, _ = denoiser.estimate(denoiser.spectrogram(noisy(1, length)))
-        assert found.output.shape == found.noisy.shape == found.clean.shape == (1, 128, frames)
+        estimate, _ = denoiser.estimate(denoiser.spectrogram(noisy(1, length)))
+        assert estimate.output.shape == estimate.noisy.shape == estimate.clean.shape == (1, 128, frames)
         assert denoiser(noisy(1, length)).shape == (1, length)
 
 
 @pytest.fixture(params=range(24))
 def estimated(request, tiny_denoiser, drawn_settings):
-    """Of a phase: a denoiser of any design, the spectrum that it hears of `noisy(2, 1_501)` and what it makes of it."""
+    """For a phase: a denoiser with drawn settings, its input spectrum of `noisy(2, 1_501)`, and its estimate."""
 
-    def estimated(phase):
+    def run(phase):
         denoiser = tiny_denoiser(request.param, **drawn_settings(request.param, phase=phase))
         waveform = noisy(2, 1_501)
         spectrum = denoiser.spectrogram(waveform / rms(waveform))
         return denoiser, spectrum, denoiser.estimate(spectrum)[0]
 
-    return estimated
+    return run
 
 
-def is_the_answer_of(denoiser, spectrum):
+def is_output_of(denoiser, spectrum):
     waveform = noisy(2, 1_501)
-    again = denoiser.spectrogram.inverse(spectrum, 1_501) * rms(waveform)
-    return (again - denoiser(waveform)).abs().max() <= 1e-4 * again.abs().max()
+    synthesis = denoiser.spectrogram.inverse(spectrum, 1_501) * rms(waveform)
+    return (synthesis - denoiser(waveform)).abs().max() <= 1e-4 * synthesis.abs().max()
 
 
 @torch.inference_mode()
-def test_the_answer_is_the_estimate_with_the_noisy_phase(estimated):
+def test_the_output_is_the_estimate_with_the_noisy_phase(estimated):
     denoiser, spectrum, (output, magnitude, _, clean, _) = estimated("noisy")
     features = denoiser.target.representation(magnitude)
     assert torch.equal(output, denoiser.network(features.unsqueeze(1))[:, 0])
     assert torch.equal(clean, denoiser.target(output, magnitude, features))
     assert (clean >= 0).all()
     # The floor of the magnitudes: a bin at 1e-5 has no phase to take
-    assert is_the_answer_of(denoiser, torch.polar(clean, spectrum.angle()))
+    assert is_output_of(denoiser, torch.polar(clean, spectrum.angle()))
 
 
 @torch.inference_mode()
-def test_an_estimated_phase_is_the_noisy_one_turned_by_the_networks_angle(estimated):
-    denoiser, spectrum, found = estimated("estimated")
-    angle = torch.atan2(found.rotation[:, 1], found.rotation[:, 0])
-    assert (found.rotation.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
-    sure = found.rotation.square().sum(1).sqrt()  # near 1 but where the network points nowhere
-    assert is_the_answer_of(denoiser, torch.polar(found.clean * sure, spectrum.angle() + angle))
+def test_an_estimated_phase_is_the_noisy_one_plus_the_networks_angle(estimated):
+    denoiser, spectrum, estimate = estimated("estimated")
+    angle = torch.atan2(estimate.rotation[:, 1], estimate.rotation[:, 0])
+    assert (estimate.rotation.square().sum(1) < 1 + 1e-6).all() and angle.std() > 0
+    length = estimate.rotation.square().sum(1).sqrt()  # near 1 unless the network's vector is short
+    assert is_output_of(denoiser, torch.polar(estimate.clean * length, spectrum.angle() + angle))
 
 
 @torch.inference_mode()
-def test_an_answer_of_no_angle_leaves_the_phase(tiny_denoiser):
+def test_an_angle_of_zero_keeps_the_phase(tiny_denoiser):
     denoiser, waveform = tiny_denoiser(phase="estimated"), noisy(2, 2_001)
     last = denoiser.network.decoder[-1][0]
     torch.nn.init.zeros_(last.weight)
     last.bias.copy_(torch.tensor([20.0, 0.0, 0.0]))
-    # The root in the angle's length takes 5e-5.
+    # The constant under the root costs 5e-5.
     assert (denoiser(waveform) - waveform).abs().max() < 1e-4 * waveform.abs().max()
 
 
@@ -191,17 +193,17 @@ def test_before_any_training_an_estimated_phase_is_the_noisy_one(drawn_settings,
     assert (rotation[:, 1] == 0).all() and (rotation[:, 0] > 0.9999).all()
 
 
-def test_with_an_estimated_phase_the_network_hears_a_change_of_phase_alone(tiny_denoiser):
+def test_the_networks_output_depends_on_the_phase_only_if_it_is_estimated(tiny_denoiser):
     spectrum = tiny_denoiser().spectrogram(noisy(1, 2_001))
     rotated = spectrum * torch.polar(torch.ones(()), torch.tensor(1.0))
-    for phase, hears in (("noisy", False), ("estimated", True)):
+    for phase, depends in (("noisy", False), ("estimated", True)):
         denoiser = tiny_denoiser(phase=phase)
         one, other = (denoiser.estimate(side)[0].output for side in (spectrum, rotated))
-        assert torch.allclose(one, other, atol=1e-5) != hears
+        assert torch.allclose(one, other, atol=1e-5) != depends
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_stored_weights_give_the_same_outputs(tiny_denoiser, drawn_settings, tmp_path, number):
+def test_saved_weights_give_the_same_outputs(tiny_denoiser, drawn_settings, tmp_path, number):
     denoiser = tiny_denoiser(seed=4, **drawn_settings(number))
     save_weights(denoiser, tmp_path / "best.pt")
     loaded = load_weights(tmp_path / "best.pt")
@@ -212,7 +214,7 @@ def test_stored_weights_give_the_same_outputs(tiny_denoiser, drawn_settings, tmp
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "another config", "other keys", "missing"])
-def test_weights_that_cannot_be_loaded_are_named(tiny_denoiser, tmp_path, damage):
+def test_weights_that_cannot_be_loaded_are_an_error_with_the_path(tiny_denoiser, tmp_path, damage):
     path, denoiser = tmp_path / "best.pt", tiny_denoiser()
     save_weights(denoiser, path)
     stored = torch.load(path)

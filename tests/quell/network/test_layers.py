@@ -1,4 +1,4 @@
-"""Layers have the sizes, the statistics and the hearing that they promise."""
+"""Layers have the sizes, the statistics and the receptive fields that they document."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def parameters(module):
     ("convolution", "causal"), [("full", False), ("full", True), ("separable", False), ("separable", True)]
 )
 @torch.inference_mode()
-def test_down_gives_a_row_for_each_step_and_up_at_least_as_many_as_there_were(convolution, causal, kernel, stride):
+def test_down_gives_a_row_for_each_stride_and_up_at_least_the_original_rows(convolution, causal, kernel, stride):
     config = shape(convolution=convolution, causal=causal, kernel_bins=kernel[0], kernel_frames=kernel[1])
     down, up = down_convolution(config, 4, 8, stride), up_convolution(config, 8, 4, stride)
     for bins, frames in itertools.product((1, 2, 3, 8, 9), repeat=2):
         deep = down(torch.rand(1, 4, bins, frames))
         assert deep.shape == (1, 8, -(-bins // stride[0]), -(-frames // stride[1]))
-        back = up(deep)
-        assert back.shape[:2] == (1, 4)
-        assert back.shape[2] >= bins and back.shape[3] >= frames
+        shallow = up(deep)
+        assert shallow.shape[:2] == (1, 4)
+        assert shallow.shape[2] >= bins and shallow.shape[3] >= frames
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -49,7 +49,7 @@ def test_a_separable_convolution_has_a_kernel_for_each_channel_and_a_matrix(caus
     for stride in STRIDES:
         assert parameters(down_convolution(config, 12, 20, stride)) == 12 * (taps + 1) + 20 * (12 + 1)
         assert parameters(up_convolution(config, 20, 12, stride)) == 12 * (20 + 1) + 12 * (taps + 1)
-        # From one channel, and to one, there is nothing to save.
+        # From one channel, and to one, the convolution is full.
         assert parameters(down_convolution(config, 1, 20, stride)) == 20 * (taps + 1)
         assert parameters(up_convolution(config, 20, 1, stride)) == 20 * taps + 1
 
@@ -74,11 +74,11 @@ def test_separable_equals_the_full_convolution_with_the_product_of_its_kernels()
 
 @pytest.mark.parametrize("make", [down_convolution, up_convolution])
 @torch.inference_mode()
-def test_a_causal_convolution_is_the_other_one_a_frame_later(make):
+def test_a_causal_convolution_is_the_centred_one_a_frame_later(make):
     torch.manual_seed(0)
     plain, causal = (make(shape(causal=causal), 4, 8, (1, 1)) for causal in (False, True))
-    for mine, other in zip(causal.parameters(), plain.parameters(), strict=True):
-        mine.copy_(other)
+    for parameter, source in zip(causal.parameters(), plain.parameters(), strict=True):
+        parameter.copy_(source)
     rows = torch.rand(1, 4, 8, 24)
     assert (causal(rows)[..., 1:24] - plain(rows)[..., :23]).abs().max() < 1e-5  # float32; a kernel of 3 frames
 
@@ -93,8 +93,8 @@ def test_signals_keep_their_power_through_an_activation_and_a_convolution(activa
     config = shape(activation=activation, convolution=convolution, normalisation="none")
     layer = make(config, 64, 64, stride)
     assert all(not value.any() for name, value in layer.named_parameters() if name.endswith("bias"))
-    heard = block(config, nn.Identity(), 64)(torch.randn(4, 64, 40, 40))
-    power = layer(heard)[:, :, 6:-6, 6:-6].square().mean().item()
+    activated = block(config, nn.Identity(), 64)(torch.randn(4, 64, 40, 40))
+    power = layer(activated)[:, :, 6:-6, 6:-6].square().mean().item()
     # A depthwise kernel is 15 random weights a channel: +-37 % each, +-5 % over 64 channels; three times that.
     assert power == pytest.approx(1.0, rel=0.15)
 
@@ -120,7 +120,7 @@ def test_frame_norm_equals_layer_norm_over_channels_and_bins():
 
 
 @torch.inference_mode()
-def test_frames_do_not_hear_each_other_through_frame_norm_and_silence_stays_finite():
+def test_frame_norm_normalises_frames_independently_and_keeps_silence():
     torch.manual_seed(0)
     norm, x = FrameNorm(8), torch.randn(1, 8, 17, 12)
     changed = x.clone()
@@ -133,7 +133,7 @@ def test_frames_do_not_hear_each_other_through_frame_norm_and_silence_stays_fini
 
 @pytest.mark.parametrize(("activation", "slope"), [("leaky_relu", 0.2), ("prelu", 0.25), ("elu", None)])
 @torch.inference_mode()
-def test_a_block_activates_as_it_is_named(activation, slope):
+def test_a_block_has_the_activation_of_its_name(activation, slope):
     values = torch.tensor([-2.0, -0.5, 0.0, 3.0]).reshape(1, 1, 1, 4)
     found = block(shape(activation=activation, normalisation="none"), nn.Identity(), 1)(values)
     below = torch.expm1(values) if slope is None else slope * values
@@ -147,7 +147,7 @@ def test_a_block_has_a_scale_and_an_offset_for_each_channel_it_normalises(normal
 
 
 @pytest.mark.parametrize(("over", "directions"), [("frequency", 2), ("forward", 1), ("both", 2)])
-def test_a_recurrence_has_the_parameters_of_its_gates_and_of_the_way_back(over, directions):
+def test_a_recurrence_has_the_parameters_of_its_gates_and_of_its_projection(over, directions):
     size = 6 if over == "frequency" else 6 * 5
     gates = 3 * 4 * (size + 4 + 2)  # three gates of 4 units, with two biases each
     assert parameters(Recurrence(over, 6, 5, 4, 16)) == directions * gates + size * (directions * 4 + 1)
@@ -155,7 +155,7 @@ def test_a_recurrence_has_the_parameters_of_its_gates_and_of_the_way_back(over, 
 
 @pytest.mark.parametrize("over", ["frequency", "forward", "both"])
 @torch.inference_mode()
-def test_a_recurrence_adds_to_what_it_hears(over):
+def test_a_recurrence_adds_to_its_input(over):
     recurrence = Recurrence(over, 6, 5, 4, 16)
     nn.init.zeros_(recurrence.back.weight)
     nn.init.zeros_(recurrence.back.bias)
@@ -164,7 +164,7 @@ def test_a_recurrence_adds_to_what_it_hears(over):
 
 
 @torch.inference_mode()
-def test_a_recurrence_forwards_does_not_hear_its_context_again():
+def test_a_recurrence_forwards_skips_its_context():
     recurrence, state = Recurrence("forward", 6, 5, 4, 16), torch.rand(1, 2, 4)
     x = torch.rand(2, 6, 5, 9)
     whole, end = recurrence(x, state, 0, 9)
@@ -176,7 +176,7 @@ def test_a_recurrence_forwards_does_not_hear_its_context_again():
 
 @pytest.mark.parametrize("frames", [17, 24, 25, 50])
 @torch.inference_mode()
-def test_both_directions_work_in_windows_that_fade_into_each_other(frames):
+def test_a_recurrence_in_both_directions_cross_fades_windows(frames):
     recurrence, x = Recurrence("both", 6, 5, 4, 16), torch.rand(2, 6, 5, frames)
     total, weights = torch.zeros_like(x), torch.zeros(frames)
     for start in [*range(0, frames - 16, 8), frames - 16]:
@@ -215,11 +215,11 @@ def test_both_directions_work_in_windows_that_fade_into_each_other(frames):
     ],
 )
 def test_an_option_out_of_range_is_refused_with_its_value(name, value, expected):
-    for refuse in (check, lambda config: UNet(config, 33)):
+    for build in (check, lambda config: UNet(config, 33)):
         with pytest.raises(ValueError, match=f"^{re.escape(f'{name}: {expected}')}$"):
-            refuse(NetworkConfig(**{name: value}))
+            build(NetworkConfig(**{name: value}))
 
 
-def test_a_causal_network_with_a_recurrence_both_ways_is_refused():
+def test_a_causal_network_with_a_recurrence_in_both_directions_is_refused():
     with pytest.raises(ValueError, match=r"^bottleneck: 'both' with causal, expected none, frequency or forward;"):
         check(NetworkConfig(causal=True, bottleneck="both"))

@@ -1,4 +1,4 @@
-"""The way to features and back is exact, and what the network is asked for gives the clean magnitude."""
+"""Representations are invertible, and the ideal output of each target gives the clean magnitude."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def fitted(name, power, magnitudes):
 
 
 def slack(representation):
-    """Magnitude that float32 cannot tell from none: on a linear scale a few of the last bits of its largest value, on
-    the curved ones those of the magnitude itself."""
+    """Magnitude that is 0 to float32: on a linear scale a few of the last bits of its largest value, none on the
+    others."""
     return 1e-6 * representation.high.item() if representation.name == "linear" else 0.0
 
 
 @pytest.mark.parametrize(("name", "power"), SCALES)
 @pytest.mark.parametrize("is_fitted", [False, True])
-def test_magnitudes_come_back_from_their_features(name, power, is_fitted, magnitudes):
+def test_inverse_of_features_is_the_magnitude(name, power, is_fitted, magnitudes):
     representation = fitted(name, power, magnitudes) if is_fitted else Representation(name, power)
     noisy = torch.cat(magnitudes)
     gap = (representation.inverse(representation(noisy)) - noisy).abs()
@@ -57,7 +57,7 @@ def test_magnitudes_come_back_from_their_features(name, power, is_fitted, magnit
 
 
 @pytest.mark.parametrize(("name", "power"), SCALES)
-def test_features_of_what_was_fitted_fill_the_scale(name, power, magnitudes):
+def test_features_of_the_fitted_magnitudes_fill_the_scale(name, power, magnitudes):
     features = fitted(name, power, magnitudes)(torch.cat(magnitudes))
     assert features.min() >= BOTTOM[name] - ROUNDING
     assert features.max().item() == pytest.approx(1.0, abs=ROUNDING)
@@ -71,15 +71,15 @@ def test_a_greater_magnitude_has_a_greater_feature(name, power, magnitudes):
     assert (features.diff() > 0).all()
 
 
-def test_features_are_those_of_their_formulas():
-    found = {name: Representation(name, 0.5) for name in REPRESENTATIONS}
-    for representation in found.values():
+def test_features_equal_their_formulas():
+    representations = {name: Representation(name, 0.5) for name in REPRESENTATIONS}
+    for representation in representations.values():
         representation.fit(torch.tensor([0.01, 4.0]))
     values = torch.tensor([0.01, 1.0, 4.0])
-    assert found["linear"](values).tolist() == pytest.approx([-0.995, -0.5, 1.0], rel=1e-6)  # float32
-    assert found["power"](values).tolist() == pytest.approx([0.05, 0.5, 1.0], rel=1e-6)
+    assert representations["linear"](values).tolist() == pytest.approx([-0.995, -0.5, 1.0], rel=1e-6)  # float32
+    assert representations["power"](values).tolist() == pytest.approx([0.05, 0.5, 1.0], rel=1e-6)
     wide = 20 * math.log10(400)
-    assert found["log"](values).tolist() == pytest.approx([0.0, 40 / wide, 1.0], rel=1e-6)
+    assert representations["log"](values).tolist() == pytest.approx([0.0, 40 / wide, 1.0], rel=1e-6)
 
 
 @pytest.mark.parametrize("level", [FLOOR, 1e-3, 1.0, 100.0])
@@ -95,8 +95,8 @@ def test_silence_and_a_single_magnitude_have_finite_features(name, power, level,
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
-def test_an_output_beyond_the_scale_has_a_slope_that_leads_back(name, magnitudes):
-    # Without one a network that once answered silence everywhere would stay silent: its gradient would be 0.
+def test_an_output_beyond_the_scale_has_a_gradient_towards_it(name, magnitudes):
+    # Without one a network whose output is silence everywhere would stay so: its gradient would be 0.
     representation = fitted(name, 1.0, magnitudes)
     features = torch.tensor([BOTTOM[name] - 0.5, 4.0], requires_grad=True)
     representation.inverse(features).sum().backward()
@@ -104,7 +104,7 @@ def test_an_output_beyond_the_scale_has_a_slope_that_leads_back(name, magnitudes
 
 
 @pytest.mark.parametrize(("name", "power"), SCALES)
-def test_the_way_back_ends_at_both_ends_of_the_scale(name, power, magnitudes):
+def test_inverse_is_clamped_at_both_ends(name, power, magnitudes):
     representation = fitted(name, power, magnitudes)
     bottom = BOTTOM[name]
     top = bottom + HIGHEST * (1 - bottom)
@@ -117,7 +117,7 @@ def test_the_way_back_ends_at_both_ends_of_the_scale(name, power, magnitudes):
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
-def test_the_fitted_scale_is_stored_with_the_weights(tiny_denoiser, tmp_path, name, magnitudes):
+def test_the_fitted_scale_is_saved_with_the_weights(tiny_denoiser, tmp_path, name, magnitudes):
     denoiser = tiny_denoiser(representation=name)
     before = denoiser.target.representation(magnitudes[0])
     denoiser.target.representation.fit(torch.cat(magnitudes))
@@ -133,18 +133,18 @@ def test_the_fitted_scale_is_stored_with_the_weights(tiny_denoiser, tmp_path, na
 def test_the_ideal_output_gives_the_clean_magnitude(name, power, target, output, magnitudes):
     noisy, clean = magnitudes
     representation = fitted(name, power, magnitudes)
-    asked = Target(target, output, representation)
-    found = asked(asked.ideal(noisy, clean), noisy, representation(noisy))
-    wanted = torch.minimum(clean, noisy) if target == "mask" else clean
-    assert (clean > noisy).any()  # where the phases of speech and noise are against each other
-    # Spread over [-1, 1], a share near 0 keeps 6e-8 of the whole: of the noisy magnitude, or of the scale.
+    meaning = Target(target, output, representation)
+    found = meaning(meaning.ideal(noisy, clean), noisy, representation(noisy))
+    expected = torch.minimum(clean, noisy) if target == "mask" else clean
+    assert (clean > noisy).any()  # where speech and noise have opposite phases
+    # Mapped to [-1, 1], a share near 0 keeps 6e-8 of the whole: of the noisy magnitude, or of the scale.
     coarse = 2e-7 * noisy if target == "mask" else slack(representation)
     if target == "noise" or (target == "direct" and output == "tanh"):
-        # Likewise a small difference of features, which a curved scale makes more of.
-        assert ((representation(found) - representation(wanted)).abs() <= ROUNDING).all()
+        # Likewise a small difference of features, which a curved scale magnifies.
+        assert ((representation(found) - representation(expected)).abs() <= ROUNDING).all()
     else:
-        assert ((found - wanted).abs() <= 1e-4 * wanted + coarse).all()
-    assert ((found - wanted).abs() <= 1e-4 * wanted + 1e-6 * noisy.max()).all()
+        assert ((found - expected).abs() <= 1e-4 * expected + coarse).all()
+    assert ((found - expected).abs() <= 1e-4 * expected + 1e-6 * noisy.max()).all()
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
@@ -156,66 +156,71 @@ def test_the_ideal_output_lies_in_the_range_of_the_output(name, target, output, 
     assert ideal.min() >= (-1 if output == "tanh" and target != "noise" else 0) - ROUNDING
 
 
-def test_outputs_mean_what_they_are_named_for():
+def test_ideal_outputs_equal_the_definitions_of_their_targets():
     noisy, clean = torch.tensor([4.0]), torch.tensor([1.0])
     linear = Representation("linear", 1.0)
     linear.fit(noisy)  # 4 is 1, 1 is -0.5, 0 is -1
-    wanted = {("mask", "sigmoid"): 0.25, ("mask", "tanh"): -0.5, ("direct", "sigmoid"): 0.25, ("direct", "tanh"): -0.5}
-    wanted |= {("noise", "sigmoid"): 0.75, ("noise", "tanh"): 0.75}
-    for (target, output), value in wanted.items():
+    expected = {
+        ("mask", "sigmoid"): 0.25,
+        ("mask", "tanh"): -0.5,
+        ("direct", "sigmoid"): 0.25,
+        ("direct", "tanh"): -0.5,
+    }
+    expected |= {("noise", "sigmoid"): 0.75, ("noise", "tanh"): 0.75}
+    for (target, output), value in expected.items():
         assert Target(target, output, linear).ideal(noisy, clean).item() == pytest.approx(value, rel=1e-6)  # float32
 
 
-def test_a_mask_below_0_is_silence():
-    asked = Target("mask", "linear", Representation("log", 0.3))
-    assert asked(torch.tensor([-3.0, 0.0, 2.0]), torch.ones(3), torch.ones(3)).tolist() == [0.0, 0.0, 2.0]
+def test_a_negative_mask_gives_silence():
+    mask = Target("mask", "linear", Representation("log", 0.3))
+    assert mask(torch.tensor([-3.0, 0.0, 2.0]), torch.ones(3), torch.ones(3)).tolist() == [0.0, 0.0, 2.0]
 
 
 class Oracle(torch.nn.Module):
-    """A network that knows the answer."""
+    """A network with a constant output."""
 
-    def __init__(self, answer):
+    def __init__(self, output):
         super().__init__()
-        self.answer = answer
+        self.output = output
 
     def first_state(self, like):
         return torch.zeros(1, len(like), 0)
 
     def forward_block(self, features, state, lead, mark):
-        return self.answer.unsqueeze(1), state
+        return self.output.unsqueeze(1), state
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
 @pytest.mark.parametrize("name", REPRESENTATIONS)
-def test_a_denoiser_that_knows_the_answer_gives_clean_magnitudes_and_noisy_phases(
+def test_a_denoiser_with_ideal_outputs_gives_clean_magnitudes_and_noisy_phases(
     tiny_denoiser, spectra, magnitudes, name, target, output
 ):
     noisy, clean = magnitudes
     denoiser = tiny_denoiser(representation=name, target=target, output=output)
     denoiser.target.representation.fit(torch.cat(magnitudes))
     denoiser.network = Oracle(denoiser.target.ideal(noisy, clean))
-    found, _ = denoiser.estimate(spectra[0])
-    assert torch.equal(found.noisy, noisy)
-    denoised = clean_spectrum(found, spectra[0])
-    wanted = torch.minimum(clean, noisy) if target == "mask" else clean
+    estimate, _ = denoiser.estimate(spectra[0])
+    assert torch.equal(estimate.noisy, noisy)
+    denoised = clean_spectrum(estimate, spectra[0])
+    expected = torch.minimum(clean, noisy) if target == "mask" else clean
     loud = noisy > 100 * FLOOR  # the floor adds to a magnitude that has no phase: below 1e-4 from here on
     assert loud.float().mean() > 0.9
-    gap = (denoised.abs() - wanted).abs()[loud]
-    assert gap.max() <= 1e-4 * wanted.max()
-    turned = denoised * spectra[0].conj() / noisy.square()  # its angle is the difference of phases
-    assert (turned.imag.abs() <= 1e-4 * turned.abs() + 1e-7).all() and (turned.real >= 0).all()
+    gap = (denoised.abs() - expected).abs()[loud]
+    assert gap.max() <= 1e-4 * expected.max()
+    ratio = denoised * spectra[0].conj() / noisy.square()  # its angle is the difference of phases
+    assert (ratio.imag.abs() <= 1e-4 * ratio.abs() + 1e-7).all() and (ratio.real >= 0).all()
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
 @pytest.mark.parametrize("name", REPRESENTATIONS)
 @torch.inference_mode()
-def test_a_denoiser_that_finds_no_noise_gives_its_input(tiny_denoiser, speech, name, target, output):
+def test_a_denoiser_with_ideal_outputs_for_clean_input_gives_its_input(tiny_denoiser, speech, name, target, output):
     waveform = torch.from_numpy(speech(0.5))[None]
     denoiser = tiny_denoiser(representation=name, target=target, output=output)
     noisy = magnitude(denoiser.spectrogram(waveform / rms(waveform)))
     denoiser.target.representation.fit(noisy)
     denoiser.network = Oracle(denoiser.target.ideal(noisy, noisy))
-    assert (denoiser(waveform) - waveform).abs().max() <= 1e-5 * waveform.abs().max()  # float32, as the way back
+    assert (denoiser(waveform) - waveform).abs().max() <= 1e-5 * waveform.abs().max()  # float32, as the inverse
 
 
 @pytest.mark.parametrize(
@@ -227,11 +232,11 @@ def test_a_denoiser_that_finds_no_noise_gives_its_input(tiny_denoiser, speech, n
         ("power", math.nan, "^power: nan, expected above 0 up to 1$"),
     ],
 )
-def test_a_representation_that_is_not_known_is_refused(name, power, message):
+def test_an_unknown_representation_or_power_is_refused(name, power, message):
     with pytest.raises(ValueError, match=message):
         Representation(name, power)
 
 
-def test_a_target_that_is_not_known_is_refused():
+def test_an_unknown_target_is_refused():
     with pytest.raises(ValueError, match=r"^target: 'phase', expected one of mask, noise, direct$"):
         Target("phase", "sigmoid", Representation("power", 0.3))

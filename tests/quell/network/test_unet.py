@@ -1,4 +1,4 @@
-"""Any plane is legal, and the network sees and hears as far as it says, for every shape it can have."""
+"""Any number of bins and frames is legal, and receptive fields are those documented, for every configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quell.network.unet import UNet
 
 PLANES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (33, 17), (64, 16)]
 RANGES = {"sigmoid": (0, 1), "tanh": (-1, 1), "softplus": (0, math.inf), "linear": (-math.inf, math.inf)}
-# Of the network's options, those that decide how far it sees.
+# Values of the options that determine the receptive field.
 KERNELS = (1, 3, 5)
 SHAPES = [
     {"downsampling": downsampling, "causal": causal, "convolutions_per_level": convolutions, "time_stride": stride}
@@ -28,8 +28,8 @@ def network_settings(settings):
     return {name: value for name, value in settings.items() if name in NetworkConfig.__dataclass_fields__}
 
 
-def moved_by(network, features, at):
-    """Frames, counted from `at`, whose answers move when frame `at` does."""
+def dependent_frames(network, features, at):
+    """Frames, counted from `at`, whose output changes with frame `at` of the input."""
     changed = features.clone()
     changed[..., at] += 100
     return torch.nonzero((network(changed) != network(features)).any(2)[0, 0])[:, 0] - at
@@ -39,7 +39,7 @@ def moved_by(network, features, at):
     ("depth", "kernel", "time_stride"), [(2, (3, 3), 1), (3, (5, 3), 2), (4, (1, 5), 2), (7, (7, 1), 2)]
 )
 @torch.inference_mode()
-def test_any_number_of_bins_and_frames_gives_a_mask_of_that_size(tiny_unet, depth, kernel, time_stride):
+def test_the_output_has_the_bins_and_frames_of_the_input(tiny_unet, depth, kernel, time_stride):
     network = tiny_unet(depth=depth, kernel_bins=kernel[0], kernel_frames=kernel[1], time_stride=time_stride)
     for bins, frames in PLANES:
         mask = network(10 * torch.randn(2, 1, bins, frames))
@@ -50,7 +50,9 @@ def test_any_number_of_bins_and_frames_gives_a_mask_of_that_size(tiny_unet, dept
 
 @pytest.mark.parametrize("number", range(40))
 @torch.inference_mode()
-def test_any_plane_gets_an_answer_of_its_size_in_the_range_of_the_output(tiny_unet, drawn_settings, number):
+def test_the_output_of_any_configuration_has_the_size_of_the_input_and_the_range_of_its_activation(
+    tiny_unet, drawn_settings, number
+):
     settings = network_settings(drawn_settings(number))
     low, high = RANGES[settings["output"]]
     over_time = settings["bottleneck"] in ("forward", "both")
@@ -64,9 +66,9 @@ def test_any_plane_gets_an_answer_of_its_size_in_the_range_of_the_output(tiny_un
 
 @pytest.mark.parametrize("bottleneck", ["forward", "both"])
 @torch.inference_mode()
-def test_a_recurrence_over_time_refuses_planes_of_another_number_of_deepest_bins(tiny_unet, bottleneck):
+def test_a_recurrence_over_time_refuses_inputs_with_another_number_of_deepest_bins(tiny_unet, bottleneck):
     network = tiny_unet(bins=33, bottleneck=bottleneck)  # 33 -> 17 -> 9 -> 5
-    for bins in (33, 34, 40):  # neighbours that come down to 5, too, are answered
+    for bins in (33, 34, 40):  # 5 at the deepest level, too
         assert network(torch.rand(1, 1, bins, 7)).shape == (1, 1, bins, 7)
     for bins, deepest in ((32, 4), (41, 6), (1, 1)):
         with pytest.raises(ValueError, match=f"^{deepest} bins at the deepest level, expected 5$"):
@@ -77,15 +79,15 @@ def test_a_recurrence_over_time_refuses_planes_of_another_number_of_deepest_bins
 @pytest.mark.parametrize("kernel_frames", [1, 3, 5])
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @torch.inference_mode()
-def test_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames, time_stride):
+def test_the_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames, time_stride):
     network = tiny_unet(depth=depth, kernel_frames=kernel_frames, time_stride=time_stride)
     context = network.context_frames
     features = torch.rand(1, 1, 6, 4 * context + 64)
-    # Strided levels treat odd frames otherwise than even ones.
+    # Strided levels treat odd and even frames differently.
     phases = range(2 * context + 32, 2 * context + 32 + network.time_factor)
-    reach = max(moved_by(network, features, at).abs().max().item() for at in phases)
+    reach = max(dependent_frames(network, features, at).abs().max().item() for at in phases)
     assert reach <= context
-    # It is no idle bound either, kernels of one frame apart: blocks would pay for context that nothing looks at.
+    # The bound is tight, except with kernels of one frame: else blocks would pay for unused context.
     assert kernel_frames == 1 or reach >= context // 2
 
 
@@ -93,21 +95,21 @@ def test_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames
 @pytest.mark.parametrize("kernel_frames", KERNELS)
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_a_frame_moves_the_answers_from_the_look_ahead_before_it_to_the_past_after_it(
+def test_a_frame_changes_the_output_from_the_look_ahead_before_it_to_the_past_after_it(
     tiny_unet, shape, kernel_frames, convolution
 ):
-    # Without skips all there is to hear comes through the deepest level.
+    # Without skips everything passes the deepest level.
     network = tiny_unet(kernel_frames=kernel_frames, convolution=convolution, output="linear", skips=False, **shape)
     past = network.encoder_reach[0] + network.decoder_reach[0]
     ahead = network.look_ahead_frames
     assert ahead <= network.context_frames and past <= network.context_frames
     start = ahead + 8
     features = torch.rand(1, 1, 6, start + past + 16)
-    moved = torch.cat([moved_by(network, features, start + phase) for phase in range(network.time_factor)])
+    moved = torch.cat([dependent_frames(network, features, start + phase) for phase in range(network.time_factor)])
     assert -ahead <= moved.min() and moved.max() <= past
     if shape["causal"]:
         assert ahead == 0
-    # No idle bounds either: the look-ahead is delay, the past is context that blocks pay for.
+    # The bounds are tight: the look-ahead is latency, the past is context that blocks pay for.
     assert moved.min() <= -0.9 * ahead and moved.max() >= 0.9 * past
 
 
@@ -115,12 +117,12 @@ def test_a_frame_moves_the_answers_from_the_look_ahead_before_it_to_the_past_aft
 @pytest.mark.parametrize("normalisation", ["batch", "frame", "none"])
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape["causal"]])
 @torch.inference_mode()
-def test_a_causal_network_hears_nothing_of_the_future(tiny_unet, shape, normalisation, bottleneck):
+def test_a_causal_network_depends_on_no_later_frame(tiny_unet, shape, normalisation, bottleneck):
     network = tiny_unet(normalisation=normalisation, bottleneck=bottleneck, output="linear", **shape)
     assert network.look_ahead_frames == 0
     features = torch.rand(1, 1, 9, 60)
     for at in range(30, 30 + network.time_factor):
-        assert moved_by(network, features, at).min() >= 0
+        assert dependent_frames(network, features, at).min() >= 0
 
 
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
@@ -129,15 +131,17 @@ def test_a_causal_network_hears_nothing_of_the_future(tiny_unet, shape, normalis
     [("frequency", False), ("frequency", True), ("forward", False), ("forward", True), ("both", False)],
 )
 @torch.inference_mode()
-def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bottleneck, downsampling, causal):
+def test_a_recurrence_over_time_extends_the_receptive_field_to_the_past_or_to_all_frames(
+    tiny_unet, bottleneck, downsampling, causal
+):
     network = tiny_unet(bottleneck=bottleneck, output="linear", downsampling=downsampling, causal=causal)
-    # Update gates of 0.98 and more: fresh ones forget in some ten steps what float32 can tell.
+    # Update gates of 0.98 and more: initial ones forget within ten steps as far as float32 resolves.
     for name, bias in network.bottleneck.gru.named_parameters():
         if "bias_ih" in name:
             nn.init.constant_(bias[8:16], 4.0)
     past, ahead = network.encoder_reach[0] + network.decoder_reach[0], network.look_ahead_frames
     at, frames = 2 * network.context_frames, 5 * network.context_frames
-    moved = set(moved_by(network, torch.rand(1, 1, 9, frames), at).tolist())
+    moved = set(dependent_frames(network, torch.rand(1, 1, 9, frames), at).tolist())
     near = set(range(-ahead, past + 1))
     before, after = set(range(-at, -ahead)), set(range(past + 1, frames - at))
     if bottleneck == "frequency":
@@ -149,7 +153,7 @@ def test_a_recurrence_hears_all_of_the_past_or_all_or_nothing_more(tiny_unet, bo
 
 
 @pytest.mark.parametrize("bottleneck", ["frequency", "forward", "both"])
-def test_a_recurrence_hears_the_channels_asked_for_and_says_something_to_all(bottleneck):
+def test_a_recurrence_reads_bottleneck_channels_and_writes_all_channels(bottleneck):
     # Eight channels at the deepest level, of 5 bins.
     networks = {
         few: UNet(
@@ -165,19 +169,19 @@ def test_a_recurrence_hears_the_channels_asked_for_and_says_something_to_all(bot
 
 
 @torch.inference_mode()
-def test_a_recurrence_over_frequency_hears_all_bins_of_a_frame(tiny_unet):
+def test_a_recurrence_over_frequency_depends_on_all_bins_of_a_frame(tiny_unet):
     features = torch.rand(1, 1, 200, 9)
     changed = features.clone()
     changed[:, :, 100] += 100
-    for bottleneck, hears_all in (("frequency", True), ("none", False)):
+    for bottleneck, on_all in (("frequency", True), ("none", False)):
         network = tiny_unet(bins=200, bottleneck=bottleneck, output="linear")
         moved = (network(changed) != network(features)).any(3)
-        assert moved.all().item() == hears_all
+        assert moved.all().item() == on_all
 
 
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
 @torch.inference_mode()
-def test_no_value_goes_unheard_by_kernels_of_one(tiny_unet, downsampling):
+def test_the_output_depends_on_every_value_with_kernels_of_one(tiny_unet, downsampling):
     network = tiny_unet(
         kernel_bins=1, kernel_frames=1, downsampling=downsampling, activation="elu", output="linear", skips=False
     )
@@ -193,7 +197,7 @@ def test_no_value_goes_unheard_by_kernels_of_one(tiny_unet, downsampling):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
 @torch.inference_mode()
-def test_a_shift_by_the_time_factor_shifts_the_mask(tiny_unet, downsampling, causal, bottleneck):
+def test_a_shift_by_the_time_factor_shifts_the_output(tiny_unet, downsampling, causal, bottleneck):
     network = tiny_unet(depth=4, downsampling=downsampling, causal=causal, bottleneck=bottleneck)
     factor, context = network.time_factor, network.context_frames
     assert factor == 8
@@ -206,14 +210,14 @@ def test_a_shift_by_the_time_factor_shifts_the_mask(tiny_unet, downsampling, cau
 
 
 @torch.inference_mode()
-def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
+def test_a_recurrence_forwards_continues_from_its_state(tiny_unet):
     network = tiny_unet(bottleneck="forward", causal=True, time_stride=1, kernel_frames=1, downsampling="pool")
     features = torch.rand(2, 1, 9, 30)
     whole, state = network.forward_block(features, network.first_state(features), 0, 30)
     assert torch.equal(whole, network(features))  # where the state is taken changes nothing
     first, between = network.forward_block(features[..., :13], network.first_state(features), 0, 13)
     second, end = network.forward_block(features[..., 13:], between, 0, 17)
-    # 1e-5: float32 sums over other lengths round otherwise
+    # 1e-5: float32 sums over other lengths round differently
     assert (torch.cat([first, second], 3) - whole).abs().max() < 1e-5
     assert (end - state).abs().max() < 1e-5
     _, inner = network.forward_block(features, network.first_state(features), 0, 13)
@@ -222,14 +226,14 @@ def test_a_recurrence_forwards_carries_on_where_it_stopped(tiny_unet):
 
 @pytest.mark.parametrize("downsampling", ["stride", "pool"])
 @torch.inference_mode()
-def test_of_several_planes_only_the_first_is_held_in_the_range_of_the_output(tiny_unet, downsampling):
+def test_only_the_first_of_several_planes_passes_the_output_activation(tiny_unet, downsampling):
     network = tiny_unet(downsampling=downsampling, planes=3)
     planes = 100 * torch.randn(2, 3, 9, 17, generator=torch.Generator().manual_seed(0))
     answer = network(planes)
     assert answer.shape == planes.shape
     assert answer[:, 0].min() >= 0 and answer[:, 0].max() <= 1
     assert answer[:, 1:].min() < 0 and answer[:, 1:].max() > 1
-    for plane in range(3):  # all of them are heard
+    for plane in range(3):  # the output depends on all of them
         changed = planes.clone()
         changed[:, plane] += 100
         assert not torch.equal(network(changed), answer)
@@ -239,23 +243,23 @@ def test_of_several_planes_only_the_first_is_held_in_the_range_of_the_output(tin
 def test_channels_grow_in_multiples_of_4(downsampling):
     config = NetworkConfig(depth=4, base_channels=8, growth=1.41, downsampling=downsampling, convolutions_per_level=2)
     network = UNet(config, 33)
-    made = [[block[0].out_channels for block in level] for level in network.encoder]
-    assert made == [[8, 8], [12, 12], [16, 16], [24, 24]]  # 8, 11.3, 15.9, 22.4
+    channels = [[block[0].out_channels for block in level] for level in network.encoder]
+    assert channels == [[8, 8], [12, 12], [16, 16], [24, 24]]  # 8, 11.3, 15.9, 22.4
 
 
-def test_skips_widen_what_the_decoder_hears_by_the_channels_of_their_level():
+def test_skips_add_the_channels_of_their_level_to_the_decoders_input():
     for downsampling, with_skips in (("stride", [24, 32, 24, 16]), ("pool", [24, 48, 32, 24])):
-        for skips, wanted in ((True, with_skips), (False, None)):
+        for skips, expected in ((True, with_skips), (False, None)):
             config = NetworkConfig(depth=4, base_channels=8, growth=1.41, downsampling=downsampling, skips=skips)
-            heard = [
+            in_channels = [
                 level[0][0].in_channels if isinstance(level[0], nn.Sequential) else level[0].in_channels
                 for level in UNet(config, 33).decoder
             ]
             plain = [24, 16, 12, 8] if downsampling == "stride" else [24, 24, 16, 12]
-            assert heard == (wanted or plain)
+            assert in_channels == (expected or plain)
 
 
-def test_dropout_drops_whole_channels_while_training_only(tiny_unet):
+def test_dropout_drops_whole_channels_and_only_in_training(tiny_unet):
     network = tiny_unet(dropout=0.5)
     features = torch.rand(1, 1, 9, 20)
     assert torch.equal(network(features), network(features))
