@@ -1,14 +1,12 @@
-"""Private names of Optuna: the storage of a study, and the numbers of studies and trials in the database.
+"""Private names of Optuna, read in version 5.0.0: the storage of a study, and ids of studies and trials in the database.
 
-Read in Optuna 5.0.0. `study._storage` has no public twin; `optuna.Trial.storage` and `.study` are public.
+Optuna's gRPC service, which ours extends, has its own in `storage.grpc_service`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import optuna
+import optuna
+from optuna.study._frozen import FrozenStudy as FrozenStudy  # what BaseStorage.get_all_studies returns
 
 # A study or trial lists its artifacts in system attributes: this prefix and the artifact's id (`artifacts._upload`).
 ARTIFACT_KEY = "artifacts:"
@@ -19,10 +17,10 @@ def storage_of(study: optuna.Study) -> optuna.storages.BaseStorage:
 
 
 def study_id_of(study: optuna.Study) -> int:
-    """The study's number in the database, which all storages' methods take."""
+    """The study's id in the database, which the methods of storages take."""
     return study._study_id
 
 
 def trial_id_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-    """The trial's number in the database, unique over all studies; `trial.number` counts within a study."""
+    """The trial's id in the database, unique over all studies; `trial.number` counts within a study."""
     return trial._trial_id

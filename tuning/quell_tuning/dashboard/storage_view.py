@@ -12,14 +12,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting
 from quell_tuning.dashboard.page_keys import CONSTRAINTS, joined, note_keys, note_owner
 from quell_tuning.errors import StorageError
 from quell_tuning.formatting import COSTS
-from quell_tuning.optuna_private import trial_id_of
+from quell_tuning.optuna_private import FrozenStudy, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials.ranking import feasible
 

@@ -21,11 +21,11 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
+from quell_tuning.optuna_private import FrozenStudy
 
 log = logging.getLogger("quell")
 

@@ -65,7 +65,7 @@ def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
 
 def spec_of(study: optuna.Study) -> StudySpec:
     """The specification that a study was made from, without its folders."""
-    from quell_tuning.study.study_file import restore  # loads pydantic, which a study's name needs not
+    from quell_tuning.study.study_file import restore  # imports pydantic, which naming a study does not need
 
     return restore(study.user_attrs["spec"], study.study_name)
 
