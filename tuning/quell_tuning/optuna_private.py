@@ -1,4 +1,4 @@
-"""Private names of Optuna, read in version 5.0.0: the storage of a study, and ids of studies and trials in the database.
+"""Private names of Optuna, read in version 5.0.0: the storage of a study, and the database ids of studies and trials.
 
 Optuna's gRPC service, which ours extends, has its own in `storage.grpc_service`.
 """
