@@ -1,4 +1,4 @@
-"""Many recordings: what goes where, and each of them done, whatever the others are."""
+"""Denoises many files: plans inputs and outputs, then runs them; one failure never stops the others."""
 
 from __future__ import annotations
 
@@ -17,75 +17,82 @@ from quell.progress import Progress
 
 
 class Plan(NamedTuple):
-    """What is to be done."""
+    """The jobs of a run.
+
+    Attributes:
+        jobs: to run.
+        already_done: finished by an earlier run that was interrupted.
+        journal: that records finished jobs; None for a single file.
+    """
 
     jobs: list[DenoiseJob]
-    done: list[DenoiseJob]  # by a run that was interrupted
-    journal: Journal | None  # where they are noted; None for a single file
+    already_done: list[DenoiseJob]
+    journal: Journal | None
 
 
 def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journal: Journal | None = None) -> Plan:
-    """What is to be done: one file to a file or into a folder, folders into a folder with their trees kept.
+    """Plans a run: one file to a file or into a folder, folders into a folder with the same tree.
 
     Raises:
-        AudioError: an input that is missing or holds no recording, an output that exists or is an input.
+        AudioError: an input is missing or holds no recording, an output exists or is an input, or two inputs have the
+            same output.
     """
     try:
-        found = [path for given in inputs for path in _matches(given)]
+        paths = [path for pattern in inputs for path in _matches(pattern)]
         single = (
-            len(found) == 1 and found[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
+            len(paths) == 1 and paths[0].is_file() and not output.is_dir() and output.suffix.lower() in audio.SUFFIXES
         )
         if not single and output.exists() and not output.is_dir():
             raise AudioError(f"{output}: is a file, expected a folder; give another -o")
         if single:
-            jobs, journal = [DenoiseJob(found[0], output)], None
+            jobs, journal = [DenoiseJob(paths[0], output)], None
         else:
-            jobs = list(dict.fromkeys(job for given in found for job in _jobs(given, output, journal)))
-        done = [job for job in jobs if journal is not None and journal.finished(job)]
-        before = set(done)
-        left = [job for job in jobs if job not in before]
-        _check(jobs, left, overwrite)
-    except OSError as error:  # no right to look, or a name that is too long
-        where = error.filename or output
-        raise AudioError(f"{where}: {error.strerror}, expected a path that can be read; check it") from error
-    return Plan(left, done, journal)
+            jobs = list(dict.fromkeys(job for path in paths for job in _jobs(path, output, journal)))
+        already_done = {job: None for job in jobs if journal is not None and journal.is_finished(job)}
+        to_run = [job for job in jobs if job not in already_done]
+        _check(jobs, to_run, overwrite)
+    except OSError as error:  # no permission, or a name that is too long
+        path = error.filename or output
+        raise AudioError(f"{path}: {error.strerror}, expected a path that can be read; check it") from error
+    return Plan(to_run, list(already_done), journal)
 
 
-def _jobs(given: Path, output: Path, journal: Journal | None) -> list[DenoiseJob]:
-    if given.is_dir():
-        # An output folder inside of the input is no input when an interrupted run goes on.
-        found = [path for path in audio.find(given) if journal is None or not journal.made(path)]
-        if not found:
-            raise AudioError(f"{given}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder")
-        return [DenoiseJob(path, output / path.relative_to(given)) for path in found]
-    if given.is_file():
-        return [DenoiseJob(given, output / given.name)]
-    found_there = "neither a file nor a folder" if given.exists() else "no such file or folder"
-    raise AudioError(f"{given}: {found_there}, expected recordings; check the path")
+def _jobs(path: Path, output: Path, journal: Journal | None) -> list[DenoiseJob]:
+    if path.is_dir():
+        # When resuming, files that an earlier run wrote below the input folder are not inputs.
+        files = [file for file in audio.find(path) if journal is None or not journal.is_output(file)]
+        if not files:
+            raise AudioError(f"{path}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder")
+        return [DenoiseJob(file, output / file.relative_to(path)) for file in files]
+    if path.is_file():
+        return [DenoiseJob(path, output / path.name)]
+    found = "neither a file nor a folder" if path.exists() else "no such file or folder"
+    raise AudioError(f"{path}: {found}, expected recordings; check the path")
 
 
-def _matches(given: Path) -> list[Path]:
-    """The paths of a pattern that no shell has expanded; a path that is there is itself, whatever it looks like."""
-    if given.exists() or not glob.has_magic(str(given)):
-        return [given]
-    found = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207 - Path.glob knows no absolute ones
-    if not found:
-        raise AudioError(f"{given}: matches nothing, expected recordings; check the pattern")
-    return found
+def _matches(pattern: Path) -> list[Path]:
+    """The paths that match a pattern that no shell has expanded; an existing path is itself, whatever its name."""
+    if pattern.exists() or not glob.has_magic(str(pattern)):
+        return [pattern]
+    paths = sorted(map(Path, glob.glob(str(pattern), recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute ones
+    if not paths:
+        raise AudioError(f"{pattern}: matches nothing, expected recordings; check the pattern")
+    return paths
 
 
-def _check(jobs: Sequence[DenoiseJob], left: Sequence[DenoiseJob], overwrite: bool) -> None:
+def _check(jobs: Sequence[DenoiseJob], to_run: Sequence[DenoiseJob], overwrite: bool) -> None:
     sources = {os.path.realpath(job.source) for job in jobs}
-    seen: dict[Path, Path] = {}
+    source_of: dict[Path, Path] = {}
     for job in jobs:
         if job.target.exists() and job.source.exists() and job.target.samefile(job.source):
             raise AudioError(f"{job.target}: is the input itself, expected another place; give another -o")
         if os.path.realpath(job.target) in sources:
             raise AudioError(f"{job.target}: is an input, too, expected another place; give another -o")
-        if job.target in seen:
-            raise AudioError(f"{job.target}: wanted by {seen[job.target]} and {job.source}, expected one input each")
-        seen[job.target] = job.source
-    for job in left:
+        if job.target in source_of:
+            found = f"output of {source_of[job.target]} and {job.source}"
+            raise AudioError(f"{job.target}: {found}, expected one input each; rename one of them")
+        source_of[job.target] = job.source
+    for job in to_run:
         if job.target.exists() and not overwrite:
             raise AudioError(f"{job.target}: exists already, expected a new file; remove it, or give --overwrite")
 
@@ -98,16 +105,17 @@ def run(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Generator[JobResult]:
-    """Denoises the files, several at once, and yields each as it ends; one that fails keeps no other from being done.
+    """Denoises the files, several at once, and yields each result as it ends; a failure does not stop the others.
 
-    Close it when you leave before its end: files that are half written go.
+    Close the generator to stop early; partial outputs are then removed.
 
     Args:
         model: an exported file; without one each recording gets the denoiser of `quell.inference.pretrained` that fits
             its rate.
-        processes: how many files at once, each in a process of its own, which a damaged file may end; a single one has
-            all threads. With 0 in this process.
-        journal: told of the jobs when the first of them begins.
+        processes: how many files at once, each in a process of its own, which a damaged file may crash; a single
+            process uses all threads. 0 denoises in this process.
+        progress: called with (seconds of audio denoised, seconds in all).
+        journal: records the jobs before the first of them begins.
 
     Raises:
         ExportError: the model cannot be loaded.
@@ -123,15 +131,16 @@ def run(
     from quell.export.exported_model import load
     from quell.inference.enhancement import denoise_job
 
-    loaded, total, passed = None if model is None else load(model), sum(seconds(job.source) for job in jobs), 0.0
+    loaded = None if model is None else load(model)
+    total_s, done_s = sum(seconds(job.source) for job in jobs), 0.0
     if journal is not None:
         journal.begin(jobs)
 
-    def move(more: float) -> None:
-        nonlocal passed
-        passed += more
+    def report(more_s: float) -> None:
+        nonlocal done_s
+        done_s += more_s
         if progress is not None:
-            progress(min(passed, total), total)
+            progress(min(done_s, total_s), total_s)
 
     for job in jobs:
-        yield denoise_job(job, loaded, options, move)
+        yield denoise_job(job, loaded, options, report)

@@ -1,4 +1,4 @@
-"""A process that denoises files: what it is given, what it shows of itself, what it does."""
+"""What runs in a process of `process_pool`: its setup, the state that it shares, the calls that it takes."""
 
 from __future__ import annotations
 
@@ -15,103 +15,106 @@ from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
 
 
 class SharedState(ctypes.Structure):
-    """What a process shows of itself, in memory that it shares; nobody else writes there."""
+    """State of a process in memory shared with its parent; the process alone writes it, without a lock."""
 
     _fields_ = (
-        ("seconds", ctypes.c_double),  # of sound that it has done
+        ("seconds", ctypes.c_double),  # of audio denoised so far
         ("busy", ctypes.c_bool),
-        ("steps", ctypes.c_uint64),  # it goes up while it gets anywhere
+        ("steps", ctypes.c_uint64),  # increases with all progress
         ("pid", ctypes.c_int),
     )
 
 
 class Setup(NamedTuple):
-    """What a process is given when it starts."""
+    """Arguments of a process."""
 
     model: Path | None
     options: DenoiseOptions
-    processes: int
-    stop: Any  # a shared c_bool
-    signs: Any  # a shared SharedState
+    processes: int  # of the run
+    stop: Any  # a shared c_bool: the run ends
+    state: Any  # a SharedState
 
 
 class _Stopped(BaseException):
-    """The run was interrupted, or this process is asked to leave."""
+    """The run was interrupted, or this process received SIGTERM."""
 
 
-_own: list[Setup] = []
+_setup: list[Setup] = []
 _model: list[Any] = []
 
 
-def begin(begun: Setup) -> None:
-    _own.append(begun)
-    begun.signs.pid = os.getpid()
+def begin(setup: Setup) -> None:
+    """Initialises the process; to be called once, before any other call."""
+    _setup.append(setup)
+    setup.state.pid = os.getpid()
     signal.signal(signal.SIGTERM, _leave)
-    # Decoders print what they find strange, some of them to the standard output; Python's standard error goes on.
+    # Decoders print warnings, some of them to the standard output; Python keeps its own standard error.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    os.close(silence)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    os.close(devnull)
 
 
 def _leave(*_: object) -> None:
-    if not _own[0].signs.busy:
+    if not _setup[0].state.busy:
         os._exit(143)
     raise _Stopped
 
 
 def load_model() -> bool:
-    """Loads the model that was named, once; those that come with Quell are loaded when a recording needs them."""
+    """Loads the model, once. Pretrained ones are loaded by the first recording that needs them."""
     if not _model:
         import torch
 
         from quell.export.exported_model import load
 
-        (own,) = _own
-        if own.processes > 1:
+        (setup,) = _setup
+        if setup.processes > 1:
             torch.set_num_threads(1)
-        _model.append(None if own.model is None else load(own.model))
+        _model.append(None if setup.model is None else load(setup.model))
     return True
 
 
-def lengths(paths: Sequence[Path]) -> list[float]:
-    (own,) = _own
-    found = []
-    with _busy(own.signs):
+def lengths_s(paths: Sequence[Path]) -> list[float]:
+    """Seconds of audio in each file."""
+    (setup,) = _setup
+    lengths = []
+    with _busy(setup.state):
         for path in paths:
-            own.signs.steps += 1
-            found.append(0.0 if own.stop.value else seconds(path))
-    return found
+            setup.state.steps += 1
+            lengths.append(0.0 if setup.stop.value else seconds(path))
+    return lengths
 
 
 def denoise(job: DenoiseJob) -> JobResult | None:
-    (own,) = _own
+    """Denoises one file; None when the process was to stop meanwhile."""
+    (setup,) = _setup
 
-    def move(seconds: float) -> None:
-        own.signs.seconds += seconds
-        own.signs.steps += 1
-        if own.stop.value:
+    def progress(seconds: float) -> None:
+        setup.state.seconds += seconds
+        setup.state.steps += 1
+        if setup.stop.value:
             raise _Stopped
 
     from quell.inference.enhancement import denoise_job
 
     load_model()
-    if own.stop.value:
+    if setup.stop.value:
         return None
-    with _busy(own.signs):
-        return denoise_job(job, _model[0], own.options, move)
+    with _busy(setup.state):
+        return denoise_job(job, _model[0], setup.options, progress)
     return None
 
 
 @contextmanager
-def _busy(signs: Any) -> Iterator[None]:
-    """Leaves the block quietly when this process is to stop: what was half written is gone then."""
+def _busy(state: Any) -> Iterator[None]:
+    """Marks the process as busy, and ends quietly on _Stopped: partial outputs are removed by then."""
     try:
-        signs.steps += 1
-        signs.busy = True
+        state.steps += 1
+        state.busy = True
         yield
     except _Stopped:
         pass
     finally:
-        signs.busy = False
+        state.busy = False

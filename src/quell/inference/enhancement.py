@@ -1,4 +1,4 @@
-"""Denoising of recordings: at any rate, of any length, piece by piece."""
+"""Denoises waveforms and files of any rate and length with an exported model, block by block."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Report
 
-# A mean this much of the rms is an offset of the recorder, taken away before it counts as level; in recordings under
-# OFFSET_S it may as well be sound.
+# A mean of more than this share of the rms is a DC offset of the recorder, subtracted before the level is measured; in
+# recordings shorter than OFFSET_S it may as well be sound.
 OFFSET = 0.1
 OFFSET_S = 0.1
 
-# The pieces of a signal, (n, C) each, from its first sample on; called anew for every pass over it.
+# Iterates over the pieces of a signal, (n, C) each, from its first sample; called for every pass over it.
 Pieces = Callable[[], Iterator[FloatArray]]
 
 
 def denoise(
     waveform: FloatArray, sample_rate: int, model: Model | None = None, options: DenoiseOptions | None = None
 ) -> FloatArray:
-    """A denoised recording at the rate it came in; every channel by itself.
+    """The denoised recording, at its own rate, each channel independently.
 
-    Nothing above half the model's rate comes back from a recording of a higher rate. Gain is kept: an answer may pass
-    full scale where its input did.
+    Where the recording's rate is above the model's, the output has nothing above half the model's rate. The gain is
+    kept: the output may exceed full scale where the input did.
 
     Args:
         waveform: float, full scale at 1.
@@ -56,13 +56,13 @@ def denoise(
         raise ValueError("waveform: NaN or infinite samples, expected numbers")
     channels = samples.reshape(len(samples), -1)
 
-    used = model or pretrained.fitting(sample_rate)
+    model = model or pretrained.fitting(sample_rate)
 
     def pieces() -> Iterator[FloatArray]:
         for start in range(0, len(channels), audio.READ_BLOCK):
             yield channels[start : start + audio.READ_BLOCK]
 
-    return np.concatenate(list(denoised(pieces, sample_rate, used, options))).reshape(samples.shape)
+    return np.concatenate(list(denoised(pieces, sample_rate, model, options))).reshape(samples.shape)
 
 
 def enhance_file(
@@ -74,14 +74,14 @@ def enhance_file(
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
 
-    Memory is bounded whatever its length: a block and its context (`quell.export.blocks`).
+    Memory does not grow with the length: a block and its context (`quell.export.blocks`).
 
     Args:
-        progress: called with the seconds that were done since it was called before, 0 at times; what it raises comes
-            through.
+        progress: called with the seconds done since its last call, which may be 0; exceptions that it raises end the
+            work and propagate.
 
     Raises:
-        AudioError: the file cannot be read, or the result not written.
+        AudioError: the file cannot be read, or the result cannot be written.
     """
     if target.suffix.lower() != source.suffix.lower():
         raise AudioError(f"{target}: another format than {source.name}, expected {source.suffix}; rename the output")
@@ -109,13 +109,14 @@ def transfer(
     def pieces() -> Iterator[FloatArray]:
         for piece in recording.blocks():
             if progress is not None:
-                progress(0.0)  # whoever wants to stop can, also while the level of a long recording is found
+                progress(0.0)  # lets the caller stop while the level of a long recording is measured
             yield piece
 
     for piece in denoised(pieces, rate, model, options):
         if not np.isfinite(piece).all():
-            found = "the answer to it is not finite"
-            raise AudioError(f"{recording.path}: {found}, expected numbers; lower its level or leave it out")
+            raise AudioError(
+                f"{recording.path}: denoised to NaN or infinity, expected numbers; lower its level or leave it out"
+            )
         loud = np.abs(piece)
         peak = max(peak, float(loud.max(initial=0.0)))
         limited += int((loud > limit).sum())
@@ -129,24 +130,26 @@ def transfer(
 def denoised(
     pieces: Pieces, sample_rate: int, model: Model, options: DenoiseOptions | None = None
 ) -> Iterator[FloatArray]:
-    """The pieces of a denoised signal, (m, C) each, together as long as the signal; it is passed over up to three
-    times, the first two to find its level."""
+    """The denoised signal in pieces, (m, C) each, together as long as the input.
+
+    Passes over the input up to three times, the first two to measure its level.
+    """
     share = (options or DenoiseOptions()).denoised
     signal = _measure(pieces, sample_rate, model.sample_rate)
     channels = len(signal.levels)
     way_in = Resampler(sample_rate, model.sample_rate, channels, signal.frames)
     stream = Stream(model, signal.levels.tolist())
     way_out = Resampler(model.sample_rate, sample_rate, channels, way_in.length, signal.frames)
-    kept = _Kept()
+    inputs = _Queue()
 
     def mixed(clean: FloatArray) -> FloatArray:
         if share == 1:
             return clean
-        return (share * clean + (1 - share) * kept.take(len(clean))).astype(np.float32)
+        return (share * clean + (1 - share) * inputs.take(len(clean))).astype(np.float32)
 
     for piece in pieces():
         if share != 1:
-            kept.put(piece)
+            inputs.put(piece)
         for block in stream.push(_tensor(way_in.push(piece - signal.offsets))):
             yield mixed(way_out.push(block.numpy().T))
     for rest in (stream.push(_tensor(way_in.finish())), stream.finish()):
@@ -161,7 +164,7 @@ def _tensor(samples: FloatArray) -> torch.Tensor:
 
 class _Signal(NamedTuple):
     frames: int
-    offsets: FloatArray  # (C,)
+    offsets: FloatArray  # (C,), DC
     levels: NDArray[np.float64]  # (C,), rms without the offset, at the model's rate
 
 
@@ -172,8 +175,8 @@ def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
         total = total + piece.sum(axis=0, dtype=np.float64)
         squares = squares + np.square(piece, dtype=np.float64).sum(axis=0)
     means, rms = total / frames, np.sqrt(squares / frames)
-    there = (np.abs(means) > OFFSET * rms) & (frames >= OFFSET_S * sample_rate)
-    offsets = np.where(there, means, 0.0).astype(np.float32)
+    has_offset = (np.abs(means) > OFFSET * rms) & (frames >= OFFSET_S * sample_rate)
+    offsets = np.where(has_offset, means, 0.0).astype(np.float32)
     if sample_rate == model_rate:
         power = squares / frames - offsets * (2 * means - offsets)
         return _Signal(frames, offsets, np.sqrt(np.maximum(power, 0.0)))
@@ -185,8 +188,8 @@ def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
     return _Signal(frames, offsets, np.sqrt(squares / resampler.length))
 
 
-class _Kept:
-    """Samples that wait to be mixed in."""
+class _Queue:
+    """Input samples that wait to be mixed with the output."""
 
     def __init__(self) -> None:
         self._pieces: deque[FloatArray] = deque()
@@ -207,16 +210,16 @@ class _Kept:
 
 
 def denoise_job(
-    job: DenoiseJob, model: Model | None, options: DenoiseOptions, move: Callable[[float], None]
+    job: DenoiseJob, model: Model | None, options: DenoiseOptions, progress: Callable[[float], None]
 ) -> JobResult:
-    """One file. What is wrong with it is in the answer; what is wrong with the model is raised."""
+    """Denoises one file. Errors of the file are in the result; those of the model are raised."""
     try:
-        fit = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
-        return JobResult(job, enhance_file(job.source, job.target, fit, options, move), None)
+        model = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
+        return JobResult(job, enhance_file(job.source, job.target, model, options, progress), None)
     except AudioError as error:
         return JobResult(job, None, error)
     except DenoiserError:
         raise
-    except Exception as error:  # out of memory, or what nobody has thought of: it ends this file, not the run
+    except Exception as error:  # out of memory, or a bug: it ends this file, not the run
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return JobResult(job, None, AudioError(f"{job.source}: {found}, expected to be denoised; leave it out"))

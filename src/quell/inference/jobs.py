@@ -1,4 +1,4 @@
-"""What a recording is to become, and what came out; without torch, for those who only ask."""
+"""Options, jobs and results of denoising; without torch, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DenoiseOptions:
 
     Args:
         wet: share of the denoised signal, 0 to 1.
-        attenuation_limit_db: noise is lowered by so many dB at most; None sets no limit.
+        attenuation_limit_db: most dB by which noise is attenuated; None sets no limit.
 
     Raises:
         ValueError: out of range.
@@ -33,18 +33,18 @@ class DenoiseOptions:
 
     @property
     def denoised(self) -> float:
-        """Share of the denoised signal after both."""
+        """Share of the denoised signal in the output, 0 to 1, after both options."""
         limit = self.attenuation_limit_db
         return self.wet * (1 - (0.0 if limit is None else 10 ** (-limit / 20)))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came out of one recording."""
+    """Facts of one denoised recording."""
 
     seconds: float
     peak: float  # full scale is 1
-    limited: int  # samples beyond what the format holds
+    limited: int  # samples beyond the range of the format
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DenoiseJob:
 
 
 class JobResult(NamedTuple):
-    """A job that ended: with a report, or with what is wrong with its file."""
+    """A job that ended: with a report, or with what is wrong with the file."""
 
     job: DenoiseJob
     report: Report | None
@@ -64,9 +64,9 @@ class JobResult(NamedTuple):
 
 
 def seconds(path: Path) -> float:
-    """Length of a recording; 0 where it does not say. What is wrong with it is said when it is its turn."""
+    """Length of a recording; 0 where it cannot be read, which its job reports."""
     try:
-        recording = audio.AudioFile(path)
+        file = audio.AudioFile(path)
     except Exception:
         return 0.0
-    return recording.frames / recording.stored.sample_rate
+    return file.frames / file.stored.sample_rate

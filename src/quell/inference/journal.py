@@ -1,4 +1,4 @@
-"""What an interrupted run has done, so that the next one need not do it again."""
+"""Records the finished jobs of a run, so that the same command resumes it after an interruption."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ JOURNAL = ".quell-denoise.jsonl"
 
 
 class Journal:
-    """The recordings that are finished, in a hidden file of the output folder.
+    """The finished jobs of a run, one a line in a hidden file of the output folder.
 
-    One counts while its source, the model and the settings are the same. A journal that cannot be read or written is
-    none: recordings are done again.
+    A line counts while its source, the model and the options are the same. Without a journal that can be read and
+    written, all jobs run again.
 
     Args:
-        how: the model and the settings, in words.
+        settings: of the run, from `settings_key`.
     """
 
-    def __init__(self, output: Path, how: str) -> None:
+    def __init__(self, output: Path, settings: str) -> None:
         self.path = output / JOURNAL
-        self.how = how
-        self._known: dict[str, str] = {}  # what was finished, by target
+        self.settings = settings
+        self._lines: dict[str, str] = {}  # by target
         with suppress(OSError, UnicodeDecodeError):
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, LookupError, TypeError):  # cut off by a power failure
-                    self._known[str(json.loads(line)[1])] = line
+                    self._lines[str(json.loads(line)[1])] = line
 
-    def finished(self, job: DenoiseJob) -> bool:
-        return job.target.exists() and self._known.get(_where(job.target)) == self._line(job)
+    def is_finished(self, job: DenoiseJob) -> bool:
+        return job.target.exists() and self._lines.get(os.path.realpath(job.target)) == self._line(job)
 
-    def made(self, path: Path) -> bool:
-        """Whether a file is what an interrupted run has written."""
-        return bool(self._known) and _where(path) in self._known
+    def is_output(self, path: Path) -> bool:
+        """Whether a run that this journal resumes has written, or was to write, the file."""
+        return bool(self._lines) and os.path.realpath(path) in self._lines
 
     def begin(self, jobs: Iterable[DenoiseJob]) -> None:
-        """Notes those whose target is not there yet. It appears whole, so that one which is there is finished, also
-        when the run ends before anybody can note that."""
-        self._add(job for job in jobs if not job.target.exists())
+        """Records the jobs whose output does not exist yet, before they run.
 
-    def note(self, job: DenoiseJob) -> None:
-        """It is finished."""
-        self._add([job])
+        Outputs appear whole, so one that exists later is finished, also when the run was killed before `add`.
+        """
+        self._append(job for job in jobs if not job.target.exists())
 
-    def _add(self, jobs: Iterable[DenoiseJob]) -> None:
-        lines = {_where(job.target): line for job in jobs if (line := self._line(job)) is not None}
-        new = "".join(f"{line}\n" for target, line in lines.items() if self._known.get(target) != line)
-        self._known |= lines
+    def add(self, job: DenoiseJob) -> None:
+        """Records a finished job."""
+        self._append([job])
+
+    def _append(self, jobs: Iterable[DenoiseJob]) -> None:
+        lines = {os.path.realpath(job.target): line for job in jobs if (line := self._line(job)) is not None}
+        new = "".join(f"{line}\n" for target, line in lines.items() if self._lines.get(target) != line)
+        self._lines |= lines
         if not new:
             return
         with suppress(OSError):
@@ -64,30 +66,27 @@ class Journal:
                 file.write(new)
 
     def close(self, jobs: Iterable[DenoiseJob]) -> None:
-        """They need no note: what comes later is another run. What was noted of others stays."""
+        """Removes jobs that no later run is to resume, and the file when no other is left in it."""
         for job in jobs:
-            self._known.pop(_where(job.target), None)
+            self._lines.pop(os.path.realpath(job.target), None)
         with suppress(OSError):
-            if not self._known:
+            if not self._lines:
                 self.path.unlink(missing_ok=True)
                 return
             with replacing(self.path) as partial:
-                partial.write_text("".join(f"{line}\n" for line in self._known.values()), encoding="utf-8")
+                partial.write_text("".join(f"{line}\n" for line in self._lines.values()), encoding="utf-8")
 
     def _line(self, job: DenoiseJob) -> str | None:
+        source, target = os.path.realpath(job.source), os.path.realpath(job.target)
         try:
-            found = job.source.stat()
+            status = job.source.stat()
         except OSError:
             return None
-        return json.dumps([_where(job.source), _where(job.target), found.st_size, found.st_mtime_ns, self.how])
+        return json.dumps([source, target, status.st_size, status.st_mtime_ns, self.settings])
 
 
-def _where(path: Path) -> str:
-    return os.path.realpath(path)
-
-
-def how(model: Path, options: DenoiseOptions) -> str:
-    """What decides, besides the recording, what comes out.
+def settings_key(model: Path, options: DenoiseOptions) -> str:
+    """All that an output depends on besides the recording: digest of the model, and the options.
 
     Raises:
         ExportError: the model cannot be read.

@@ -1,4 +1,4 @@
-"""Raw samples from one stream to another."""
+"""Denoises raw samples from one stream to another: `quell denoise -`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from quell.inference.enhancement import transfer
 from quell.inference.jobs import DenoiseOptions, Report
 from quell.progress import Progress
 
-# How files begin that somebody may pipe in, whose headers would be denoised as sound.
+# First bytes of files that a user may pipe in; their headers would be denoised as sound.
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
 FORMS = {b"RIFF": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
 BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
-PART = 2**16  # bytes that are read at once
+CHUNK = 2**16  # bytes
 
 
 def pipe(
@@ -30,71 +30,74 @@ def pipe(
     options: DenoiseOptions | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Denoises interleaved samples. They are kept on disk until the last has come: their level decides the first.
+    """Denoises interleaved samples.
+
+    Spools all input to disk first: the first output sample depends on the level of the whole signal.
 
     Args:
-        progress: called while samples come, and while they are denoised; what it raises comes through.
+        progress: called with (0, seconds received) while reading, then with (seconds denoised, seconds received);
+            exceptions that it raises end the work and propagate.
 
     Raises:
-        AudioError: no samples, half a sample at the end, a file with a header, samples that are not numbers, or no room
-            for them on disk.
-        OSError: of `target`, BrokenPipeError among them.
+        AudioError: no samples, half a sample at the end, a file with a header, samples that are not numbers, or no
+            space for them on disk.
+        OSError: writing to `target` failed, BrokenPipeError included.
     """
-    move = progress or (lambda done, came: None)
+    progress = progress or (lambda done_s, total_s: None)
     try:
         folder = tempfile.TemporaryDirectory(prefix="quell-")
     except OSError as error:
-        raise _no_room(error) from error
+        raise _no_space(error) from error
     with folder as name:
-        came, made = Path(name, "standard input"), Path(name, "made.raw")
+        received, denoised = Path(name, "standard input"), Path(name, "denoised.raw")
         try:
-            _take(source, came, raw, move)
-            _check(came, raw)
-            report = _denoise(audio.AudioFile(came, raw), made, model, options, move)
+            _receive(source, received, raw, progress)
+            _check(received, raw)
+            report = _denoise(audio.AudioFile(received, raw), denoised, model, options, progress)
         except AudioError as error:
-            found = str(error).replace(str(came), "standard input").replace(str(made), "standard input")
-            raise AudioError(found) from error
+            text = str(error).replace(str(received), "standard input").replace(str(denoised), "standard input")
+            raise AudioError(text) from error
         except OSError as error:
-            raise _no_room(error) from error
-        with made.open("rb") as file:
+            raise _no_space(error) from error
+        with denoised.open("rb") as file:
             shutil.copyfileobj(file, target)
         target.flush()
     return report
 
 
-def _take(source: BinaryIO, came: Path, raw: audio.Raw, move: Progress) -> None:
-    second = raw.sample_rate * raw.channels * BYTES[raw.subtype]
-    with came.open("wb") as file:
-        while part := source.read(PART):
-            file.write(part)
-            move(0.0, file.tell() / second)
+def _receive(source: BinaryIO, received: Path, raw: audio.Raw, progress: Progress) -> None:
+    bytes_per_s = raw.sample_rate * raw.channels * BYTES[raw.subtype]
+    with received.open("wb") as file:
+        while chunk := source.read(CHUNK):
+            file.write(chunk)
+            progress(0.0, file.tell() / bytes_per_s)
 
 
 def _denoise(
-    recording: audio.AudioFile, made: Path, model: Model, options: DenoiseOptions | None, move: Progress
+    recording: audio.AudioFile, target: Path, model: Model, options: DenoiseOptions | None, progress: Progress
 ) -> Report:
-    done, came = 0.0, recording.frames / recording.stored.sample_rate
+    done_s, total_s = 0.0, recording.frames / recording.stored.sample_rate
 
-    def moved(more: float) -> None:
-        nonlocal done
-        done += more
-        move(done, came)
+    def report(more_s: float) -> None:
+        nonlocal done_s
+        done_s += more_s
+        progress(done_s, total_s)
 
-    with writer.writing(made, recording.stored, recording.channels) as append:
-        return transfer(recording, model, append, options, moved)
+    with writer.writing(target, recording.stored, recording.channels) as append:
+        return transfer(recording, model, append, options, report)
 
 
-def _no_room(error: OSError) -> AudioError:
-    needed = "expected room for it twice in the folder TMPDIR; name another"
+def _no_space(error: OSError) -> AudioError:
+    needed = "expected space for it twice in the folder TMPDIR; name another"
     return AudioError(f"standard input: {error.strerror}, {needed}")
 
 
-def _check(came: Path, raw: audio.Raw) -> None:
-    size, frame = came.stat().st_size, raw.channels * BYTES[raw.subtype]
+def _check(received: Path, raw: audio.Raw) -> None:
+    size, frame = received.stat().st_size, raw.channels * BYTES[raw.subtype]
     if size == 0 or size % frame:
         needed = f"expected a multiple of {frame} ({raw.channels} channels, {raw.subtype})"
         raise AudioError(f"standard input: {size} bytes, {needed}; check --channels and --encoding")
-    with came.open("rb") as file:
+    with received.open("rb") as file:
         head = file.read(12)
     if head[:4] in HEADERS or (head[:4] in FORMS and head[8:] in FORMS[head[:4]]):
         found = f"a file that begins with {head[:4].decode()}"

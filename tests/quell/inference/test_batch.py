@@ -1,4 +1,4 @@
-"""Many recordings: each goes where it should, no file keeps another from being done, and nothing is done twice."""
+"""Many recordings: each goes where it should, one failure stops no other, and nothing runs twice."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_folder_keeps_its_tree(tmp_path, model, processes, write):
     jobs = plan([tmp_path / "in"], tmp_path / "out")
     ended = list(run(jobs, model, OPTIONS, processes, lambda *at: passed.append(at)))
     assert {done.job for done in ended} == set(jobs) and not any(done.error for done in ended)
-    made = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
-    assert made == ["a.wav", "x/b.flac", "x/y/c.wav"]
+    outputs = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert outputs == ["a.wav", "x/b.flac", "x/y/c.wav"]
     total = 3 * 500 / 8_000
     assert passed == sorted(passed) and passed[-1] == pytest.approx((total, total))
 
@@ -50,7 +50,7 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, write):
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, processes, write):
+def test_a_corrupt_file_is_reported_and_the_others_are_denoised(tmp_path, model, processes, write):
     for name in "abc":
         write(tmp_path / "in" / f"{name}.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
@@ -61,7 +61,7 @@ def test_a_corrupt_file_is_reported_and_the_others_are_done(tmp_path, model, pro
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "c.wav"]
 
 
-def test_an_output_that_exists_is_refused_unless_it_may_be_overwritten(tmp_path, model, write, stored):
+def test_an_existing_output_is_refused_without_overwrite(tmp_path, model, write, stored):
     source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
     with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
         plan([source], target)
@@ -89,11 +89,13 @@ def test_an_output_that_is_another_input_is_refused(tmp_path, write):
 def test_two_inputs_for_one_output_are_refused(tmp_path, write):
     one, other = write(tmp_path / "1" / "a.wav"), write(tmp_path / "2" / "a.wav")
     target = tmp_path / "out" / "a.wav"
-    with pytest.raises(AudioError, match=re.escape(f"{target}: wanted by {one} and {other}")):
+    with pytest.raises(
+        AudioError, match=re.escape(f"{target}: output of {one} and {other}, expected one input each; rename")
+    ):
         plan([one, other], tmp_path / "out")
 
 
-def test_the_same_recording_named_twice_is_done_once(tmp_path, write):
+def test_an_input_given_twice_is_denoised_once(tmp_path, write):
     write(tmp_path / "in" / "a.wav")
     assert len(plan([tmp_path / "in", tmp_path / "in" / "a.wav", tmp_path / "in" / "*.wav"], tmp_path / "out")) == 1
 
@@ -121,7 +123,7 @@ def test_pipes_and_devices_are_refused_as_inputs(tmp_path):
             plan([path], tmp_path / "out")
 
 
-def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, model, write, stored):
+def test_links_are_followed_and_broken_ones_are_reported(tmp_path, model, write, stored):
     write(tmp_path / "elsewhere" / "a.wav")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
@@ -136,7 +138,7 @@ def test_links_are_followed_and_those_that_lead_nowhere_are_reported(tmp_path, m
     assert stored(tmp_path / "out" / "linked" / "a.wav") == stored(tmp_path / "elsewhere" / "a.wav")
 
 
-def test_an_error_that_nobody_has_thought_of_ends_one_file(tmp_path, model, monkeypatch, write):
+def test_an_unexpected_error_ends_one_file_only(tmp_path, model, monkeypatch, write):
     def fail(source, *_):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
@@ -166,7 +168,7 @@ def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model, write
     assert isinstance(done.error, AudioError) and str(done.error).startswith(f"{blocked / 'a.wav'}: ")
 
 
-def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch, write):
+def test_a_pattern_that_no_shell_has_expanded_is_expanded(tmp_path, monkeypatch, write):
     for name in ("a1.wav", "a2.wav", "b.wav", "x/a3.wav"):
         write(tmp_path / name)
     found = plan([tmp_path / "a*.wav"], tmp_path / "out")
@@ -179,7 +181,7 @@ def test_a_pattern_that_no_shell_expanded_is_its_matches(tmp_path, monkeypatch, 
     assert [job.source.name for job in plan([Path("odd[1].wav")], Path("out"))] == ["odd[1].wav"]
 
 
-def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model, write):
+def test_an_interrupted_run_leaves_no_partial_output(tmp_path, model, write):
     for number in range(6):
         write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
     jobs = plan([tmp_path / "in"], tmp_path / "out")
@@ -190,7 +192,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, model, write):
     assert 1 <= len(left) < 6 and all(soundfile.info(path).frames == 400_000 for path in left)
 
 
-def test_what_a_killed_run_left_half_written_is_gone_after_the_next(tmp_path, model, write):
+def test_partial_outputs_of_a_killed_run_are_removed_by_the_next(tmp_path, model, write):
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")

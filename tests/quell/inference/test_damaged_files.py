@@ -1,5 +1,5 @@
-"""Damaged recordings: each is refused with a line that says why, or becomes a whole file like itself; none is touched,
-none keeps another from being done, and none takes for ever."""
+"""Each damaged recording is refused with a reason or becomes a whole file; inputs never change, other files are denoised,
+and none takes for ever."""
 
 from __future__ import annotations
 
@@ -128,19 +128,19 @@ def check(folder, output, errors):
         assert re.fullmatch(
             rf"({re.escape(str(path))}|{re.escape(str(output / path.name))}): .+, expected .+; .+", line
         )
-    made = {output / path.name for path in folder.iterdir() if path not in errors}
-    assert {path for path in output.rglob("*") if path.name != ".quell-denoise.jsonl"} == made
-    for target in made:
+    outputs = {output / path.name for path in folder.iterdir() if path not in errors}
+    assert {path for path in output.rglob("*") if path.name != ".quell-denoise.jsonl"} == outputs
+    for target in outputs:
         before, after = audio.AudioFile(folder / target.name), audio.AudioFile(target)
         assert after.stored.sample_rate == before.stored.sample_rate
         assert (after.channels, after.frames) == (before.channels, before.frames)
         assert (after.stored.container, after.stored.subtype) == (before.stored.container, before.stored.subtype)
         assert sum(map(len, after.blocks())) == before.frames
         assert np.isfinite(soundfile.read(target)[0]).all()
-    assert 20 < len(made) < NUMBER - 20  # else the damage is too little, or too much
+    assert 20 < len(outputs) < NUMBER - 20  # else the damage is too little, or too much
 
 
-def test_each_damaged_file_is_refused_for_a_reason_or_done_well(hostile, model, tmp_path):
+def test_each_damaged_file_is_refused_with_a_reason_or_denoised_whole(hostile, model, tmp_path):
     before, start = state(hostile), time.perf_counter()
     jobs = batch.plan([hostile], tmp_path / "out").jobs
     ended = list(batch.run(jobs, model, DenoiseOptions(wet=0.9)))
@@ -150,7 +150,7 @@ def test_each_damaged_file_is_refused_for_a_reason_or_done_well(hostile, model, 
     check(hostile, tmp_path / "out", {done.job.source: str(done.error) for done in ended if done.error})
 
 
-def test_the_command_line_says_one_line_for_each_refused_file_and_exits_with_1(hostile, model, tmp_path):
+def test_the_command_line_prints_one_line_for_each_refused_file_and_exits_with_1(hostile, model, tmp_path):
     before = state(hostile)
     command = [
         sys.executable,

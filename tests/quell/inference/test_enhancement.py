@@ -1,4 +1,4 @@
-"""Enhanced files are like the files they came from, and no file is lost on the way."""
+"""A denoised file has the format and length of its input, and pieces give what the whole gives."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_rate_channels_length_and_format_are_kept(tmp_path, loaded, suffix, subt
             assert stored(target)[:3] == (rate, channels, length)
 
 
-def test_a_file_at_the_models_rate_becomes_what_the_model_answers(tmp_path, loaded, write):
+def test_a_file_at_the_models_rate_becomes_the_models_output(tmp_path, loaded, write):
     samples = np.random.default_rng(2).standard_normal((1_501, 2)).astype(np.float32)
     enhance_file(write(tmp_path / "a.wav", samples, subtype="FLOAT"), tmp_path / "b.wav", loaded)
     answers = np.stack([loaded(torch.from_numpy(samples[:, i].copy())).numpy() for i in (0, 1)], axis=1)
     np.testing.assert_allclose(audio.read(tmp_path / "b.wav")[0], answers, atol=1e-5)  # float32, another batch
 
 
-def test_channels_do_not_hear_each_other(loaded):
+def test_channels_are_denoised_independently(loaded):
     samples = np.random.default_rng(3).standard_normal((1_501, 6)).astype(np.float32)
     together = denoise(samples, 16_000, loaded)
     for i in range(6):
@@ -59,13 +59,13 @@ def test_channels_do_not_hear_each_other(loaded):
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
-def test_the_way_to_the_models_rate_and_back_neither_delays_nor_colours(rate):
+def test_resampling_to_the_models_rate_and_back_neither_delays_nor_colours(rate):
     samples = np.sin(2 * np.pi * 1_000 / rate * np.arange(rate)).astype(np.float32)[:, None]
     inner = slice(rate // 10, -rate // 10)  # soxr rings where the tone starts and stops
     assert np.abs(denoise(samples, rate, IDENTITY) - samples)[inner].max() < 1e-4  # -80 dB
 
 
-def test_nothing_above_half_the_models_rate_comes_back():
+def test_the_output_has_nothing_above_half_the_models_rate():
     samples = np.sin(2 * np.pi * 6_000 / 48_000 * np.arange(48_000)).astype(np.float32)[:, None]
     assert np.abs(denoise(samples, 48_000, IDENTITY))[4_800:-4_800].max() < 1e-4  # -80 dB
 
@@ -81,7 +81,7 @@ def test_silence_stays_silence(tmp_path, loaded, write):
     assert not audio.read(tmp_path / "b.wav")[0].any()
 
 
-def test_another_format_is_refused_by_both_names(tmp_path, write):
+def test_an_output_of_another_format_is_refused_with_both_names(tmp_path, write):
     source, target = write(tmp_path / "a.wav"), tmp_path / "b.flac"
     with pytest.raises(AudioError, match=re.escape(f"{target}: another format than a.wav, expected .wav")):
         enhance_file(source, target, IDENTITY)
@@ -109,7 +109,7 @@ def test_pieces_of_any_size_give_what_one_pass_gives(tiny_denoiser, tmp_path, se
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-def test_pieces_are_resampled_as_the_whole_is(rate):
+def test_resampling_in_pieces_equals_resampling_the_whole(rate):
     samples = np.random.default_rng(5).standard_normal((rate + 77, 2)).astype(np.float32)
     down = audio.resample(samples, rate, 8_000)
     whole = audio.resample(down, 8_000, rate)[: len(samples)]
@@ -121,7 +121,7 @@ def test_pieces_are_resampled_as_the_whole_is(rate):
 
 @pytest.mark.parametrize("gain_db", [-40, -12, 12])
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_the_answer_follows_the_gain_of_a_recording(loaded, gain_db, rate):
+def test_the_output_follows_the_gain_of_the_input(loaded, gain_db, rate):
     samples = 0.1 * np.random.default_rng(6).standard_normal((rate // 2, 1)).astype(np.float32)
     gain = np.float32(10 ** (gain_db / 20))
     answer = denoise(samples, rate, loaded)
@@ -130,14 +130,14 @@ def test_the_answer_follows_the_gain_of_a_recording(loaded, gain_db, rate):
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_an_offset_of_the_recorder_changes_nothing_but_is_gone(loaded, rate):
+def test_a_dc_offset_is_removed_and_changes_nothing_else(loaded, rate):
     samples = 0.1 * np.random.default_rng(7).standard_normal((rate, 1)).astype(np.float32)
     samples -= samples.mean()
     answer = denoise(samples, rate, loaded)
     assert np.abs(denoise(samples + np.float32(0.5), rate, loaded) - answer).max() < 1e-4  # -80 dB
 
 
-def test_full_scale_square_waves_are_answered_with_numbers(loaded):
+def test_full_scale_square_waves_give_finite_output(loaded):
     samples = np.sign(np.sin(np.arange(8_000) / 20)).astype(np.float32)
     assert np.isfinite(denoise(samples, 8_000, loaded)).all()
 
@@ -157,7 +157,7 @@ def test_wet_and_the_attenuation_limit_mix_the_input_back_in_step(loaded, rate):
         np.testing.assert_allclose(found, share * clean + (1 - share) * samples, atol=1e-6)  # float32
 
 
-def test_an_attenuation_limit_leaves_so_much_of_the_noise():
+def test_an_attenuation_limit_leaves_that_share_of_the_noise():
     class Silence(Identity):
         def forward_block(self, noisy, level, state, lead, mark):
             return torch.zeros_like(noisy), state
@@ -177,7 +177,7 @@ def test_a_mix_out_of_range_is_refused(settings):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_what_passes_full_scale_is_reported_and_limited_only_where_it_must_be(tmp_path, subtype, write):
+def test_samples_beyond_full_scale_are_reported_and_limited_only_by_the_format(tmp_path, subtype, write):
     class Louder(Identity):
         def forward_block(self, noisy, level, state, lead, mark):
             return 2 * noisy, state

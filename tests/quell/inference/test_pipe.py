@@ -1,4 +1,4 @@
-"""Raw samples go through as a file of them would, and what is none is refused."""
+"""Raw samples are denoised as a file of them would be, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(length, channels=1):
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2)])
-def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, loaded, encoding, rate, channels):
+def test_samples_of_every_encoding_are_denoised_and_keep_it(tmp_path, scratch, loaded, encoding, rate, channels):
     raw = Raw(rate, channels, ENCODINGS[encoding])
     stored = audio.Format(rate, "RAW", raw.subtype, "LITTLE")
     writer.write(tmp_path / "a.bin", noise(70_001, channels), stored)
@@ -47,14 +47,14 @@ def test_samples_of_every_encoding_come_out_denoised_in_it(tmp_path, scratch, lo
     assert not list(scratch.iterdir())
 
 
-def test_progress_counts_what_comes_and_then_what_is_denoised(loaded):
+def test_progress_counts_received_seconds_then_denoised_ones(loaded):
     passed = []
     content = noise(160_000).tobytes()
     pipe(io.BytesIO(content), io.BytesIO(), loaded, Raw(8_000, 1, "FLOAT"), progress=lambda *at: passed.append(at))
     coming, denoised = ([at[i] for at in passed if (at[0] == 0) == (i == 1)] for i in (1, 0))
     assert passed == sorted(passed) and passed[-1] == pytest.approx((20, 20))
     assert len(set(coming)) > 2 and len(set(denoised)) > 1
-    assert {came for done, came in passed if done > 0} == {20}
+    assert {received for done, received in passed if done > 0} == {20}
 
 
 @pytest.mark.parametrize(
@@ -68,39 +68,39 @@ def test_progress_counts_what_comes_and_then_what_is_denoised(loaded):
         (b"fLaC\0\0\0\0", 1, "a file that begins with fLaC"),
     ],
 )
-def test_what_is_no_whole_number_of_samples_is_refused(scratch, loaded, content, channels, found):
+def test_a_broken_last_sample_or_a_file_with_a_header_is_refused(scratch, loaded, content, channels, found):
     out = io.BytesIO()
     with pytest.raises(AudioError, match=re.escape(f"standard input: {found}")):
         pipe(io.BytesIO(content), out, loaded, Raw(8_000, channels, "PCM_16"))
     assert not out.getvalue() and not list(scratch.iterdir())
 
 
-def test_samples_that_look_like_the_name_of_a_container_are_samples(loaded):
+def test_samples_that_begin_like_a_container_are_samples(loaded):
     content = b"RIFF" + noise(100).tobytes()  # 4 bytes are chance
     out = io.BytesIO()
     pipe(io.BytesIO(content), out, loaded, Raw(8_000, 1, "PCM_16"))
     assert len(out.getvalue()) == len(content)
 
 
-def test_samples_that_are_no_numbers_are_refused(scratch, loaded):
+def test_nan_samples_are_refused(scratch, loaded):
     content = np.float32([0, np.nan]).tobytes()
     with pytest.raises(AudioError, match=r"^standard input: 1 samples are NaN or infinite"):
         pipe(io.BytesIO(content), io.BytesIO(), loaded, Raw(8_000, 1, "FLOAT"))
 
 
-def test_a_folder_for_temporary_files_without_room_is_said(loaded, monkeypatch):
+def test_a_full_folder_for_temporary_files_is_reported(loaded, monkeypatch):
     class Full(io.BytesIO):
         def read(self, *_):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(AudioError, match=r"^standard input: No space left on device, expected room for it twice"):
+    with pytest.raises(AudioError, match=r"^standard input: No space left on device, expected space for it twice"):
         pipe(Full(), io.BytesIO(), loaded, Raw(8_000, 1, "PCM_16"))
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    with pytest.raises(AudioError, match=r"^standard input: No such file or directory, expected room for it twice"):
+    with pytest.raises(AudioError, match=r"^standard input: No such file or directory, expected space for it twice"):
         pipe(io.BytesIO(bytes(2)), io.BytesIO(), loaded, Raw(8_000, 1, "PCM_16"))
 
 
-def test_an_output_that_nobody_reads_is_the_callers(scratch, loaded):
+def test_a_broken_output_pipe_is_raised_to_the_caller(scratch, loaded):
     class Closed(io.BytesIO):
         def write(self, _):
             raise BrokenPipeError

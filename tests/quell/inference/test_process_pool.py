@@ -1,4 +1,4 @@
-"""A process that dies takes no recording with it: it is tried again, then reported, and the others are done."""
+"""A process that dies loses no recording: it is tried again, then reported, and the others are denoised."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from quell.inference import process_pool
 from quell.inference.batch import run
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
-# A path whose file ends the process that reads it, as a decoder with a hole might: at once, or when its result is half
-# written; as often as its last suffix but one says. Spawned processes import it.
+# A path whose file kills the process that reads it, as a bug of a decoder might: when it is opened ("early") or when its
+# output is half written ("late"). Its name is <when>.<signal>.<times>.wav. Spawned processes import the class.
 DEADLY = """
 import os, signal
 from pathlib import Path
@@ -56,7 +56,7 @@ def jobs(folder: Path, names, kind=Path) -> list[DenoiseJob]:
     return [DenoiseJob(kind(write(folder / "in" / name)), folder / "out" / name) for name in names]
 
 
-def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_path, model, deadly):
+def test_processes_that_die_are_replaced_and_a_file_that_kills_two_is_reported(tmp_path, model, deadly):
     # The early one dies while lengths are asked for. SIGTERM is no death: the process leaves the file alone.
     names = ["early.SIGKILL.1.wav", "late.SIGSEGV.1.wav", "late.SIGTERM.1.wav"]
     killer = "late.SIGABRT.9.wav"
@@ -71,16 +71,16 @@ def test_processes_that_die_are_replaced_and_what_kills_twice_is_reported(tmp_pa
     assert deaths == {Path(name).with_suffix(".deaths").name: 1 for name in names} | {"late.SIGABRT.9.deaths": 2}
 
 
-def test_a_process_that_stands_still_is_ended_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
+def test_a_stalled_process_is_killed_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
     monkeypatch.setattr(process_pool, "STALLED_S", 1.5)
     todo = [*jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), *jobs(tmp_path, ["a.wav"])]
     ended = {done.job.target.name: done.error for done in run(todo, model, DenoiseOptions(), processes=1)}
     assert ended.pop("a.wav") is None
-    assert str(ended["late.SIGSTOP.1.wav"]).startswith(f"{todo[0].source}: nothing came of it for 2 s, expected it to")
+    assert str(ended["late.SIGSTOP.1.wav"]).startswith(f"{todo[0].source}: no progress in 2 s, expected it to")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
 
 
-def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, deadly, monkeypatch):
+def test_an_interrupted_run_ends_in_time_despite_a_stalled_process(tmp_path, model, deadly, monkeypatch):
     monkeypatch.setattr(process_pool, "STOP_GRACE_S", 0.5)
     before = set(multiprocessing.active_children())
 
@@ -94,7 +94,7 @@ def test_a_run_is_left_in_time_though_a_process_stands_still(tmp_path, model, de
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
+def test_output_printed_by_decoders_is_suppressed(tmp_path, model, capfd):
     todo = [DenoiseJob(write(tmp_path / "in" / name, 9_000), tmp_path / "out" / name) for name in ("a.mp3", "b.sds")]
     for job in todo:
         content = bytearray(job.source.read_bytes())
@@ -106,7 +106,7 @@ def test_what_decoders_print_is_not_seen(tmp_path, model, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_model_that_cannot_be_loaded_is_said_once(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported_once(tmp_path):
     (tmp_path / "model.pt").write_text("no model")
     before = set(multiprocessing.active_children())
     with pytest.raises(ExportError, match=r"model\.pt: not an exported denoiser"):

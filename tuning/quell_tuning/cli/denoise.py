@@ -106,7 +106,7 @@ def files(
         ExportError: the model cannot be loaded.
     """
     from quell.inference import batch, pretrained
-    from quell.inference.journal import Journal, how
+    from quell.inference.journal import Journal, settings_key
     from quell.processes import cores
     from quell_tuning import progress
 
@@ -114,10 +114,10 @@ def files(
         from quell.export.exported_model import load
 
         load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
-    settings = " ".join(how(file, options) for file in (pretrained.paths() if model is None else [model]))
+    settings = " ".join(settings_key(file, options) for file in (pretrained.paths() if model is None else [model]))
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
-    if plan.done:
-        _say(f"{len(plan.done)} recordings were done before, by the same model", console)
+    if plan.already_done:
+        _say(f"{len(plan.already_done)} recordings were done before, by the same model", console)
     failed = 0
     with _going_on(plan), progress.bar("denoising, seconds", console) as move:
 
@@ -132,9 +132,9 @@ def files(
                 elif done.report is not None:
                     _warn(str(done.job.target), done.report, console)
                     if plan.journal is not None:
-                        plan.journal.note(done.job)
+                        plan.journal.add(done.job)
     if plan.journal is not None and not failed:
-        plan.journal.close([*plan.jobs, *plan.done])
+        plan.journal.close([*plan.jobs, *plan.already_done])
     with _to_stdout():
         print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
     return 1 if failed else 0
