@@ -1,5 +1,5 @@
-"""Each damaged recording is refused with a reason or becomes a whole file; inputs never change, other files are denoised,
-and none takes for ever."""
+"""Each damaged recording is refused with a reason or becomes a whole file; inputs never change, other files are
+denoised, and none takes for ever."""
 
 from __future__ import annotations
 

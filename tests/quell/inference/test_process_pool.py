@@ -17,8 +17,8 @@ from quell.inference import process_pool
 from quell.inference.batch import run
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
-# A path whose file kills the process that reads it, as a bug of a decoder might: when it is opened ("early") or when its
-# output is half written ("late"). Its name is <when>.<signal>.<times>.wav. Spawned processes import the class.
+# A path whose file kills the process that reads it, as a bug of a decoder might: when it is opened ("early"), or when
+# its output is half written ("late"). Its name is <when>.<signal>.<times>.wav. Spawned processes import the class.
 DEADLY = """
 import os, signal
 from pathlib import Path
