@@ -69,7 +69,8 @@ def study(tiny_spec) -> optuna.Study:
 def note_of(study: optuna.Study, trial: FrozenTrial) -> str:
     """Adds the trial to the study and returns its note."""
     study.add_trial(trial)
-    return trial_note(StudySnapshot.of(study), study.get_trials(deepcopy=False)[-1])
+    snapshot = StudySnapshot.of(study)
+    return trial_note(snapshot, snapshot.row(snapshot.trials[-1]))
 
 
 def rows(note: str) -> list[list[str]]:
@@ -99,8 +100,8 @@ def test_a_trial_has_gains_over_the_best_preset_unless_it_is_that_preset(study: 
     assert "**SI-SDR (dB): 5.38**, +3.50 over the noisy input, +1.50 over the best preset, mask-unet." in note
     assert ["-5", "-5.00", "-1.50", "+3.50", "-3.00", "+1.50"] in rows(note)
     snapshot = StudySnapshot.of(study)
-    assert "best preset" not in trial_note(snapshot, study.trials[1])
-    assert "-1.00 over the best preset, mask-unet" in trial_note(snapshot, study.trials[0])
+    assert "best preset" not in trial_note(snapshot, snapshot.row(study.trials[1]))
+    assert "-1.00 over the best preset, mask-unet" in trial_note(snapshot, snapshot.row(study.trials[0]))
 
 
 def test_costs_are_beside_their_limits(study: optuna.Study) -> None:
@@ -242,7 +243,7 @@ def test_the_note_of_a_study_with_several_scores_lists_the_front(tiny_spec) -> N
     ]
     assert ["score", "SI-SDR (dB) and multiply-accumulates (MAC/s), mean over 6 mixtures"] in rows(note)
     assert "quell export front --trial TRIAL -o best.pt" in note
-    assert "**SI-SDR (dB): 3.00**" in trial_note(snapshot, study.trials[2])
+    assert "**SI-SDR (dB): 3.00**" in trial_note(snapshot, snapshot.row(study.trials[2]))
 
 
 @pytest.mark.parametrize(("count", "names"), [(0, None), (2, "a0.wav, a1.wav"), (7, "a4.wav and 2 more")])

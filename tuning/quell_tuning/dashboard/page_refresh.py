@@ -38,11 +38,10 @@ def refresh(study: optuna.Study, storage: BaseStorage) -> None:
 
 def _refresh(snapshot: StudySnapshot, storage: BaseStorage) -> None:
     page = _Page(snapshot.study_id, storage)
-    presets = [preset.trial for preset in snapshot.presets if preset.study == snapshot.name]
-    ended = [trial for trial in presets if trial.state.is_finished()]
-    noted = {trial_id_of(trial): trial for trial in [*snapshot.ranked[:NOTES], *ended]}
-    for trial_id, trial in noted.items():
-        page.note(trial_id, trial_note(snapshot, trial))
+    presets = [row for row in snapshot.presets if row.study == snapshot.name and row.trial.state.is_finished()]
+    noted = {trial_id_of(row.trial): row for row in [*snapshot.ranked[:NOTES], *presets]}
+    for trial_id, row in noted.items():
+        page.note(trial_id, trial_note(snapshot, row))
     for trial_id in page.noted() - noted.keys():
         page.note(trial_id, "")
     page.note(None, study_note(snapshot))

@@ -40,17 +40,17 @@ def score_against_cost(snapshot: StudySnapshot) -> Figure:
     """The first score over M MAC/s: the study's trials, their Pareto front, and the presets of all studies."""
     costed = [trial for trial in snapshot.trials if cost_point(trial)]
     good = [trial for trial in costed if feasible(trial)]
-    presets = [preset for preset in snapshot.presets if preset.complete and cost_point(preset.trial)]
-    preset_ids = {trial_id_of(preset.trial) for preset in presets}
+    presets = [row for row in snapshot.presets if row.complete and cost_point(row.trial)]
+    preset_ids = {trial_id_of(row.trial) for row in presets}
     others = [trial for trial in good if trial_id_of(trial) not in preset_ids]
-    labels = [f"{preset.name}, trial {preset.trial.number} of {preset.study}" for preset in presets]
+    labels = [f"{row.preset}, trial {row.number} of {row.study}" for row in presets]
     bad = [trial for trial in costed if not feasible(trial)]
     traces = [
         _dots("infeasible", _points(bad), _numbers(bad), GREY, "x"),
         _dots("trials", _points(others), _numbers(others), BLUE),
         _line("Pareto front", pareto_front(_points(good)), INK, mode="lines+markers", shape="hv"),
-        _dots("presets", _points(preset.trial for preset in presets), labels, ORANGE, "diamond")
-        | {"mode": "markers+text", "text": [preset.name for preset in presets], "textposition": "top center"}
+        _dots("presets", _points(row.trial for row in presets), labels, ORANGE, "diamond")
+        | {"mode": "markers+text", "text": [row.preset for row in presets], "textposition": "top center"}
         | {"cliponaxis": False, "textfont": {"color": INK}},
     ]
     score = snapshot.metric
@@ -76,7 +76,7 @@ def score_by_snr(snapshot: StudySnapshot) -> Figure:
     if snapshot.ranked:
         names["best"] = f"best trial ({snapshot.ranked[0].number})"
     if preset is not None:
-        names["preset"] = f"best preset ({preset.name})"
+        names["preset"] = f"best preset ({preset.preset})"
     colours = {"noisy": GREY, "preset": ORANGE, "best": BLUE}
     traces = [
         _line(names[curve], points, colours[curve], mode="lines+markers")
@@ -107,7 +107,7 @@ def _references(snapshot: StudySnapshot) -> list[tuple[str, float, str]]:
     score, preset = snapshot.metric, snapshot.best_preset
     references = [("noisy", snapshot.noisy[score], "dot")] if score in snapshot.noisy else []
     if preset is not None and score in preset.metrics:
-        references.append((f"best preset ({preset.name})", preset.metrics[score], "dash"))
+        references.append((f"best preset ({preset.preset})", preset.metrics[score], "dash"))
     return references
 
 

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from optuna.study import StudyDirection
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting
@@ -92,19 +92,15 @@ class DashboardStorage(RetryingStorage):
     ) -> list[FrozenTrial]:
         stored = super().get_all_trials(study_id, False, states)
         curves = _with_curve(stored)
-        trials = [self._trial(trial, trial.number in curves) for trial in stored]
+        converted = (self._trial(trial, trial.number in curves) for trial in stored)
+        trials = [trial for trial in converted if states is None or trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._trial(super().get_trial(trial_id))
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        complete = [t for t in self.get_all_trials(study_id, deepcopy=False) if t.state == TrialState.COMPLETE]
-        if not complete:
-            raise ValueError("no trial is complete and feasible yet")
-        (direction,) = self.get_study_directions(study_id)
-        best = max if direction == StudyDirection.MAXIMIZE else min
-        return best(complete, key=lambda trial: cast(float, trial.value))
+        return BaseStorage.get_best_trial(self, study_id)  # of the trials seen here: no backend knows INFEASIBLE
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         raise RuntimeError("trials are made by `quell tune`, not by the dashboard")

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quell_tuning import formatting, markdown
-from quell_tuning.dashboard.trial_note import over, score_table
+from quell_tuning.dashboard.trial_note import headline, score_table
 from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape
 from quell_tuning.results.costs import infeasible
-from quell_tuning.results.snapshot import Preset, StudySnapshot
+from quell_tuning.results.snapshot import StudySnapshot
+from quell_tuning.results.trial_row import TrialRow
 from quell_tuning.study.parameters import domain
 from quell_tuning.study.stored_study import SKIPPED
 
@@ -49,11 +50,9 @@ def _best(snapshot: StudySnapshot) -> str:
         return "No trial is complete and feasible yet."
     if len(snapshot.scores) > 1:
         return _front(snapshot)
-    score, best = snapshot.metric, snapshot.ranked[0]
-    rival, noisy, metrics = snapshot.rival(best), snapshot.noisy, best.user_attrs.get("metrics", {})
-    preset = f", preset {escape(best.user_attrs['preset'])}" if "preset" in best.user_attrs else ""
-    value = f"**{formatting.title(score)}: {number(score, best.values[0])}**{over(score, metrics, noisy, rival)}"
-    parts = [f"Best so far: trial {best.number}{preset}, {value}.", score_table(snapshot, best)]
+    best = snapshot.ranked[0]
+    preset = f", preset {escape(best.preset)}" if best.preset else ""
+    parts = [f"Best so far: trial {best.number}{preset}, {headline(snapshot, best)}.", score_table(snapshot, best)]
     if "confirmed" in snapshot.attributes:
         parts.append(f"Trial {snapshot.attributes['confirmed']['winner']} won over several seeds.")
     return "\n\n".join(filter(None, parts))
@@ -62,24 +61,25 @@ def _best(snapshot: StudySnapshot) -> str:
 def _front(snapshot: StudySnapshot) -> str:
     scores, ranked = snapshot.scores, snapshot.ranked
     header = ["trial", *map(formatting.title, scores)]
-    rows = [[str(trial.number), *map(number, scores, trial.values)] for trial in ranked[:FRONT]]
+    rows = [[str(row.number), *map(number, scores, row.trial.values)] for row in ranked[:FRONT]]
     first = f"; the best {FRONT} by {formatting.plain(snapshot.metric)}" if len(ranked) > FRONT else ""
     return f"{len(ranked)} trials that none beats in every score{first}:\n\n{markdown.table(header, rows)}"
 
 
-def _presets(presets: Sequence[Preset]) -> str:
+def _presets(presets: Sequence[TrialRow]) -> str:
     names = list(dict.fromkeys(name for preset in presets for name in preset.metrics))
     header = ["preset", "study, trial", *map(formatting.title, names), "parameters", "M MAC/s"]
     rows, lines = [], []
     for preset in presets:
-        cost = preset.trial.user_attrs.get("cost", {})
         scores = [number(name, preset.metrics.get(name)) for name in names]
-        costs = [cost_number(name, cost[name]) if name in cost else "" for name in ("parameters", "macs_per_s")]
-        rows.append([escape(preset.name), f"{escape(preset.study)}, {preset.trial.number}", *scores, *costs])
+        costs = [
+            cost_number(name, preset.cost[name]) if name in preset.cost else "" for name in ("parameters", "macs_per_s")
+        ]
+        rows.append([escape(preset.preset), f"{escape(preset.study)}, {preset.number}", *scores, *costs])
         if not preset.complete:
             broken = infeasible(preset.trial)
             state = f"infeasible, {broken}" if broken else preset.trial.state.name.lower()
-            lines.append(f"{escape(preset.name)} is {state}.")
+            lines.append(f"{escape(preset.preset)} is {state}.")
     return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
 
 

@@ -15,39 +15,35 @@ from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape, table
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.costs import costs, infeasible
-from quell_tuning.results.snapshot import Preset, StudySnapshot
-from quell_tuning.study.parameters import configuration
-from quell_tuning.trials.ranking import feasible
+from quell_tuning.results.snapshot import StudySnapshot
+from quell_tuning.results.trial_row import TrialRow, gains
 
 PICTURE = "waveforms and spectrograms of the three"
 
 
-def trial_note(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+def trial_note(snapshot: StudySnapshot, row: TrialRow) -> str:
     """The note, in Markdown."""
-    attributes = trial.user_attrs
-    configured = configuration(attributes.get("denoiser", {}), attributes.get("training", {}))
+    trial = row.trial
     sections = {
-        "Scores": score_table(snapshot, trial),
+        "Scores": score_table(snapshot, row),
         "Cost": cost_table(trial, snapshot.attributes["spec"].get("limits", {})),
-        "Configuration": markdown.fact_table(configured),
-        "Scores by SNR": snr_tables(snapshot, trial),
-        "Worst clip": _worst(attributes.get("worst", {})),
+        "Configuration": markdown.fact_table(row.configuration),
+        "Scores by SNR": snr_tables(snapshot, row),
+        "Worst clip": _worst(trial.user_attrs.get("worst", {})),
         "Training": _training(snapshot, trial),
-        "Export and reproduce": _commands(snapshot, trial),
-        "Listen": _clips(snapshot, trial),  # last, since the dashboard puts the players below the note
+        "Export and reproduce": _commands(snapshot, row),
+        "Listen": _clips(snapshot, row),  # last, since the dashboard puts the players below the note
     }
-    preset = f", preset {attributes['preset']}" if "preset" in attributes else ""
-    return markdown.page(f"Trial {trial.number} of {snapshot.name}{preset}", _verdict(snapshot, trial), sections)
+    preset = f", preset {row.preset}" if row.preset else ""
+    return markdown.page(f"Trial {row.number} of {snapshot.name}{preset}", _verdict(snapshot, row), sections)
 
 
-def _verdict(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+def _verdict(snapshot: StudySnapshot, row: TrialRow) -> str:
     """How the trial ended, and what qualifies its scores."""
-    attributes, broken = trial.user_attrs, infeasible(trial)
+    trial, attributes, broken = row.trial, row.trial.user_attrs, infeasible(row.trial)
     verdict = ""
     if trial.state == TrialState.COMPLETE:
-        score = number(snapshot.metric, trial.values[0])
-        gains = over(snapshot.metric, attributes.get("metrics", {}), snapshot.noisy, snapshot.rival(trial))
-        verdict = f"**{formatting.title(snapshot.metric)}: {score}**{gains}."
+        verdict = f"{headline(snapshot, row)}."
     elif trial.state == TrialState.FAIL:
         verdict = f"**Failed**: {escape(attributes.get('failure', 'lost with its worker'))}."
     elif not broken:
@@ -62,15 +58,13 @@ def _verdict(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     return "\n\n".join(filter(None, [verdict, *remarks]))
 
 
-def _clips(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+def _clips(snapshot: StudySnapshot, row: TrialRow) -> str:
     """Links to the clips and their pictures; of a trial that copied its results those of the original."""
-    copied = "same_as" in trial.user_attrs and "gallery" not in trial.user_attrs
-    owner = snapshot.trials[trial.user_attrs["same_as"]] if copied else trial
-    shared, own = f"/artifacts/{snapshot.study_id}", f"/artifacts/{snapshot.study_id}/{trial_id_of(owner)}"
+    same = row.trial.user_attrs.get("same_as")
+    owner = row if same is None or row.gallery else snapshot.row(snapshot.trials[same])
+    shared, own = f"/artifacts/{snapshot.study_id}", f"/artifacts/{snapshot.study_id}/{trial_id_of(owner.trial)}"
     texts = []
-    for clip, denoised in zip(
-        snapshot.attributes.get("showcase", ()), owner.user_attrs.get("gallery", ()), strict=False
-    ):
+    for clip, denoised in zip(snapshot.attributes.get("showcase", ()), owner.gallery, strict=False):
         noisy, clean = f"[noisy]({shared}/{clip['noisy']})", f"[clean]({shared}/{clip['clean']})"
         texts.append(f"{_clip(clip)}: {noisy}, [denoised]({own}/{denoised['denoised']}), {clean}")
         texts.append(f"![{PICTURE}]({own}/{denoised['picture']})")
@@ -92,12 +86,11 @@ def _training(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
     )
 
 
-def _commands(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
-    complete = trial.state == TrialState.COMPLETE
-    if not complete and not trial.intermediate_values:
+def _commands(snapshot: StudySnapshot, row: TrialRow) -> str:
+    if row.trial.state != TrialState.COMPLETE and not row.trial.intermediate_values:
         return ""
-    lines = [f"quell export {snapshot.name} --trial {trial.number} -o best.pt"] if complete and feasible(trial) else []
-    block = markdown.code_block([*lines, f"quell reproduce {snapshot.name} {trial.number}"])
+    lines = [f"quell export {snapshot.name} --trial {row.number} -o best.pt"] if row.complete else []
+    block = markdown.code_block([*lines, f"quell reproduce {snapshot.name} {row.number}"])
     return f"{block}\n\nThe weights of the best trials only are kept; every trial can be trained again."
 
 
@@ -105,7 +98,7 @@ def _worst(clip: dict[str, Any]) -> str:
     if not clip:
         return ""
     rows = [
-        [formatting.title(name), *compared(name, clip["denoised"], clip["noisy"], {})[:3]] for name in clip["denoised"]
+        [formatting.title(name), *_compared(name, clip["denoised"], clip["noisy"], {})[:3]] for name in clip["denoised"]
     ]
     return f"{_clip(clip)}\n\n{markdown.table(['', 'noisy', 'denoised', 'gain'], rows)}"
 
@@ -130,58 +123,51 @@ COMPARED = ("noisy", "this trial", "gain", "best preset", "gain over it")
 Metrics = Mapping[str, float]
 
 
-def score_table(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+def headline(snapshot: StudySnapshot, row: TrialRow) -> str:
+    """The study's score of a complete trial, with its gains over the noisy input and the best preset."""
+    score, rival = snapshot.metric, snapshot.rival(row)
+    gains = {"the noisy input": row.gain(score)}
+    if rival is not None:
+        gains[f"the best preset, {escape(rival.preset)}"] = row.over(rival, score)
+    text = "".join(f", {number(score, gain, '+')} over {side}" for side, gain in gains.items() if gain is not None)
+    return f"**{formatting.title(score)}: {number(score, row.trial.values[0])}**{text}"
+
+
+def score_table(snapshot: StudySnapshot, row: TrialRow) -> str:
     """A row for each metric: means of the noisy input, the trial and the best preset, gains, and clips made worse."""
-    metrics, worse = trial.user_attrs.get("metrics", {}), trial.user_attrs.get("worse", {})
-    rival, noisy = snapshot.rival(trial), snapshot.noisy
-    theirs = rival.metrics if rival else {}
+    rival = snapshot.rival(row)
+    preset = rival.metrics if rival else {}
     rows = []
-    for name in by_rank(snapshot, metrics):
-        share = f"{worse[name]:.0%}" if name in worse else ""
-        rows.append([formatting.title(name), *compared(name, metrics, noisy, theirs), share])
+    for name in _score_first(snapshot, row):
+        share = f"{row.worse[name]:.0%}" if name in row.worse else ""
+        rows.append([formatting.title(name), *_compared(name, row.metrics, snapshot.noisy, preset), share])
     return table(["", *COMPARED, "clips made worse"], rows)
 
 
-def snr_tables(snapshot: StudySnapshot, trial: FrozenTrial) -> str:
+def snr_tables(snapshot: StudySnapshot, row: TrialRow) -> str:
     """A table for each metric, with a row for each SNR."""
-    mine, noisy = trial.user_attrs.get("by_snr", {}), snapshot.attributes.get("noisy_by_snr", {})
-    rival = snapshot.rival(trial)
-    theirs = rival.trial.user_attrs.get("by_snr", {}) if rival else {}
-    levels = sorted(mine, key=float)
+    rival, noisy = snapshot.rival(row), snapshot.attributes.get("noisy_by_snr", {})
+    preset = rival.by_snr if rival else {}
     texts = []
-    for name in by_rank(snapshot, trial.user_attrs.get("metrics", {})):
+    for name in _score_first(snapshot, row) if row.by_snr else ():
         rows = [
-            [f"{float(snr):g}", *compared(name, mine[snr], noisy.get(snr, {}), theirs.get(snr, {}))] for snr in levels
+            [f"{float(snr):g}", *_compared(name, row.by_snr[snr], noisy.get(snr, {}), preset.get(snr, {}))]
+            for snr in sorted(row.by_snr, key=float)
         ]
-        if rows:
-            texts.append(f"{formatting.title(name)}\n\n{table(['SNR (dB)', *COMPARED], rows)}")
+        texts.append(f"{formatting.title(name)}\n\n{table(['SNR (dB)', *COMPARED], rows)}")
     return "\n\n".join(texts)
 
 
-def by_rank(snapshot: StudySnapshot, metrics: Metrics) -> list[str]:
-    """Names of metrics, the study's score first."""
-    return sorted(metrics, key=lambda name: name != snapshot.metric)
+def _score_first(snapshot: StudySnapshot, row: TrialRow) -> list[str]:
+    """Names of the trial's metrics, the study's score first."""
+    return sorted(row.metrics, key=lambda name: name != snapshot.metric)
 
 
-def compared(name: str, mine: Metrics, noisy: Metrics, rival: Metrics) -> list[str]:
+def _compared(name: str, trial: Metrics, noisy: Metrics, preset: Metrics) -> list[str]:
     """Cells of one metric in the columns COMPARED."""
-    value, before, other = (side.get(name) for side in (mine, noisy, rival))
-    gains = gain(name, value, before), gain(name, value, other)
-    return [number(name, before), number(name, value), gains[0], number(name, other), gains[1]]
-
-
-def gain(name: str, value: float | None, reference: float | None) -> str:
-    """A difference of scores with its sign; empty where a score is not known."""
-    return "" if value is None or reference is None else number(name, value - reference, "+")
-
-
-def over(name: str, mine: Metrics, noisy: Metrics, rival: Preset | None) -> str:
-    """Text to follow a metric's value: its gains over the noisy input and the best preset."""
-    sides = {"the noisy input": noisy}
-    if rival is not None:
-        sides[f"the best preset, {escape(rival.name)}"] = rival.metrics
-    gains = {side: gain(name, mine.get(name), metrics.get(name)) for side, metrics in sides.items()}
-    return "".join(f", {text} over {side}" for side, text in gains.items() if text)
+    cells = [number(name, noisy.get(name)), number(name, trial.get(name))]
+    cells += [number(name, gains(trial, noisy).get(name), "+"), number(name, preset.get(name))]
+    return [*cells, number(name, gains(trial, preset).get(name), "+")]
 
 
 def cost_table(trial: FrozenTrial, limits: Mapping[str, float | None]) -> str:

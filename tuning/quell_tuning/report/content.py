@@ -8,63 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 import quell
 from quell_tuning.formatting import COSTS, SCORED_COSTS, plain, title
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.report import formatting
-from quell_tuning.results.costs import infeasible
-from quell_tuning.results.snapshot import StudySnapshot, beside, gains, hours, seconds, state_name
-from quell_tuning.study.parameters import configuration, domain, one_line
+from quell_tuning.results.snapshot import StudySnapshot, beside, hours
+from quell_tuning.results.trial_row import state_name
+from quell_tuning.study.parameters import domain
 from quell_tuning.trials.ranking import feasible, is_lost
-
-
-class Row:
-    """A trial as tables and plots show it.
-
-    Args:
-        noisy: metric -> mean of the noisy mixtures.
-    """
-
-    def __init__(self, study: str, trial: FrozenTrial, noisy: Mapping[str, float]) -> None:
-        attributes = trial.user_attrs
-        self.study, self.trial, self.noisy = study, trial, noisy
-        self.number = trial.number
-        self.preset: str = attributes.get("preset", "")
-        self.label = self.preset or f"trial {trial.number}"
-        self.complete = state_name(trial) == "complete"  # and feasible
-        self.metrics: dict[str, float] = attributes.get("metrics", {})
-        self.by_snr: dict[str, dict[str, float]] = attributes.get("by_snr", {})
-        self.worse: dict[str, float] = attributes.get("worse", {})  # metric -> share of clips made worse
-        self.cost: dict[str, Any] = attributes.get("cost", {})
-        self.gallery: list[dict[str, Any]] = attributes.get("gallery", [])
-        self.seconds = seconds(trial)
-        self.configs = attributes.get("denoiser", {}), attributes.get("training", {})
-
-    @property
-    def configuration(self) -> list[tuple[str, str]]:
-        return configuration(*self.configs)
-
-    @property
-    def one_line(self) -> str:
-        """The configuration in one line."""
-        return one_line(*self.configs)
-
-    @property
-    def state(self) -> str:
-        """The trial's state, with the reason where it cannot be compared."""
-        key = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failure"}.get(self.trial.state, "")
-        reason, excess = self.trial.user_attrs.get(key, ""), infeasible(self.trial)
-        return self.trial.state.name.lower() + (f": {reason}" if reason else f", but {excess}" if excess else "")
-
-    def gain(self, name: str) -> float | None:
-        """Gain of a metric over the noisy input; None where one of them is missing."""
-        return gains(self.metrics, self.noisy).get(name)
-
-    def over(self, other: Row | None, name: str) -> float | None:
-        """Gain of a metric over another trial; None where one of them is missing."""
-        return gains(self.metrics, other.metrics).get(name) if other else None
 
 
 class Content:
@@ -83,10 +36,10 @@ class Content:
         self.noisy_by_snr: dict[str, dict[str, float]] = self.attributes.get("noisy_by_snr", {})
         self.minutes: dict[str, dict[str, float]] = self.attributes.get("minutes", {})  # of speech and noise, by split
         self.trials = [trial for trial in self.snapshot.trials if not is_lost(trial)]
-        self.leaderboard = [self.row(trial) for trial in self.snapshot.ranked[:best]]
+        self.leaderboard = self.snapshot.ranked[:best]
         self.best = self.leaderboard[0] if self.leaderboard else None
-        self.presets = [self.row(preset.trial, preset.study) for preset in self.snapshot.presets]
-        self.best_preset = self.presets[0] if self.snapshot.best_preset else None
+        self.presets, self.best_preset = self.snapshot.presets, self.snapshot.best_preset
+        self.rival = self.snapshot.rival(self.best) if self.best else None
         # Metrics, the score first; SNRs of the best trial in dB, ascending.
         self.metrics = list(dict.fromkeys([self.metric, *(self.best.metrics if self.best else ()), *self.noisy]))
         self.snrs = sorted(self.best.by_snr, key=float) if self.best else []
@@ -94,14 +47,6 @@ class Content:
         self.hours = hours(self.snapshot.trials, self.planned_trials)
         self.quell = quell.__version__
         self.written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-
-    def row(self, trial: FrozenTrial, study: str | None = None) -> Row:
-        return Row(study or self.name, trial, self.noisy)
-
-    @property
-    def rival(self) -> Row | None:
-        """The best preset, unless it is the best trial itself."""
-        return self.best_preset if self.best and self.snapshot.rival(self.best.trial) else None
 
     @property
     def sentence(self) -> str:

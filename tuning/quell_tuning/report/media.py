@@ -11,7 +11,8 @@ import soundfile
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from quell.progress import Progress
-from quell_tuning.report.content import Content, Row
+from quell_tuning.report.content import Content
+from quell_tuning.results.trial_row import TrialRow
 
 if TYPE_CHECKING:
     from quell_tuning.artifacts.artifact_store import ArtifactStore
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class DenoisedClip:
     """A clip as one trial denoised it."""
 
-    row: Row
+    row: TrialRow
     sound: str  # data URI
     picture: str  # data URI, or empty
     scores: dict[str, float]
@@ -45,13 +46,13 @@ class Gallery:
     """The player's clips."""
 
     clips: list[ReportClip]
-    rows: list[Row]  # trials of each clip's `denoised`
+    rows: list[TrialRow]  # trials of each clip's `denoised`
     missing: int  # files that the artifact store lacks
 
 
-def with_sounds(content: Content, listen: int) -> list[Row]:
+def with_sounds(content: Content, listen: int) -> list[TrialRow]:
     """The best `listen` trials that have sounds, and the best preset; of duplicates only the first."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, TrialRow] = {}
     for row in content.leaderboard:
         if len(rows) < listen and row.gallery:
             rows.setdefault(str(row.gallery), row)
@@ -86,7 +87,7 @@ class _Files:
         self.store = store
         self.missing = 0
 
-    def denoised(self, row: Row, stored: dict[str, Any]) -> DenoisedClip | None:
+    def denoised(self, row: TrialRow, stored: dict[str, Any]) -> DenoisedClip | None:
         sound, picture = self.sound(stored["denoised"]), self.read(stored["picture"])
         return DenoisedClip(row, sound, data_uri("image/png", picture), stored.get("scores", {})) if sound else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -16,9 +16,9 @@ from quell.progress import Progress
 from quell_tuning.formatting import title
 from quell_tuning.report import formatting
 from quell_tuning.report.chart import BEST, DIM, FAINT, OTHER, PRESET, RUNNING, STYLE, Chart
-from quell_tuning.report.content import Content, Row
+from quell_tuning.report.content import Content
 from quell_tuning.results.curves import best_so_far, cost_point, pareto_front, scores_by_snr, timeline
-from quell_tuning.results.snapshot import state_name
+from quell_tuning.results.trial_row import TrialRow, state_name
 
 NONE_YET = "No trial is complete and feasible yet."
 # PED-ANOVA compares the best SHARE of the trials with the others; Optuna advises at least ABOVE of the best.
@@ -49,8 +49,7 @@ def plots(content: Content, update: Progress) -> Iterator[Plot]:
 def cost(content: Content) -> Plot:
     """Score against cost, the front, and the presets by name."""
     name, score = "Quality against cost", title(content.metric)
-    own = [content.row(trial) for trial in content.trials]
-    trials = _costed([row for row in own if not row.preset])
+    trials = _costed(row for row in map(content.snapshot.row, content.trials) if not row.preset)
     presets = _costed(content.presets)
     best = _costed(content.leaderboard[:1])
     points = [(x, y) for x, y, _ in [*trials, *presets]]
@@ -79,7 +78,7 @@ def cost(content: Content) -> Plot:
     return Plot(name, caption, chart.picture(), f"{score} on the front, by multiply-accumulates per second: {text}")
 
 
-def _costed(rows: Sequence[Row]) -> list[tuple[float, float, Row]]:
+def _costed(rows: Iterable[TrialRow]) -> list[tuple[float, float, TrialRow]]:
     """`cost_point` and row, of those that are complete and feasible."""
     return [(*point, row) for row in rows if row.complete and (point := cost_point(row.trial))]
 

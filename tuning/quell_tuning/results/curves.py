@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from quell_tuning.results.snapshot import StudySnapshot, seconds, state_name
+from quell_tuning.results.snapshot import StudySnapshot
+from quell_tuning.results.trial_row import seconds, state_name
 
 Point = tuple[float, float]
 
@@ -38,8 +39,8 @@ def scores_by_snr(snapshot: StudySnapshot) -> dict[str, list[Point]]:
     rival = snapshot.rival(best)
     curves = {
         "noisy": snapshot.attributes.get("noisy_by_snr", {}),
-        "preset": rival.trial.user_attrs.get("by_snr", {}) if rival else {},
-        "best": best.user_attrs.get("by_snr", {}),
+        "preset": rival.by_snr if rival else {},
+        "best": best.by_snr,
     }
     points = {name: _by_snr(means, snapshot.metric) for name, means in curves.items()}
     return {name: curve for name, curve in points.items() if curve}

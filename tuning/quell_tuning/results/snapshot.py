@@ -11,31 +11,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from quell_tuning.optuna_private import study_id_of, trial_id_of
+from quell_tuning.results.trial_row import TrialRow, seconds
 from quell_tuning.study.stored_study import metric
-from quell_tuning.trials.ranking import best_trials, feasible, is_lost
-
-
-def state_name(trial: FrozenTrial) -> str:
-    """A trial's state in lower case, or "infeasible", whatever its state, where it breaks a constraint."""
-    return trial.state.name.lower() if feasible(trial) else "infeasible"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A known design, trained in the study or in the one beside it."""
-
-    name: str
-    study: str
-    trial: FrozenTrial
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is complete and feasible."""
-        return state_name(self.trial) == "complete"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return dict(self.trial.user_attrs.get("metrics", {}))
+from quell_tuning.trials.ranking import best_trials, is_lost
 
 
 @dataclass(frozen=True)
@@ -45,6 +23,7 @@ class StudySnapshot:
     Args:
         attributes: the study's user attributes.
         metric: its first score.
+        noisy: metric -> mean of the noisy mixtures; empty in a study that has not begun.
         ranked: complete and feasible trials, best first; of several scores the front.
         presets: best first, then those that are not complete and feasible.
     """
@@ -53,19 +32,26 @@ class StudySnapshot:
     name: str
     attributes: Mapping[str, Any]
     metric: str
+    noisy: Mapping[str, float]
     trials: Sequence[FrozenTrial]
-    ranked: Sequence[FrozenTrial]
-    presets: Sequence[Preset]
+    ranked: Sequence[TrialRow]
+    presets: Sequence[TrialRow]
 
     @classmethod
     def of(cls, study: optuna.Study, *others: optuna.Study) -> StudySnapshot:
         """The study, with the presets of the others too."""
-        score, trials = metric(study), study.get_trials(deepcopy=False)
-        presets = _presets(study.study_name, trials)
-        for other in others:
-            presets += _presets(other.study_name, other.get_trials(deepcopy=False))
+        score, noisy = metric(study), study.user_attrs.get("noisy", {})
+        studies = {member.study_name: member.get_trials(deepcopy=False) for member in (study, *others)}
+        ranked = [TrialRow(study.study_name, trial, noisy) for trial in best_trials(study)]
+        presets = [
+            TrialRow(name, trial, noisy)
+            for name, trials in studies.items()
+            for trial in trials
+            if "preset" in trial.user_attrs and not is_lost(trial)
+        ]
         presets.sort(key=lambda preset: -preset.metrics.get(score, 0.0) if preset.complete else float("inf"))
-        return cls(study_id_of(study), study.study_name, study.user_attrs, score, trials, best_trials(study), presets)
+        name, trials = study.study_name, studies[study.study_name]
+        return cls(study_id_of(study), name, study.user_attrs, score, noisy, trials, ranked, presets)
 
     @property
     def scores(self) -> list[str]:
@@ -73,23 +59,17 @@ class StudySnapshot:
         return [score] if isinstance(score, str) else score
 
     @property
-    def noisy(self) -> Mapping[str, float]:
-        """Metric -> mean of the noisy mixtures; empty in a study that has not begun."""
-        return dict(self.attributes.get("noisy", {}))
-
-    @property
-    def best_preset(self) -> Preset | None:
+    def best_preset(self) -> TrialRow | None:
         return self.presets[0] if self.presets and self.presets[0].complete else None
 
-    def rival(self, trial: FrozenTrial) -> Preset | None:
+    def rival(self, row: TrialRow) -> TrialRow | None:
         """The best preset, unless it is this trial."""
         best = self.best_preset
-        return None if best is None or trial_id_of(best.trial) == trial_id_of(trial) else best
+        return None if best is None or trial_id_of(best.trial) == trial_id_of(row.trial) else best
 
-
-def _presets(study: str, trials: Sequence[FrozenTrial]) -> list[Preset]:
-    presets = [trial for trial in trials if "preset" in trial.user_attrs and not is_lost(trial)]
-    return [Preset(trial.user_attrs["preset"], study, trial) for trial in presets]
+    def row(self, trial: FrozenTrial) -> TrialRow:
+        """A trial of the study."""
+        return TrialRow(self.name, trial, self.noisy)
 
 
 def beside(study: optuna.Study, storage: BaseStorage) -> list[optuna.Study]:
@@ -100,11 +80,6 @@ def beside(study: optuna.Study, storage: BaseStorage) -> list[optuna.Study]:
     except KeyError:
         return []
     return [optuna.load_study(study_name=name, storage=storage)]
-
-
-def gains(values: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """How much better each metric is than in the reference, for the metrics that both have."""
-    return {name: value - reference[name] for name, value in values.items() if name in reference}
 
 
 @dataclass(frozen=True)
@@ -129,12 +104,3 @@ def hours(trials: Sequence[FrozenTrial], asked: int) -> Hours:
         return Hours(spent, None, None)
     mean = sum(counted) / len(counted)
     return Hours(spent, mean, mean * max(0, asked - len(counted)))
-
-
-def seconds(trial: FrozenTrial) -> float:
-    """Seconds that an ended trial took its worker; from its dates where it has not recorded them."""
-    if "seconds" in trial.user_attrs:
-        return float(trial.user_attrs["seconds"])
-    if trial.datetime_start is None or trial.datetime_complete is None:
-        return 0.0
-    return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())

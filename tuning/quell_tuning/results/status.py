@@ -23,7 +23,8 @@ from quell.metrics.intrusive import UNITS
 from quell_tuning import formatting
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.liveness import Liveness
-from quell_tuning.results.snapshot import Preset, StudySnapshot, beside, gains, hours, state_name
+from quell_tuning.results.snapshot import StudySnapshot, beside, hours
+from quell_tuning.results.trial_row import TrialRow, gains, state_name
 from quell_tuning.trials.ranking import is_lost
 
 FAILURES = 10  # latest ones that are listed
@@ -56,7 +57,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) 
         "best": _best(snapshot),
         "best_preset": _preset(snapshot.best_preset),
         "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
-        "leaderboard": [_row(trial) for trial in snapshot.ranked[:best]],
+        "leaderboard": [_row(row.trial) for row in snapshot.ranked[:best]],
     } | ({"confirmed": confirmed} if confirmed else {})
 
 
@@ -65,19 +66,19 @@ def _best(snapshot: StudySnapshot) -> dict[str, Any] | None:
     if not snapshot.ranked:
         return None
     best = snapshot.ranked[0]
-    rival, metrics = snapshot.rival(best), best.user_attrs.get("metrics", {})
+    rival = snapshot.rival(best)
     return {
         "trial": best.number,
-        "value": best.values[0],
-        "gain_over_noisy": gains(metrics, snapshot.noisy),
-        "gain_over_preset": gains(metrics, rival.metrics) if rival else None,
+        "value": best.trial.values[0],
+        "gain_over_noisy": gains(best.metrics, snapshot.noisy),
+        "gain_over_preset": gains(best.metrics, rival.metrics) if rival else None,
     }
 
 
-def _preset(preset: Preset | None) -> dict[str, Any] | None:
+def _preset(preset: TrialRow | None) -> dict[str, Any] | None:
     if preset is None:
         return None
-    return {"preset": preset.name, "study": preset.study, "trial": preset.trial.number, "metrics": preset.metrics}
+    return {"preset": preset.preset, "study": preset.study, "trial": preset.number, "metrics": preset.metrics}
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:
