@@ -1,1 +1,1 @@
-"""How good an estimate is, without torch."""
+"""Metrics of denoised speech, computed without torch."""

@@ -1,7 +1,7 @@
-"""DNSMOS: what listeners might say of a recording, estimated by a network without a clean reference.
+"""DNSMOS: mean opinion scores of a recording, estimated by networks without a clean reference.
 
 SIG, BAK and OVRL of ITU-T P.835 (Reddy et al. 2022, arXiv:2110.01763) and the MOS of P.808 (Reddy et al. 2021,
-arXiv:2010.15258), 1 to 5 each, by the networks that the package speechmos carries. Nothing is fetched.
+arXiv:2010.15258), 1 to 5 each, by the networks in the package speechmos. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quell.errors import PackageError
 from quell.metrics.intrusive import ClipScore
 
 SAMPLE_RATE = 16_000
-# Our names for what speechmos answers.
+# Metric -> key of speechmos's result.
 KEYS = {"sig": "sig_mos", "bak": "bak_mos", "ovrl": "ovrl_mos", "p808": "p808_mos"}
 NAMES = tuple(KEYS)
 UNITS = dict.fromkeys(NAMES, "MOS")
@@ -27,10 +27,10 @@ PACKAGES = ("speechmos", "onnxruntime", "librosa", "requests")
 
 
 def require() -> None:
-    """Says early what would be missing later.
+    """Checks that DNSMOS's packages are installed.
 
     Raises:
-        PackageError: a package that DNSMOS needs is not installed.
+        PackageError: one is not.
     """
     for package in PACKAGES:
         if find_spec(package) is None:
@@ -40,18 +40,18 @@ def require() -> None:
 
 
 def score_clip(estimate: FloatArray) -> ClipScore:
-    """DNSMOS of a recording at 16 kHz, limited at full scale as files of whole numbers are.
+    """DNSMOS of a recording at 16 kHz, clipped at full scale as integer formats are.
 
-    Recordings over 9 s are heard in windows of 9 s, one each second, shorter ones again and again. A silent recording
-    and one with NaN has the worst value: the networks rate silence above noisy speech.
+    A recording over 9 s is rated in windows of 9 s, one each second; shorter ones are repeated to 9 s. Silence and NaN
+    score the worst value: the networks rate silence above noisy speech.
 
     Shape:
         estimate: (T,), T >= 1.
     """
     if not np.isfinite(estimate).all() or not estimate.any():
         return ClipScore(dict.fromkeys(NAMES, WORST), NAMES)
-    found = _networks()(np.clip(estimate, -1, 1), SAMPLE_RATE, False)
-    return ClipScore({name: float(found[key]) for name, key in KEYS.items()}, ())
+    ratings = _networks()(np.clip(estimate, -1, 1), SAMPLE_RATE, False)
+    return ClipScore({name: float(ratings[key]) for name, key in KEYS.items()}, ())
 
 
 @cache
@@ -62,7 +62,7 @@ def _networks() -> Any:
     folder = Path(dnsmos.__file__).parent / "dnsmos_models"
     primary, p808 = (str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx"))
     networks = dnsmos.DNSMOS(primary, p808)
-    # Its own sessions take all cores each; clips are scored in several processes.
+    # Its own sessions use all cores each; clips are scored in several processes. As of speechmos 0.0.1.1.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     for name, path in (("onnx_sess", primary), ("p808_onnx_sess", p808)):

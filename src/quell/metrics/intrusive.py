@@ -1,8 +1,7 @@
-"""What people report: SI-SDR, PESQ, STOI, ESTOI of waveforms. numpy only, so that processes which score never load
-torch.
+"""SI-SDR, PESQ, STOI and ESTOI: metrics of an estimate against its clean reference, in numpy.
 
-Every metric takes the estimate first, then the target, both (T,) float, and is better when higher. A failure that the
-estimate causes (silence, NaN) scores the metric's worst value: muting a clip never pays.
+Every metric takes the estimate first, then the target, both (T,) float; higher is better. A failure caused by the
+estimate (silence, NaN) scores the metric's worst value, so that muting a clip never pays.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from quell.audio import FloatArray
 
 EPS = 1e-8
-# Worst value that each metric can take, and what it is counted in.
+# Worst value and unit of each metric.
 WORST = {"pesq": 1.0, "stoi": 0.0, "estoi": 0.0, "si_sdr": float(10 * np.log10(EPS))}
 UNITS = {"pesq": "MOS-LQO", "stoi": "0 to 1", "estoi": "0 to 1", "si_sdr": "dB"}
 PESQ_MODES = {8_000: "nb", 16_000: "wb"}
@@ -27,7 +26,7 @@ PESQ_S = 20.0
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Metrics of one clip; `failed` names those that could not be computed and hold their worst value."""
+    """Metrics of one clip; `failed` names those that could not be computed and have their worst value."""
 
     values: dict[str, float]
     failed: tuple[str, ...]
@@ -46,20 +45,21 @@ def si_sdr(estimate: FloatArray, target: FloatArray) -> float:
     estimate64 = estimate.astype(np.float64) - estimate.mean(dtype=np.float64)
     target64 = target.astype(np.float64) - target.mean(dtype=np.float64)
     scale = (estimate64 @ target64) / (target64 @ target64 + EPS)
-    wanted = scale * target64
-    distortion = estimate64 - wanted
-    return float(10 * np.log10((wanted @ wanted) / (distortion @ distortion + EPS) + EPS))
+    speech = scale * target64
+    distortion = estimate64 - speech
+    return float(10 * np.log10((speech @ speech) / (distortion @ distortion + EPS) + EPS))
 
 
 def pesq(estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
     """Perceptual evaluation of speech quality, MOS-LQO 1 to 4.64 (ITU-T P.862): wide band at 16 kHz, narrow band at 8
     kHz.
 
-    Over PESQ_S, the mean over as few equal pieces as there must be; those without speech in the target do not count.
+    A clip over PESQ_S is cut into the fewest equal pieces that are short enough; the result is the mean over those with
+    speech in the target.
 
     Raises:
         ValueError: another sample rate.
-        ArithmeticError: PESQ finds no utterance, or gives no number.
+        ArithmeticError: PESQ finds no utterance, or returns no number.
     """
     if sample_rate not in PESQ_MODES:
         raise ValueError(f"sample_rate: {sample_rate} Hz, expected 8000 or 16000 Hz for PESQ; score by estoi or stoi")
@@ -67,11 +67,11 @@ def pesq(estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
     if count == 1:
         return _pesq(estimate, target, sample_rate)
     values = []
-    for ours, theirs in zip(np.array_split(estimate, count), np.array_split(target, count), strict=True):
-        if not _has_utterance(theirs, sample_rate):
+    for part, target_part in zip(np.array_split(estimate, count), np.array_split(target, count), strict=True):
+        if not _has_utterance(target_part, sample_rate):
             continue
         try:
-            values.append(_pesq(ours, theirs, sample_rate))
+            values.append(_pesq(part, target_part, sample_rate))
         except ArithmeticError:
             values.append(WORST["pesq"])
     if not values:
@@ -103,10 +103,10 @@ def _pesq(estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
 
 
 def stoi(estimate: FloatArray, target: FloatArray, sample_rate: int, extended: bool = False) -> float:
-    """Short-time objective intelligibility (Taal et al. 2011), or extended (Jensen and Taal 2016); about 0 to 1.
+    """Short-time objective intelligibility (Taal et al. 2011), or ESTOI (Jensen and Taal 2016); about 0 to 1.
 
     Raises:
-        ArithmeticError: less than 0.4 s of speech in the target, or no number.
+        ArithmeticError: less than 0.4 s of speech in the target, or the result is no number.
     """
     import pystoi
 
@@ -114,7 +114,7 @@ def stoi(estimate: FloatArray, target: FloatArray, sample_rate: int, extended: b
     state = np.random.get_state()
     np.random.seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 with a warning when speech is too short
+        warnings.simplefilter("error", RuntimeWarning)  # pystoi returns 1e-5 with a warning when speech is too short
         try:
             value = float(pystoi.stoi(target, estimate, sample_rate, extended=extended))
         except (RuntimeWarning, np.exceptions.AxisError) as error:  # AxisError: less than one frame of 26 ms
@@ -132,13 +132,13 @@ def binary_iou(estimate: FloatArray, target: FloatArray, threshold: float = 0.5)
     Shape:
         estimate, target: equal.
     """
-    ours, theirs = estimate > threshold, target > threshold
-    union = int((ours | theirs).sum())
-    return int((ours & theirs).sum()) / union if union else 1.0
+    loud, target_loud = estimate > threshold, target > threshold
+    union = int((loud | target_loud).sum())
+    return int((loud & target_loud).sum()) / union if union else 1.0
 
 
 def score_clip(estimate: FloatArray, target: FloatArray, sample_rate: int, names: tuple[str, ...]) -> ClipScore:
-    """The named metrics of one clip; those that fail hold their worst value."""
+    """The named metrics of one clip; a failed one has its worst value."""
     values: dict[str, float] = {}
     failed: list[str] = []
     usable = bool(np.isfinite(estimate).all()) and float(np.abs(estimate).max(initial=0.0)) > 0.0
@@ -162,5 +162,5 @@ def _compute(name: str, estimate: FloatArray, target: FloatArray, sample_rate: i
 
 
 def available(sample_rate: int) -> tuple[str, ...]:
-    """Metrics that can be computed at this rate."""
+    """Metrics that are defined at a sample rate."""
     return tuple(name for name in WORST if name != "pesq" or sample_rate in PESQ_MODES)

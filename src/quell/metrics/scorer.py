@@ -1,4 +1,4 @@
-"""The score: metrics of a denoiser over fixed mixtures, computed on waveforms."""
+"""Metrics of many clips, computed in processes; their means, by SNR, and gains with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from quell.metrics import intrusive
 from quell.processes import pool
 from quell.progress import Progress
 
-ScoringJob = Callable[[], intrusive.ClipScore]  # a function of a module with its arguments: it goes to another process
-AHEAD = 64  # clips that wait in memory
+ScoringJob = Callable[[], intrusive.ClipScore]  # sent to another process: a function of a module with its arguments
+AHEAD = 64  # most clips that wait in memory
 RESAMPLES = 2_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of every clip of a set, in its order."""
+    """Metrics of all clips of a set, in its order.
+
+    Attributes:
+        values: metric -> its value for each clip, (N,).
+        snr_db: of each clip, (N,).
+        failures: values that could not be computed and are the metric's worst.
+    """
 
     values: dict[str, NDArray[np.float64]]
     snr_db: NDArray[np.float64]
@@ -34,7 +40,7 @@ class Scores:
         return cls(values, snr_db, sum(len(clip.failed) for clip in clips))
 
     def of_clips(self, chosen: NDArray[np.bool_]) -> Scores:
-        """Those of some clips; failures are not known clip by clip."""
+        """The scores of some clips, (N,) boolean; their failures count as 0."""
         return Scores({name: values[chosen] for name, values in self.values.items()}, self.snr_db[chosen], 0)
 
     def mean(self, name: str) -> float:
@@ -45,11 +51,7 @@ class Scores:
 
     def by_snr(self) -> dict[float, dict[str, float]]:
         """SNR in dB -> means of its clips, lowest SNR first."""
-        rows = {}
-        for snr_db in np.unique(self.snr_db):
-            chosen = self.snr_db == snr_db
-            rows[float(snr_db)] = {name: float(values[chosen].mean()) for name, values in self.values.items()}
-        return rows
+        return {float(snr_db): self.of_clips(self.snr_db == snr_db).means() for snr_db in np.unique(self.snr_db)}
 
     def gain_over(self, other: Scores, name: str) -> tuple[float, float, float]:
         """Mean improvement over `other` on the same clips, with its 95 % interval: (mean, low, high)."""
@@ -86,10 +88,10 @@ def paired_interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 class Scorer:
-    """Computes metrics in processes of its own, which never import torch. Use it as a context, or `close` it.
+    """Computes metrics in processes that never import torch. Use it as a context, or `close` it.
 
     Args:
-        processes: how many; they are started at the first clip.
+        processes: their number; they start at the first clip.
     """
 
     def __init__(self, processes: int = 1) -> None:
@@ -113,9 +115,9 @@ class Scorer:
         names: tuple[str, ...],
         progress: Progress | None = None,
     ) -> list[intrusive.ClipScore]:
-        """Metrics of waveforms against their references; clips are scored while the next are being made.
+        """Metrics of waveforms against their references; scores clips while the iterator computes the next.
 
-        What `progress` raises ends the scoring and comes through.
+        Exceptions of `progress` end the scoring and propagate.
         """
         jobs = (
             partial(intrusive.score_clip, estimate, target, sample_rate, names)
@@ -126,22 +128,22 @@ class Scorer:
     def run(
         self, jobs: Iterable[ScoringJob], count: int, progress: Progress | None = None
     ) -> list[intrusive.ClipScore]:
-        """What jobs answer, in their order; they are taken while the first are being computed, AHEAD of them at most.
+        """The results of `count` jobs in their order; at most AHEAD jobs are taken before they can run.
 
-        What `progress` raises ends the scoring and comes through.
+        Exceptions of `progress` end the scoring and propagate.
         """
-        move = progress or (lambda done, of: None)
+        progress = progress or (lambda done, total: None)
         pending: list[Future[intrusive.ClipScore]] = []
         try:
             for job in jobs:
                 pending.append(self._pool.submit(job))
-                move(sum(future.done() for future in pending), count)
+                progress(sum(future.done() for future in pending), count)
                 while len(waiting := [future for future in pending if not future.done()]) > AHEAD:
                     wait(waiting, return_when=FIRST_COMPLETED)
             for _ in as_completed(pending):
-                move(sum(future.done() for future in pending), count)
+                progress(sum(future.done() for future in pending), count)
         except BaseException:
-            for future in pending:  # the pool is for the next who asks
+            for future in pending:  # the pool stays for other callers
                 future.cancel()
             raise
         return [future.result() for future in pending]

@@ -41,7 +41,7 @@ def test_noise_costs_background_and_overall_quality(installed, noise):
         assert found[0][name] > found[1][name] > found[2][name]
 
 
-def test_what_passes_full_scale_is_limited_there(installed, speech):
+def test_samples_beyond_full_scale_are_clipped(installed, speech):
     loud = 4 * speech(1.0, 16_000)
     assert dnsmos.score_clip(loud) == dnsmos.score_clip(np.clip(loud, -1, 1))
 

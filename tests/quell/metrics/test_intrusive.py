@@ -114,7 +114,7 @@ def test_a_clip_too_short_for_pesq_and_stoi_fails_in_these_alone(clean, length):
     assert {name: found.values[name] for name in found.failed} == {name: WORST[name] for name in found.failed}
 
 
-def test_a_target_without_speech_scores_worst_and_says_why(clean):
+def test_a_target_without_speech_scores_worst_with_the_reason(clean):
     found = score_clip(clean, 0 * clean, 8_000, ("pesq", "stoi", "si_sdr"))
     assert found.values == {name: WORST[name] for name in found.values} and "pesq" in found.failed
     with pytest.raises(ArithmeticError, match=r"PESQ: .*No utterances detected"):
@@ -140,7 +140,7 @@ def test_pesq_at_another_rate_is_refused_and_not_offered(clean):
     assert available(8_000) == available(16_000) == NAMES == tuple(UNITS)
 
 
-def test_scoring_does_without_torch():
+def test_metrics_do_not_import_torch():
     script = (
         "import sys, numpy as np; from quell.metrics.intrusive import *\n"
         "x = np.random.default_rng(0).standard_normal(8000).astype('f4')\n"
@@ -178,7 +178,7 @@ def test_pesq_of_long_recordings_is_the_mean_of_pieces_that_hold_speech(speech, 
         intrusive.pesq(noisy, np.zeros_like(clean), 8_000)
 
 
-def test_pesq_survives_more_utterances_than_its_package_has_room_for():
+def test_pesq_scores_clips_with_more_utterances_than_its_package_holds():
     # 100 bursts in 50 s end the process that scores them in one piece.
     rng, time = np.random.default_rng(0), np.arange(50 * 8_000) / 8_000
     bursts = (0.1 * rng.standard_normal(len(time)) * (time % 0.5 < 0.25)).astype(np.float32)
@@ -198,7 +198,7 @@ def test_pesq_survives_more_utterances_than_its_package_has_room_for():
         ([0.5, 1], [0, 1], 1.0),  # the threshold itself is not above
     ],
 )
-def test_iou_is_the_share_of_bins_found_by_both_among_those_found_by_either(estimate, target, expected):
+def test_iou_is_the_share_of_common_bins_among_all_bins(estimate, target, expected):
     estimate, target = np.array([estimate], np.float32), np.array([target], np.float32)
     assert binary_iou(estimate, target) == binary_iou(target, estimate) == expected
     # The threshold is where the scale is cut.

@@ -1,4 +1,4 @@
-"""Scores compare clip by clip, and a scorer keeps no more clips in memory than it says."""
+"""Scores compare clip by clip, and a scorer keeps few clips in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scores(*values, snr_db=(0, 10, 0, 10)):
 
 
 @pytest.mark.parametrize("at", [2, 8, 12])  # while estimates are made, and while clips are scored
-def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(validation, scorer, at):
+def test_an_exception_of_progress_ends_the_scoring_and_the_scorer_stays_usable(validation, scorer, at):
     calls = []
 
     def move(done, of):
@@ -38,25 +38,25 @@ def test_what_progress_raises_ends_the_scoring_and_leaves_the_scorer_to_others(v
     assert len(whole) == 12 and whole[-1] == (6, 6) and whole == sorted(whole)
 
 
-def test_only_so_many_clips_wait_to_be_scored(validation, scorer, monkeypatch):
+def test_at_most_ahead_clips_wait_to_be_scored(validation, scorer, monkeypatch):
     monkeypatch.setattr(scoring, "AHEAD", 2)
-    ahead, scored = [], 0
+    waiting, scored = [], 0
 
     def move(done, of):
         nonlocal scored
         scored = done
 
     def jobs():
-        for made in range(12):
-            ahead.append(made - scored)
+        for submitted in range(12):
+            waiting.append(submitted - scored)
             yield partial(intrusive.score_clip, validation.noisy[0], validation.clean[0], 8_000, ("stoi",))
 
     found = scorer.run(jobs(), 12, move)
     assert len(found) == 12 and {clip.values["stoi"] for clip in found} == {validation.noisy_scores.values["stoi"][0]}
-    assert max(ahead) <= 4  # two that wait, and one that was scored since `move`
+    assert max(waiting) <= 4  # two that wait, and one that was scored since `move`
 
 
-def test_scores_that_do_not_pair_up_are_refused(validation, scorer):
+def test_another_number_of_estimates_than_references_is_refused(validation, scorer):
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is longer than argument 1"):
         scorer.score_clips(iter(()), validation.clean, 8_000, ("si_sdr",))
 
