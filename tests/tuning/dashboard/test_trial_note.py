@@ -157,7 +157,7 @@ def test_values_that_an_older_study_lacks_are_left_out() -> None:
         "The weights of the best trials only are kept; every trial can be trained again.\n"
     )
     partial = parameters.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
-    assert partial == [("learning rate", "0.01")]
+    assert partial == {"learning rate": "0.01"}
     assert "None" not in study_note(StudySnapshot.of(study))
 
 
@@ -166,8 +166,8 @@ def test_every_preset_is_described_completely(name: str, tiny_spec) -> None:
     spec = tiny_spec()
     model = search_space.denoiser_config(PRESETS[name], 8000)
     training = search_space.training_config(PRESETS[name], spec.training_config(), 0, model)
-    words = dict(parameters.configuration(asdict(model), asdict(training)))
-    assert list(words) == [what for what, _ in parameters.ROWS]
+    words = parameters.configuration(asdict(model), asdict(training))
+    assert list(words) == list(parameters.ROWS)
     assert not re.search(r"[{}]|None", " ".join(words.values()))
     assert f"({model.win_length} samples at 8000 Hz)" in words["window"]
 

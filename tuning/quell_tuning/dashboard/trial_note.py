@@ -27,7 +27,7 @@ def trial_note(snapshot: StudySnapshot, row: TrialRow) -> str:
     sections = {
         "Scores": score_table(snapshot, row),
         "Cost": cost_table(trial, snapshot.attributes["spec"].get("limits", {})),
-        "Configuration": markdown.fact_table(row.configuration),
+        "Configuration": markdown.fact_table([*row.configuration.items()]),
         "Scores by SNR": snr_tables(snapshot, row),
         "Worst clip": _worst(trial.user_attrs.get("worst", {})),
         "Training": _training(snapshot, trial),

@@ -33,17 +33,16 @@ class TrialRow:
         self.cost: dict[str, Any] = attributes.get("cost", {})
         self.gallery: list[dict[str, Any]] = attributes.get("gallery", [])
         self.seconds = seconds(trial)
-        self.configs = attributes.get("denoiser", {}), attributes.get("training", {})
 
     @property
-    def configuration(self) -> list[tuple[str, str]]:
-        """The configuration as (parameter, words)."""
-        return configuration(*self.configs)
+    def configuration(self) -> dict[str, str]:
+        """The configuration in words, by the names of `quell_tuning.study.parameters.ROWS`."""
+        return configuration(self.trial.user_attrs.get("denoiser", {}), self.trial.user_attrs.get("training", {}))
 
     @property
     def one_line(self) -> str:
         """The configuration in one line."""
-        return one_line(*self.configs)
+        return one_line(self.configuration)
 
     @property
     def state(self) -> str:

@@ -155,44 +155,29 @@ _VALUES: Mapping[str, Value] = {
 }
 DEFAULTS: Mapping[str, Value] = {name: _VALUES[name] for name in PARAMETERS}  # the preset `compressed-unet`
 
-# A configuration as a table: a name, and the words beside it.
-ROWS = (
-    ("window", "{win_ms:.4g} ms ({win_length} samples at {sample_rate} Hz), hop {hop_ms:.4g} ms ({hop_length})"),
-    ("spectrogram -> target", "{representation} -> {target}"),
-    ("phase", "{phase}"),
-    ("network", "{depth} levels {skips}, {base_channels} channels, at each level {growth:.3g} times as many"),
-    ("convolutions", "{convolution}, {kernel_bins} bins x {kernel_frames} frames, {convolutions_per_level} a level"),
-    ("downsampling", "{downsampling}, by 2 in frequency, by {time_stride} in time"),
-    ("normalisation", "{normalisation}"),
-    ("activation", "{activation}; the last one {output}"),
-    ("dropout", "{dropout:.3g}"),
-    ("bottleneck", "{bottleneck}"),
-    ("causal", "{causal}"),
-    ("loss", "{loss}"),
-    ("optimiser", "{optimiser}"),
-    ("learning rate", "{learning_rate:.3g}"),
-    ("batch", "{batch_size} segments of {segment_s:g} s"),
-)
-# A configuration in one line: a parameter, and the words that it adds.
-LINE = (
-    ("win_ms", "window {win_ms:.3g} ms, hop {hop_ms:.3g} ms"),
-    ("representation", "{representation} \N{RIGHTWARDS ARROW} {target}"),
-    ("phase", "phase {phase}"),
-    ("depth", "{depth} levels from {base_channels} channels \N{MULTIPLICATION SIGN} {growth:.3g}"),
-    ("convolution", "{convolution} {kernel_bins} \N{MULTIPLICATION SIGN} {kernel_frames} convolutions"),
-    ("bottleneck", "{bottleneck}"),
-    ("causal", "causal"),
-    ("dropout", "dropout {dropout:.2g}"),
-    ("loss", "loss {loss}"),
-    ("learning_rate", "learning rate {learning_rate:.2g}"),
-    ("batch_size", "batch {batch_size}"),
-)
-# Parameters whose default means "none"; the line leaves it out.
-OPTIONAL = ("phase", "bottleneck", "causal", "dropout")
+# The rows of a configuration; braces stand for fields of DenoiserConfig and TrainingConfig.
+ROWS: Mapping[str, str] = {
+    "window": "{win_ms:.4g} ms ({win_length} samples at {sample_rate} Hz), hop {hop_ms:.4g} ms ({hop_length})",
+    "estimate": "{target} from {representation}",
+    "phase": "{phase}",
+    "network": "{depth} levels {skips}, {base_channels} channels, at each level {growth:.3g} times as many",
+    "convolutions": "{convolution}, {kernel_bins} bins x {kernel_frames} frames, {convolutions_per_level} a level",
+    "downsampling": "{downsampling}, by 2 in frequency, by {time_stride} in time",
+    "normalisation": "{normalisation}",
+    "activation": "{activation}; the last one {output}",
+    "dropout": "{dropout:.3g}",
+    "bottleneck": "{bottleneck}",
+    "causal": "{causal}",
+    "loss": "{loss}",
+    "optimiser": "{optimiser}",
+    "learning rate": "{learning_rate:.3g}",
+    "batch": "{batch_size} segments of {segment_s:g} s",
+}
+LINE = ("estimate", "network", "bottleneck", "loss", "learning rate", "batch")  # rows of the short form
 
 
-def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A configuration as (name, words).
+def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, str]:
+    """A configuration in words, by the names of ROWS.
 
     Args:
         denoiser, training: fields of `DenoiserConfig` and of `TrainingConfig`; rows that need a field which an older
@@ -203,14 +188,12 @@ def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> l
         weights = fields.get("loss_weights", {})
         terms = loss_terms(fields["loss"])
         fields["loss"] = " + ".join(f"{weights.get(term, LOSS_WEIGHTS[term]):.3g} x {term}" for term in terms)
-    return [(name, text) for name, template in ROWS if (text := _filled(template, fields))]
+    return {name: text for name, template in ROWS.items() if (text := _filled(template, fields))}
 
 
-def one_line(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    """A configuration in one line; arguments as for `configuration`."""
-    values, fields = {**denoiser, **training}, _fields(denoiser, training)
-    unused = [name for name in OPTIONAL if values.get(name, DEFAULTS[name]) == DEFAULTS[name]]
-    return "; ".join(filter(None, (_filled(text, fields) for name, text in LINE if name not in unused)))
+def one_line(configuration: Mapping[str, str]) -> str:
+    """The rows of LINE in one line."""
+    return "; ".join(f"{name} {configuration[name]}" for name in LINE if name in configuration)
 
 
 def _fields(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
