@@ -1,1 +1,1 @@
-"""Denoisers, our own and others, on one test set."""
+"""Compares denoisers of Quell and of others on one test set."""

@@ -1,7 +1,7 @@
-"""Denoisers of others, to be compared with: spectral gating and RNNoise.
+"""Baseline denoisers by name: spectral gating and RNNoise.
 
-A system maps (samples, sample_rate) to samples: (T,) float32, full scale at 1, any rate in Hz; the same length comes
-back, in step with the input.
+A system maps (samples, sample_rate) to samples: (T,) float32, full scale at 1, at any rate in Hz; the output has the
+length of the input and is aligned with it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ System = Callable[[FloatArray, int], FloatArray]
 # noisereduce smooths its mask over 50 ms and must have a hop of 256 samples inside.
 GATE_RATE = 8_000
 RNNOISE_RATE = 48_000
-# Samples that RNNoise's output comes after its input: the peak of their cross-correlation on ten utterances of speech
-# is at 959 or 960 (pyrnnoise 0.4.5), one frame of overlap and one of look-ahead.
+# Delay of RNNoise in samples: the cross-correlation of output and input peaks at 959 or 960 on ten utterances
+# (pyrnnoise 0.4.5); one frame of overlap and one of look-ahead.
 RNNOISE_DELAY = 960
 
 
 def system(name: str) -> System:
-    """One of SYSTEMS, ready to be called.
+    """Loads one of SYSTEMS.
 
     Raises:
-        KeyError: another name.
+        KeyError: an unknown name.
         PackageError: its package is not installed.
     """
     make = SYSTEMS[name]
@@ -43,7 +43,7 @@ def system(name: str) -> System:
 
 
 def at_rate(run: Callable[[FloatArray], FloatArray], rate: int) -> System:
-    """What hears everything at one rate in Hz, as a system."""
+    """A system from a denoiser that works at one rate in Hz: resamples its input and its output."""
 
     def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
         clean = run(resample(samples, sample_rate, rate))
@@ -62,7 +62,7 @@ def _spectral_gate() -> System:
 
     def denoise(samples: FloatArray, sample_rate: int) -> FloatArray:
         rate = max(sample_rate, GATE_RATE)
-        # It divides by each bin's level, which digital silence does not have; what comes of that is silence again.
+        # It divides by each bin's level, which is 0 in digital silence; the NaN become silence again.
         with np.errstate(divide="ignore", invalid="ignore"):
             clean = noisereduce.reduce_noise(y=resample(samples, sample_rate, rate), sr=rate)
         return _fit(resample(np.nan_to_num(clean).astype(np.float32), rate, sample_rate), len(samples))
@@ -71,10 +71,10 @@ def _spectral_gate() -> System:
 
 
 def _rnnoise() -> System:
-    """RNNoise, gated recurrences on 48 kHz (Valin 2018, arXiv:1709.08243), with the weights that pyrnnoise carries.
+    """RNNoise, a recurrent network at 48 kHz (Valin 2018, arXiv:1709.08243), with the weights in pyrnnoise.
 
-    The library itself is called: pyrnnoise's own way in cuts answers to 16 bits, where what passes full scale becomes
-    its opposite.
+    Calls the C library: pyrnnoise's Python interface casts the output to 16 bits, where samples beyond full scale wrap
+    around.
     """
     from pyrnnoise import rnnoise
 
@@ -82,7 +82,7 @@ def _rnnoise() -> System:
         frames = -(-(len(signal) + RNNOISE_DELAY) // rnnoise.FRAME_SIZE)
         padded = np.zeros((frames, rnnoise.FRAME_SIZE), np.float32)
         padded.flat[: len(signal)] = signal
-        padded *= 32_768  # it counts as 16-bit samples do
+        padded *= 32_768  # its full scale
         clean = _frame_by_frame(rnnoise.lib, padded)[RNNOISE_DELAY : RNNOISE_DELAY + len(signal)]
         clean /= 32_768
         return clean
@@ -94,15 +94,15 @@ def _frame_by_frame(library: Any, frames: FloatArray) -> FloatArray:
     state = library.rnnoise_create(None)
     try:
         for frame in frames:
-            place = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-            library.rnnoise_process_frame(state, place, place)
+            pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            library.rnnoise_process_frame(state, pointer, pointer)
     finally:
         library.rnnoise_destroy(state)
     return frames.reshape(-1)
 
 
 def _fit(samples: FloatArray, length: int) -> FloatArray:
-    """As long as asked for: rates above the one in between lose or gain a sample on the way there and back."""
+    """Cut or padded to a length: resampling there and back may lose or gain a sample."""
     return np.pad(samples[:length], (0, max(length - len(samples), 0)))
 
 

@@ -19,11 +19,12 @@ from quell.progress import Progress
 
 @dataclass(frozen=True)
 class Result:
-    """How a system does on some material.
+    """Scores and real-time factors of a system on a test set.
 
-    `rtf` is processing time over audio time of each clip on one thread; None for the noisy input. It is that of the
-    second time: a system's first call, and with TorchScript the first on each new length, builds what later ones use.
-    `rtf_new` has those first times.
+    Attributes:
+        rtf: processing time over audio time of each clip on one thread, at the second call; None for the noisy input.
+            A system's first call, and with TorchScript the first on each new length, prepares later ones.
+        rtf_new: the same at the first call.
     """
 
     system: str
@@ -32,22 +33,22 @@ class Result:
     rtf_new: NDArray[np.float64] | None = None
 
 
-def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer, move: Progress) -> Result:
-    """Scores and times of a system; without one, scores of the noisy input."""
+def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer, progress: Progress) -> Result:
+    """The result of a system; without one, that of the noisy input."""
     first: list[float] = []
     second: list[float] = []
 
     def jobs() -> Iterator[ScoringJob]:
-        for place in range(len(test_set.labels)):
-            samples, sample_rate = test_set.recording(place)
+        for clip in range(len(test_set.labels)):
+            samples, sample_rate = test_set.recording(clip)
             if system is not None:
                 for seconds in (first, second):
-                    estimate, spent = _timed(system, samples, sample_rate)
-                    seconds.append(spent)
+                    estimate, cpu_s = _timed(system, samples, sample_rate)
+                    seconds.append(cpu_s)
                 samples = estimate
-            yield test_set.job(place, samples)
+            yield test_set.job(clip, samples)
 
-    clips = scorer.run(jobs(), len(test_set.labels), move)
+    clips = scorer.run(jobs(), len(test_set.labels), progress)
     scores = Scores.of(clips, test_set.rows)
     if system is None:
         return Result(name, scores)
@@ -55,17 +56,16 @@ def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer,
 
 
 def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[FloatArray, float]:
-    """What a system makes of (T, C), each channel by itself, and the CPU seconds that it took."""
+    """The output of a system for (T, C), each channel independently, and its CPU time in seconds."""
     channels = np.ascontiguousarray(samples.T)
-    begun = time.thread_time()
-    done = [system(channel, sample_rate) for channel in channels]
-    spent = time.thread_time() - begun
-    return np.stack(done, axis=1), spent
+    begin = time.thread_time()
+    outputs = [system(channel, sample_rate) for channel in channels]
+    cpu_s = time.thread_time() - begin
+    return np.stack(outputs, axis=1), cpu_s
 
 
 def summary(test_set: TestSet, results: list[Result]) -> dict[str, Any]:
-    """The tables as a dictionary; everything is JSON. The first two results are those of the noisy input and of the
-    model that the table by SNR is about."""
+    """All results as a dictionary for JSON. The first is that of the noisy input, the second is compared by SNR."""
     noisy, model = results[0].scores, results[1].scores
     return {
         "mixtures": len(test_set.labels),

@@ -1,4 +1,4 @@
-"""Models of others from a file, to be compared with: TorchScript or ONNX, waveform in, waveform out, at one rate."""
+"""TorchScript and ONNX models of others as systems: waveform in, waveform out, at one sample rate."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from quell.audio import FloatArray
 from quell.errors import ExportError
 from quell.evaluation.baselines import System, at_rate
 
-SLACK_S = 0.1  # that an answer may be longer or shorter than the signal, by frames that a model rounds to
-SHAPES = {2: "(1, T)", 1: "(T,)", 3: "(1, 1, T)"}  # that a waveform may have, by rank, in the order that they are tried
+SLACK_S = 0.1  # by which an output may be longer or shorter than the input, as models round to frames
+SHAPES = {2: "(1, T)", 1: "(T,)", 3: "(1, 1, T)"}  # of a waveform, by rank, in the order in which they are tried
 RATE = "sample_rate"  # attribute of a TorchScript module, metadata key of an ONNX file
 
 Run = Callable[[FloatArray], FloatArray]  # (T,) to about (T,)
 
 
 def system(path: Path, sample_rate: int | None = None) -> System:
-    """A model of somebody else, ready to be called. Full scale is 1; a delay that it has is not taken away.
+    """Loads a model. Full scale is 1; a delay of the model is not compensated.
 
     Args:
-        sample_rate: Hz; what the file says of itself without it.
+        sample_rate: Hz; if omitted, the one stated in the file.
 
     Raises:
-        ExportError: the file is missing, takes no waveform, or nobody says its rate; onnxruntime is not installed.
+        ExportError: the file is missing, takes no waveform or has no sample rate, or onnxruntime is not installed.
     """
     if not path.is_file():
         raise ExportError(f"{path}: no such file, expected a denoiser; check the path")
     try:
-        run, said = _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
+        run, stated_rate = _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
     except ExportError:
         raise
-    except Exception as error:  # both runtimes raise whatever the bytes make them raise
+    except Exception as error:  # both runtimes raise errors of any type
         needed = "expected TorchScript, ONNX, or a file made by `quell export`"
         raise ExportError(f"{path}: not a model, {needed}; name another") from error
-    rate = sample_rate or said
+    rate = sample_rate or stated_rate
     if not rate:
-        raise ExportError(f"{path}: says no sample rate, expected one; add it, as in {path}@16000")
+        raise ExportError(f"{path}: states no sample rate, expected one; add it, as in {path}@16000")
 
     def checked(samples: FloatArray) -> FloatArray:
         try:
@@ -66,22 +66,22 @@ def _torchscript(path: Path) -> tuple[Run, int | None]:
         with torch.inference_mode():
             return np.asarray(module(torch.from_numpy(_shaped(samples, rank))).numpy(), np.float32)
 
-    said = getattr(module, RATE, None)
-    rank = _accepted(path, run)
-    return lambda samples: run(samples, rank).reshape(-1), None if said is None else int(said)
+    rate = getattr(module, RATE, None)
+    rank = _accepted_rank(path, run)
+    return lambda samples: run(samples, rank).reshape(-1), None if rate is None else int(rate)
 
 
-def _accepted(path: Path, run: Callable[[FloatArray, int], FloatArray]) -> int:
-    """The rank of the waveforms that a model answers in kind: TorchScript does not tell."""
+def _accepted_rank(path: Path, run: Callable[[FloatArray, int], FloatArray]) -> int:
+    """The first rank of SHAPES that a model accepts and returns; a TorchScript file does not state it."""
     probe = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     for rank in SHAPES:
         try:
-            answer = run(probe, rank)
-        except Exception:  # of another shape, in its own words
+            output = run(probe, rank)
+        except Exception:  # of any type, for a shape that it does not accept
             continue
-        if answer.ndim == rank and answer.size == answer.shape[-1]:
+        if output.ndim == rank and output.size == output.shape[-1]:
             return rank
-    raise ExportError(f"{path}: no waveform back, expected one for one of {' or '.join(SHAPES.values())}; wrap it")
+    raise ExportError(f"{path}: returns no waveform, expected one for one of {' or '.join(SHAPES.values())}; wrap it")
 
 
 def _onnx(path: Path) -> tuple[Run, int | None]:
@@ -95,15 +95,15 @@ def _onnx(path: Path) -> tuple[Run, int | None]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) not in SHAPES:
-        found = ", ".join(f"{given.name} {given.shape}" for given in inputs)
+        found = ", ".join(f"{node.name} {node.shape}" for node in inputs)
         raise ExportError(f"{path}: takes {found}, expected one waveform {SHAPES[2]}; wrap it")
-    said = session.get_modelmeta().custom_metadata_map.get(RATE)
+    rate = session.get_modelmeta().custom_metadata_map.get(RATE)
 
     def run(samples: FloatArray) -> FloatArray:
-        answer = session.run(None, {inputs[0].name: _shaped(samples, len(inputs[0].shape))})[0]
-        return np.asarray(answer, np.float32).reshape(-1)
+        output = session.run(None, {inputs[0].name: _shaped(samples, len(inputs[0].shape))})[0]
+        return np.asarray(output, np.float32).reshape(-1)
 
-    return run, None if said is None else int(said)
+    return run, None if rate is None else int(rate)
 
 
 def _shaped(samples: FloatArray, rank: int) -> FloatArray:

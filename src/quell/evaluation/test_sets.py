@@ -1,4 +1,4 @@
-"""What systems are evaluated on: mixtures of a study, pairs of recordings, recordings without a clean version."""
+"""Test sets: mixtures of a study, pairs of recordings, and recordings without a clean version."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from quell.progress import Progress
 
 
 class TestSet(ABC):
-    """Clips to be denoised and scored, by their place.
+    """Clips to denoise and score, by index.
 
     Attributes:
-        kind: "mixtures", "pairs" or "recordings", as it stands in JSON.
-        names: of the metrics.
+        kind: "mixtures", "pairs" or "recordings", as in JSON.
+        names: metrics.
         labels: of the clips.
-        seconds: of audio in each.
-        snr_db: of each clip; NaN where nobody knows it.
-        rows: the SNR of the table's row that a clip counts in.
-        noisy_scores: of the clips as they are, where they are known before.
+        seconds: of audio in each clip.
+        snr_db: of each clip; NaN without a clean version.
+        rows: SNR of the table's row in which each clip counts.
+        noisy_scores: scores of the noisy clips, where they are known in advance.
     """
 
-    __test__ = False  # pytest would take it for a class of tests
+    __test__ = False  # not a class of tests, for pytest
     kind: ClassVar[str]
     names: tuple[str, ...]
     labels: list[str]
@@ -44,16 +44,16 @@ class TestSet(ABC):
     noisy_scores: Scores | None = None
 
     @abstractmethod
-    def recording(self, place: int) -> tuple[FloatArray, int]:
+    def recording(self, clip: int) -> tuple[FloatArray, int]:
         """Noisy samples (T, C) and their rate in Hz."""
 
     @abstractmethod
-    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
-        """What computes the metrics of an estimate (T, C) at the recording's rate."""
+    def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
+        """The job that computes the metrics of an estimate (T, C) at the recording's rate."""
 
 
 class MixtureSet(TestSet):
-    """Test mixtures of a study, at exact SNRs."""
+    """Test mixtures of a study, at known SNRs."""
 
     kind = "mixtures"
 
@@ -65,16 +65,16 @@ class MixtureSet(TestSet):
         self.snr_db = self.rows = mixtures.snr_db
         self.noisy_scores = mixtures.noisy_scores
 
-    def recording(self, place: int) -> tuple[FloatArray, int]:
-        return self._set.noisy[place][:, None], self._set.sample_rate
+    def recording(self, clip: int) -> tuple[FloatArray, int]:
+        return self._set.noisy[clip][:, None], self._set.sample_rate
 
-    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
-        clean, rate = self._set.clean[place], self._set.sample_rate
+    def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
+        clean, rate = self._set.clean[clip], self._set.sample_rate
         return partial(intrusive.score_clip, estimate.mean(axis=1), clean, rate, self.names)
 
 
 class UnpairedSet(TestSet):
-    """Recordings without a clean version, which DNSMOS estimates."""
+    """Recordings without a clean version, scored by DNSMOS."""
 
     kind = "recordings"
     names = dnsmos.NAMES
@@ -84,33 +84,33 @@ class UnpairedSet(TestSet):
         self.labels = [pair.label for pair in pairs]
         self.seconds = np.array([pair.seconds for pair in pairs])
         levels = []
-        for place, pair in enumerate(pairs):
+        for done, pair in enumerate(pairs, 1):
             levels.append(self._snr_db(pair))
-            progress(place + 1, len(pairs))
+            progress(done, len(pairs))
         self.snr_db = np.array(levels)
         self.rows = snr_row(self.snr_db)
 
     def _snr_db(self, pair: Pair) -> float:
-        audio.read(pair.noisy)  # what is damaged is said before anything is denoised
+        audio.read(pair.noisy)  # raises for a damaged file before anything is denoised
         return np.nan
 
-    def recording(self, place: int) -> tuple[FloatArray, int]:
-        samples, stored = audio.read(self._pairs[place].noisy)
+    def recording(self, clip: int) -> tuple[FloatArray, int]:
+        samples, stored = audio.read(self._pairs[clip].noisy)
         return samples, stored.sample_rate
 
-    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
-        return partial(dnsmos.score_clip, self._mono(place, estimate, dnsmos.SAMPLE_RATE))
+    def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
+        return partial(dnsmos.score_clip, self._mono(clip, estimate, dnsmos.SAMPLE_RATE))
 
-    def _mono(self, place: int, samples: FloatArray, sample_rate: int) -> FloatArray:
-        return audio.resample(samples.mean(axis=1), self._pairs[place].sample_rate, sample_rate)
+    def _mono(self, clip: int, samples: FloatArray, sample_rate: int) -> FloatArray:
+        return audio.resample(samples.mean(axis=1), self._pairs[clip].sample_rate, sample_rate)
 
 
 class PairedSet(UnpairedSet):
-    """Recordings with their clean versions: the mean of the channels, at 16 kHz, or at 8 kHz where they are.
+    """Recordings with their clean versions, scored as the mean of their channels at 16 kHz, or 8 kHz if all are.
 
     Raises:
         AudioError: a recording is damaged.
-        CorpusError: rates of 8 kHz among others, a clean recording that is silent, or lengths that differ after all.
+        CorpusError: some recordings but not all are at 8 kHz, a clean recording is silent, or lengths differ.
     """
 
     kind = "pairs"
@@ -134,16 +134,16 @@ class PairedSet(UnpairedSet):
             raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
         return measured_snr_db(noisy, clean)
 
-    def job(self, place: int, estimate: FloatArray) -> ScoringJob:
-        clean = self._pairs[place].clean
+    def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
+        clean = self._pairs[clip].clean
         assert clean is not None
-        target = self._mono(place, audio.read(clean)[0], self._rate)
-        return partial(intrusive.score_clip, self._mono(place, estimate, self._rate), target, self._rate, self.names)
+        target = self._mono(clip, audio.read(clean)[0], self._rate)
+        return partial(intrusive.score_clip, self._mono(clip, estimate, self._rate), target, self._rate, self.names)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A noisy recording and, where there is one, the clean one inside it."""
+    """A noisy recording and, where there is one, its clean version."""
 
     label: str  # the noisy file's path inside its folder
     noisy: Path
@@ -157,46 +157,45 @@ class Pair:
 
 
 def pair_up(noisy: Path, clean: Path | None) -> list[Pair]:
-    """The recordings of a folder by path, each with its clean one: that of the same path but for the suffix. Only
-    headers are read.
+    """The recordings of a folder, each with its clean version, which has the same path but for the suffix.
+
+    Reads headers only.
 
     Raises:
         AudioError: a file cannot be read.
-        CorpusError: a folder without recordings, a recording without its partner or with another length or rate than
-            it.
+        CorpusError: a folder has no recordings, a recording has no partner, or one of another length or rate.
     """
-    found = _named(noisy)
-    partners: dict[str, Path | None] = dict.fromkeys(found)
+    recordings = _by_stem(noisy)
+    partners: dict[str, Path | None] = dict.fromkeys(recordings)
     if clean is not None:
-        references = _named(clean)
-        _refuse_alone(found, references, clean, "clean")
-        _refuse_alone(references, found, noisy, "noisy")
+        references = _by_stem(clean)
+        _refuse_unpaired(recordings, references, clean, "clean")
+        _refuse_unpaired(references, recordings, noisy, "noisy")
         partners |= references
-    return [_pair(path, partners[name], str(path.relative_to(noisy))) for name, path in found.items()]
+    return [_pair(path, partners[name], str(path.relative_to(noisy))) for name, path in recordings.items()]
 
 
-def _named(folder: Path) -> dict[str, Path]:
-    """Recordings by path without suffix."""
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Recordings by their path without suffix."""
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder, expected recordings; check the path")
-    named: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in audio.find(folder):
         name = str(path.relative_to(folder).with_suffix(""))
-        if name in named:
-            raise CorpusError(f"{path}: same name as {named[name].name}, expected one recording each; remove one")
-        named[name] = path
-    if not named:
+        if name in paths:
+            raise CorpusError(f"{path}: same name as {paths[name].name}, expected one recording each; remove one")
+        paths[name] = path
+    if not paths:
         raise CorpusError(f"{folder}: no sound files, expected recordings; check the path")
-    return named
+    return paths
 
 
-def _refuse_alone(named: dict[str, Path], others: dict[str, Path], folder: Path, kind: str) -> None:
-    alone = [name for name in named if name not in others]
-    if alone:
-        more = f" (and {len(alone) - 1} more like it)" if len(alone) > 1 else ""
-        raise CorpusError(
-            f"{named[alone[0]]}: no {kind} partner{more}, expected {folder / alone[0]}.*; add it or remove this one"
-        )
+def _refuse_unpaired(paths: dict[str, Path], partners: dict[str, Path], folder: Path, kind: str) -> None:
+    names = [name for name in paths if name not in partners]
+    if names:
+        more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+        needed = f"expected {folder / names[0]}.*; add it or remove this one"
+        raise CorpusError(f"{paths[names[0]]}: no {kind} partner{more}, {needed}")
 
 
 def _pair(noisy: Path, clean: Path | None, label: str) -> Pair:

@@ -1,7 +1,7 @@
-"""Fixed mixtures of unseen speakers and unseen noise: what every trial is scored on.
+"""Fixed validation and test mixtures of unseen speakers and noises, and scoring a denoiser on them.
 
-A set is a pure function of the decoded split, the number of mixtures, the SNRs and the seed. It is built once and kept
-beside the corpus, so all workers and all trials see the same samples.
+A set is a pure function of the decoded split, the number of mixtures, the SNRs and the seed. It is built once and
+stored beside the corpus, so all workers and all trials are scored on the same samples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from quell.progress import Progress
 
 T = TypeVar("T")
 
-# A mixture is a whole utterance, cut after this time so that one long recording does not dominate.
+# A mixture is a whole utterance, cut after this time so that a long recording does not dominate.
 LONGEST_S = 8.0
 # Rows of the table by SNR: this many values from the lowest to the highest.
 SNR_VALUES = 6
@@ -58,7 +58,7 @@ class EvaluationSet:
         return sum(len(clip) for clip in self.clean) / self.sample_rate
 
     def first(self, count: int) -> EvaluationSet:
-        """The set cut down to its first mixtures; every SNR is still there."""
+        """The first mixtures of the set. SNRs, speakers and noises are taken in turn, so they are a fair sample."""
         scores = Scores(
             {name: values[:count] for name, values in self.noisy_scores.values.items()},
             self.snr_db[:count],
@@ -77,15 +77,14 @@ def evaluation_set(
     scorer: Scorer,
     progress: Progress | None = None,
 ) -> EvaluationSet:
-    """`count` mixtures of a split, or at most so many of its pairs, built at the first call and opened from the
-    corpus's store after it.
+    """`count` mixtures of a split, or at most that many of its pairs; built once, then loaded from the corpus's store.
 
     Speakers, noise categories and SNRs are taken in turn, each round in a new order, so that the first few mixtures
-    are a fair sample of all and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score,
-    because its speech is too short or too silent, is replaced.
+    are a fair sample of all, and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score
+    because its speech is too short or too quiet is drawn again.
 
     Raises:
-        CorpusError: too little of the speech can be scored.
+        CorpusError: after DRAWS draws some mixtures cannot be scored.
     """
     key = json.dumps([RECIPE, corpus.fingerprint, split, count, snr_db, seed])
     path = corpus.folder / f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
@@ -104,11 +103,11 @@ def score_denoiser(
 ) -> Scores:
     """Metrics of `denoise`, which maps (1, T) to (1, T), over a set.
 
-    What `progress` raises ends the scoring and comes through.
+    Exceptions of `progress` end the scoring and propagate.
 
     Args:
-        names: of the metrics; all that the sample rate has if omitted.
-        device: that `denoise` computes on.
+        names: metrics; if omitted, all that are defined at the sample rate.
+        device: on which `denoise` computes.
     """
     names = intrusive.available(mixtures.sample_rate) if names is None else names
     with torch.inference_mode():
@@ -147,13 +146,11 @@ def _build(
     mixtures: dict[int, _Mixture] = {}
     scores: dict[int, intrusive.ClipScore] = {}
     for _ in range(DRAWS):
-        missing = [place for place in range(count) if place not in scores or scores[place].failed]
+        missing = [index for index in range(count) if index not in scores or scores[index].failed]
         if not missing:
             break
-        for place in missing:
-            mixtures[place] = draw(place)
-        drawn = [mixtures[place] for place in missing]
-        noisy, clean = [mixture.noisy for mixture in drawn], [mixture.clean for mixture in drawn]
+        mixtures |= {index: draw(index) for index in missing}
+        noisy, clean = [mixtures[index].noisy for index in missing], [mixtures[index].clean for index in missing]
         clips = scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress)
         scores.update(zip(missing, clips, strict=True))
     failed = sum(1 for clip in scores.values() if clip.failed)
@@ -161,47 +158,47 @@ def _build(
         found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
     if pairs:
-        measured = [measured_snr_db(mixtures[place].noisy, mixtures[place].clean) for place in range(count)]
+        measured = [measured_snr_db(mixtures[index].noisy, mixtures[index].clean) for index in range(count)]
         levels = snr_row(np.clip(measured, *SNR_ROWS))
     return EvaluationSet(
         corpus.sample_rate,
-        [mixtures[place].noisy for place in range(count)],
-        [mixtures[place].clean for place in range(count)],
-        [mixtures[place].label for place in range(count)],
+        [mixtures[index].noisy for index in range(count)],
+        [mixtures[index].clean for index in range(count)],
+        [mixtures[index].label for index in range(count)],
         levels,
-        Scores.of([scores[place] for place in range(count)], levels),
+        Scores.of([scores[index] for index in range(count)], levels),
     )
 
 
 def _draws(
     data: Split, count: int, snr_db: tuple[float, float], longest: int, rng: np.random.Generator
 ) -> tuple[Callable[[int], _Mixture], NDArray[np.float64]]:
-    """What draws a mixture for a place, and the SNRs of the places."""
+    """A function that draws the mixture of an index, and the SNRs of all indices."""
     speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
     noises = _in_turn(data.of("noise"), lambda clip: clip.category, rng)
     levels = _levels(snr_db, count, rng)
-    return lambda place: _draw(data, next(speech), next(noises), float(levels[place]), longest, rng), levels
+    return lambda index: _draw(data, next(speech), next(noises), float(levels[index]), longest, rng), levels
 
 
 def _cuts(
     data: Split, pairs: list[tuple[Clip, Clip]], longest: int, rng: np.random.Generator
 ) -> Callable[[int], _Mixture]:
-    """What takes the next pair, of each group in turn."""
-    taken = _in_turn(pairs, lambda pair: pair[1].group, rng)
-    return lambda place: _cut(data, *next(taken), longest)
+    """A function that cuts the next pair, the groups in turn."""
+    turns = _in_turn(pairs, lambda pair: pair[1].group, rng)
+    return lambda index: _cut(data, *next(turns), longest)
 
 
-def _draw(data: Split, spoken: Clip, sound: Clip, snr_db: float, longest: int, rng: np.random.Generator) -> _Mixture:
-    target = data.waveform(spoken)[:longest]
-    rolled = np.roll(data.waveform(sound), -int(rng.integers(sound.length)))
-    if not rolled[: len(target)].any():  # a pause of digital silence has no SNR: begin where the sound comes back
+def _draw(data: Split, speech: Clip, noise: Clip, snr_db: float, longest: int, rng: np.random.Generator) -> _Mixture:
+    target = data.waveform(speech)[:longest]
+    rolled = np.roll(data.waveform(noise), -int(rng.integers(noise.length)))
+    if not rolled[: len(target)].any():  # digital silence has no SNR: begin at the next sample that is not 0
         rolled = np.roll(rolled, -int(np.flatnonzero(rolled)[0]))
-    noisy, clean = _mix(target, np.resize(rolled, len(target)), snr_db)  # resize repeats what is too short
-    return _Mixture(noisy, clean, f"{spoken.path} + {sound.path}")
+    noisy, clean = _mix(target, np.resize(rolled, len(target)), snr_db)  # resize repeats noise that is too short
+    return _Mixture(noisy, clean, f"{speech.path} + {noise.path}")
 
 
 def _cut(data: Split, noisy: Clip, clean: Clip, longest: int) -> _Mixture:
-    """A pair as it was recorded."""
+    """A pair at its recorded SNR."""
     sides = (data.waveform(noisy)[:longest].astype(np.float64), data.waveform(clean)[:longest].astype(np.float64))
     return _Mixture(*_scaled(*sides), noisy.path)
 
@@ -222,7 +219,7 @@ def _mix(target: FloatArray, noise: FloatArray, snr_db: float) -> tuple[FloatArr
 
 
 def _in_turn(clips: list[T], part: Callable[[T], str], rng: np.random.Generator) -> Iterator[T]:
-    """Endless rounds of one clip of each part, each in a new order; a clip comes again when its part is used up."""
+    """Endless rounds of one clip of each part, each round in a new order; a part that is used up begins again."""
     parts: dict[str, list[T]] = {}
     for clip in clips:
         parts.setdefault(part(clip), []).append(clip)
@@ -235,8 +232,8 @@ def _in_turn(clips: list[T], part: Callable[[T], str], rng: np.random.Generator)
 
 
 def _levels(snr_db: tuple[float, float], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Rounds of all SNRs, each in a new order: with one order for all, ten categories of noise and six SNRs, half of
-    the categories would never be heard at half of the SNRs."""
+    """Rounds of all SNRs, each in a new order: with the same order in each round, ten categories of noise and six SNRs,
+    half of the categories would never be mixed at half of the SNRs."""
     values = np.linspace(*snr_db, SNR_VALUES)
     rounds = [rng.permutation(values) for _ in range(-(-count // SNR_VALUES))]
     return np.concatenate(rounds)[:count]

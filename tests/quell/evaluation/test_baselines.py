@@ -50,12 +50,12 @@ def rms_db(signal):
     return 10 * np.log10(np.square(signal, dtype=np.float64).mean())
 
 
-def test_every_system_has_its_package_named_here():
+def test_every_system_is_tested_with_its_package():
     assert set(PACKAGES) == set(baselines.SYSTEMS)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
-def test_answers_are_in_step_with_their_input(system, spoken, noise, rate):
+def test_outputs_are_aligned_with_their_input(system, spoken, noise, rate):
     for clean in spoken(rate):
         noisy = clean + 0.1 * noise(5.0, rate)[: len(clean)]
         assert abs(lag(system(noisy, rate), clean)) <= rate / 1_000
@@ -70,7 +70,7 @@ def test_length_is_kept_at_any_rate(system, noise, rate):
         assert np.isfinite(answer).all()
 
 
-def test_silence_stays_silence_and_is_passed_over_inside_a_recording(system, speech):
+def test_silence_stays_silence_also_inside_a_recording(system, speech):
     silence = np.zeros(16_000, np.float32)
     assert not system(silence, 16_000).any()
     spoken = np.concatenate([silence, speech(1.0, 16_000), silence])
@@ -83,7 +83,7 @@ def test_the_noisy_system_changes_nothing(noise):
 
 
 @pytest.mark.parametrize("name", ["spectral-gate", "rnnoise"])
-def test_noise_becomes_less(name, noise):
+def test_noise_is_reduced(name, noise):
     pytest.importorskip(PACKAGES[name])
     for rate in (8_000, 16_000, 48_000):
         signal = noise(3.0, rate)
@@ -91,14 +91,14 @@ def test_noise_becomes_less(name, noise):
         assert rms_db(baselines.system(name)(signal, rate)) < rms_db(signal) - 6
 
 
-def test_rnnoise_remembers_nothing_of_the_recording_before(rnnoise, speech, noise):
+def test_rnnoise_keeps_no_state_between_recordings(rnnoise, speech, noise):
     signal = speech(0.5, 48_000)
     first = rnnoise(signal, 48_000)
     rnnoise(noise(0.5, 48_000), 48_000)
     assert np.array_equal(rnnoise(signal, 48_000), first)
 
 
-def test_rnnoise_bends_nothing_over_beyond_full_scale(rnnoise, spoken):
+def test_rnnoise_does_not_wrap_around_beyond_full_scale(rnnoise, spoken):
     for clean in spoken(48_000):
         loud = 2 * clean / np.abs(clean).max()
         answer = rnnoise(loud, 48_000)

@@ -1,4 +1,4 @@
-"""Models of others take waveforms of one of three shapes, at a rate that they or whoever names them say."""
+"""Models of others take waveforms of one of three shapes, at a rate that is stated in the file or given."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def onnx_of(path, shape, inputs=1, **metadata):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_a_torchscript_waveform_of_any_shape_comes_back_at_the_rate_that_is_named(scripted, noise, rank):
+def test_a_torchscript_model_of_any_shape_runs_at_the_given_rate(scripted, noise, rank):
     system, signal = external_models.system(scripted(Halved(rank)), RATE), noise(0.5, RATE)
     assert np.array_equal(system(signal, RATE), 0.5 * signal)
     wide = noise(0.5, 2 * RATE)
@@ -71,13 +71,13 @@ def test_a_torchscript_waveform_of_any_shape_comes_back_at_the_rate_that_is_name
 
 
 @pytest.mark.parametrize("shape", [["T"], [1, "T"], ["B", "T"], [1, 1, "T"]])
-def test_an_onnx_waveform_of_any_shape_comes_back(tmp_path, noise, shape):
+def test_an_onnx_model_of_any_shape_runs(tmp_path, noise, shape):
     system = external_models.system(onnx_of(tmp_path / "theirs.onnx", shape), RATE)
     signal = noise(0.5, RATE)
     assert np.array_equal(system(signal, RATE), 0.5 * signal)
 
 
-def test_what_a_file_says_of_its_rate_holds_unless_another_is_named(scripted, tmp_path, noise):
+def test_the_rate_stated_in_a_file_holds_unless_another_is_given(scripted, tmp_path, noise):
     signal = noise(0.5, 2 * RATE)
     narrow = 0.5 * resample(resample(signal, 2 * RATE, RATE), RATE, 2 * RATE)
     for path in (scripted(Halved(2, sample_rate=RATE)), onnx_of(tmp_path / "x.onnx", [1, "T"], sample_rate=RATE)):
@@ -85,28 +85,32 @@ def test_what_a_file_says_of_its_rate_holds_unless_another_is_named(scripted, tm
         assert np.array_equal(external_models.system(path, 2 * RATE)(signal, 2 * RATE), 0.5 * signal)
 
 
-def test_an_answer_in_whole_frames_is_as_long_as_its_signal(scripted, noise):
+def test_an_output_of_whole_frames_is_cut_to_its_input(scripted, noise):
     signal = noise(0.5, RATE)[:3_999]
     answer = external_models.system(scripted(Halved(2, frame=160)), RATE)(signal, RATE)
     assert np.array_equal(answer[:3_840], 0.5 * signal[:3_840]) and not answer[3_840:].any() and len(answer) == 3_999
 
 
-def test_what_is_no_denoiser_is_named_with_what_is_wrong(scripted, tmp_path, noise):
+def test_a_file_that_is_no_denoiser_is_refused_with_the_reason(scripted, tmp_path, noise):
     broken = tmp_path / "broken.pt"
     broken.write_text("no model")
-    for path, rate, said in [
+    for path, rate, problem in [
         (tmp_path / "none.pt", RATE, "no such file, expected a denoiser"),
         (broken, RATE, "not a model, expected TorchScript, ONNX, or a file made by `quell export`"),
-        (scripted(Halved(4)), RATE, r"no waveform back, expected one for one of \(1, T\) or \(T,\) or \(1, 1, T\)"),
+        (scripted(Halved(4)), RATE, r"returns no waveform, expected one for one of \(1, T\) or \(T,\) or \(1, 1, T\)"),
         (
             onnx_of(tmp_path / "two.onnx", [1, "T"], inputs=2),
             RATE,
             r"takes in0 \[1, 'T'\], in1 \[1, 'T'\], expected one",
         ),
         (onnx_of(tmp_path / "image.onnx", [1, 1, 8, "T"]), RATE, r"takes in0 \[1, 1, 8, 'T'\], expected one waveform"),
-        (onnx_of(tmp_path / "mute.onnx", [1, "T"]), None, "says no sample rate, expected one; add it, as in .*@16000$"),
+        (
+            onnx_of(tmp_path / "mute.onnx", [1, "T"]),
+            None,
+            "states no sample rate, expected one; add it, as in .*@16000$",
+        ),
     ]:
-        with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: {said}"):
+        with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: {problem}"):
             external_models.system(path, rate)
     path = scripted(Halved(2, frame=2_000))
     with pytest.raises(ExportError, match=r"theirs\.pt: 2000 samples for 3999, expected as many"):

@@ -19,7 +19,7 @@ def write(path: Path, frames=800, rate=16_000, channels=1) -> Path:
     return path
 
 
-def test_recordings_pair_up_by_path_whatever_their_format(tmp_path):
+def test_recordings_are_paired_by_path_in_any_format(tmp_path):
     for name in ("a", "room/a", "room/b.c"):
         write(tmp_path / "noisy" / f"{name}.flac", channels=2)
         write(tmp_path / "clean" / f"{name}.wav")
@@ -31,7 +31,7 @@ def test_recordings_pair_up_by_path_whatever_their_format(tmp_path):
         assert (pair.sample_rate, pair.frames, pair.seconds) == (16_000, 800, 0.05)
 
 
-def test_without_a_clean_folder_every_recording_stands_alone(tmp_path):
+def test_without_a_clean_folder_recordings_have_no_partner(tmp_path):
     write(tmp_path / "a.wav")
     assert [(pair.label, pair.clean) for pair in pair_up(tmp_path, None)] == [("a.wav", None)]
 
@@ -65,7 +65,7 @@ def test_another_length_or_rate_is_named_with_its_partner(tmp_path, odd, message
         pair_up(tmp_path / "noisy", tmp_path / "clean")
 
 
-def test_two_recordings_of_one_name_are_both_named(tmp_path):
+def test_two_recordings_of_one_stem_are_refused_with_both_names(tmp_path):
     write(tmp_path / "a.flac")
     write(tmp_path / "a.wav")
     with pytest.raises(CorpusError, match=r"a\.wav: same name as a\.flac, expected one recording each"):
@@ -79,7 +79,7 @@ def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
         pair_up(tmp_path, None)
 
 
-def test_what_is_no_recording_is_named(tmp_path):
+def test_a_file_that_is_no_recording_is_named(tmp_path):
     (tmp_path / "a.wav").write_text("not a sound")
     with pytest.raises(AudioError, match=r"a\.wav: "):
         pair_up(tmp_path, None)

@@ -93,7 +93,7 @@ def test_a_damaged_recording_is_named_before_anything_is_scored(tmp_path, noise)
         UnpairedSet(pair_up(tmp_path, None), still)
 
 
-def test_recordings_without_a_clean_version_have_no_snr_and_are_estimated_at_16_khz(tmp_path, noise):
+def test_recordings_without_a_clean_version_have_no_snr_and_are_scored_at_16_khz(tmp_path, noise):
     write(tmp_path / "a.wav", noise(0.5, 44_100), 44_100, channels=2)
     moved = []
     test_set = UnpairedSet(pair_up(tmp_path, None), lambda *done: moved.append(done))
@@ -104,7 +104,7 @@ def test_recordings_without_a_clean_version_have_no_snr_and_are_estimated_at_16_
     assert np.array_equal(job.args[0], audio.read_mono(tmp_path / "a.wav", 16_000))
 
 
-def test_mixtures_of_a_study_are_scored_as_they_were(validation):
+def test_mixtures_of_a_study_have_the_same_scores_as_in_training(validation):
     test_set = MixtureSet(validation)
     assert test_set.noisy_scores is validation.noisy_scores
     for place in range(2):

@@ -17,7 +17,7 @@ def tones(hz, seconds=1.0):
     return torch.stack([torch.sin(2 * torch.pi * f * time) for f in hz])
 
 
-def test_what_is_below_the_edge_stays_and_what_is_above_goes():
+def test_a_band_limit_removes_only_what_is_above_its_edge():
     hz = (100, 2_900, 3_000, 3_300, 7_000)
     limited = band_limited(tones(hz), torch.full((5, 1), 3_000.0), RATE)
     left = limited.square().mean(1) / 0.5
@@ -38,7 +38,7 @@ def test_clipping_cuts_at_a_share_of_the_peak(depth_db):
 @pytest.mark.parametrize("codec", range(len(CODECS)), ids=[name for name, _ in CODECS])
 @pytest.mark.parametrize("rate", [8_000, 16_000])
 @pytest.mark.parametrize("length", [4_000, 16_001])
-def test_a_codec_keeps_time_level_and_most_of_the_sound(speech, codec, rate, length):
+def test_a_codec_keeps_timing_level_and_most_of_the_sound(speech, codec, rate, length):
     voice = speech(length / rate + 0.01, rate)[:length]
     back = coded(voice, rate, codec, 0.6)
     assert back.shape == voice.shape and back.dtype == np.float32
@@ -48,7 +48,7 @@ def test_a_codec_keeps_time_level_and_most_of_the_sound(speech, codec, rate, len
 
 
 @pytest.mark.parametrize("gain", [1e-3, 30.0])
-def test_the_level_does_not_matter_to_a_codec(speech, gain):
+def test_a_codec_does_not_depend_on_the_level(speech, gain):
     voice = speech(1.0, RATE)
     # Rounding turns a decision of the encoder here and there.
     assert measured_snr_db(coded(np.float32(gain) * voice, RATE, 0, 0.6), gain * coded(voice, RATE, 0, 0.6)) > 25

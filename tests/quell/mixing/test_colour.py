@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("bins", [2, 51, 16_001])
-def test_octave_weights_add_up_to_one_and_follow_straight_lines_between_octaves(bins):
+def test_octave_weights_add_up_to_one_and_are_linear_between_octaves(bins):
     weights = octaves(bins, CPU)
     assert weights.shape == (OCTAVES, bins)
     assert weights.sum(0).tolist() == pytest.approx([1.0] * bins, abs=1e-6)
@@ -36,7 +36,7 @@ def test_the_same_gain_at_every_point_is_a_gain(samples, gain_db):
     assert torch.allclose(found, 10 ** (gain_db / 20) * waveforms, atol=1e-5)
 
 
-def test_a_gain_at_one_point_is_heard_there_alone_and_by_its_own_waveform():
+def test_a_gain_at_one_point_changes_only_that_band_of_its_own_waveform():
     waveforms = torch.randn(2, 1_600, generator=torch.Generator().manual_seed(0))
     gains_db = torch.zeros(2, OCTAVES)
     gains_db[1, 5] = 10.0  # a quarter of the sample rate, to zero at an eighth and at a half

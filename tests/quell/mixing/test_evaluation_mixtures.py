@@ -1,4 +1,4 @@
-"""The set is the same for everybody, its labels are measured ones, and scores compare clip by clip."""
+"""The set is the same in every process, and its mixtures have the SNRs of their labels."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_no_snr_has_noises_or_speakers_of_its_own(copy, monkeypatch):
     for part in (0, 1):  # speaker, noise category
         names = [label.split(" + ")[part].split("/")[0] for label in mixtures.labels]
         for snr in SNRS:
-            heard = [name for name, at in zip(names, mixtures.snr_db, strict=True) if at == snr]
-            expected = len(heard) / len(set(names))
+            mixed = [name for name, at in zip(names, mixtures.snr_db, strict=True) if at == snr]
+            expected = len(mixed) / len(set(names))
             for name in set(names):  # within 4 standard deviations of a Poisson count
-                assert abs(heard.count(name) - expected) < 4 * expected**0.5, (name, snr)
-                assert heard.count(name) > 0
+                assert abs(mixed.count(name) - expected) < 4 * expected**0.5, (name, snr)
+                assert mixed.count(name) > 0
 
 
 def test_every_mixture_measures_the_snr_it_is_labelled_with(validation):
@@ -109,7 +109,7 @@ def test_clips_come_from_the_split_and_are_its_recordings(small_corpus, validati
         np.testing.assert_allclose(clean / np.abs(clean).max(), waveform / np.abs(waveform).max(), atol=1e-6)
 
 
-def test_speakers_and_noise_categories_come_in_turn(small_corpus, validation):
+def test_speakers_and_noise_categories_are_taken_in_turn(small_corpus, validation):
     data = small_corpus.splits["validation"]
     of = {clip.path: clip for clip in data.clips}
     categories = [of[label.split(" + ")[1]].category for label in validation.labels]
@@ -118,7 +118,7 @@ def test_speakers_and_noise_categories_come_in_turn(small_corpus, validation):
     assert {of[label.split(" + ")[0]].group for label in validation.labels[: len(speakers)]} == speakers
 
 
-def test_first_is_the_beginning(validation):
+def test_first_gives_the_first_mixtures(validation):
     first = validation.first(4)
     assert len(first.noisy) == len(first.clean) == 4
     for mine, whole in ((first.noisy, validation.noisy), (first.clean, validation.clean)):
@@ -131,7 +131,7 @@ def test_first_is_the_beginning(validation):
     assert same(validation.first(100), validation)
 
 
-def test_the_noisy_input_scores_what_noisy_scores_say(validation, scorer):
+def test_the_noisy_input_scores_noisy_scores(validation, scorer):
     found = score_denoiser(scorer, lambda noisy: noisy, validation, ("pesq", "stoi", "si_sdr"))
     for name, values in found.values.items():
         assert values.tolist() == validation.noisy_scores.values[name].tolist()
@@ -176,9 +176,9 @@ def test_utterances_are_cut_to_the_longest(tmp_path, speech, noise, scorer, monk
     assert [len(clip) for clip in found.noisy] == [8_800]
 
 
-def test_pauses_of_digital_silence_in_noise_are_passed_over(tmp_path, speech, noise, scorer):
+def test_digital_silence_in_noise_is_skipped(tmp_path, speech, noise, scorer):
     burst = noise(0.5)
-    paused = np.concatenate([burst, np.zeros(32_000, np.float32), burst])  # 3 of 5 crops of 1.2 s hear nothing
+    paused = np.concatenate([burst, np.zeros(32_000, np.float32), burst])  # 3 of 5 crops of 1.2 s are silent
     found = build(tmp_path, scorer, speech(1.2), paused, count=6)
     # A crop that is almost all silence has the noise of its few samples amplified: float32 holds it to 1e-3 dB.
     assert [snr_db(found, i) for i in range(6)] == pytest.approx([0.0] * 6, abs=1e-3)
@@ -195,11 +195,11 @@ def answering(request, validation):
         scaled = [side / rms(loud) for side, loud in zip(clean, noisy, strict=True)]
         spoken = [magnitude(denoiser.spectrogram(side)) for side in scaled]
         denoiser.target.representation.fit(torch.cat([side.flatten() for side in spoken]))
-        coming = iter(spoken)
+        targets = iter(spoken)
 
         def estimate(spectrum):
-            heard = magnitude(spectrum)
-            return Estimate(heard, heard, heard, answer(heard, next(coming)), heard[:, None][:, :0]), None
+            noisy = magnitude(spectrum)
+            return Estimate(noisy, noisy, noisy, answer(noisy, next(targets)), noisy[:, None][:, :0]), None
 
         denoiser.estimate = estimate
         return denoiser

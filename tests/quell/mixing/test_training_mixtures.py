@@ -38,7 +38,7 @@ def decay(length, seed, direct=20):
     return np.concatenate([np.zeros(direct), [32_767], tail.clip(-30_000, 30_000)])
 
 
-def heard_in(response, dry):
+def reverberant(response, dry):
     return fftconvolve(dry, response.astype(np.float64)[: len(dry)])[: len(dry)]
 
 
@@ -108,10 +108,10 @@ def test_short_speech_lies_whole_inside_silence():
     _, clean, _ = sampler(make_split([ramp], [white(500, 3)]), 300).draw(400)
     starts = set()
     for row in clean:
-        (heard,) = torch.nonzero(row, as_tuple=True)
-        assert (row[heard] * 32768).tolist() == ramp.tolist()
-        assert heard[-1] - heard[0] == 99
-        starts.add(heard[0].item())
+        (places,) = torch.nonzero(row, as_tuple=True)
+        assert (row[places] * 32768).tolist() == ramp.tolist()
+        assert places[-1] - places[0] == 99
+        starts.add(places[0].item())
     # 400 draws out of 201 places: the first and last tenth are missed with a probability of 0.9 ** 400.
     assert min(starts) < 20 and max(starts) > 180
 
@@ -208,9 +208,9 @@ def test_a_room_that_is_an_impulse_changes_nothing():
     impulse[5] = 20_000
     split = make_split([white(900, 1), white(200, 2)], [white(500, 3)], rooms=[impulse])
     _, dry, _ = sampler(split, 600, rooms=0.0).draw(16)
-    _, heard, _ = sampler(split, 600, rooms=1.0).draw(16)
+    _, wet, _ = sampler(split, 600, rooms=1.0).draw(16)
     # A transform there and back of values below 1, float32.
-    assert (heard - dry).abs().max() < 1e-5
+    assert (wet - dry).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("length", [1, 100, 599, 600, 2_000])
@@ -218,38 +218,40 @@ def test_speech_in_a_room_is_its_convolution_with_the_response_cut_to_the_segmen
     room = decay(length, 5)
     split = make_split([white(900, 1), white(200, 2)], [white(500, 3)], rooms=[room])
     _, dry, _ = sampler(split, 600, rooms=0.0).draw(16)
-    _, heard, _ = sampler(split, 600, rooms=1.0).draw(16)
+    _, wet, _ = sampler(split, 600, rooms=1.0).draw(16)
     response = room_response(split.waveform(split.of("room")[0]))
-    for row, before in zip(heard.numpy(), dry.numpy(), strict=True):
-        np.testing.assert_allclose(row, heard_in(response, before), atol=1e-5)  # float32 transforms of values below 1
+    for row, before in zip(wet.numpy(), dry.numpy(), strict=True):
+        np.testing.assert_allclose(
+            row, reverberant(response, before), atol=1e-5
+        )  # float32 transforms of values below 1
 
 
-def test_every_room_is_heard_equally_often_and_short_ones_like_long_ones():
+def test_every_room_is_drawn_equally_often_whatever_its_length():
     split = make_split(
         [white(900, 1)], [white(500, 3)], rooms=[decay(30, 5), decay(400, 6), decay(90, 7), decay(200, 8)]
     )
     _, dry, _ = sampler(split, 150, rooms=0.0).draw(1_000)
-    _, heard, _ = sampler(split, 150, rooms=1.0).draw(1_000)
+    _, wet, _ = sampler(split, 150, rooms=1.0).draw(1_000)
     responses = [room_response(split.waveform(clip)) for clip in split.of("room")]
     counts = np.zeros(4)
-    for row, before in zip(heard.numpy(), dry.numpy(), strict=True):
-        errors = [np.abs(row - heard_in(response, before)).max() for response in responses]
+    for row, before in zip(wet.numpy(), dry.numpy(), strict=True):
+        errors = [np.abs(row - reverberant(response, before)).max() for response in responses]
         assert min(errors) < 1e-5  # as above
         counts[np.argmin(errors)] += 1
     assert chi_square(counts, np.full(4, 250)) < 16.3  # 3 degrees of freedom: exceeded once in 1000
 
 
 @pytest.mark.parametrize("rooms", [0.0, 0.3, 1.0])
-def test_the_share_of_mixtures_in_a_room_is_the_one_asked_for(rooms):
+def test_the_share_of_mixtures_in_a_room_is_the_configured_one(rooms):
     split = make_split([white(900, 1)], [white(500, 3)], rooms=[decay(100, 5)])
     _, dry, _ = sampler(split, 150, rooms=0.0).draw(1_000)
-    _, heard, _ = sampler(split, 150, rooms=rooms).draw(1_000)
-    share = ((heard - dry).abs().amax(1) > 1e-3).double().mean().item()
+    _, wet, _ = sampler(split, 150, rooms=rooms).draw(1_000)
+    share = ((wet - dry).abs().amax(1) > 1e-3).double().mean().item()
     assert share == pytest.approx(rooms, abs=4 * (rooms * (1 - rooms) / 1_000) ** 0.5)  # 4 deviations
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 20.0])
-def test_the_snr_is_that_of_speech_as_it_sounds_in_the_room(snr_db):
+def test_the_snr_is_that_of_reverberant_speech(snr_db):
     split = make_split([white(900, 1), white(200, 2)], [white(500, 3)], rooms=[decay(100, 5), decay(900, 6)])
     noisy, clean, _ = sampler(split, 600, (snr_db, snr_db), rooms=1.0).draw(64)
     assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
@@ -262,7 +264,7 @@ def test_the_same_seed_gives_the_same_rooms():
     assert not torch.equal(first.clean, other.clean)
 
 
-def test_without_responses_the_share_of_rooms_means_nothing():
+def test_without_responses_the_share_of_rooms_has_no_effect():
     split = make_split([white(900, 1)], [white(500, 3)])
     assert all(map(torch.equal, sampler(split, 300, rooms=0.0).draw(8), sampler(split, 300, rooms=1.0).draw(8)))
 
@@ -273,7 +275,7 @@ def test_silence_in_a_room_is_silence():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_share_of_mixtures_without_noise_is_the_one_asked_for(share):
+def test_the_share_of_mixtures_without_noise_is_the_configured_one(share):
     split = make_split([white(900, 1)], [white(5_000, 3)])
     noisy, clean, level = sampler(split, 100, clean=share).draw(2_000)
     without = (noisy == clean).all(1)
@@ -285,13 +287,13 @@ def test_the_share_of_mixtures_without_noise_is_the_one_asked_for(share):
 @pytest.mark.parametrize(
     "settings", [{"second_noise": 1.0}, {"colour_db": 6.0}, {"second_noise": 0.5, "colour_db": 9.0}]
 )
-def test_the_snr_is_that_of_all_the_noise_and_of_speech_as_it_is_coloured(snr_db, settings):
+def test_the_snr_is_that_of_all_the_noise_and_of_equalised_speech(snr_db, settings):
     split = make_split([white(900, 1)], [white(5_000, 3), white(100, 4)])
     noisy, clean, _ = sampler(split, 601, (snr_db, snr_db), **settings).draw(64)
     assert (power_db(clean) - power_db(noisy - clean)).flatten().tolist() == pytest.approx([snr_db] * 64, abs=1e-3)
 
 
-def test_a_second_noise_sounds_in_the_share_asked_for_and_is_the_softer_one():
+def test_a_second_noise_is_softer_and_in_the_configured_share():
     # Two noises that a product with either tells apart: each category is a tone.
     place = np.arange(8_000)
     tones = [3_000 * np.sin(2 * np.pi * place * bin_ / 400) for bin_ in (50, 100)]
@@ -305,7 +307,7 @@ def test_a_second_noise_sounds_in_the_share_asked_for_and_is_the_softer_one():
     assert softer_db.max() <= 10.01 and softer_db.max() - softer_db.min() > 9
 
 
-def test_colours_are_filters_within_their_limit_that_differ_between_mixtures_and_sides():
+def test_equalisers_keep_their_limit_and_differ_between_mixtures_and_sides():
     click = 30_000 * np.eye(1, 400)[0]
     split = make_split([click], [click])
     noisy, clean, _ = sampler(split, 400, colour_db=6.0).draw(64)
@@ -330,7 +332,7 @@ def paired_split(snrs_db=(0.0, 10.0), length=4_000, remix=False):
     return Split(np.concatenate(samples).astype(np.int16), clips)
 
 
-def test_pairs_are_cut_alike_and_keep_the_snr_they_were_recorded_with():
+def test_both_sides_of_a_pair_are_cut_alike_and_keep_their_snr():
     noisy, clean, _ = sampler(paired_split(), 2_000, snr_db=(30.0, 40.0)).draw(64)
     found = (power_db(clean) - power_db(noisy - clean)).flatten()
     # Half of a recording is as good as the whole to a few tenths of a dB.
@@ -339,14 +341,14 @@ def test_pairs_are_cut_alike_and_keep_the_snr_they_were_recorded_with():
 
 
 @pytest.mark.parametrize(("remix", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.25, 0.75)])
-def test_a_share_of_the_pairs_is_mixed_anew(remix, kept):
+def test_a_share_of_the_pairs_is_remixed(remix, kept):
     split = paired_split(remix=True)
     noisy, clean, _ = sampler(split, 2_000, snr_db=(30.0, 30.0), remix=remix).draw(2_000)
     found = power_db(clean) - power_db(noisy - clean)
     assert (found < 20).float().mean().item() == pytest.approx(kept, abs=0.05)
 
 
-def test_without_their_noise_pairs_are_not_mixed_anew():
+def test_without_their_noise_pairs_are_not_remixed():
     noisy, clean, _ = sampler(paired_split(), 2_000, snr_db=(30.0, 30.0), remix=1.0).draw(100)
     assert (power_db(clean) - power_db(noisy - clean) < 20).all()
 
@@ -360,30 +362,30 @@ def test_noise_levels_are_shares_of_the_peak_whatever_the_speech():
     assert ((levels - torch.linspace(0.2, 0.8, 2_000)).abs() / 0.6).max() < 1.95 / 2_000**0.5
 
 
-def test_kinds_of_noise_are_drawn_as_often_as_they_weigh():
+def test_kinds_of_noise_are_drawn_by_their_weights():
     noises = [np.full(500, value) for value in (1_000, 2_000, 3_000, 4_000)]
     split = make_split([white(900, 1)], noises, ["rain", "rain", "wind", "hum"])
     weights = {"rain": 3.0, "hum": 0.0}
     noisy, clean, _ = sampler(split, 100, noise_level=(1.0, 1.0), noise_weights=weights).draw(4_000)
-    heard = ((noisy - clean)[:, 0] * 32_768).round().int().tolist()
-    shares = {value: heard.count(value) / 4_000 for value in (1_000, 2_000, 3_000, 4_000)}
+    drawn = ((noisy - clean)[:, 0] * 32_768).round().int().tolist()
+    shares = {value: drawn.count(value) / 4_000 for value in (1_000, 2_000, 3_000, 4_000)}
     assert shares == pytest.approx({1_000: 0.375, 2_000: 0.375, 3_000: 0.25, 4_000: 0.0}, abs=0.03)
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "problem"),
     [
         ({"snow": 1.0}, "'snow', expected kinds of noise in training: rain, wind"),
         ({"rain": 0.0, "wind": 0.0}, "above 0"),
     ],
 )
-def test_weights_of_what_is_not_there_are_refused(weights, said):
+def test_weights_of_unknown_kinds_are_refused(weights, problem):
     split = make_split([white(900, 1)], [white(500, 2), white(500, 3)], ["rain", "wind"])
-    with pytest.raises(ValueError, match=f"noise_weights: .*{said}"):
+    with pytest.raises(ValueError, match=f"noise_weights: .*{problem}"):
         sampler(split, 100, noise_weights=weights)
 
 
-def test_a_share_of_both_sides_ends_at_a_lower_frequency():
+def test_a_share_of_both_sides_is_band_limited():
     split = make_split([white(9_000, 1)], [white(5_000, 3)])
     noisy, clean, _ = sampler(split, 4_000, band_limit=0.5).draw(400)
     for side in (noisy, clean):
@@ -400,7 +402,7 @@ def test_a_share_of_both_sides_ends_at_a_lower_frequency():
     assert limited.sum() > 40 and (noise[limited][:, -40:].mean(1) < 1e-6 * noise[limited].mean(1)).all()
 
 
-def test_a_share_of_the_noisy_sides_is_clipped_and_no_clean_one():
+def test_a_share_of_the_noisy_sides_only_is_clipped():
     split = make_split([white(9_000, 1)], [white(5_000, 3)])
     noisy, clean, _ = sampler(split, 4_000, clipping=0.5).draw(400)
     plain = sampler(split, 4_000).draw(400)
@@ -412,7 +414,7 @@ def test_a_share_of_the_noisy_sides_is_clipped_and_no_clean_one():
     assert (at_peak(clean) < 0.002).all() and (at_peak(plain.noisy) < 0.002).all()
 
 
-def test_a_share_of_the_noisy_sides_has_passed_a_codec_in_place():
+def test_a_share_of_the_noisy_sides_is_coded_without_a_delay():
     time = np.arange(9_000) / RATE
     tones = sum(3_000 * np.sin(2 * np.pi * hz * time) for hz in (310, 620, 1_250))
     split = make_split([tones], [white(5_000, 3)])

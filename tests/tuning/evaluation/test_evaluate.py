@@ -341,7 +341,7 @@ def test_models_of_ours_and_of_others_share_a_table(
     assert [row["system"] for row in state["systems"]] == ["noisy", "ours.pt", "theirs.pt@8000", "quell"]
     assert state["denoised"] == state["systems"][1]["means"]
     assert state["systems"][2]["means"] == state["noisy"]
-    with pytest.raises(ExportError, match=r"theirs\.pt: says no sample rate, expected one; add it, as in .*@16000"):
+    with pytest.raises(ExportError, match=r"theirs\.pt: states no sample rate, expected one; add it, as in .*@16000"):
         systems.named_systems([str(tmp_path / "theirs.pt")])
     with pytest.raises(UsageError, match=r"^tiny\.pt: two systems of that name, expected one; rename a file$"):
         systems.named_systems([str(model), str(model)])
