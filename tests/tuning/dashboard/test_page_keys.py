@@ -20,14 +20,3 @@ def test_keys_of_plots_constraints_and_artifacts_are_those_of_dashboard_and_optu
     assert page_keys.plot_key("name") == f"{SYSTEM_ATTR_PLOT_DATA}name:"
     assert page_keys.CONSTRAINTS == CONSTRAINTS_KEY
     assert ARTIFACT_KEY == ARTIFACTS_ATTR_PREFIX
-
-
-def test_notes_and_plots_are_joined_from_their_pieces() -> None:
-    pieces = {f"{page_keys.plot_key('b')}{number}": str(number) for number in (11, 0, *range(10, 0, -1))}
-    joined = page_keys.joined({**pieces, "dashboard:3:note_str:0": "a", "dashboard:3:note_ver": 2, "artifacts:a": "b"})
-    assert joined == {
-        "dashboard:plot_data:b:0": "01234567891011",
-        "dashboard:3:note_str:0": "a",
-        "dashboard:3:note_ver": 2,
-        "artifacts:a": "b",
-    }

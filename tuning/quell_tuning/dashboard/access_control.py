@@ -42,8 +42,11 @@ PAGE_POLICY = "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 POLICY = f"default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; {PAGE_POLICY}"
 
 
-class Refusal(Exception):
-    """A request is refused: an HTTP status, and the reason in one line."""
+class Refusal(BaseException):
+    """A request is refused: an HTTP status, and the reason in one line.
+
+    Not an Exception: optuna-dashboard would catch those that its storage raises.
+    """
 
     def __init__(self, status: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)

@@ -1,18 +1,18 @@
 """Private keys of optuna-dashboard in a study's system attributes: notes and plots, texts in numbered pieces.
 
+Optuna's databases once held 2048 characters in a field: the dashboard still cuts its texts into pieces.
+
 Read in optuna-dashboard 0.21.0: `_note.py`, `_custom_plot_data.py`, and `_serializer.py` for the constraints.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 # Of a trial: a list of numbers; where one is above 0 the trial is infeasible.
 CONSTRAINTS = "constraints"
-# Optuna's databases once held 2048 characters in a field: the dashboard still cuts notes and plots into pieces.
-PIECE = re.compile(r"(dashboard:(?:\d+:)?note_str:|dashboard:plot_data:.*:)(\d+)", re.DOTALL)
 TRIAL_NOTE = re.compile(r"dashboard:(\d+):note_(?:ver$|str:)")
 
 
@@ -46,16 +46,3 @@ def piece_keys(attributes: Iterable[str], key: str) -> list[str]:
     while (piece := f"{key}{len(keys)}") in attributes:
         keys.append(piece)
     return keys
-
-
-def joined(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes with each note and each plot in one piece."""
-    others: dict[str, Any] = {}
-    pieces: dict[str, dict[int, str]] = {}
-    for key, value in attributes.items():
-        match = PIECE.fullmatch(key)
-        if match:
-            pieces.setdefault(match[1], {})[int(match[2])] = value
-        else:
-            others[key] = value
-    return others | {f"{key}0": "".join(text[number] for number in sorted(text)) for key, text in pieces.items()}

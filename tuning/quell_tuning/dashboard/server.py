@@ -17,9 +17,9 @@ import optuna_dashboard
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from quell_tuning.dashboard.access_control import Guard, Refusal, is_loopback
+from quell_tuning.dashboard.access_control import Guard, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
-from quell_tuning.dashboard.storage_view import DashboardStorage, DatabaseUnavailable
+from quell_tuning.dashboard.storage_view import DashboardStorage
 from quell_tuning.errors import UsageError
 from quell_tuning.optuna_private import storage_of, study_id_of
 from quell_tuning.storage.retrying import RetryingStorage
@@ -132,22 +132,7 @@ def application(
     """The whole application, from the access control to optuna-dashboard."""
     view = DashboardStorage(storage)
     page = optuna_dashboard.wsgi(view, artifact_store=_WriteOnlyStore(store))
-    return Guard(ServiceUnavailable(Artifacts(JsonAnswers(page), view, store)), password, read_only)
-
-
-class ServiceUnavailable:
-    """Answers 503 while the database is unavailable."""
-
-    def __init__(self, app: WSGIApplication) -> None:
-        self.app = app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files are an error without it
-        try:
-            return self.app(environ, start_response)
-        except DatabaseUnavailable as error:
-            reason = "the study's database does not answer; this goes on when it is back"
-            raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from error
+    return Guard(Artifacts(JsonAnswers(page), view, store), password, read_only)
 
 
 class JsonAnswers:
@@ -157,6 +142,7 @@ class JsonAnswers:
         self.app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        encodings = environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files fail without it
         started: list[Any] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
@@ -166,7 +152,7 @@ class JsonAnswers:
         status, headers, exc_info = started
         if status.startswith("204"):  # optuna-dashboard 0.21 parses the body as JSON, fails, and reports an error
             status, headers, body = "200 OK", {"Content-Type": "application/json", "Content-Length": "2"}, [b"{}"]
-        elif headers.get("Content-Type") == "application/json" and "gzip" in environ["HTTP_ACCEPT_ENCODING"]:
+        elif headers.get("Content-Type") == "application/json" and "gzip" in encodings:
             whole = b"".join(body)
             if len(whole) > SMALL_BYTES:
                 whole = gzip.compress(whole, compresslevel=1, mtime=0)

@@ -1,7 +1,7 @@
 """A storage as optuna-dashboard should see it: infeasible trials are never the best, and pages stay small.
 
 It makes up for what optuna-dashboard 0.21 lacks: constraints in Optuna 5's form, databases that are unavailable for a
-while, and notes that are not put together from pieces again for every trial.
+while, and notes that are not searched for among all attributes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning import formatting
-from quell_tuning.dashboard.page_keys import CONSTRAINTS, joined, note_keys, note_owner
+from quell_tuning.dashboard.access_control import Refusal
+from quell_tuning.dashboard.page_keys import CONSTRAINTS, note_keys, note_owner
 from quell_tuning.errors import StorageError
 from quell_tuning.formatting import COSTS
 from quell_tuning.optuna_private import FrozenStudy, trial_id_of
@@ -48,10 +49,6 @@ CURVES = 100
 OF_STUDIES = ("corpus", "spec_hash", "trials", "tuned")
 
 
-class DatabaseUnavailable(BaseException):
-    """The database does not answer. Not an Exception: the dashboard would catch that; the text is one line."""
-
-
 class _Infeasible:
     """A state that the page shows as complete, and that no search for the best of the complete trials finds."""
 
@@ -69,7 +66,7 @@ class DashboardStorage(RetryingStorage):
     """A view of another storage. Writes go through, except new trials: those read here lack attributes.
 
     Raises:
-        DatabaseUnavailable: from any method, when the database does not answer for longer than WAIT_S.
+        Refusal: from any method, when the database does not answer for longer than WAIT_S.
     """
 
     def __init__(self, storage: RetryingStorage) -> None:
@@ -82,7 +79,8 @@ class DashboardStorage(RetryingStorage):
             with self.waiting(at_most_s=WAIT_S):
                 return super()._call(method, *arguments)
         except StorageError as error:
-            raise DatabaseUnavailable(str(error)) from error
+            reason = "the study's database does not answer; this goes on when it is back"
+            raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from error
 
     def get_all_studies(self) -> list[FrozenStudy]:
         return [_study(study) for study in super().get_all_studies()]
@@ -186,7 +184,7 @@ class _Attributes(dict[str, Any]):
 def _arranged(stored: Mapping[str, Any]) -> _Attributes:
     of_study: dict[str, Any] = {}
     notes: dict[str, dict[str, Any]] = {}
-    for key, value in joined(stored).items():
+    for key, value in stored.items():
         trial_id = note_owner(key)
         (of_study if trial_id is None else notes.setdefault(note_keys(trial_id).version, {}))[key] = value
     return _Attributes(of_study, {version: note for version, note in notes.items() if version in note})
