@@ -193,7 +193,7 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     def look(seconds: float) -> tuple[bool | None, float | None]:
         nonlocal now
         now += seconds
-        (worker,) = summary(study, signs=liveness)["workers"]
+        (worker,) = summary(study, liveness=liveness)["workers"]
         return worker["alive"], worker["silent_s"]
 
     assert look(0) == (None, None)

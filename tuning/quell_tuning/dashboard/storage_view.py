@@ -30,18 +30,7 @@ WAIT_S = 2.0
 # Attributes of a trial that a page shows unchanged. Long lists (`clips`), what only workers read (`lease`, `slot`,
 # `training`) and what the notes say in words (`denoiser`, `by_snr`, `worst`, `gallery`) are left out: of 1000 trials
 # they are 5 MB.
-OF_TRIALS = (
-    "preset",
-    "warm_start",
-    "same_as",
-    "of",
-    "repeat",
-    "pruned",
-    "failure",
-    "lost",
-    "failures",
-    "worker",
-)
+OF_TRIALS = ("preset", "warm_start", "same_as", "of", "repeat", "pruned", "failure", "lost", "failures", "worker")
 # So many trials, the best ones, have a curve in the plot of what was reported at the rungs; all have them as text.
 # Drawing 1000 lines and their legend took a browser 2 s, half of what opening the page took.
 CURVES = 100

@@ -1,4 +1,4 @@
-"""Who works on a study: running trials, and what is known of the workers that have them."""
+"""The workers of a study: which running trial each of them has, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quell_tuning.trials.worker_id import runs_here, shown
 
 
 class Liveness:
-    """What is known of the workers of running trials, by this process's clock.
+    """Whether the workers of running trials are alive, by this process's clock.
 
     A worker on this machine is checked by its process. One elsewhere counts as alive once its lease has changed
     between two looks.
@@ -23,21 +23,18 @@ class Liveness:
         self._renewing: set[int] = set()  # trials whose lease changed between two looks
 
     def look(self, running: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
-        """What is known of each running trial and its worker, as JSON.
+        """Each running trial and its worker, as JSON.
 
-        `alive` is None where that is not known, and `silent_s` where there was one look only.
+        `alive` is None where that is not known yet, and `silent_s` at the first look at a trial.
         """
         before = set(self._watch.silent_s)
         self._watch.look(running)
         self._renewing = (self._renewing | {*self._watch.renewed}) & before & {*self._watch.silent_s}
-        return [
-            _known(trial)
-            | {
-                "alive": self._alive(trial),
-                "silent_s": round(self._watch.silent_s[trial.number], 1) if trial.number in before else None,
-            }
-            for trial in running
-        ]
+        workers = []
+        for trial in running:
+            silent_s = round(self._watch.silent_s[trial.number], 1) if trial.number in before else None
+            workers.append(_worker(trial) | {"alive": self._alive(trial), "silent_s": silent_s})
+        return workers
 
     def _alive(self, trial: FrozenTrial) -> bool | None:
         if self._watch.lost(trial):
@@ -45,14 +42,13 @@ class Liveness:
         return runs_here(trial.user_attrs.get("worker", "")) or (True if trial.number in self._renewing else None)
 
 
-def _known(trial: FrozenTrial) -> dict[str, Any]:
-    told = trial.intermediate_values
-    rung = max(told, default=None)
-    lease = trial.user_attrs.get("lease", (0, 0.0))
+def _worker(trial: FrozenTrial) -> dict[str, Any]:
+    rungs, lease = trial.intermediate_values, trial.user_attrs.get("lease", (0, 0.0))
+    rung = max(rungs, default=None)
     return {
         "worker": shown(trial.user_attrs.get("worker", "")),
         "trial": trial.number,
         "rung_hours": None if rung is None else rung / 3600,
-        "score": None if rung is None else told[rung],
+        "score": None if rung is None else rungs[rung],
         "audio_hours": max(lease[1], (rung or 0) / 3600),
     }

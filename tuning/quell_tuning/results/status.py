@@ -31,12 +31,12 @@ FAILURES = 10  # latest ones that are listed
 PAUSE_S = 2.0  # between two looks of `--watch`
 
 
-def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) -> dict[str, Any]:
+def summary(study: optuna.Study, best: int = 10, liveness: Liveness | None = None) -> dict[str, Any]:
     """Trials by state, the best trials and their gains, workers, and worker-hours, as JSON.
 
     Args:
         best: length of the leaderboard.
-        signs: the object of the looks before this one, for a caller that looks again and again.
+        liveness: the object of the looks before this one, for a caller that looks again and again.
     """
     snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
     trials = [trial for trial in snapshot.trials if not is_lost(trial)]
@@ -52,7 +52,7 @@ def summary(study: optuna.Study, best: int = 10, signs: Liveness | None = None) 
         "done": ended >= asked and not running,
         "states": dict(states),
         "hours": asdict(hours(snapshot.trials, asked)),
-        "workers": (signs or Liveness()).look(running),
+        "workers": (liveness or Liveness()).look(running),
         "noisy": snapshot.noisy,
         "best": _best(snapshot),
         "best_preset": _preset(snapshot.best_preset),
@@ -205,11 +205,11 @@ def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> No
     Args:
         as_json: the line is the summary as JSON, on a terminal too.
     """
-    signs, last = Liveness(), ""
+    liveness, last = Liveness(), ""
     redraw = console.is_terminal and not as_json
     with Live(console=console, auto_refresh=False) if redraw else nullcontext() as live:
         while True:
-            state = summary(study, signs=signs)
+            state = summary(study, liveness=liveness)
             text = line(state)
             if live is not None:
                 live.update(view(state), refresh=True)
