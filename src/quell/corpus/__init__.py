@@ -1,1 +1,1 @@
-"""Folders of recordings to one decoded corpus."""
+"""Turns folders of recordings into one decoded corpus."""

@@ -1,4 +1,4 @@
-"""One recording, or a pair of them, as 16-bit samples at the rate of a corpus."""
+"""Decodes a recording, or a noisy/clean pair, to 16-bit mono samples at the rate of a corpus."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from quell.audio.alignment import read
 from quell.corpus.recordings import Kind
 
 SILENT = 1e-4  # peak, -80 dB of full scale: nothing was recorded
-FRAME_S, MARGIN_S = 0.02, 0.1  # of what is cut off speech
+FRAME_S, MARGIN_S = 0.02, 0.1  # of trimming: unit of measurement, and what is kept around speech
 
 Samples = NDArray[np.int16]
 Decoded = dict[Kind, Samples]
 
 
 def decode(path: Path, sample_rate: int, kind: Kind, trim_db: float = 0.0) -> Decoded:
-    """int16 samples with the peak at full scale, so that quiet recordings lose no digits; none of a silent recording.
+    """int16 samples with the peak at full scale, so that quiet recordings keep their precision; empty if silent.
 
-    Digital silence at the ends of a noise is cut: published clips are padded with it, and a crop of it has no SNR.
+    Cuts digital silence at the ends of noise: published clips are padded with it, and a crop of it has no SNR.
 
     Args:
-        trim_db: ends that are so far below the loudest frame are cut, but for MARGIN_S of them; 0 keeps them.
+        trim_db: cuts ends that are this far below the loudest frame, except for MARGIN_S; 0 keeps them.
 
     Raises:
         AudioError: the recording cannot be read.
@@ -34,14 +34,15 @@ def decode(path: Path, sample_rate: int, kind: Kind, trim_db: float = 0.0) -> De
     if peak < SILENT:
         return {}
     if trim_db:
-        waveform = _spoken(waveform, sample_rate, trim_db)
+        waveform = _without_pauses_at_ends(waveform, sample_rate, trim_db)
     samples = _in_16_bits(waveform, peak)
     return {kind: _trimmed(samples) if kind == "noise" else samples}
 
 
 def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Decoded:
-    """Both sides of a pair, aligned, of one length and with the louder peak at full scale; with `remix` the noise, too.
-    Nothing of a pair whose clean side is silent.
+    """Both sides of a pair, aligned and of one length, with the louder peak at full scale; with `remix` also the noise.
+
+    Empty if the clean side is silent.
 
     Raises:
         AudioError: one of them cannot be read.
@@ -50,11 +51,11 @@ def decode_pair(noisy: Path, clean: Path, sample_rate: int, remix: bool) -> Deco
     if _peak(pair.clean) < SILENT:
         return {}
     peak = max(_peak(pair.noisy), _peak(pair.clean))
-    found: Decoded = {"clean": _in_16_bits(pair.clean, peak), "noisy": _in_16_bits(pair.noisy, peak)}
+    decoded: Decoded = {"clean": _in_16_bits(pair.clean, peak), "noisy": _in_16_bits(pair.noisy, peak)}
     noise = pair.noisy - pair.clean
     if remix and (loudest := _peak(noise)) >= SILENT:
-        found["noise"] = _trimmed(_in_16_bits(noise, loudest))
-    return found
+        decoded["noise"] = _trimmed(_in_16_bits(noise, loudest))
+    return decoded
 
 
 def _peak(waveform: audio.FloatArray) -> float:
@@ -63,14 +64,14 @@ def _peak(waveform: audio.FloatArray) -> float:
 
 def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
     samples = np.empty(len(waveform), np.int16)
-    for begin in range(0, len(waveform), audio.READ_BLOCK):  # an hour's worth is not in memory twice
+    for begin in range(0, len(waveform), audio.READ_BLOCK):  # so that an hour is not in memory twice
         samples[begin : begin + audio.READ_BLOCK] = np.round(
             waveform[begin : begin + audio.READ_BLOCK] * (32767 / peak)
         )
     return samples
 
 
-def _spoken(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> audio.FloatArray:
+def _without_pauses_at_ends(waveform: audio.FloatArray, sample_rate: int, trim_db: float) -> audio.FloatArray:
     frame = round(FRAME_S * sample_rate)
     padded = np.pad(waveform, (0, -len(waveform) % frame))
     levels = np.square(padded.reshape(-1, frame), dtype=np.float64).mean(axis=1)

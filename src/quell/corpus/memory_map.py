@@ -1,4 +1,4 @@
-"""A decoded corpus: one int16 memory map per split, opened by every worker."""
+"""The decoded corpus: one int16 memory map per split, which every worker opens."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Corpus:
 
 
 def open_store(folder: Path) -> Corpus:
-    """A corpus that `quell.corpus.store.prepare` decoded.
+    """Opens a corpus decoded by `quell.corpus.store.prepare`.
 
     Raises:
-        CorpusError: there is none in `folder`.
+        CorpusError: `folder` has none.
     """
     try:
         index = json.loads((folder / "index.json").read_text())

@@ -1,4 +1,4 @@
-"""What of a corpus is decoded, in which order, by how many processes; what another corpus holds is copied."""
+"""Decodes the recordings of a corpus in processes, in order; copies those that another corpus has decoded."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import numpy as np
 from quell.corpus.decoding import Decoded, Samples, decode, decode_pair
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 
-# Version of the decoded files. Raise it when the same recordings would be decoded to other samples.
+# Version of the decoded files. Raise it when the same recordings decode to other samples.
 DECODER = 1
-# Batches that are being decoded, or wait for their turn to be written, for each process.
+# Batches per process that are decoded or wait to be written.
 AHEAD = 2
-# For a process at once: each recording costs the way between processes, too, and hours of them cost memory.
+# Most jobs and bytes of files in a batch: small batches cost transfers between processes, large ones memory.
 BATCH = 16
 BATCH_BYTES = 32_000_000
-# Fewer and smaller recordings than these are decoded before a process has started.
-WORTH_A_PROCESS = 200
-WORTH_BYTES = 20_000_000
+# Fewer jobs and fewer bytes than these are decoded here, in less time than a process takes to start.
+MIN_JOBS = 200
+MIN_BYTES = 20_000_000
 
 _Task = tuple[Callable[..., Decoded], tuple[Any, ...]]  # a function and its arguments
 
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """Where decoded samples are."""
+    """Samples in a decoded corpus; offset and length in samples."""
 
     file: Path
     offset: int
@@ -43,12 +43,12 @@ class StoredSamples:
 
 @dataclass(frozen=True)
 class DecodingJob:
-    """What is decoded at once: a recording, or a pair of them.
+    """A recording, or a noisy/clean pair, to decode.
 
     Attributes:
-        recording: by whose name the samples are called; of a pair the clean one.
-        noisy: of a pair.
-        key: what the samples depend on besides the rate.
+        recording: names the samples; of a pair the clean one.
+        noisy: the noisy recording of a pair.
+        key: all that the samples depend on besides the rate.
     """
 
     recording: Recording
@@ -56,18 +56,18 @@ class DecodingJob:
     key: str
 
     def path(self, config: CorpusConfig) -> Path:
-        """Of the recording."""
+        """Path of the recording."""
         return config.folder(self.recording.kind) / self.recording.path
 
     def size(self, config: CorpusConfig) -> int:
-        """Of the recording, bytes; 0 where there is none any more."""
+        """Bytes of the recording's file; 0 if it no longer exists."""
         try:
             return self.path(config).stat().st_size
         except OSError:
             return 0
 
-    def run(self, config: CorpusConfig) -> _Task:
-        """A function and its arguments."""
+    def task(self, config: CorpusConfig) -> _Task:
+        """The function that decodes, and its arguments."""
         path = self.path(config)
         if self.noisy is None:
             trim_db = config.trim_db if self.recording.kind == "clean" else 0.0
@@ -75,7 +75,8 @@ class DecodingJob:
         return decode_pair, (config.folder("noisy") / self.noisy.path, path, config.sample_rate, config.remix)
 
 
-def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[DecodingJob]:
+def decoding_jobs(config: CorpusConfig, recordings: Sequence[Recording]) -> list[DecodingJob]:
+    """One job for each recording or pair."""
     noisy = {clean.name: noisy for noisy, clean in partners(recordings)}
     jobs = []
     for recording in recordings:
@@ -92,8 +93,8 @@ def listed(config: CorpusConfig, recordings: Sequence[Recording]) -> list[Decodi
 
 
 def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, StoredSamples]]:
-    """What other corpora of this store hold at this rate, by the keys of jobs."""
-    found: dict[str, dict[Kind, StoredSamples]] = {}
+    """Samples of other corpora in the store at the same rate, by the keys of jobs."""
+    stored: dict[str, dict[Kind, StoredSamples]] = {}
     for file in sorted(store.glob("*/index.json")):
         try:
             index = json.loads(file.read_text())
@@ -105,44 +106,48 @@ def decoded_before(config: CorpusConfig, store: Path) -> dict[str, dict[Kind, St
             for clip in clips:
                 key = index["keys"].get(f"{clip['kind']}/{clip['path']}")
                 if key is not None:
-                    place = StoredSamples(file.parent / f"{split}.int16", clip["offset"], clip["length"])
-                    found.setdefault(key, {})[clip["kind"]] = place
-    return found
+                    samples = StoredSamples(file.parent / f"{split}.int16", clip["offset"], clip["length"])
+                    stored.setdefault(key, {})[clip["kind"]] = samples
+    return stored
 
 
 def decoded(
     config: CorpusConfig,
     jobs: Sequence[DecodingJob],
-    known: dict[str, dict[Kind, StoredSamples]],
-    enough: Callable[[Recording], bool],
+    stored: dict[str, dict[Kind, StoredSamples]],
+    is_full: Callable[[Recording], bool],
     processes: int,
 ) -> Iterator[tuple[DecodingJob, Decoded]]:
-    """The samples of each job in that order; none of one that is not wanted any more. No more than AHEAD batches for
-    each process are in memory."""
-    executor = _executor(processes, [job.size(config) for job in jobs if job.key not in known])
+    """The samples of each job, in order, with at most AHEAD batches per process in memory.
+
+    Args:
+        stored: from `decoded_before`; these jobs are copied.
+        is_full: whether a recording is no longer needed; its samples are then empty.
+    """
+    executor = _executor(processes, [job.size(config) for job in jobs if job.key not in stored])
     most = 1 if executor is None else AHEAD * processes
     ahead: deque[tuple[Sequence[DecodingJob], Future[list[Decoded]]]] = deque()
     try:
         for batch in _batches(config, jobs, 1 if executor is None else BATCH):
-            tasks = [_task(config, job, known, enough) for job in batch]
-            if executor is None or all(job.key in known for job in batch):
+            tasks = [_task(config, job, stored, is_full) for job in batch]
+            if executor is None or all(job.key in stored for job in batch):
                 future: Future[list[Decoded]] = Future()
-                future.set_result(_all(tasks))
+                future.set_result(_run(tasks))
             else:
-                future = executor.submit(_all, tasks)
+                future = executor.submit(_run, tasks)
             ahead.append((batch, future))
             if len(ahead) >= most:
-                done, result = ahead.popleft()
-                yield from zip(done, result.result(), strict=True)
-        for done, result in ahead:
-            yield from zip(done, result.result(), strict=True)
+                first, result = ahead.popleft()
+                yield from zip(first, result.result(), strict=True)
+        for batch, result in ahead:
+            yield from zip(batch, result.result(), strict=True)
     finally:
         if executor is not None:
             executor.shutdown(cancel_futures=True)
 
 
 def _batches(config: CorpusConfig, jobs: Sequence[DecodingJob], most: int) -> Iterator[Sequence[DecodingJob]]:
-    """In that order: at most so many jobs, and no more than BATCH_BYTES of files unless it is one."""
+    """Jobs in order, at most `most` and at most BATCH_BYTES of files in a batch, or one job."""
     batch: list[DecodingJob] = []
     size = 0
     for job in jobs:
@@ -159,24 +164,24 @@ def _batches(config: CorpusConfig, jobs: Sequence[DecodingJob], most: int) -> It
 def _task(
     config: CorpusConfig,
     job: DecodingJob,
-    known: dict[str, dict[Kind, StoredSamples]],
-    enough: Callable[[Recording], bool],
+    stored: dict[str, dict[Kind, StoredSamples]],
+    is_full: Callable[[Recording], bool],
 ) -> _Task:
-    if enough(job.recording):
+    if is_full(job.recording):
         return dict, ()
-    return (_read, (known[job.key],)) if job.key in known else job.run(config)
+    return (_read, (stored[job.key],)) if job.key in stored else job.task(config)
 
 
-def _all(tasks: Sequence[_Task]) -> list[Decoded]:
+def _run(tasks: Sequence[_Task]) -> list[Decoded]:
     return [function(*arguments) for function, arguments in tasks]
 
 
-def _read(places: dict[Kind, StoredSamples]) -> Decoded:
-    return {kind: place.samples() for kind, place in places.items()}
+def _read(stored: dict[Kind, StoredSamples]) -> Decoded:
+    return {kind: samples.samples() for kind, samples in stored.items()}
 
 
 def _executor(processes: int, sizes: Sequence[int]) -> Executor | None:
-    if processes < 2 or (len(sizes) < WORTH_A_PROCESS and sum(sizes) < WORTH_BYTES):
+    if processes < 2 or (len(sizes) < MIN_JOBS and sum(sizes) < MIN_BYTES):
         return None
     from quell.processes import pool
 

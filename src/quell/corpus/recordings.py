@@ -1,4 +1,4 @@
-"""Recordings on disk: which there are, what must stay together, and which split each belongs to."""
+"""A corpus's configuration, its recordings, and the noisy/clean partners among them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ FOLDERS = "folders"
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Which recordings, at which rate, and what must stay together: clean speech and noise to be mixed, or clean speech
-    and noisy versions of it, by the same paths but for the suffix.
+    """Recordings of a corpus, their rate and their groups.
+
+    They are clean speech and noise to be mixed, or clean speech and noisy versions of it at the same paths but for the
+    suffix.
 
     Grouping rules are explained by `quell.corpus.splits.group_of`.
     """
@@ -25,36 +27,36 @@ class CorpusConfig:
     sample_rate: int = 16_000  # Hz
     group_clean: str = "parent"
     group_noise: str = "file"
-    # Shares by which groups are dealt out; or FOLDERS, when each side has a folder for each split; or the path of a
-    # CSV file with the columns path (of a recording or a folder, from where the CSV file is) and split.
+    # Share of each split; or FOLDERS, where each side has a folder for each split; or the path of a CSV file with the
+    # columns path (of a recording or folder, relative to the CSV file) and split.
     splits: Mapping[str, float] | str = field(default_factory=lambda: dict(SHARES))
-    hours: float = 0.0  # of clean speech, over all splits; 0 takes everything
-    rooms: Path | None = None  # folder of room impulse responses, heard in training only
-    skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to be left out
+    hours: float = 0.0  # of clean speech, over all splits; 0 means all
+    rooms: Path | None = None  # folder of room impulse responses, for training only
+    skip: frozenset[str] = frozenset()  # "clean/<path>", "noise/<path>": recordings to leave out
     noisy: Path | None = None  # noisy versions of the clean recordings, instead of noise
-    kinds: tuple[str, ...] = ()  # folders of noise that are taken; all without any
-    trim_db: float = 0.0  # of the loudest: softer beginnings and ends of clean speech are cut off; 0 keeps them
-    remix: bool = False  # the noise of the pairs is mixed with other speech, too
+    kinds: tuple[str, ...] = ()  # folders of noise to use; empty means all
+    trim_db: float = 0.0  # beginnings and ends of clean speech this far below its loudest frame are cut; 0 keeps them
+    remix: bool = False  # the noise of pairs is also mixed with other speech
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """Of each split, where they are dealt out or `hours` are."""
+        """Share of each split, by which groups are assigned and `hours` divided."""
         return SHARES if isinstance(self.splits, str) else self.splits
 
     def folder(self, kind: Kind) -> Path:
-        """Where recordings of a kind are."""
-        found = {"clean": self.clean, "noisy": self.noisy, "noise": self.noise, "room": self.rooms}[kind]
-        assert found is not None
-        return found
+        """Folder of the recordings of a kind."""
+        folder = {"clean": self.clean, "noisy": self.noisy, "noise": self.noise, "room": self.rooms}[kind]
+        assert folder is not None
+        return folder
 
     def without(self, names: Iterable[str]) -> CorpusConfig:
-        """The same but for some recordings."""
+        """The configuration without some recordings, by `Recording.name`."""
         return replace(self, skip=self.skip | frozenset(names))
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file of the corpus and where it belongs."""
+    """A file of the corpus, with its group and split."""
 
     kind: Kind
     path: str  # relative to its folder, with forward slashes
@@ -65,12 +67,12 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """What `CorpusConfig.skip` calls it."""
+        """Name in `CorpusConfig.skip`."""
         return f"{self.kind}/{self.path}"
 
 
 def stem(path: str) -> str:
-    """What a noisy recording and its clean version have in common: the path without suffix."""
+    """The path without suffix, which a noisy recording and its clean version share."""
     return str(PurePosixPath(path).with_suffix(""))
 
 

@@ -1,4 +1,4 @@
-"""Folders to recordings: what is there, its group and split, and groups that leak between splits."""
+"""Scans folders for recordings with their groups and splits; finds leaks between splits and missing partners."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from quell.errors import CorpusError
 
 
 def find(config: CorpusConfig) -> list[Recording]:
-    """Every recording with its group and split, sorted by kind and path. Nothing is opened.
+    """All recordings with their groups and splits, sorted by kind and path; opens no file.
 
     Raises:
-        CorpusError: a folder that is missing or empty, a name without a group or a split, or too few groups.
+        CorpusError: a folder is missing or empty, a name has no group or split, or there are too few groups.
     """
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     other: tuple[Kind, str] = ("noise", config.group_noise) if config.noisy is None else ("noisy", config.group_clean)
     sides: tuple[tuple[Kind, str], ...] = (("clean", config.group_clean), other)
     for kind, rule in sides:
@@ -36,17 +36,17 @@ def find(config: CorpusConfig) -> list[Recording]:
             paths = _of_kinds(folder, paths, config.kinds, config.splits == FOLDERS)
         if not paths:
             raise CorpusError(f"{folder}: no sound files, expected {kind} recordings (WAV, FLAC, Ogg, ...); add some")
-        found += _placed(kind, folder, paths, rule, config.splits)
+        recordings += _with_splits(kind, folder, paths, rule, config.splits)
     if config.noisy is not None:
-        found = _as_partners(found)
-    return found + ([] if config.rooms is None else _rooms(config.rooms, config.skip))
+        recordings = _as_partners(recordings)
+    return recordings + ([] if config.rooms is None else _rooms(config.rooms, config.skip))
 
 
 def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]:
-    """What `find` finds, with the digest of each file's bytes (`quell.corpus.file_digests`).
+    """The recordings of `find`, with digests of their files (`quell.corpus.file_digests`).
 
     Raises:
-        AudioError: a file that cannot be read.
+        AudioError: a file cannot be read.
         CorpusError: as `find`.
     """
     return [
@@ -55,7 +55,7 @@ def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]
 
 
 class Problem(NamedTuple):
-    """Recordings that a corpus cannot be decoded with."""
+    """Recordings because of which a corpus is not decoded."""
 
     names: tuple[str, ...]  # of the recordings to leave out
     text: str
@@ -91,21 +91,21 @@ def unpaired(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[
 
 
 def _of_kinds(folder: Path, paths: Sequence[Path], kinds: Sequence[str], below: bool) -> list[Path]:
-    """The recordings of some kinds of noise, whose folders lie below those of the splits where there are such."""
-    found: dict[str, list[Path]] = {kind: [] for kind in kinds}
+    """The recordings of some kinds of noise; with `below`, their folders lie in a folder of each split."""
+    kind_of = {}
     for path in paths:
         parts = path.parts[1:] if below else path.parts
-        if len(parts) > 1 and parts[0] in found:
-            found[parts[0]].append(path)
-    for kind, listed in found.items():
-        if not listed:
-            there = sorted({path.parts[-2] for path in paths if len(path.parts) > 1})
-            raise CorpusError(f"{folder}: no noise of the kind {kind!r}, expected its folder among {', '.join(there)}")
-    return [path for path in paths if any(path in listed for listed in found.values())]
+        if len(parts) > 1 and parts[0] in kinds:
+            kind_of[path] = parts[0]
+    for kind in kinds:
+        if kind not in kind_of.values():
+            names = sorted({path.parts[-2] for path in paths if len(path.parts) > 1})
+            raise CorpusError(f"{folder}: no noise of the kind {kind!r}, expected its folder among {', '.join(names)}")
+    return list(kind_of)
 
 
 def _as_partners(recordings: Sequence[Recording]) -> list[Recording]:
-    """Noisy recordings in the groups and splits of the clean ones."""
+    """The recordings, noisy ones with the group and split of their clean version."""
     clean = {noisy.name: clean for noisy, clean in partners(recordings)}
     return [
         replace(one, group=clean[one.name].group, split=clean[one.name].split) if one.name in clean else one
@@ -113,27 +113,29 @@ def _as_partners(recordings: Sequence[Recording]) -> list[Recording]:
     ]
 
 
-def _placed(
+def _with_splits(
     kind: Kind, folder: Path, paths: Sequence[Path], rule: str, splits: Mapping[str, float] | str
 ) -> list[Recording]:
     if not isinstance(splits, str):
-        return _dealt(kind, folder, paths, rule, splits)
-    placed = _by_folders(folder, paths) if splits == FOLDERS else _by_list(folder, paths, Path(splits))
+        return _by_shares(kind, folder, paths, rule, splits)
+    split_of = _by_folders(folder, paths) if splits == FOLDERS else _by_list(folder, paths, Path(splits))
     for name in SPLITS:
-        if name not in placed.values():
+        if name not in split_of.values():
             raise CorpusError(f"{folder}: no {kind} recordings for the {name} split, expected some; see {splits}")
-    # Below a folder that is a split, groups and categories are named as if it were not there.
+    # The folder of a split is no part of the names of groups and categories below it.
     short = {path: Path(*path.parts[1:]) if splits == FOLDERS else path for path in paths}
     return [
-        Recording(kind, path.as_posix(), group_of(short[path], rule), _category(kind, short[path]), placed[path])
+        Recording(kind, path.as_posix(), group_of(short[path], rule), _category(kind, short[path]), split_of[path])
         for path in paths
     ]
 
 
-def _dealt(kind: Kind, folder: Path, paths: Sequence[Path], rule: str, shares: Mapping[str, float]) -> list[Recording]:
+def _by_shares(
+    kind: Kind, folder: Path, paths: Sequence[Path], rule: str, shares: Mapping[str, float]
+) -> list[Recording]:
     groups = {path: group_of(path, rule) for path in paths}
     categories: dict[str, str] = {}
-    for path in paths:  # a group in two folders counts for the first: it must move as one
+    for path in paths:  # a group in two folders has the category of the first: it gets one split
         categories.setdefault(groups[path], _category(kind, path))
     try:
         assigned = split_groups(categories, shares)
@@ -159,16 +161,17 @@ def _by_folders(folder: Path, paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def _by_list(folder: Path, paths: Sequence[Path], table: Path) -> dict[Path, str]:
-    """Splits by the longest path in the table that a recording is, or lies below."""
-    listed = _read_list(table)
-    placed = {}
+    """Splits from the longest path in the table that is a recording's, or a folder's above it."""
+    rows = _read_list(table)
+    split_of = {}
     for path in paths:
-        whole = (folder / path).resolve()
-        row = next((listed[above] for above in (whole, *whole.parents) if above in listed), None)
-        if row is None:
-            raise CorpusError(f"{table}: nothing about {folder / path}, expected its split; add a row, or a folder's")
-        placed[path] = row
-    return placed
+        absolute = (folder / path).resolve()
+        split = next((rows[above] for above in (absolute, *absolute.parents) if above in rows), None)
+        if split is None:
+            needed = "expected its split; add a row for it or for its folder"
+            raise CorpusError(f"{table}: no row for {folder / path}, {needed}")
+        split_of[path] = split
+    return split_of
 
 
 def _read_list(table: Path) -> dict[Path, str]:
@@ -176,19 +179,21 @@ def _read_list(table: Path) -> dict[Path, str]:
         with table.open(newline="") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames is None or not {"path", "split"} <= set(rows.fieldnames):
-                raise CorpusError(f"{table}: columns {rows.fieldnames}, expected path and split; mend its first line")
-            listed: dict[Path, str] = {}
+                raise CorpusError(
+                    f"{table}: columns {rows.fieldnames}, expected path and split; correct its first line"
+                )
+            splits: dict[Path, str] = {}
             for row in rows:
                 path = (table.parent / (row["path"] or "")).resolve()
                 if row["split"] not in SPLITS:
                     raise CorpusError(
                         f"{table}: line {rows.line_num} has the split {row['split']!r}, expected {', '.join(SPLITS)}"
                     )
-                if listed.setdefault(path, row["split"]) != row["split"]:
+                if splits.setdefault(path, row["split"]) != row["split"]:
                     raise CorpusError(
-                        f"{table}: {row['path']} in {listed[path]} and {row['split']}, expected one; take a row out"
+                        f"{table}: {row['path']} in {splits[path]} and {row['split']}, expected one; remove a row"
                     )
-            return listed
+            return splits
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"{table}: {reason}, expected a CSV file with path and split; see corpus.splits") from None
@@ -198,5 +203,5 @@ def _rooms(folder: Path, skip: frozenset[str]) -> list[Recording]:
     names = [path.relative_to(folder).as_posix() for path in audio.find(folder)] if folder.is_dir() else []
     names = [name for name in names if f"room/{name}" not in skip]
     if not names:
-        raise CorpusError(f"{folder}: no room responses, expected a folder of impulse responses; take corpus.rooms out")
+        raise CorpusError(f"{folder}: no room responses, expected a folder of impulse responses; remove corpus.rooms")
     return [Recording("room", name, name, "", "train") for name in names]

@@ -1,6 +1,6 @@
-"""Which recordings stay together, and on which side of a split.
+"""Assigns groups of recordings to train, validation and test by a hash of their names.
 
-A group is what must not be heard on two sides: a speaker, or the source that several noise takes were cut from.
+All recordings of a group are in one split. A group is a speaker, or the source from which several noise takes were cut.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def group_of(path: Path, rule: str) -> str:
 
     Args:
         path: relative to the folder of recordings.
-        rule: "parent" (the folder it lies in), "file" (each by itself), or a regular expression with one group, which
-            is searched in the file name.
+        rule: "parent" (its folder), "file" (each file is a group), or a regular expression with one group, which is
+            searched in the file name.
 
     Raises:
         CorpusError: the file name does not match the regular expression.
@@ -33,20 +33,20 @@ def group_of(path: Path, rule: str) -> str:
         return path.as_posix()
     match = re.search(rule, path.name)
     if match is None:
-        raise CorpusError(f"{path}: name without a group, expected a match of {rule!r}; rename it or mend the rule")
+        raise CorpusError(f"{path}: name without a group, expected a match of {rule!r}; rename it or correct the rule")
     return str(match.group(1))
 
 
 def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, str]:
     """Split of each group: "train", "validation" or "test".
 
-    Each group falls at a point of [0, 1) given by SHA-256 of its name, the splits are consecutive intervals of it,
-    and so a group keeps its split whatever is added or removed beside it. The exception cannot be avoided: in a
-    category with at least three groups none of which fell into some split, the group nearest to that interval is
-    moved there, and goes back when a newcomer falls into it by itself.
+    SHA-256 of a group's name gives a point in [0, 1), and the splits are consecutive intervals of [0, 1), so a group
+    keeps its split when others are added or removed. One exception cannot be avoided: where a category has at least
+    three groups and none in some split, the group nearest to that interval is moved there, until another group falls
+    into it.
 
     Args:
-        categories: group -> category; each category is represented in every split where it has three groups.
+        categories: group -> category; a category with three groups is represented in every split.
         fractions: share of each split, in (0, 1), adding up to 1.
 
     Raises:
@@ -78,5 +78,5 @@ def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) 
 
 
 def point(group: str) -> float:
-    """Where a name falls in [0, 1), the same everywhere and for ever."""
+    """The point in [0, 1) of a name, the same on all machines."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64

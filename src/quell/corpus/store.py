@@ -1,4 +1,4 @@
-"""Recordings -> decoded corpus. Each is decoded once, by several processes, and opened by every worker after it."""
+"""Builds a decoded corpus once, with several processes, or opens it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from quell.progress import Progress
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
-    """The decoded corpus, opened from `store` when these very files were decoded before, else decoded now.
+    """The decoded corpus, opened from `store` if the same files were decoded before, else decoded now.
 
-    A build goes to a folder of its own and is renamed at the end: one that is interrupted leaves nothing under the
-    final name. Of two at once one waits for the other. Recordings that another corpus in `store` holds are copied
-    from there, and silent ones are left out.
+    A build is renamed to its final name at its end, so an interrupted one leaves nothing there; of two builds at once,
+    one waits for the other. Recordings that another corpus in `store` has decoded are copied from there, and silent
+    ones are left out.
 
     Raises:
-        AudioError: a recording that cannot be read.
-        CorpusError: a folder that is missing or empty, too few groups for three splits, a group in two
-            splits, or a full disk.
+        AudioError: a recording cannot be read.
+        CorpusError: a folder is missing or empty, there are too few groups for three splits, a group is in two splits,
+            or the disk is full.
     """
     recordings, folder = home(config, store)
     if not (folder / "index.json").exists():
@@ -46,7 +46,7 @@ def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None,
 
 
 def home(config: CorpusConfig, store: Path) -> tuple[list[Recording], Path]:
-    """The recordings with their digests, and the folder that their decoded corpus has or would have.
+    """The recordings with their digests, and the folder of their decoded corpus, which may not exist yet.
 
     Raises:
         AudioError, CorpusError: as `prepare`.
@@ -58,7 +58,7 @@ def home(config: CorpusConfig, store: Path) -> tuple[list[Recording], Path]:
 
 
 def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
-    """16 hex digits over all that changes the decoded corpus, wherever its folders lie."""
+    """16 hex digits over all that the decoded corpus depends on, which the paths of its folders are not."""
     splits = config.splits if isinstance(config.splits, str) else dict(config.splits)
     settings: dict[str, Any] = {
         "clean": None,
@@ -66,7 +66,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
         "sample_rate": config.sample_rate,
         "group_clean": config.group_clean,
         "group_noise": config.group_noise,
-        "splits": "listed" if isinstance(splits, str) else splits,  # each recording says its own
+        "splits": "listed" if isinstance(splits, str) else splits,  # each recording has its own
         "hours": config.hours,
         "decoder": parallel_decoding.DECODER,
     }
@@ -80,7 +80,7 @@ def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
 
 @contextmanager
 def _build_lock(store: Path) -> Iterator[None]:
-    """One build at a time in a store; who comes second finds the first one's corpus, and need not decode it."""
+    """Lets one build at a time run in a store, so that the next finds the corpus decoded."""
     try:
         store.mkdir(parents=True, exist_ok=True)
         with (store / ".lock").open("w") as lock:
@@ -96,13 +96,13 @@ def _build(
     for problem in (*leaks(config, recordings), *unpaired(config, recordings)):
         raise CorpusError(problem.text)
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for left in folder.parent.glob(".[0-9a-f]*.*"):  # of builds that were killed: this one is alone
-        shutil.rmtree(left, ignore_errors=True)
-    known = parallel_decoding.decoded_before(config, folder.parent)
+    for partial in folder.parent.glob(".[0-9a-f]*.*"):  # of killed builds: under the lock no other runs
+        shutil.rmtree(partial, ignore_errors=True)
+    stored = parallel_decoding.decoded_before(config, folder.parent)
     _refuse_full(config, recordings, folder.parent)
     building.mkdir()
     try:
-        _decode(config, recordings, known, building, progress, processes)
+        _decode(config, recordings, stored, building, progress, processes)
         building.rename(folder)
     except OSError as error:
         raise CorpusError(f"{folder}: {error}, expected room for the decoded corpus; free the disk") from error
@@ -111,10 +111,10 @@ def _build(
 
 
 def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: Path) -> None:
-    """Raises CorpusError when the disk has less room than the decoded corpus will take, by the headers."""
+    """Raises CorpusError when the disk has less space than the decoded corpus takes, by the headers."""
     if config.hours:
-        return  # less than all
-    with ThreadPoolExecutor(8) as threads:  # which wait for the disk
+        return  # only a part is decoded
+    with ThreadPoolExecutor(8) as threads:  # they wait for the disk
         seconds = sum(threads.map(lambda one: _seconds(config.folder(one.kind) / one.path), recordings))
     needed, free = 2 * config.sample_rate * seconds, shutil.disk_usage(store).free
     if needed > free:
@@ -128,44 +128,44 @@ def _seconds(path: Path) -> float:
     try:
         header = audio.AudioFile(path)
     except AudioError:
-        return 0.0  # the decoder says what is wrong
+        return 0.0  # the decoder raises the error
     return header.frames / header.stored.sample_rate
 
 
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    known: dict[str, dict[Kind, parallel_decoding.StoredSamples]],
+    stored: dict[str, dict[Kind, parallel_decoding.StoredSamples]],
     folder: Path,
     progress: Progress | None,
     processes: int,
 ) -> None:
-    """Writes one memory map per split and the index; `hours` is used up in the order of the names' hashes."""
+    """Writes one memory map per split and the index; with `hours`, recordings are taken in the order of `point`."""
     clips: dict[str, list[Clip]] = {name: [] for name in SPLITS}
     written = dict.fromkeys(SPLITS, 0)
     speech = dict.fromkeys(SPLITS, 0)
     keys: dict[str, str] = {}
 
-    def enough(recording: Recording) -> bool:
-        wanted = config.hours * config.shares[recording.split] * 3600 * config.sample_rate
-        return recording.kind == "clean" and config.hours > 0 and speech[recording.split] >= wanted
+    def is_full(recording: Recording) -> bool:
+        most = config.hours * config.shares[recording.split] * 3600 * config.sample_rate
+        return recording.kind == "clean" and config.hours > 0 and speech[recording.split] >= most
 
-    todo = parallel_decoding.listed(config, recordings)
+    jobs = parallel_decoding.decoding_jobs(config, recordings)
     if config.hours:
-        todo.sort(key=lambda job: point(job.recording.path))
+        jobs.sort(key=lambda job: point(job.recording.path))
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
-        for done, (job, found) in enumerate(parallel_decoding.decoded(config, todo, known, enough, processes)):
+        for done, (job, decoded) in enumerate(parallel_decoding.decoded(config, jobs, stored, is_full, processes)):
             if progress is not None:
-                progress(done, len(todo))
+                progress(done, len(jobs))
             recording, split = job.recording, job.recording.split
-            if enough(recording):
+            if is_full(recording):
                 continue
-            for kind, samples in found.items():
+            for kind, samples in decoded.items():
                 path = job.noisy.path if job.noisy is not None and kind != "clean" else recording.path
-                files[split].write(samples.tobytes())  # unlike tofile it says why it cannot
-                place = (written[split], len(samples))
-                clips[split].append(Clip(kind, path, recording.group, recording.category, *place))
+                files[split].write(samples.tobytes())  # unlike tofile, its error has a reason
+                clip = Clip(kind, path, recording.group, recording.category, written[split], len(samples))
+                clips[split].append(clip)
                 keys[f"{kind}/{path}"] = job.key
                 written[split] += len(samples)
                 speech[split] += len(samples) if kind == "clean" else 0

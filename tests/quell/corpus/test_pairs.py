@@ -72,7 +72,7 @@ def test_pairs_are_decoded_aligned_at_one_level_and_opened_again(config, tmp_pat
     assert open_store(built.folder).fingerprint == built.fingerprint
 
 
-def test_with_remix_what_the_pairs_differ_by_is_noise(config, tmp_path):
+def test_with_remix_the_difference_of_a_pair_is_noise(config, tmp_path):
     built = prepare(replace(config, remix=True), tmp_path / "store")
     assert built.fingerprint != prepare(config, tmp_path / "store").fingerprint
     for split in built.splits.values():
@@ -86,7 +86,7 @@ def test_with_remix_what_the_pairs_differ_by_is_noise(config, tmp_path):
             assert found.correlation > 0.99
 
 
-def test_pairs_are_scored_as_they_were_recorded(config, tmp_path, scorer):
+def test_pairs_are_scored_at_their_recorded_snr(config, tmp_path, scorer):
     built = prepare(config, tmp_path / "store")
     pairs = built.splits["validation"].pairs()
     found = evaluation_set(built, "validation", 100, (-5.0, 20.0), 0, scorer)

@@ -17,7 +17,7 @@ from quell.corpus.store import prepare
 from quell.errors import CorpusError
 
 
-def test_takes_of_one_esc_source_go_together(tmp_path):
+def test_takes_of_one_esc_source_are_one_group(tmp_path):
     clean = write(tmp_path / "clean" / "a.wav", tone())
     for other in "bc":
         shutil.copy(clean, clean.with_name(f"{other}.wav"))
@@ -36,7 +36,7 @@ def test_takes_of_one_esc_source_go_together(tmp_path):
     assert "1371" in {recording.group for recording in found}
 
 
-def test_a_group_in_two_folders_moves_as_one(tmp_path):
+def test_a_group_in_two_folders_gets_one_split(tmp_path):
     config = recordings_of(tmp_path, sources=8)
     for source in range(8):
         write(tmp_path / "noise" / "wind" / f"{source}.wav", tone())
@@ -107,7 +107,7 @@ ALL = ["clean/s0,train", "clean/s1,validation", "clean/s2,test"]
 NOISES = ["noise,train", "noise/rain/1.wav,validation", "noise/rain/2.wav,test"]
 
 
-def test_folders_may_be_the_splits_and_groups_and_kinds_are_named_below_them(tmp_path):
+def test_with_folders_as_splits_groups_and_kinds_are_named_below_them(tmp_path):
     found = find(split_folders(tmp_path))
     assert len(found) == 12
     assert all(recording.path.startswith(f"{recording.split}/") for recording in found)
@@ -129,7 +129,7 @@ def test_a_split_without_a_folder_is_named(tmp_path):
         find(config)
 
 
-def test_a_list_says_the_splits_of_folders_and_of_recordings_in_them(tmp_path):
+def test_a_list_gives_the_splits_of_folders_and_of_recordings(tmp_path):
     found = find(listed(tmp_path, *ALL, *NOISES))
     assert {recording.name: recording.split for recording in found} == {
         "clean/s0/0.wav": "train",
@@ -144,12 +144,12 @@ def test_a_list_says_the_splits_of_folders_and_of_recordings_in_them(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
-        ([*ALL[:2], *NOISES], "nothing about .*s2/0.wav, expected its split"),
+        ([*ALL[:2], *NOISES], "no row for .*s2/0.wav, expected its split"),
         ([*ALL, *NOISES, "clean/s0,test"], "clean/s0 in train and test, expected one"),
         (["clean/s0,dev"], "line 2 has the split 'dev', expected train, validation, test"),
     ],
 )
-def test_a_list_that_is_not_one_is_refused_with_its_row(tmp_path, rows, found):
+def test_a_wrong_row_of_a_list_is_named(tmp_path, rows, found):
     with pytest.raises(CorpusError, match=f"{re.escape(str(tmp_path / 'splits.csv'))}: {found}"):
         find(listed(tmp_path, *rows))
 
@@ -173,7 +173,7 @@ def test_a_group_in_two_splits_of_a_list_is_refused(tmp_path):
         prepare(config, tmp_path / "store")
 
 
-def test_what_is_skipped_is_not_there(tmp_path):
+def test_skipped_recordings_are_not_found(tmp_path):
     config = recordings_of(tmp_path, takes=2)
     skipped = {"clean/s0/1.wav", "noise/rain/none.wav"}
     before, after = find(config), find(replace(config, skip=frozenset(skipped)))
@@ -181,7 +181,7 @@ def test_what_is_skipped_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("splits", ["dealt", "folders"])
-def test_of_the_kinds_of_noise_some_may_be_taken(tmp_path, splits):
+def test_only_the_given_kinds_of_noise_are_found(tmp_path, splits):
     config = recordings_of(tmp_path) if splits == "dealt" else split_folders(tmp_path)
     for path in sorted(config.noise.rglob("*.wav")):
         for kind in ("wind", "hum"):

@@ -19,7 +19,7 @@ def names(count, seed, categories=1):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_adding_recordings_moves_no_group_that_was_there(seed):
+def test_adding_recordings_moves_no_existing_group(seed):
     # With 100 groups in a category, a split is empty and needs a repair once in 0.9**-100 = 40 000 times.
     before = names(300, seed, categories=3)
     added = names(int(np.random.default_rng(seed).integers(1, 500)), seed + 1_000, categories=4)
@@ -35,7 +35,7 @@ def test_the_split_of_a_group_is_that_of_its_hash_on_every_machine():
     assert split_groups(groups, FRACTIONS) == expected
 
 
-def test_removing_recordings_moves_no_group_that_stays():
+def test_removing_recordings_moves_no_remaining_group():
     before = names(300, 0, categories=3)
     kept = dict(list(before.items())[::2])
     assigned = split_groups(before, FRACTIONS)

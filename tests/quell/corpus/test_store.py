@@ -28,10 +28,10 @@ from quell.corpus.store import fingerprint, prepare
 from quell.errors import AudioError, CorpusError
 
 
-def test_no_group_is_heard_in_two_splits(small_corpus):
+def test_no_group_is_in_two_splits(small_corpus):
     for kind, groups in (("clean", 6), ("noise", 18)):
-        heard = [{clip.group for clip in small_corpus.splits[name].of(kind)} for name in SPLITS]
-        assert sum(map(len, heard)) == len(set().union(*heard)) == groups
+        parts = [{clip.group for clip in small_corpus.splits[name].of(kind)} for name in SPLITS]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == groups
 
 
 def test_same_files_are_opened_without_decoding_wherever_they_lie(config, store, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_an_interrupted_build_leaves_nothing(config, store, monkeypatch, interru
     assert {path.name for path in store.iterdir()} <= {".lock", "digests.json"}
 
 
-def test_what_a_killed_build_left_is_removed_by_the_next(config, store):
+def test_a_killed_build_is_removed_by_the_next(config, store):
     left = store / ".5c0f3931651ad866.4711"
     left.mkdir(parents=True)
     (left / "train.int16").write_bytes(b"half")
@@ -105,19 +105,19 @@ def test_two_builds_at_once_decode_once(config, store, monkeypatch):
     assert len(began) == 6 and one == other
 
 
-def test_processes_decode_what_one_does(config, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel_decoding, "WORTH_A_PROCESS", 0)
+def test_several_processes_decode_the_same_samples_as_one(config, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_decoding, "MIN_JOBS", 0)
     one, two = prepare(config, store), prepare(config, tmp_path / "other", processes=2)
     for name in SPLITS:
         assert one.splits[name].clips == two.splits[name].clips
         np.testing.assert_array_equal(one.splits[name].samples, two.splits[name].samples)
 
 
-def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monkeypatch):
-    wanted = find(config)
+def test_only_some_recordings_per_process_are_in_memory(config, monkeypatch):
+    recordings = find(config)
     monkeypatch.setattr(parallel_decoding, "AHEAD", 1)
     monkeypatch.setattr(parallel_decoding, "BATCH", 1)
-    monkeypatch.setattr(parallel_decoding, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(parallel_decoding, "MIN_JOBS", 0)
     submitted = []
 
     class Pool(ThreadPoolExecutor):
@@ -126,15 +126,17 @@ def test_no_more_is_in_memory_than_some_recordings_of_each_process(config, monke
             return super().submit(*arguments)
 
     monkeypatch.setattr("quell.processes.pool", Pool)
-    given = parallel_decoding.decoded(config, parallel_decoding.listed(config, wanted), {}, lambda recording: False, 2)
+    given = parallel_decoding.decoded(
+        config, parallel_decoding.decoding_jobs(config, recordings), {}, lambda recording: False, 2
+    )
     for number, (job, decoded) in enumerate(given, 1):
-        assert job.recording == wanted[number - 1] and len(decoded[job.recording.kind]) > 0
+        assert job.recording == recordings[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
-    assert number == len(wanted)
+    assert number == len(recordings)
 
 
-def test_long_recordings_are_not_handed_over_together(config):
-    todo = parallel_decoding.listed(config, find(config))
+def test_long_recordings_are_in_separate_batches(config):
+    todo = parallel_decoding.decoding_jobs(config, find(config))
     size = todo[0].size(config)
     assert size == 44 + 2 * 800
     for most, room, lengths in ((16, 10**9, [6]), (4, 10**9, [4, 2]), (16, 2 * size, [2, 2, 2]), (16, 1, [1] * 6)):
@@ -145,9 +147,9 @@ def test_long_recordings_are_not_handed_over_together(config):
         assert [job for batch in batches for job in batch] == todo
 
 
-def test_few_but_long_recordings_are_worth_processes():
+def test_few_but_long_recordings_are_decoded_in_processes():
     assert parallel_decoding._executor(2, [1_000] * 10) is None
-    with parallel_decoding._executor(2, [parallel_decoding.WORTH_BYTES]) as executor:
+    with parallel_decoding._executor(2, [parallel_decoding.MIN_BYTES]) as executor:
         assert executor is not None
 
 
@@ -172,7 +174,7 @@ def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):
     assert len(decoded) == 1 + 7  # another rate is decoded anew
 
 
-def test_a_full_disk_is_said_before_anything_is_decoded(config, store, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_decoded(config, store, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 5_000)
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda folder: usage)
     # 6 recordings of 0.1 s at 8 kHz take 9600 bytes.
@@ -195,7 +197,7 @@ def test_silent_recordings_are_left_out(config, store):
     assert sum(len(split.clips) for split in built.splits.values()) == 6
 
 
-def test_a_digest_is_that_of_the_bytes_and_remembered_until_the_file_changes(tmp_path, store, monkeypatch):
+def test_a_digest_is_that_of_the_bytes_and_cached_until_the_file_changes(tmp_path, store, monkeypatch):
     path = write(tmp_path / "a.wav", tone())
     assert Digests(store).of(path) == hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     old = path.stat().st_mtime - 10
@@ -216,7 +218,7 @@ def test_a_digest_is_that_of_the_bytes_and_remembered_until_the_file_changes(tmp
     assert Digests(store).of(path) != before
 
 
-def test_a_link_to_what_is_no_file_has_no_digest_and_is_not_waited_for(tmp_path, store):
+def test_a_link_to_a_pipe_is_refused_without_blocking(tmp_path, store):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "a.wav").symlink_to(tmp_path / "pipe")
     (tmp_path / "b.wav").symlink_to(tmp_path / "nothing")
@@ -234,7 +236,7 @@ def test_a_file_that_was_just_written_is_read_again(tmp_path, store):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"/a.wav": 3}', "[[1]]"])
-def test_damaged_memories_of_digests_are_forgotten(config, store, content):
+def test_a_damaged_cache_of_digests_is_ignored(config, store, content):
     store.mkdir()
     (store / "digests.json").write_text(content)
     assert prepare(config, store).splits["train"].clips
@@ -322,7 +324,7 @@ def with_rooms(config, tmp_path):
     return replace(config, rooms=tmp_path / "rooms")
 
 
-def test_rooms_are_heard_in_training_alone_and_count_neither_as_speech_nor_as_noise(config, with_rooms, store):
+def test_rooms_are_in_the_train_split_only_and_count_neither_as_speech_nor_as_noise(config, with_rooms, store):
     plain, built = prepare(config, store), prepare(with_rooms, store)
     assert [clip.path for clip in built.splits["train"].of("room")] == [f"halls/{room}.wav" for room in range(3)]
     assert not built.splits["validation"].of("room") and not built.splits["test"].of("room")
@@ -357,7 +359,7 @@ def test_the_fingerprint_follows_the_bytes_of_rooms_and_not_their_place(config, 
     assert len({of(config), before, of(with_rooms)}) == 3
 
 
-def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any(tmp_path):
+def test_a_corpus_without_rooms_keeps_its_older_fingerprint(tmp_path):
     for kind, names in (("clean", ("a", "b", "c")), ("noise", ("rain/x", "rain/y", "wind/z"))):
         for name in names:
             path = tmp_path / kind / f"{name}.wav"
@@ -369,7 +371,7 @@ def test_a_corpus_without_rooms_keeps_the_fingerprint_from_before_there_were_any
     )  # by the code of commit 1295481
 
 
-def test_soft_ends_of_speech_are_cut_off_when_asked(config, store):
+def test_trim_db_cuts_soft_ends_of_speech(config, store):
     hiss = 1e-4 * np.random.default_rng(0).standard_normal(8_000)
     voice = tone(0.5)
     padded = np.concatenate([hiss[:3_000], voice, hiss[:2_000], voice, hiss[:5_000]])
@@ -394,7 +396,7 @@ def test_speech_without_soft_ends_is_not_cut(config, store):
         assert [clip.length for clip in cut.splits[name].clips] == [clip.length for clip in whole.splits[name].clips]
 
 
-def test_with_all_heard_training_has_the_recordings_of_two_splits_and_the_others_stay(small_corpus):
+def test_with_validation_in_train_joins_two_splits_and_keeps_the_others(small_corpus):
     whole = small_corpus.with_validation_in_train()
     train, validation = (small_corpus.splits[name] for name in ("train", "validation"))
     joined = whole.splits["train"]
