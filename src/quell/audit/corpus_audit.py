@@ -1,27 +1,32 @@
-"""Every recording of a corpus, read whole and judged before anything is trained."""
+"""Audits a corpus before training: reads every recording whole and applies the rules of `findings`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from quell.audio.alignment import measured_snr_db, read
-from quell.audit.findings import Finding, Inspected, Pairing, judge, usable
+from quell.audit.findings import Finding, Inspections, Pairing, judge, usable
 from quell.audit.inspection import Inspection, inspect
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.corpus.scan import find
 from quell.errors import AudioError
+from quell.processes import pool
 from quell.progress import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All recordings of a corpus, what each is, and what is wrong."""
+    """All recordings of a corpus with their measurements, and the findings."""
 
     config: CorpusConfig
     recordings: list[Recording]
-    inspected: Inspected
+    inspections: Inspections
     pairings: Mapping[str, Pairing]  # by the name of the noisy recording
     findings: list[Finding]
 
@@ -30,80 +35,68 @@ class Audit:
         return [finding for finding in self.findings if finding.severity == "error"]
 
     def of(self, split: str, kind: Kind) -> list[tuple[Recording, Inspection]]:
-        """The recordings of one side of a split that can be read and are not silent."""
-        return usable(self.recordings, self.inspected, split, kind)
+        """The recordings of a split and kind that can be read and are not silent."""
+        return usable(self.recordings, self.inspections, split, kind)
 
 
 def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = None) -> Audit:
     """Reads every recording whole and judges it.
 
     Raises:
-        CorpusError: a folder that is missing or empty, a name without a group or a split, or too few groups.
+        CorpusError: a folder is missing or empty, a name has no group or split, or there are too few groups.
     """
     recordings = find(config)
-    inspected: dict[str, Inspection | str] = {}
+    inspections: dict[str, Inspection | str] = {}
     if progress is not None:
         progress(0, len(recordings))
-    for done, (name, found) in enumerate(_inspect_all(config, recordings, processes), 1):
-        inspected[name] = found
+    paths = [config.folder(recording.kind) / recording.path for recording in recordings]
+    for recording, inspection in zip(recordings, _map(_inspect, paths, processes), strict=True):
+        inspections[recording.name] = inspection
         if progress is not None:
-            progress(done, len(recordings))
-    pairings = dict(_pair_all(config, recordings, inspected, processes))
-    return Audit(config, recordings, inspected, pairings, judge(config, recordings, inspected, pairings))
+            progress(len(inspections), len(recordings))
+    pairings = _pairings(config, recordings, inspections, processes)
+    return Audit(config, recordings, inspections, pairings, judge(config, recordings, inspections, pairings))
 
 
-def without(known: Audit, names: Iterable[str]) -> Audit:
-    """The audit of the corpus without some recordings, which need not be read again for it.
+def without(audit: Audit, names: Iterable[str]) -> Audit:
+    """The audit of the corpus without some recordings; reads no recording.
 
     Raises:
         CorpusError: as `audit`.
     """
-    config = known.config.without(names)
+    config = audit.config.without(names)
     recordings = find(config)
-    findings = judge(config, recordings, known.inspected, known.pairings)
-    return Audit(config, recordings, known.inspected, known.pairings, findings)
+    findings = judge(config, recordings, audit.inspections, audit.pairings)
+    return Audit(config, recordings, audit.inspections, audit.pairings, findings)
 
 
-def _inspect_all(
-    config: CorpusConfig, recordings: Sequence[Recording], processes: int
-) -> Iterator[tuple[str, Inspection | str]]:
-    paths = [config.folder(recording.kind) / recording.path for recording in recordings]
-    names = [recording.name for recording in recordings]
-    if processes < 2:
-        yield from zip(names, map(_inspect, paths), strict=True)
-        return
-    from quell.processes import pool
-
-    with pool(processes) as executor:
-        yield from zip(names, executor.map(_inspect, paths, chunksize=8), strict=True)
-
-
-def _pair_all(
-    config: CorpusConfig, recordings: Sequence[Recording], inspected: Inspected, processes: int
-) -> Iterator[tuple[str, Pairing]]:
-    """Of the pairs that can be read; at the rate of the corpus."""
+def _pairings(
+    config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections, processes: int
+) -> dict[str, Pairing]:
+    """Of the pairs that can be read; measured at the rate of the corpus."""
     pairs = [
         (noisy, clean)
         for noisy, clean in partners(recordings)
-        if not isinstance(inspected[noisy.name], str) and not isinstance(inspected[clean.name], str)
+        if not isinstance(inspections[noisy.name], str) and not isinstance(inspections[clean.name], str)
     ]
     jobs = [
         (config.folder("noisy") / noisy.path, config.folder("clean") / clean.path, config.sample_rate)
         for noisy, clean in pairs
     ]
-    names = [noisy.name for noisy, _ in pairs]
-    if processes < 2 or not jobs:
-        yield from zip(names, map(_pair, jobs), strict=True)
-        return
-    from quell.processes import pool
+    return dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
 
+
+def _map(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
+    if processes < 2 or not items:
+        yield from map(function, items)
+        return
     with pool(processes) as executor:
-        yield from zip(names, executor.map(_pair, jobs, chunksize=8), strict=True)
+        yield from executor.map(function, items, chunksize=8)
 
 
 def _pair(job: tuple[Path, Path, int]) -> Pairing:
-    found = read(*job)
-    return Pairing(found.lag / job[2], measured_snr_db(found.noisy, found.clean), found.correlation)
+    aligned = read(*job)
+    return Pairing(aligned.lag / job[2], measured_snr_db(aligned.noisy, aligned.clean), aligned.correlation)
 
 
 def _inspect(path: Path) -> Inspection | str:

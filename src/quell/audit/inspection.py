@@ -1,4 +1,4 @@
-"""What a recording is, found by reading it whole: level, pauses, noise floor, bandwidth, and what it sounds like."""
+"""Measures one recording by reading it whole: level, pauses, clipping, bandwidth and audio fingerprint."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FRAME_S = 0.02
 PAUSE_DB = 50.0  # below the loud frames
 SPECTRUM = 2_048  # samples
 CLIFF_DB = 35.0  # by which a spectrum falls at the Nyquist frequency of a lower rate
-LOWER_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100)  # Hz, that people record at
+LOWER_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100)  # Hz, common in recordings
 AT_PEAK = 0.9995  # of the largest sample
 CLIPPED_RUN = 3  # samples in a row: a wave's own peak is one or two
-LOWEST_PEAK = 0.05  # of full scale; below it steps of 16 bits lie this close together
+LOWEST_PEAK = 0.05  # of full scale; below it, steps of 16 bits are as coarse as AT_PEAK
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """One recording. Levels are of the mean of its channels, full scale at 1."""
+    """Measurements of one recording. Levels are of the mean of its channels, full scale at 1."""
 
     sample_rate: int  # Hz
     channels: int
@@ -37,14 +37,14 @@ class Inspection:
     offset: float  # mean of the samples
     clipped: float  # share of samples in runs at the peak
     pauses: float  # share of frames of FRAME_S more than PAUSE_DB below the loud ones
-    range_db: float  # loud frames over soft ones, those of digital silence left out: of speech, its SNR at most
+    range_db: float  # loud over soft frames without digital silence; an upper bound of the SNR of speech
     upsampled_hz: int  # the lower rate at whose Nyquist frequency the spectrum ends; 0 where it does not
     marks: Marks
-    heard: NDArray[np.bool_]  # of `marks`
+    audible: NDArray[np.bool_]  # whether each frame of `marks` is audible
 
 
 def inspect(path: Path) -> Inspection:
-    """Reads a recording from its first sample to its last, in blocks.
+    """Reads and measures a recording, in blocks.
 
     Raises:
         AudioError: as `quell.audio.AudioFile` and its blocks.
@@ -53,11 +53,11 @@ def inspect(path: Path) -> Inspection:
     rate = recording.stored.sample_rate
     meter = _Meter(rate)
     for block in recording.blocks():
-        meter.take(block.mean(axis=1))
+        meter.add(block.mean(axis=1))
     levels = np.concatenate(meter.levels) if meter.levels else np.zeros(0)
     sounding = levels[levels > 0]
     loud, soft = np.quantile(sounding, [0.95, 0.05]) if len(sounding) else (0.0, 0.0)
-    words, heard = audio_fingerprint.marks(np.concatenate([*meter.narrow, meter.end()]))
+    words, audible = audio_fingerprint.marks(np.concatenate([*meter.narrow, meter.end()]))
     return Inspection(
         sample_rate=rate,
         channels=recording.channels,
@@ -71,7 +71,7 @@ def inspect(path: Path) -> Inspection:
         range_db=float(10 * np.log10(loud / soft)) if soft > 0 else 0.0,
         upsampled_hz=_upsampled(meter.power, rate),
         marks=words,
-        heard=heard,
+        audible=audible,
     )
 
 
@@ -92,7 +92,7 @@ class _Meter:
             sample_rate, audio_fingerprint.SAMPLE_RATE, 1, dtype="float32", quality="MQ"
         )
 
-    def take(self, block: FloatArray) -> None:
+    def add(self, block: FloatArray) -> None:
         self.digest.update(np.round(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())
         self._count_clipped(block)
         self.energy += float(np.square(block, dtype=np.float64).sum())
@@ -115,7 +115,7 @@ class _Meter:
         return last
 
     def _count_clipped(self, block: FloatArray) -> None:
-        """Samples at the peak in runs of CLIPPED_RUN; a block with a larger peak begins anew."""
+        """Counts samples at the peak in runs of at least CLIPPED_RUN; a block with a larger peak restarts the count."""
         peak = float(np.abs(block).max())
         if peak > self.peak / AT_PEAK:
             self.at_peak = 0
@@ -129,7 +129,7 @@ class _Meter:
 
 
 def _upsampled(power: NDArray[np.float64], sample_rate: int) -> int:
-    """The lowest rate at whose Nyquist frequency a power spectrum ends as if cut off."""
+    """The lowest rate at whose Nyquist frequency a power spectrum falls by CLIFF_DB; 0 if there is none."""
     hz = np.arange(len(power)) * sample_rate / SPECTRUM
     level = 10 * np.log10(power + 1e-30)
     for rate in LOWER_RATES:

@@ -1,4 +1,4 @@
-"""The same sound is found at another level, time, rate and codec, and nothing else is taken for it."""
+"""The same sound is found at another level, time, rate and codec, and no other sound is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def through(tmp_path, samples, suffix, subtype, rate=RATE):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, samples, rate, subtype=subtype)
     found = inspect(path)
-    return found.marks, found.heard
+    return found.marks, found.audible
 
 
 def test_a_recording_is_itself_from_end_to_end(voice):
@@ -45,7 +45,7 @@ def test_level_and_sign_do_not_matter(voice, gain):
 
 
 @pytest.mark.parametrize("late_s", [0.1, 0.5004, 1.3])
-def test_a_shift_is_found_and_told(voice, late_s):
+def test_a_shift_is_found_with_its_lag(voice, late_s):
     late = np.concatenate([np.zeros(round(late_s * RATE), np.float32), voice])
     (match,) = matches([of(voice), of(late)])
     assert match.lag_s == pytest.approx(late_s, abs=HOP / SAMPLE_RATE)
@@ -72,7 +72,7 @@ def test_the_rate_does_not_matter(voice, tmp_path, rate):
     assert match.different < 0.05
 
 
-def test_a_little_noise_does_not_hide_it(voice):
+def test_a_little_noise_does_not_prevent_a_match(voice):
     rng = np.random.default_rng(1)
     noisy = voice + rng.standard_normal(len(voice)).astype(np.float32) * voice.std() * 10 ** (-20 / 20)
     assert len(matches([of(voice), of(noisy)])) == 1
@@ -84,7 +84,7 @@ def test_other_recordings_do_not_match(voice, speech, noise):
     assert matches([of(samples) for samples in (voice, *others)]) == []
 
 
-def test_silence_and_what_is_too_short_match_nothing(voice):
+def test_silence_and_short_recordings_match_nothing(voice):
     silent, short = np.zeros(3 * RATE), voice[: RATE // 10]
     assert matches([of(samples) for samples in (silent, silent, short, short, voice)]) == []
     assert matches([]) == []

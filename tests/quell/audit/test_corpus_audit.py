@@ -69,8 +69,8 @@ def spoken(config: CorpusConfig, split: str) -> list[Path]:
 
 
 @pytest.fixture
-def heard(corpus):
-    """A recording that training hears."""
+def trained(corpus):
+    """A recording of the train split."""
     return spoken(corpus, "train")[0]
 
 
@@ -82,7 +82,7 @@ def name_of(config: CorpusConfig, path: Path) -> str:
 def test_a_healthy_corpus_has_no_findings(corpus):
     found = audit(corpus)
     assert found.findings == []
-    assert len(found.recordings) == len(found.inspected) == 80 + 18
+    assert len(found.recordings) == len(found.inspections) == 80 + 18
     assert sum(len(found.of(split, "clean")) for split in SPLITS) == 80
 
 
@@ -123,7 +123,7 @@ def low_band(samples):
     return audio.resample(audio.resample(samples, RATE, 8_000), 8_000, RATE)
 
 
-# What is done to a recording; how it is found; words that are said.
+# What is done to a recording; how it is found; words that are text.
 BROKEN = {
     "text": (lambda path: path.write_text("not a sound\n" * 99), "unreadable", "expected a sound file"),
     "empty": (lambda path: path.write_bytes(b""), "unreadable", "expected a sound file"),
@@ -149,25 +149,25 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(("plant", "kind", "said"), BROKEN.values(), ids=BROKEN)
-def test_a_file_that_cannot_be_used_is_an_error_with_its_name(corpus, heard, plant, kind, said):
-    planted = plant(heard)
-    path = planted if isinstance(planted, Path) else heard
+@pytest.mark.parametrize(("plant", "kind", "text"), BROKEN.values(), ids=BROKEN)
+def test_an_unusable_file_is_an_error_with_its_name(corpus, trained, plant, kind, text):
+    planted = plant(trained)
+    path = planted if isinstance(planted, Path) else trained
     found = audit(corpus)
     (error,) = found.errors
     assert (error.kind, error.names) == (kind, (name_of(corpus, path),))
-    assert error.text.startswith(f"{path}: ") and said in error.text
+    assert error.text.startswith(f"{path}: ") and text in error.text
     assert without(found, error.names).errors == []
 
 
-@pytest.mark.parametrize(("plant", "kind", "said"), ODD.values(), ids=ODD)
-def test_an_odd_recording_is_a_warning_with_its_name(corpus, heard, plant, kind, said):
-    plant(heard)
+@pytest.mark.parametrize(("plant", "kind", "text"), ODD.values(), ids=ODD)
+def test_an_odd_recording_is_a_warning_with_its_name(corpus, trained, plant, kind, text):
+    plant(trained)
     found = audit(corpus)
     assert found.errors == []
     (warning,) = found.findings
-    assert (warning.kind, warning.names) == (kind, (name_of(corpus, heard),))
-    assert warning.text.startswith(f"{name_of(corpus, heard)}: ") and said in warning.text
+    assert (warning.kind, warning.names) == (kind, (name_of(corpus, trained),))
+    assert warning.text.startswith(f"{name_of(corpus, trained)}: ") and text in warning.text
 
 
 def other_speaker(config: CorpusConfig, split: str) -> Path:
@@ -177,28 +177,28 @@ def other_speaker(config: CorpusConfig, split: str) -> Path:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_the_same_audio_in_two_groups_is_an_error_whatever_their_splits(corpus, heard, split, suffix):
-    copy = write(other_speaker(corpus, split) / f"copy.{suffix}", read(heard))
+def test_the_same_audio_in_two_groups_is_an_error_whatever_their_splits(corpus, trained, split, suffix):
+    copy = write(other_speaker(corpus, split) / f"copy.{suffix}", read(trained))
     found = audit(corpus)
     (error,) = found.errors
     assert error.kind == "duplicate"
-    assert {name_of(corpus, heard), name_of(corpus, copy)} - {*error.names} != set() and len(error.names) == 1
-    assert str(copy.relative_to(corpus.clean)) in error.text and str(heard.relative_to(corpus.clean)) in error.text
+    assert {name_of(corpus, trained), name_of(corpus, copy)} - {*error.names} != set() and len(error.names) == 1
+    assert str(copy.relative_to(corpus.clean)) in error.text and str(trained.relative_to(corpus.clean)) in error.text
     assert without(found, error.names).findings == []
 
 
-def test_speech_among_the_noises_is_an_error(corpus, heard):
-    shutil.copy(heard, corpus.noise / "rain" / "speech.wav")
+def test_speech_among_the_noises_is_an_error(corpus, trained):
+    shutil.copy(trained, corpus.noise / "rain" / "speech.wav")
     (error,) = audit(corpus).errors
     assert error.kind == "duplicate" and "noise/rain/speech.wav" in error.text
 
 
-def test_a_speaker_under_another_name_is_found_by_content_file_by_file(corpus, heard):
+def test_a_speaker_under_another_name_is_found_by_content_file_by_file(corpus, trained):
     alias = other_speaker(corpus, "test").with_name("alias")
-    shutil.copytree(heard.parent, alias)
+    shutil.copytree(trained.parent, alias)
     errors = audit(corpus).errors
     assert [error.kind for error in errors] == ["duplicate"] * 2
-    assert all("alias" in error.text and heard.parent.name in error.text for error in errors)
+    assert all("alias" in error.text and trained.parent.name in error.text for error in errors)
 
 
 COPIES = {
@@ -212,8 +212,10 @@ COPIES = {
 
 
 @pytest.mark.parametrize(("change", "suffix", "subtype"), COPIES.values(), ids=COPIES)
-def test_a_copy_at_another_level_offset_or_codec_in_another_split_is_a_warning(corpus, heard, change, suffix, subtype):
-    copy = write(other_speaker(corpus, "test") / f"copy.{suffix}", change(read(heard)), subtype=subtype)
+def test_a_copy_at_another_level_offset_or_codec_in_another_split_is_a_warning(
+    corpus, trained, change, suffix, subtype
+):
+    copy = write(other_speaker(corpus, "test") / f"copy.{suffix}", change(read(trained)), subtype=subtype)
     found = audit(corpus)
     (warning,) = [finding for finding in found.findings if finding.kind == "copy"]
     assert warning.names == (name_of(corpus, copy),)
@@ -221,12 +223,12 @@ def test_a_copy_at_another_level_offset_or_codec_in_another_split_is_a_warning(c
     assert found.errors == []
 
 
-def test_a_copy_within_a_split_is_no_leak(corpus, heard):
-    write(other_speaker(corpus, "train") / "copy.wav", 0.25 * read(heard))
+def test_a_copy_within_a_split_is_no_leak(corpus, trained):
+    write(other_speaker(corpus, "train") / "copy.wav", 0.25 * read(trained))
     assert audit(corpus).findings == []
 
 
-def test_a_group_in_two_splits_is_an_error(corpus, heard, tmp_path):
+def test_a_group_in_two_splits_is_an_error(corpus, trained, tmp_path):
     speakers = sorted(path.name for path in corpus.clean.iterdir())
     rows = [f"speech/{name},{('train', 'validation', 'test')[at % 3]}" for at, name in enumerate(speakers)]
     rows += [f"noise/{kind}/{at}.wav,{SPLITS[at % 3]}" for kind in KINDS for at in range(6)]
@@ -242,8 +244,8 @@ def test_a_group_in_two_splits_is_an_error(corpus, heard, tmp_path):
 def test_a_split_that_cannot_be_scored_is_an_error(corpus):
     for path in spoken(corpus, "validation"):
         write(path, 0.1 * np.ones(round(0.3 * RATE)))
-    said = [error.text for error in audit(corpus).errors if error.kind == "short"]
-    assert len(said) == 1 and re.match(r"validation split: .*expected (at least 3 s|some)", said[0])
+    text = [error.text for error in audit(corpus).errors if error.kind == "short"]
+    assert len(text) == 1 and re.match(r"validation split: .*expected (at least 3 s|some)", text[0])
 
 
 def test_utterances_too_short_for_the_metrics_are_an_error(corpus):
@@ -268,22 +270,22 @@ def test_few_speakers_and_few_sources_are_warnings(corpus):
     assert "noise/hum: 2 sources, expected at least 3, one for each split; add recordings" in texts
 
 
-def test_errors_come_first_and_every_file_is_counted_while_it_is_read(corpus, heard):
+def test_errors_come_first_and_progress_counts_every_file(corpus, trained):
     write(corpus.noise / "rain" / "0.wav", np.zeros(RATE))
-    heard.write_text("text")
+    trained.write_text("text")
     seen = []
     found = audit(corpus, progress=lambda done, total: seen.append((done, total)))
     assert [finding.severity for finding in found.findings] == ["error", "warning"]
     assert seen == [(done, 98) for done in range(99)]
 
 
-def test_processes_find_what_one_finds(corpus, heard):
-    cut(heard)
+def test_several_processes_find_the_same_as_one(corpus, trained):
+    cut(trained)
     write(corpus.noise / "rain" / "0.wav", np.zeros(RATE))
     assert audit(corpus, processes=2).findings == audit(corpus).findings
 
 
-def test_a_corpus_that_is_nothing_without_its_bad_recordings_is_refused(corpus):
+def test_a_corpus_of_bad_recordings_only_is_refused(corpus):
     found = audit(corpus)
     with pytest.raises(CorpusError, match="no sound files, expected noise recordings"):
         without(found, [recording.name for recording in found.recordings if recording.kind == "noise"])

@@ -61,7 +61,7 @@ def test_the_share_of_clipped_samples_is_counted(inspected, gain):
     )
 
 
-def test_a_louder_block_begins_the_count_anew(inspected):
+def test_a_louder_block_restarts_the_count(inspected):
     soft, loud = np.full(audio.READ_BLOCK, 0.3), np.sin(2 * np.pi * 100 * np.arange(audio.READ_BLOCK) / RATE)
     assert inspected(np.concatenate([soft, 0.9 * loud])).clipped < 1e-3
 
@@ -81,7 +81,7 @@ def test_the_range_of_a_voice_with_pauses_follows_its_snr(inspected, noise, snr_
     assert found.range_db == pytest.approx(10 * np.log10(1 + 10 ** (snr_db / 10)), abs=1.0)
 
 
-def test_digital_silence_says_nothing_about_the_range(inspected, noise):
+def test_digital_silence_does_not_change_the_range(inspected, noise):
     sound = noise(2.0, RATE)
     assert inspected(np.concatenate([sound, np.zeros(RATE)])).range_db == pytest.approx(
         inspected(sound).range_db, abs=0.2
@@ -89,7 +89,7 @@ def test_digital_silence_says_nothing_about_the_range(inspected, noise):
 
 
 @pytest.mark.parametrize(("lower", "rate"), [(8_000, 16_000), (8_000, 48_000), (16_000, 44_100), (22_050, 48_000)])
-def test_upsampled_material_is_told_with_the_rate_it_had(inspected, noise, lower, rate):
+def test_an_upsampled_recording_is_found_with_its_former_rate(inspected, noise, lower, rate):
     # Of speech the loud part is below: white noise has as much at the edge as anywhere.
     assert inspected(0.3 * audio.resample(noise(2.0, lower), lower, rate), rate=rate).upsampled_hz == lower
     assert inspected(0.3 * noise(2.0, rate), rate=rate).upsampled_hz == 0
@@ -99,7 +99,7 @@ def test_sound_that_fades_out_towards_high_frequencies_was_not_upsampled(inspect
     assert inspected(noise(2.0, RATE, kind="rumble")).upsampled_hz == 0
 
 
-def test_silence_and_single_samples_are_measured_too(inspected):
+def test_silence_and_single_samples_are_measured(inspected):
     for samples in (np.zeros(RATE), np.zeros(1), 0.5 * np.ones(1), np.zeros(5_000)):
         found = inspected(samples)
         assert found.range_db == found.upsampled_hz == found.clipped == 0
@@ -114,11 +114,11 @@ def test_blocks_do_not_matter(inspected, speech, monkeypatch):
     assert pieces.digest == whole.digest and pieces.peak == whole.peak
     assert pieces.pauses == whole.pauses
     assert pieces.range_db == pytest.approx(whole.range_db)
-    np.testing.assert_array_equal(pieces.heard, whole.heard)
+    np.testing.assert_array_equal(pieces.audible, whole.audible)
     # The resampler's blocks differ by rounding: a bit or two may turn.
     assert np.bitwise_count(pieces.marks ^ whole.marks).mean() < 0.2
-    assert replace(pieces, marks=0, heard=0, rms=0, offset=0, range_db=0) == replace(
-        whole, marks=0, heard=0, rms=0, offset=0, range_db=0
+    assert replace(pieces, marks=0, audible=0, rms=0, offset=0, range_db=0) == replace(
+        whole, marks=0, audible=0, rms=0, offset=0, range_db=0
     )
 
 
