@@ -1,1 +1,1 @@
-"""Recordings that are not the user's own: public corpora, synthetic speech, noise and rooms."""
+"""Downloads public corpora and generates synthetic speech, noise and rooms."""

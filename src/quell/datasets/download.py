@@ -1,4 +1,4 @@
-"""Files from the network that arrive whole or not at all, and archives that stay in their folder."""
+"""Resumable downloads with checksums, and safe unpacking of zip and tar archives."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ from quell.progress import Progress
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0
-TRIES = 8  # in a row that bring nothing
-FIRST_TRIES = 2  # before anything came
-PAUSE_S = 1.0  # before the second try, twice as long before each one after it
+TRIES = 8  # in a row without a new byte
+FIRST_TRIES = 2  # before the first byte
+PAUSE_S = 1.0  # before the second try, doubled before each later one
 MOST_FILES = 1_000_000  # of an archive
-# Of a real archive of sound; one that claims more is made to fill the disk.
-MOST_TIMES = 200
+MOST_TIMES = 200  # size of the contents over that of the archive; with more it is made to fill the disk
 
 
 def fetch(
     url: str, path: Path, size: int | None = None, checksum: str | None = None, progress: Progress | None = None
 ) -> None:
-    """Downloads a file to `path`, which appears when it is whole; a broken download goes on where it stopped.
+    """Downloads a file to `path`, which appears only when complete; resumes an interrupted download.
 
-    What has come is kept beside it as `<name>.part`.
+    A partial download is beside it as `<name>.part`.
 
     Args:
-        size: bytes, where they are known before.
-        checksum: as published, "md5:<hexadecimal digits>" or "sha256:...", where one was.
+        size: bytes, if known.
+        checksum: as published, "md5:<hexadecimal digits>" or "sha256:...".
 
     Raises:
-        DownloadError: the server does not answer, has something else, or the disk is full.
+        DownloadError: the server does not respond, the file is not the published one, or the disk is full.
     """
     if path.exists():
         return
@@ -59,8 +58,8 @@ def fetch(
 
 
 def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
-    """Appends to what is there until there is nothing more to come."""
-    tries, pause, ever = 0, PAUSE_S, False
+    """Appends to the partial download until it is complete, over several connections if necessary."""
+    tries, pause, has_data = 0, PAUSE_S, False
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -73,19 +72,19 @@ def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> 
             raise DownloadError(f"{url}: {refused}, expected the file; check the address") from None
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
-        came = (part.stat().st_size if part.exists() else 0) > before
-        tries, pause, ever = (0, PAUSE_S, True) if came else (tries + 1, 2 * pause, ever)
-        if tries >= (TRIES if ever else FIRST_TRIES):
-            raise DownloadError(f"{url}: {reason}, expected the whole file; the same command goes on from there")
-        time.sleep(0.0 if came else pause)
+        progressed = (part.stat().st_size if part.exists() else 0) > before
+        tries, pause, has_data = (0, PAUSE_S, True) if progressed else (tries + 1, 2 * pause, has_data)
+        if tries >= (TRIES if has_data else FIRST_TRIES):
+            raise DownloadError(f"{url}: {reason}, expected the whole file; the same command resumes the download")
+        time.sleep(0.0 if progressed else pause)
 
 
 class _Refused(Exception):
-    """The server answered, and will not answer otherwise."""
+    """The server's response is final; another try is useless."""
 
 
 def _append(url: str, part: Path, size: int | None, progress: Progress | None) -> int | None:
-    """One connection's worth. Returns how many bytes the whole has, None where nobody says."""
+    """Downloads over one connection. Returns the bytes of the whole file, None if unknown."""
     begun = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
     try:
@@ -96,14 +95,14 @@ def _append(url: str, part: Path, size: int | None, progress: Progress | None) -
                 total = _total(error.headers.get("Content-Range"))
                 if total == begun:
                     return total
-                part.unlink()  # what is there is of another file
-                raise ConnectionError(f"{begun} bytes are there, the server has {total}") from None
+                part.unlink()  # it is of another file
+                raise ConnectionError(f"{begun} bytes downloaded, the server has {total}") from None
             if error.code < 500 and error.code not in (408, 429):
                 raise _Refused(f"HTTP {error.code} {error.reason}") from None
             raise
     with answer:
         if begun and answer.status != http.client.PARTIAL_CONTENT:
-            begun = 0  # it sends all of it again
+            begun = 0  # the server sends the whole file
         total = _total(answer.headers.get("Content-Range"))
         length = answer.headers.get("Content-Length")
         if total is None and length is not None:
@@ -123,7 +122,7 @@ def _append(url: str, part: Path, size: int | None, progress: Progress | None) -
 
 
 def _total(content_range: str | None) -> int | None:
-    """Of `bytes 5-9/10`: 10."""
+    """The total of a Content-Range header: 10 of `bytes 5-9/10`."""
     total = (content_range or "").rpartition("/")[2]
     return int(total) if total.isdigit() else None
 
@@ -136,7 +135,7 @@ def _refuse_full(part: Path, more: int) -> None:
 
 
 def _check(url: str, part: Path, size: int | None, checksum: str | None) -> None:
-    """Raises DownloadError, and forgets the file, when it is not what was published."""
+    """Raises DownloadError and removes the file when it is not the published one."""
     found = part.stat().st_size
     if size is not None and found != size:
         part.unlink()
@@ -152,13 +151,12 @@ def _check(url: str, part: Path, size: int | None, checksum: str | None) -> None
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
-    """Unpacks a zip or tar archive into a new folder, which appears when all is there.
+    """Unpacks a zip or tar archive into a new folder, which appears only when complete.
 
-    Only files and folders below it are made: a path that leads out of it, a link or a device refuses the archive as a
-    whole.
+    An archive with a path that leads out of the folder, a link or a device is refused as a whole.
 
     Raises:
-        DownloadError: not an archive, damaged, or one that would write elsewhere or fill the disk.
+        DownloadError: the archive is none, is damaged, or would write elsewhere or fill the disk.
     """
     if folder.exists():
         return
@@ -173,7 +171,7 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else "cut off"
         raise DownloadError(f"{archive}: {reason}, expected a zip or tar archive; remove it and try again") from error
     except OSError as error:
-        raise DownloadError(f"{folder}: {error.strerror or error}, expected room for it; free the disk") from error
+        raise DownloadError(f"{folder}: {error.strerror or error}, expected space for it; free the disk") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

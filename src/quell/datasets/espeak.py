@@ -1,4 +1,4 @@
-"""espeak-ng, driven through ctypes: text in, reproducible speech out."""
+"""Reproducible speech synthesis with espeak-ng, through ctypes."""
 
 import ctypes
 import shutil
@@ -13,11 +13,11 @@ SPEECH_RATE = 22_050  # Hz, espeak-ng's own
 
 
 class Espeak:
-    """libespeak-ng from the espeakng-loader wheel, at the start of its own state.
+    """libespeak-ng from the espeakng-loader wheel, with a state of its own.
 
-    Pitch flutter, wave phase and breath noise run on from one sentence to the next, in static variables that no call of
-    the library resets, espeak_Terminate included. Each object therefore loads a copy of the library (1.5 MB that stay
-    mapped): what it says depends on the seed and on what it said before, on nothing else in the process.
+    Pitch flutter, wave phase and breath noise continue from one sentence to the next, in static variables that no call
+    of the library resets, not even espeak_Terminate. Each object therefore loads a copy of the library (1.5 MB that
+    stay mapped), so that its speech depends only on its seed and its earlier sentences.
     """
 
     def __init__(self, seed: int) -> None:
@@ -28,7 +28,7 @@ class Espeak:
                 "demo corpus: espeakng-loader is not installed, expected the extra 'demo'; "
                 "pip install 'quell-denoiser[demo]'"
             ) from error
-        # Windows keeps a loaded library from being deleted, other systems do not mind.
+        # Windows does not let a loaded library be deleted.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
             self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), scratch))
         self._library.espeak_Synth.argtypes = (
@@ -42,10 +42,10 @@ class Espeak:
             raise CorpusError(
                 f"{data_path}: espeak_Initialize returned {rate}, expected {SPEECH_RATE} Hz; reinstall espeakng-loader"
             )
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))  # espeak_Initialize has seeded with the time
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed % 2**31))  # espeak_Initialize seeds with the time
         self._chunks: list[bytes] = []
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._collect = callback(self._on_samples)  # the library holds only its address, so it has to live as long
+        self._collect = callback(self._on_samples)  # kept alive: the library has only its address
         self._library.espeak_SetSynthCallback(self._collect)
 
     def _on_samples(self, samples: int | None, count: int, events: int | None) -> int:
@@ -54,16 +54,16 @@ class Espeak:
         return 0
 
     def say(self, voice: str, text: str, *, words_per_minute: int, volume: int, pitch: int) -> NDArray[np.int16]:
-        """Returns text as spoken by voice, at SPEECH_RATE, with the pause that ends a sentence.
+        """Text spoken by a voice, at SPEECH_RATE, with the pause at the end of a sentence.
 
-        The variant behind the `+` of voice is not checked: for an unknown one espeak-ng speaks with its default.
+        The variant after the `+` of a voice is not checked: espeak-ng uses its default for an unknown one.
 
         Args:
-            volume: 100 is espeak-ng's own, at which loud variants clip.
-            pitch: 0 to 99, with 50 the one the variant is defined with.
+            volume: 100 is espeak-ng's default, at which loud variants clip.
+            pitch: 0 to 99; 50 is the variant's own.
 
         Raises:
-            CorpusError: espeak-ng knows no such accent, or fails.
+            CorpusError: the accent is unknown, or espeak-ng fails.
         """
         self._chunks.clear()
         self._check("espeak_SetVoiceByName", self._library.espeak_SetVoiceByName(voice.encode()), voice)

@@ -1,7 +1,7 @@
-"""Public corpora by name: where they are, how large, whose, and how their files are laid out for studies.
+"""Public corpora by name: addresses, sizes, licences, and the layout of their files for studies.
 
-The addresses and checksums are those that the publishers and the libraries that use them give; archives that are made
-anew for every download (of GitHub) have none.
+Addresses and checksums are those published by the authors and by libraries that use the corpora; archives that GitHub
+generates for each download have no checksum.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from quell.datasets.download import fetch, unpack
 from quell.errors import DownloadError
 from quell.progress import Progress
 
-# What stands in a folder once all is there.
+# Exists in a folder once it is complete.
 DONE = "SOURCE.txt"
-# Speakers of VoiceBank's training folders that nobody trains on, as is usual: one woman, one man.
+# Speakers of VoiceBank's training folders for validation, as is usual: one woman, one man.
 VALIDATION_SPEAKERS = ("p226", "p287")
 
 
@@ -29,13 +29,13 @@ class Archive:
 
     name: str
     url: str
-    about_mb: int | None  # 10 ** 6 bytes, roughly; None where nobody says
+    about_mb: int | None  # 10 ** 6 bytes, roughly; None if unknown
     checksum: str | None = None  # as `quell.datasets.download.fetch` takes it
 
 
 @dataclass(frozen=True)
 class PublicCorpus:
-    """A corpus that anybody may download."""
+    """A corpus to download."""
 
     what: str
     licence: str
@@ -46,17 +46,17 @@ class PublicCorpus:
 
     @property
     def about_mb(self) -> int | None:
-        """Of all archives; None where it is not known."""
+        """Size of all archives, 10 ** 6 bytes; None if unknown."""
         sizes = [archive.about_mb for archive in self.archives]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
-    """Downloads, unpacks and lays out a corpus; what came before an interruption is not downloaded again.
+    """Downloads, unpacks and lays out a corpus; resumes an interrupted download.
 
     Args:
-        folder: new, or that of an interrupted download.
-        progress: makes what is told of the progress of a step, of its description.
+        folder: new, or of an interrupted download.
+        progress: gives the callback for a step, from its description.
 
     Raises:
         KeyError: an unknown name.
@@ -81,28 +81,28 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
 
 
 def source(name: str) -> str:
-    """Where a corpus is from, its licence and what to cite."""
+    """Address, licence and citation of a corpus."""
     corpus = CORPORA[name]
     urls = "\n".join(archive.url for archive in corpus.archives)
     return f"{name}: {corpus.what}\nLicence: {corpus.licence}\nCite: {corpus.cite}\n{urls}\n"
 
 
 def _move(files: Iterable[tuple[Path, Path]], folder: Path) -> None:
-    """Files to their places below a folder; what was moved by an earlier try is left there."""
-    moved = 0
-    for path, place in files:
-        target = folder / place
+    """Moves files to paths below a folder; files that an earlier try has moved stay there."""
+    count = 0
+    for source, path in files:
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-        moved += 1
-    if moved == 0 and not any(path.is_file() for path in folder.rglob("*") if ".downloads" not in path.parts):
+        source.replace(target)
+        count += 1
+    if count == 0 and not any(path.is_file() for path in folder.rglob("*") if ".downloads" not in path.parts):
         raise DownloadError(f"{folder}: nothing to move, expected recordings in the archive; was it published anew?")
 
 
 def _librispeech(unpacked: Path, folder: Path) -> None:
     """speech/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac"""
-    found = unpacked.glob("*/LibriSpeech/*/*/*/*.flac")
-    _move(((path, Path("speech", *path.parts[-3:])) for path in sorted(found)), folder)
+    paths = sorted(unpacked.glob("*/LibriSpeech/*/*/*/*.flac"))
+    _move(((path, Path("speech", *path.parts[-3:])) for path in paths), folder)
 
 
 def _esc_50(unpacked: Path, folder: Path) -> None:
@@ -112,31 +112,32 @@ def _esc_50(unpacked: Path, folder: Path) -> None:
         raise DownloadError(f"{unpacked}: no meta/esc50.csv, expected the archive of ESC-50; was it published anew?")
     with table.open(newline="") as file:
         classes = {row["filename"]: row["category"] for row in csv.DictReader(file)}
-    found = sorted(unpacked.glob("*/*/audio/*.wav"))
-    _move(((path, Path("noise", classes[path.name], path.name)) for path in found if path.name in classes), folder)
+    paths = sorted(unpacked.glob("*/*/audio/*.wav"))
+    _move(((path, Path("noise", classes[path.name], path.name)) for path in paths if path.name in classes), folder)
 
 
 def _voicebank(unpacked: Path, folder: Path) -> None:
     """clean/<split>/<speaker>_<utterance>.wav and noisy/ with the same names"""
-    places = []
+    files = []
     for path in sorted(unpacked.rglob("*.wav")):
         side, part = re.match(r"(clean|noisy)_(train|test)", path.relative_to(unpacked).parts[0]).groups()  # type: ignore[union-attr]
-        heard = "validation" if path.name.split("_")[0] in VALIDATION_SPEAKERS else "train"
-        places.append((path, Path(side, "test" if part == "test" else heard, path.name)))
-    _move(places, folder)
+        if part == "train" and path.name.split("_")[0] in VALIDATION_SPEAKERS:
+            part = "validation"
+        files.append((path, Path(side, part, path.name)))
+    _move(files, folder)
 
 
 def _ms_snsd(unpacked: Path, folder: Path) -> None:
-    """speech/<part>/<name>.wav and noise/<class>/<part>-<class>_<number>.wav; its parts are named train and test, but
-    who speaks is not known, and studies deal the recordings out anew"""
-    places = []
+    """speech/<part>/<name>.wav and noise/<class>/<part>-<class>_<number>.wav; the parts are train and test, but the
+    speakers are unknown, and studies split the recordings themselves"""
+    files = []
     for path in sorted(unpacked.rglob("*.wav")):
         side, _, part = path.parent.name.partition("_")
         if side == "clean" and part in ("train", "test"):
-            places.append((path, Path("speech", part, path.name)))
+            files.append((path, Path("speech", part, path.name)))
         elif side == "noise" and part in ("train", "test"):
-            places.append((path, Path("noise", re.split(r"[_\d]", path.name)[0], f"{part}-{path.name}")))
-    _move(places, folder)
+            files.append((path, Path("noise", re.split(r"[_\d]", path.name)[0], f"{part}-{path.name}")))
+    _move(files, folder)
 
 
 _EDINBURGH = "https://datashare.ed.ac.uk/bitstream/handle/10283/2791/"

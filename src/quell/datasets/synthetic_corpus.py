@@ -1,7 +1,7 @@
-"""A small corpus of synthetic speech and noise, to try every command on before one's own recordings are at hand.
+"""The demo corpus: synthetic speech and noise, to try all commands without recordings.
 
-The speech is espeak-ng's: formant synthesis with consonants, pauses and intonation, but far cleaner and more regular
-than people's. Scores reached on it show that everything works, and say nothing about real recordings.
+The speech is espeak-ng's formant synthesis, with consonants, pauses and intonation, but far cleaner and more regular
+than natural speech. Scores on it show that everything works; they do not predict scores on real recordings.
 """
 
 import tempfile
@@ -18,10 +18,10 @@ from quell.datasets.espeak import SPEECH_RATE, Espeak
 from quell.errors import CorpusError
 
 Signal = NDArray[np.float64]
-Noise = Callable[[int, int, Generator], Signal]  # of source, length in samples, and the randomness of one take
+Noise = Callable[[int, int, Generator], Signal]  # (source, length in samples, random generator of one take)
 
 NOISE_RATE = 16_000  # Hz
-BLOCK = 320  # samples at NOISE_RATE: 20 ms, as long as 441 at SPEECH_RATE. Noise is cut to blocks, an FFT likes those.
+BLOCK = 320  # samples at NOISE_RATE: 20 ms, 441 samples at SPEECH_RATE; multiples of it are fast in FFTs
 SENTENCES_PER_SPEAKER = 17
 SOURCES = 8  # of each noise class, two takes each
 
@@ -114,33 +114,33 @@ def make_demo_corpus(folder: Path, *, seed: int = 0, progress: Callable[[str], N
     """Writes 25 minutes of speech and 10 of noise, 16-bit WAV, as folder/speech/<voice>/ and folder/noise/<class>/.
 
     A noise file is named <source>-<take>.wav. The two takes of a source share its parameters, and in babble its voices,
-    so they belong on the same side of a split. The same seed gives the same bytes with the same espeak-ng and numpy.
-    The folder appears under its name only when complete.
+    so they belong in the same split. The same seed gives the same bytes with the same espeak-ng and numpy. The folder
+    appears only when complete.
 
     Args:
         seed: 0 or above.
-        progress: called with one line per speaker and noise class, once its files are written.
+        progress: called with a line per speaker and noise class, once its files are written.
 
     Raises:
         CorpusError: folder exists, or espeakng-loader is missing or fails.
     """
     if folder.exists():
-        raise CorpusError(f"{folder}: exists, expected a folder yet to be made; name another or remove it")
+        raise CorpusError(f"{folder}: exists, expected a new folder; name another or remove it")
     rng = np.random.default_rng(seed)
     espeak = Espeak(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        for line in _write_corpus(made, espeak, rng):
+        partial_corpus = Path(scratch) / folder.name
+        partial_corpus.mkdir()
+        for line in _write_corpus(partial_corpus, espeak, rng):
             if progress is not None:
                 progress(line)
-        (made / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
-        made.rename(folder)
+        (partial_corpus / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
+        partial_corpus.rename(folder)
 
 
 def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> Iterator[str]:
-    pitches = rng.permutation(np.linspace(28, 72, len(SPEAKERS)))  # so that no two speakers share one
+    pitches = rng.permutation(np.linspace(28, 72, len(SPEAKERS)))  # a different one for each speaker
     for voice, pitch in zip(SPEAKERS, pitches, strict=True):
         takes = {f"{number:03}": take for number, take in enumerate(_utterances(espeak, voice, int(pitch), rng))}
         yield _write(folder, f"speech/{voice}", takes, SPEECH_RATE)
@@ -174,7 +174,7 @@ def _utterances(espeak: Espeak, voice: str, pitch: int, rng: Generator) -> Itera
 
 
 def _noise(make: Noise, source: int, rng: Generator) -> NDArray[np.int16]:
-    """Returns 5 to 8 s at NOISE_RATE whose largest sample lies 1 to 20 dB under full scale."""
+    """5 to 8 s of noise at NOISE_RATE with a peak of 1 to 20 dB below full scale."""
     signal = make(source, BLOCK * int(rng.integers(250, 401)), rng)
     peak = 10 ** (rng.uniform(-20, -1) / 20)
     scaled: Signal = signal * (32767 * peak / np.abs(signal).max())
@@ -183,7 +183,7 @@ def _noise(make: Noise, source: int, rng: Generator) -> NDArray[np.int16]:
 
 def _coloured(db_per_octave: float, length: int, rng: Generator) -> Signal:
     frequency = np.fft.rfftfreq(length, 1 / NOISE_RATE)
-    # An octave multiplies the amplitude by 2 ** exponent, which is 6.02 dB * exponent; flat under 20 Hz, below hearing.
+    # An octave multiplies the amplitude by 2 ** exponent, which is 6.02 dB * exponent; flat in the inaudible range.
     exponent = db_per_octave / (20 * np.log10(2))
     return np.fft.irfft(np.fft.rfft(rng.standard_normal(length)) * np.maximum(frequency, 20) ** exponent, length)
 
@@ -197,7 +197,7 @@ def _pink(source: int, length: int, rng: Generator) -> Signal:
 
 
 def _hum(source: int, length: int, rng: Generator) -> Signal:
-    """Mains of 50 or 60 Hz, from a dull transformer (4 harmonics) to a buzzing dimmer (25)."""
+    """Mains hum of 50 or 60 Hz, from a dull transformer (4 harmonics) to a buzzing dimmer (25)."""
     f0 = (50, 60)[source % 2] + rng.uniform(-0.1, 0.1)  # Hz, as far as a grid drifts in normal operation
     time = np.arange(length) / NOISE_RATE
     hum = 0.01 * rng.standard_normal(length)
@@ -207,7 +207,7 @@ def _hum(source: int, length: int, rng: Generator) -> Signal:
 
 
 def _clicks(source: int, length: int, rng: Generator) -> Signal:
-    """Ringing clicks at random moments, 2 to 23 per second; sources also differ in pitch and decay."""
+    """Ringing clicks at random times, 2 to 23 per second; sources also differ in pitch and decay."""
     ringing = 500 * 1.4 ** (3 * source % SOURCES)  # Hz
     decay_s = 0.001 * (1 + 5 * source % SOURCES)
     time = np.arange(int(8 * decay_s * NOISE_RATE)) / NOISE_RATE
@@ -219,7 +219,7 @@ def _clicks(source: int, length: int, rng: Generator) -> Signal:
 
 
 def _fan(source: int, length: int, rng: Generator) -> Signal:
-    """Broadband noise, darker than pink, that swells with every passing blade, 4 to 33 times per second."""
+    """Broadband noise, steeper than pink, modulated by the blades 4 to 33 times per second."""
     time = np.arange(length) / NOISE_RATE
     depth = 0.3 + 0.08 * (5 * source % SOURCES)
     swell = 1 + depth * np.sin(2 * np.pi * (4 * 1.35**source * time + rng.uniform()))
@@ -227,8 +227,8 @@ def _fan(source: int, length: int, rng: Generator) -> Signal:
 
 
 def _babble(espeak: Espeak, source: int, length: int, rng: Generator) -> Signal:
-    """Three to six of the source's voices, each with sentences of its own, all speaking without a break."""
-    blocks = length // BLOCK + 2  # one more on either side, for the ends to ring in
+    """Three to six of the source's voices, each with its own sentences, speaking without pauses."""
+    blocks = length // BLOCK + 2  # one more on either side, for the ringing of the resampling
     crowd = np.zeros(blocks * BLOCK * SPEECH_RATE // NOISE_RATE)
     for voice in BABBLE[source][: 3 + source % 4]:
         spoken = np.zeros(0, dtype=np.int16)
@@ -236,8 +236,8 @@ def _babble(espeak: Espeak, source: int, length: int, rng: Generator) -> Signal:
         pitch = int(rng.integers(35, 66))
         while len(spoken) < skipped + len(crowd):
             text = SENTENCES[rng.integers(len(SENTENCES))]
-            said = espeak.say(voice, text, words_per_minute=int(rng.integers(150, 191)), volume=50, pitch=pitch)
-            spoken = np.concatenate([spoken, said])
+            sentence = espeak.say(voice, text, words_per_minute=int(rng.integers(150, 191)), volume=50, pitch=pitch)
+            spoken = np.concatenate([spoken, sentence])
         crowd += rng.uniform(0.4, 1.0) * spoken[skipped : skipped + len(crowd)]
     spectrum = np.fft.rfft(crowd)[: BLOCK * blocks // 2 + 1]  # up to half of NOISE_RATE
     return np.fft.irfft(spectrum, BLOCK * blocks)[BLOCK:-BLOCK]

@@ -1,4 +1,4 @@
-"""Impulse responses of rooms that nobody built: boxes with random sizes, walls and places, by the image method."""
+"""Synthetic room impulse responses: boxes with random sizes, absorption and positions, by the image method."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DECAY_S = (0.15, 0.7)  # to -60 dB (Sabine 1922)
 FROM_WALL_M = 0.4
 DISTANCE_M = (0.3, 4.0)  # of voice and microphone
 MOUTH_M = (1.0, 1.8)  # height
-# Images of the voice behind walls are added up to so many reflections (Allen and Berkley 1979); what comes later is
-# below -60 dB in most of these rooms, and the time grows with its third power.
+# Order of the image sources (Allen and Berkley 1979); later reflections are below -60 dB in most of these rooms, and
+# computing time grows with the third power of the order.
 MOST_REFLECTIONS = 30
 
 
 def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Progress | None = None) -> Path:
-    """A folder of `count` room responses, made at the first call and found there at the next.
+    """The folder of `count` room responses, generated at the first call.
 
     Raises:
         PackageError: pyroomacoustics is not installed.
@@ -42,35 +42,35 @@ def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Pr
         raise PackageError(
             "corpus.generated_rooms: needs pyroomacoustics; pip install 'quell-denoiser[rooms]'"
         ) from error
-    making = folder / f".{home.name}.{os.getpid()}"
+    building = folder / f".{home.name}.{os.getpid()}"
     rng = np.random.default_rng(seed)
     try:
-        making.mkdir(parents=True)
+        building.mkdir(parents=True)
         for number in range(count):
             response, decay_s = _response(pyroomacoustics, rng, sample_rate)
-            path = making / f"{number:04d}_{decay_s:.2f}s.wav"
+            path = building / f"{number:04d}_{decay_s:.2f}s.wav"
             write(path, response, Format(sample_rate, "WAV", "PCM_16"))
             if progress is not None:
                 progress(number + 1, count)
-        making.rename(home)
+        building.rename(home)
     except OSError as error:
-        if not home.is_dir():  # else another process was faster, and its rooms are the same
+        if not home.is_dir():  # else another process was faster, with the same rooms
             raise CorpusError(f"{home}: {error.strerror}, expected to write there; check --runs") from error
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
     return home
 
 
 def _response(acoustics: Any, rng: np.random.Generator, sample_rate: int) -> tuple[FloatArray, float]:
-    """A response with its peak at .9, and the decay time that was asked for, in s."""
+    """A response with its peak at .9, and its nominal decay time in s."""
     while True:
         size = rng.uniform(*SIZE_M)
         decay_s = float(rng.uniform(*DECAY_S))
         try:
             absorption, reflections = acoustics.inverse_sabine(decay_s, size)
-        except ValueError:  # too large a room to decay so fast
+        except ValueError:  # a room of this size cannot decay so fast
             continue
-        voice, microphone = (_place(rng, size) for _ in range(2))
+        voice, microphone = (_position(rng, size) for _ in range(2))
         if DISTANCE_M[0] <= float(np.linalg.norm(voice - microphone)) <= DISTANCE_M[1]:
             break
     room = acoustics.ShoeBox(
@@ -86,6 +86,6 @@ def _response(acoustics: Any, rng: np.random.Generator, sample_rate: int) -> tup
     return response * np.float32(0.9 / np.abs(response).max()), decay_s
 
 
-def _place(rng: np.random.Generator, size: NDArray[np.float64]) -> NDArray[np.float64]:
+def _position(rng: np.random.Generator, size: NDArray[np.float64]) -> NDArray[np.float64]:
     low = np.array([FROM_WALL_M, FROM_WALL_M, MOUTH_M[0]])
     return rng.uniform(low, np.array([size[0] - FROM_WALL_M, size[1] - FROM_WALL_M, MOUTH_M[1]]))

@@ -90,7 +90,7 @@ def server(monkeypatch):
 
 
 @pytest.mark.parametrize("checksum", [None, MD5, SHA256])
-def test_a_file_comes_whole_and_is_not_asked_for_again(server, tmp_path, checksum):
+def test_a_file_is_downloaded_whole_and_only_once(server, tmp_path, checksum):
     path, seen = tmp_path / "new" / "file", []
     for _ in range(2):
         fetch(server.url, path, checksum=checksum, progress=lambda done, total: seen.append((done, total)))
@@ -100,60 +100,60 @@ def test_a_file_comes_whole_and_is_not_asked_for_again(server, tmp_path, checksu
     assert [left.name for left in path.parent.iterdir()] == ["file"]
 
 
-def test_a_server_that_breaks_off_is_asked_for_the_rest(server, tmp_path):
+def test_after_a_broken_connection_the_rest_is_requested(server, tmp_path):
     server.breaks = 70_000
     fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=70000-", "bytes=140000-", "bytes=210000-", "bytes=280000-"]
 
 
-def test_an_interrupted_download_goes_on_in_another_run(server, tmp_path):
+def test_an_interrupted_download_is_resumed_by_another_run(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT[:123_456])
     fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert server.asked == ["bytes=123456-"]
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_what_was_there_whole_already_is_taken(server, tmp_path):
+def test_a_complete_partial_file_is_used(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT)
     fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_more_than_there_is_on_the_server_begins_anew(server, tmp_path):
+def test_a_partial_file_longer_than_the_servers_is_downloaded_again(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT + b"more")
     fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_server_that_knows_no_ranges_sends_all_again(server, tmp_path):
+def test_a_server_without_ranges_sends_the_whole_file_again(server, tmp_path):
     server.ranges = False
     (tmp_path / "file.part").write_bytes(b"another file" * 1000)
     fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_one_that_promises_more_than_it_has_is_given_up(server, tmp_path):
+def test_a_server_that_announces_more_than_it_sends_is_given_up(server, tmp_path):
     server.says = len(CONTENT) + 1000
     with pytest.raises(DownloadError, match="300000 bytes, expected 301000; try again"):
         fetch(server.url, tmp_path / "file", size=len(CONTENT) + 1000)
     assert not (tmp_path / "file").exists()
 
 
-def test_one_that_promises_less_is_found_by_the_checksum(server, tmp_path):
+def test_a_server_that_announces_less_is_found_by_the_checksum(server, tmp_path):
     server.says = 1000
     with pytest.raises(DownloadError, match=r"sha256 [0-9a-f]+, expected [0-9a-f]+; try again"):
         fetch(server.url, tmp_path / "file", checksum=SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_sends_more_than_was_published_is_stopped(server, tmp_path):
+def test_a_server_that_sends_more_than_was_published_is_stopped(server, tmp_path):
     with pytest.raises(DownloadError, match="more than 1000 bytes"):
         fetch(server.url, tmp_path / "file", size=1000)
     assert not (tmp_path / "file").exists()
 
 
-def test_another_file_than_was_published_is_forgotten(server, tmp_path):
+def test_a_file_that_is_not_the_published_one_is_removed(server, tmp_path):
     server.content = CONTENT[::-1]
     with pytest.raises(DownloadError, match=r"md5 .*, expected"):
         fetch(server.url, tmp_path / "file", checksum=MD5)
@@ -174,14 +174,14 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
     assert len(server.asked) == 2
 
 
-def test_a_server_that_is_away_is_told(server, tmp_path):
+def test_an_unreachable_server_is_reported(server, tmp_path):
     server.close()
-    with pytest.raises(DownloadError, match="refused, expected the whole file; the same command goes on from there"):
+    with pytest.raises(DownloadError, match="refused, expected the whole file; the same command resumes the download"):
         fetch(server.url, tmp_path / "file")
     server.thread.join()
 
 
-def test_a_disk_without_room_is_told_before(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_download(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError, match=r"GB free, expected 0\.0 GB for the download; free the disk"):
@@ -208,7 +208,7 @@ def tarred(path, files, kind=tarfile.REGTYPE):
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_an_archive_is_unpacked_as_it_is(tmp_path, pack):
+def test_an_archive_is_unpacked_unchanged(tmp_path, pack):
     files = {"a/b/c.wav": b"sound", "a/d.txt": b"", "e": b"x" * 10}
     seen = []
     unpack(pack(tmp_path / "archive", files), tmp_path / "out", lambda done, total: seen.append((done, total)))
@@ -249,7 +249,7 @@ def test_an_archive_made_to_fill_the_disk_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\3\4 broken", CONTENT])
-def test_what_is_no_archive_is_told(tmp_path, content):
+def test_a_file_that_is_no_archive_is_reported(tmp_path, content):
     path = tmp_path / "archive"
     path.write_bytes(content)
     with pytest.raises(DownloadError, match=r"archive: .*, expected a zip or tar archive; remove it and try again"):
@@ -257,7 +257,7 @@ def test_what_is_no_archive_is_told(tmp_path, content):
     assert [left.name for left in tmp_path.iterdir()] == ["archive"]
 
 
-def test_a_cut_archive_is_told_and_nothing_is_left(tmp_path):
+def test_a_truncated_archive_is_reported_and_nothing_is_left(tmp_path):
     path = tarred(tmp_path / "archive", {"a.wav": CONTENT})
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(DownloadError, match="expected a zip or tar archive"):

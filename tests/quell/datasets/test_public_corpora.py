@@ -83,7 +83,7 @@ PUBLISHED = {
 @pytest.fixture
 def served(monkeypatch):
     """Serves archives, by name, as those of a corpus."""
-    made = []
+    servers = []
 
     def serve(name, archives):
         class Handler(BaseHTTPRequestHandler):
@@ -100,13 +100,13 @@ def served(monkeypatch):
         http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        made.append((http, thread))
+        servers.append((http, thread))
         url = f"http://127.0.0.1:{http.server_address[1]}"
         here = tuple(replace(archive, url=f"{url}/{archive.name}", checksum=None) for archive in CORPORA[name].archives)
         monkeypatch.setitem(public_corpora.CORPORA, name, replace(CORPORA[name], archives=here))
 
     yield serve
-    for http, thread in made:
+    for http, thread in servers:
         http.shutdown()
         http.server_close()
         thread.join()
@@ -129,17 +129,17 @@ def recordings(folder):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_corpus_lies_as_its_study_needs_it(served, tmp_path, name):
+def test_a_corpus_has_the_layout_that_its_study_needs(served, tmp_path, name):
     archives, places = PUBLISHED[name]
     served(name, {archive: packed(files) for archive, files in archives.items()})
     get(name, tmp_path / "corpus", quiet)
     assert recordings(tmp_path / "corpus") == places
-    said = (tmp_path / "corpus" / DONE).read_text()
-    assert CORPORA[name].licence in said and CORPORA[name].cite in said
+    printed = (tmp_path / "corpus" / DONE).read_text()
+    assert CORPORA[name].licence in printed and CORPORA[name].cite in printed
     assert not (tmp_path / "corpus" / ".downloads").exists()
 
 
-def test_what_is_there_is_not_downloaded_again(served, tmp_path):
+def test_a_complete_corpus_is_not_downloaded_again(served, tmp_path):
     archives, places = PUBLISHED["esc-50"]
     served("esc-50", {archive: packed(files) for archive, files in archives.items()})
     get("esc-50", tmp_path, quiet)
@@ -184,20 +184,22 @@ def test_an_archive_that_would_write_elsewhere_is_refused(served, tmp_path):
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_the_command_says_what_to_cite_and_which_study_is_made_for_it(served, tmp_path, capsys):
+def test_the_command_prints_what_to_cite_and_the_study_for_it(served, tmp_path, capsys):
     archives, places = PUBLISHED["esc-50"]
     served("esc-50", {archive: packed(files) for archive, files in archives.items()})
     assert recordings_commands.get("esc-50", tmp_path / "corpus") == 0
-    said = capsys.readouterr()
-    assert "Licence: CC BY-NC 3.0" in said.err and "Cite: Piczak 2015" in said.err and "about 0.6 GB" in said.err
-    assert "studies/esc50-8k.toml is made for it" in said.out
+    printed = capsys.readouterr()
+    assert (
+        "Licence: CC BY-NC 3.0" in printed.err and "Cite: Piczak 2015" in printed.err and "about 0.6 GB" in printed.err
+    )
+    assert "studies/esc50-8k.toml is made for it" in printed.out
     assert recordings(tmp_path / "corpus") == places
     with pytest.raises(UsageError, match="esc-50 is there, expected a new folder"):
         recordings_commands.get("esc-50", tmp_path / "corpus")
 
 
 @pytest.mark.parametrize(("name", "size"), [("voicebank-demand", "about 5.3 GB"), ("ms-snsd", "unknown size")])
-def test_more_than_a_gigabyte_or_nobody_knows_how_much_wants_a_yes(tmp_path, name, size):
+def test_more_than_a_gigabyte_or_an_unknown_size_needs_confirmation(tmp_path, name, size):
     with pytest.raises(UsageError, match=f"{name}: {size}, expected --yes for more than 1 GB"):
         recordings_commands.get(name, tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()

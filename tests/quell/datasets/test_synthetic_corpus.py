@@ -28,7 +28,7 @@ SMALL = {"SPEAKERS": ("en-us+m2", "en-us-nyc+f2"), "SENTENCES_PER_SPEAKER": 2, "
 
 @dataclass
 class Corpus:
-    """What one call of make_demo_corpus wrote, said and reported."""
+    """The files, sentences and progress of one call of make_demo_corpus."""
 
     folder: Path
     speech: dict[str, list[Signal]] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Corpus:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    made = Corpus(tmp_path_factory.mktemp("demo") / "corpus")
+    written = Corpus(tmp_path_factory.mktemp("demo") / "corpus")
     asked: list[str] = []
     say, babble = Espeak.say, synthetic_corpus._babble
 
@@ -50,21 +50,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     def record_babble(*arguments):
         first = len(asked)
         signal = babble(*arguments)
-        made.babble.append(frozenset(asked[first:]))
+        written.babble.append(frozenset(asked[first:]))
         return signal
 
     def progress(line: str) -> None:
-        made.voices[line.split(":")[0]] = set(asked)
+        written.voices[line.split(":")[0]] = set(asked)
         asked.clear()
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Espeak, "say", record_say)
         monkeypatch.setattr(synthetic_corpus, "_babble", record_babble)
-        make_demo_corpus(made.folder, progress=progress)
-    for part, signals in (("speech", made.speech), ("noise", made.noise)):
-        for kind in sorted((made.folder / part).iterdir()):
+        make_demo_corpus(written.folder, progress=progress)
+    for part, signals in (("speech", written.speech), ("noise", written.noise)):
+        for kind in sorted((written.folder / part).iterdir()):
             signals[kind.name] = [soundfile.read(path, dtype="float32")[0] for path in sorted(kind.glob("*.wav"))]
-    return made
+    return written
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_no_file_clips_or_is_silent(corpus):
             assert signal.std() > 10 ** (-55 / 20), name  # sparse clicks are the quietest, near -45 dB
 
 
-def test_half_the_sentences_of_a_speaker_tell_which_other_half_is_theirs(corpus):
+def test_half_the_sentences_of_a_speaker_identify_the_other_half(corpus):
     odd = {voice: timbre(signals[::2]) for voice, signals in corpus.speech.items()}
     even = {voice: timbre(signals[1::2]) for voice, signals in corpus.speech.items()}
     for voice, spectrum in odd.items():
@@ -269,7 +269,7 @@ def test_existing_folder_is_refused_and_untouched(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "mine.txt").write_text("keep")
-    with pytest.raises(CorpusError, match=re.escape(f"{folder}: exists, expected a folder yet to be made")):
+    with pytest.raises(CorpusError, match=re.escape(f"{folder}: exists, expected a new folder")):
         make_demo_corpus(folder)
     assert contents(tmp_path) == {str(Path("corpus", "mine.txt")): b"keep"}
 

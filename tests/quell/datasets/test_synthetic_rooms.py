@@ -1,4 +1,4 @@
-"""Generated rooms decay as they say, are the same for the same seed, and made once."""
+"""Generated rooms decay as their names say, are the same for the same seed, and are generated once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ installed = pytest.mark.skipif(find_spec("pyroomacoustics") is None, reason="nee
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def rooms(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("rooms"), 12, RATE, 0)
 
 
@@ -32,9 +32,9 @@ def decay_s(response):
 
 
 @installed
-def test_rooms_decay_about_as_fast_as_their_names_say(made):
+def test_rooms_decay_about_as_fast_as_their_names_say(rooms):
     asked, found = [], []
-    for path in sorted(made.iterdir()):
+    for path in sorted(rooms.iterdir()):
         response, rate = soundfile.read(path)
         assert rate == RATE and np.abs(response).max() == pytest.approx(0.9, abs=1e-3)
         asked.append(float(path.stem.split("_")[1].removesuffix("s")))
@@ -47,24 +47,26 @@ def test_rooms_decay_about_as_fast_as_their_names_say(made):
 
 
 @installed
-def test_the_same_seed_gives_the_same_rooms_and_another_others(made, tmp_path):
+def test_the_same_seed_gives_the_same_rooms_and_another_others(rooms, tmp_path):
     again, other = generate(tmp_path, 12, RATE, 0), generate(tmp_path, 12, RATE, 1)
-    first, second, third = ([path.read_bytes() for path in sorted(folder.iterdir())] for folder in (made, again, other))
+    first, second, third = (
+        [path.read_bytes() for path in sorted(folder.iterdir())] for folder in (rooms, again, other)
+    )
     assert first == second
     assert not set(first) & set(third)
 
 
 @installed
-def test_rooms_are_made_once(made, monkeypatch):
+def test_rooms_are_generated_once(rooms, monkeypatch):
     def refuse(*_):
-        raise AssertionError("made again")
+        raise AssertionError("generated again")
 
     monkeypatch.setattr(synthetic_rooms, "_response", refuse)
-    assert generate(made.parent, 12, RATE, 0) == made
+    assert generate(rooms.parent, 12, RATE, 0) == rooms
 
 
 @installed
-def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     seen = []
 
     def stop(done, count):
@@ -77,7 +79,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
     assert seen == [1, 2] and list(tmp_path.iterdir()) == []
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def refuse(name, *arguments):
