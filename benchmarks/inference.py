@@ -130,7 +130,7 @@ def eager() -> dict[str, System]:
     torch.manual_seed(0)
     denoiser = Denoiser(search_space.denoiser_config(PRESETS["compressed-unet"], RATE)).eval()
     module = BlockDenoiser(denoiser)
-    assert module.block == blocks_of(denoiser).block
+    assert module.blocks == blocks_of(denoiser)
 
     def run(samples: FloatArray) -> object:
         with torch.inference_mode():

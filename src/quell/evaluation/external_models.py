@@ -85,14 +85,9 @@ def _accepted_rank(path: Path, run: Callable[[FloatArray, int], FloatArray]) -> 
 
 
 def _onnx(path: Path) -> tuple[Run, int | None]:
-    try:
-        import onnxruntime
-    except ImportError:
-        needed = "expected onnxruntime to be installed"
-        raise ExportError(f"{path}: an ONNX file, {needed}; pip install 'quell-denoiser[onnx]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    from quell.export.exported_model import onnx_session
+
+    session = onnx_session(path, threads=1)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) not in SHAPES:
         found = ", ".join(f"{node.name} {node.shape}" for node in inputs)

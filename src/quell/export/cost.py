@@ -1,4 +1,4 @@
-"""What a denoiser costs where it runs: parameters, multiplications, delay, time."""
+"""Cost of a denoiser in use: parameters, multiply-accumulates, latency, real-time factor."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ from quell.config import DenoiserConfig
 from quell.export.torchscript import freeze
 from quell.network.denoiser import Denoiser
 
-# Signals that costs are measured on. 60 s in one pass takes twice the time per second that 4 s take (page faults).
+# Length of the signals that costs are measured on. 60 s in one pass take twice as long per second as 4 s (page faults).
 MEASURED_S = 4.0
 WARM_UP = 3
 RUNS = 5
-ENOUGH_S = 0.5
+ENOUGH_S = 0.5  # CPU time of all runs after which no further one is made
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Fixed by the configuration, known before any training."""
+    """Costs that follow from the configuration, known before any training."""
 
     parameters: int
-    macs_per_s: float  # multiply-accumulates of the network for a second of audio; the transforms are not counted
-    latency_ms: float  # window and look-ahead: how far behind its input the output must be; infinite when it hears all
+    macs_per_s: float  # multiply-accumulates of the network for a second of audio, without the transforms
+    latency_ms: float  # window and look-ahead; infinite with a recurrence in both directions over time
 
     def record(self) -> dict[str, float | None]:
-        """As JSON, which knows no infinity: None stands for it."""
+        """For JSON, which has no infinity: None instead."""
         latency = None if math.isinf(self.latency_ms) else self.latency_ms
         return asdict(self) | {"latency_ms": latency}
 
 
 def cost(config: DenoiserConfig) -> Cost:
-    """Counted, not measured; a network without numbers is counted, so that the largest take as little time as any."""
+    """Costs counted on torch's device "meta", which computes shapes only: as fast for the largest networks."""
     samples = round(MEASURED_S * config.sample_rate)
     with torch.device("meta"):
-        ghost = Denoiser(config).eval()
-        spectrum = ghost.spectrogram(torch.empty(1, samples))
+        denoiser = Denoiser(config).eval()
+        spectrum = denoiser.spectrogram(torch.empty(1, samples))
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            ghost.estimate(spectrum)
-    ahead = math.inf if config.bottleneck == "both" else ghost.network.look_ahead_frames * config.hop_length
+            denoiser.estimate(spectrum)
+    ahead = math.inf if config.bottleneck == "both" else denoiser.network.look_ahead_frames * config.hop_length
     return Cost(
-        parameters=sum(parameter.numel() for parameter in ghost.parameters()),
+        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
         macs_per_s=counter.get_total_flops() / 2 / MEASURED_S,
         latency_ms=(config.win_length + ahead) / config.sample_rate * 1000,
     )
 
 
 def real_time_factor(denoiser: Denoiser) -> float:
-    """That of the frozen TorchScript, as `measured`."""
+    """`measured` real-time factor of the frozen TorchScript."""
     return measured(lambda: freeze(denoiser), denoiser.config.sample_rate)
 
 
 def measured(make: Callable[[], Callable[[Tensor], Tensor]], sample_rate: int) -> float:
-    """Processing time over audio time on one thread: under 1 is faster than real time.
+    """Real-time factor: processing time over audio time on one thread; below 1 is faster than real time.
 
-    CPU time of the calling thread, the median of several runs on 4 s, so that what else the machine does counts little;
-    of a slow network fewer runs.
+    CPU time of the calling thread, median of several runs on 4 s, so that other processes have little influence; slow
+    networks get fewer runs.
 
     Args:
-        make: what is to be measured; called with one thread set, which ONNX Runtime takes for good.
+        make: makes the function to measure; called while torch is set to one thread, which ONNX Runtime keeps.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""An exported denoiser, loaded: TorchScript or ONNX, whole signals or signals that come in pieces."""
+"""Loads an exported denoiser, TorchScript or ONNX, and runs it on whole signals or on streams."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Model(ABC):
     """An exported denoiser. Call it with a waveform at `sample_rate`."""
 
     sample_rate: int  # Hz
-    metadata: dict[str, Any]  # what the file says of itself
+    metadata: dict[str, Any]  # of the file
     blocks: Blocks
 
     def __call__(self, noisy: Tensor) -> Tensor:
-        """Clean waveform; silence gives silence, and g times the input g times the answer.
+        """Clean waveform. Silence gives silence, and scaling the input scales the output.
 
         Shape:
-            noisy: (T,) or (B, T) float, T >= 0. Returns the same, as float32.
+            noisy: (T,) or (B, T) float, T >= 0. Returned alike, float32.
         """
         batch = noisy.to(torch.float32).reshape(1 if noisy.dim() == 1 else len(noisy), -1)
         if noisy.numel() == 0:
@@ -43,7 +43,7 @@ class Model(ABC):
     def forward_block(
         self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
     ) -> tuple[Tensor, Tensor]:
-        """A block of a longer signal, as `Denoiser.forward_block`."""
+        """One block of a longer signal, as `Denoiser.forward_block`."""
 
 
 @dataclass(frozen=True)
@@ -72,66 +72,66 @@ class OnnxModel(Model):
     def forward_block(
         self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
     ) -> tuple[Tensor, Tensor]:
-        given = {"noisy": noisy.numpy(), "level": level.numpy()}
+        inputs = {"noisy": noisy.numpy(), "level": level.numpy()}
         if self.blocks.state_units == 0:
-            return torch.from_numpy(self.session.run(["clean"], given)[0]), state
-        given |= {"state": state.numpy(), "lead": np.array(context_frames), "mark": np.array(state_frame)}
-        clean, state = map(torch.from_numpy, self.session.run(["clean", "next_state"], given))
+            return torch.from_numpy(self.session.run(["clean"], inputs)[0]), state
+        inputs |= {"state": state.numpy(), "lead": np.array(context_frames), "mark": np.array(state_frame)}
+        clean, state = map(torch.from_numpy, self.session.run(["clean", "next_state"], inputs))
         return clean, state
 
 
 class Stream:
-    """A signal that comes in pieces at a level that is known: what comes out is the result of one pass over the whole.
+    """Denoises a signal piece by piece, given its level, with the result of one pass over the whole signal.
 
-    Holds one block and its context, whatever the signal's length.
+    Memory holds one block and its context, whatever the length of the signal.
 
     Args:
-        levels: the rms of each channel over the whole signal.
+        levels: rms of each channel over the whole signal.
     """
 
     def __init__(self, model: Model, levels: Sequence[float]) -> None:
         self.model = model
         self.levels = [torch.full((1, 1), level) for level in levels]
         self.states = [torch.zeros(1, 1, model.blocks.state_units) for _ in levels]
-        self.held = torch.zeros(len(levels), 0)
-        self.begin = 0  # place of the first sample that is held
-        self.start = 0  # of the block that comes next
+        self.buffer = torch.zeros(len(levels), 0)
+        self.begin = 0  # sample of the signal that is first in the buffer
+        self.start = 0  # first sample of the next block
 
     def push(self, samples: Tensor) -> Iterator[Tensor]:
-        """Takes the next samples (C, n); yields what is done, (C, m) each."""
-        self.held = torch.cat([self.held, samples], dim=1)
+        """Takes the next samples (C, n); yields the blocks that they complete, (C, m) each."""
+        self.buffer = torch.cat([self.buffer, samples], dim=1)
         blocks = self.model.blocks
-        while self.start + blocks.block + blocks.context <= self.begin + self.held.shape[1]:
+        while self.start + blocks.block + blocks.context <= self.begin + self.buffer.shape[1]:
             yield self._block(self.start + blocks.block + blocks.context)
 
     def finish(self) -> Iterator[Tensor]:
-        """Yields the rest."""
-        length = self.begin + self.held.shape[1]
+        """Yields the remaining blocks."""
+        length = self.begin + self.buffer.shape[1]
         while self.start < length:
             yield self._block(length)
 
     def _block(self, length: int) -> Tensor:
         blocks = self.model.blocks
-        begin, end, context_frames, state_frame = span(self.start, length, *blocks[:4])
-        done = []
-        for channel, level in enumerate(self.levels):  # one after the other: memory is that of one
-            noisy = self.held[channel : channel + 1, begin - self.begin : end - self.begin]
+        begin, end, context_frames, state_frame = span(self.start, length, blocks)
+        channels = []
+        for channel, level in enumerate(self.levels):  # one after the other, with the memory of one
+            noisy = self.buffer[channel : channel + 1, begin - self.begin : end - self.begin]
             clean, self.states[channel] = self.model.forward_block(
                 noisy, level, self.states[channel], context_frames, state_frame
             )
-            done.append(clean[:, self.start - begin : self.start - begin + blocks.block])
+            channels.append(clean[:, self.start - begin : self.start - begin + blocks.block])
         self.start += blocks.block
         first = max(self.start - blocks.context, 0)
-        self.held = self.held[:, first - self.begin :].clone()
+        self.buffer = self.buffer[:, first - self.begin :].clone()
         self.begin = first
-        return torch.cat(done)
+        return torch.cat(channels)
 
 
 def load(path: Path | str) -> Model:
     """An exported denoiser (TorchScript, or ONNX with onnxruntime installed), on the CPU.
 
     Raises:
-        ExportError: the file is missing or is not one of ours, or onnxruntime is not installed.
+        ExportError: the file is missing or was not made by `quell export`, or onnxruntime is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -140,7 +140,7 @@ def load(path: Path | str) -> Model:
         return _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
     except ExportError:
         raise
-    except Exception as error:  # both runtimes raise whatever the bytes make them raise
+    except Exception as error:  # both runtimes raise any type of error on damaged bytes
         raise ExportError(f"{path}: not an exported denoiser, expected a file made by `quell export`") from error
 
 
@@ -152,7 +152,12 @@ def _torchscript(path: Path) -> TorchModel:
     return TorchModel(int(metadata["sample_rate"]), metadata, Blocks(**metadata["blocks"]), module.eval())
 
 
-def _onnx(path: Path) -> OnnxModel:
+def onnx_session(path: Path, threads: int | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch unless given.
+
+    Raises:
+        ExportError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -161,7 +166,11 @@ def _onnx(path: Path) -> OnnxModel:
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of every input that has a default
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _onnx(path: Path) -> OnnxModel:
+    session = onnx_session(path)
     metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
     return OnnxModel(int(metadata["sample_rate"]), metadata, Blocks(**metadata["blocks"]), session)

@@ -1,4 +1,4 @@
-"""A denoiser as one file: TorchScript, which needs nothing but torch, ONNX, or a torch.export program."""
+"""Writes a denoiser as one file (TorchScript, ONNX or torch.export) and checks it against the eager denoiser."""
 
 from __future__ import annotations
 
@@ -14,39 +14,37 @@ from torch import Tensor
 from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.export.blocks import blocks_of
-from quell.export.torchscript import METADATA, _on_cpu, freeze, quiet
-from quell.network.denoiser import Denoiser
+from quell.export.exported_model import onnx_session
+from quell.export.torchscript import METADATA, freeze, quiet
+from quell.network.denoiser import Denoiser, cpu_copy
 
 TOLERANCE = 1e-5
 
 
 def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str = "torchscript") -> dict[str, Any]:
-    """Writes a denoiser with its metadata inside, once what is written was found to equal the eager one; returns all
-    of the metadata.
+    """Writes a denoiser and its metadata to one file, checked before it appears; returns all of the metadata.
 
     Args:
-        kind: one of FORMATS.
+        kind: one of `quell.config.FORMATS`.
 
     Raises:
-        ExportError: the written denoiser is off or cannot be made, or the file cannot be written.
+        ExportError: the written denoiser differs from the eager one or cannot be made, or the file cannot be written.
     """
     config = denoiser.config
-    known = {
+    metadata = {
         "denoiser": asdict(config),
         "sample_rate": config.sample_rate,
         "blocks": blocks_of(denoiser)._asdict(),
         "torch": torch.__version__,
-    }
-    whole = known | metadata
-    text = json.dumps(whole)
+    } | metadata
+    write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
     try:
         with replacing(path) as partial:
-            write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
-            compare(write(denoiser, partial, text), denoiser, path)
+            compare(write(denoiser, partial, json.dumps(metadata)), denoiser, path)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error
-    return whole
+    return metadata
 
 
 def _torchscript(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
@@ -57,19 +55,16 @@ def _torchscript(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor]
 
 def _onnx(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401 - before the work of writing
         import onnxscript  # noqa: F401
     except ImportError as error:
-        missing = error.name
         raise ExportError(
-            f"{path}: {missing} is not installed, expected it for ONNX; pip install 'quell-denoiser[onnx]'"
+            f"{path}: {error.name} is not installed, expected it for ONNX; pip install 'quell-denoiser[onnx]'"
         ) from None
     from quell.export.onnx_graph import onnx_bytes
 
     path.write_bytes(onnx_bytes(denoiser, {METADATA: text}))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     return lambda noisy: torch.from_numpy(session.run(["clean"], {"noisy": noisy.numpy()})[0])
 
 
@@ -82,23 +77,23 @@ def _pt2(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor
 
 
 def compare(written: Callable[[Tensor], Tensor], denoiser: Denoiser, path: Path) -> None:
-    """Holds an exported denoiser against the eager one, on short, odd and long signals, with silence in them.
+    """Compares an exported denoiser with the eager one, on short, odd and long signals, with silence in them.
 
     Raises:
         ExportError: they differ by more than TOLERANCE of the peak.
     """
-    eager = _on_cpu(denoiser)
+    eager = cpu_copy(denoiser)
     generator = torch.Generator().manual_seed(0)
     rate, block = denoiser.config.sample_rate, blocks_of(denoiser).block
     with torch.inference_mode():
-        # One sample, 0.1 s, a length that no hop divides, and one that takes three blocks.
+        # One sample, 0.1 s, a length that no hop divides, and three blocks.
         for length in (1, rate // 10, rate + 1, 2 * block + rate // 3):
             for batch in (1, 2):
                 noisy = 0.1 * torch.randn(batch, length, generator=generator)
                 noisy[:, length // 2 : length // 2 + rate // 10] = 0
                 expected = eager(noisy)
-                # An output that is no mask may be louder than full scale, and rounds accordingly.
+                # An output that is not a mask may exceed full scale; its rounding then grows, too.
                 gap = (written(noisy) - expected).abs().max().item() / max(1.0, expected.abs().max().item())
                 if not gap <= TOLERANCE:  # written so that NaN fails too
-                    found = f"exported output is off by {gap:.1e} at {batch} x {length} samples"
-                    raise ExportError(f"{path}: {found}, expected at most {TOLERANCE}")
+                    problem = f"exported output is off by {gap:.1e} at {batch} x {length} samples"
+                    raise ExportError(f"{path}: {problem}, expected at most {TOLERANCE}")

@@ -1,12 +1,11 @@
 """The denoiser as one graph without loops or conditions, for ONNX and torch.export.
 
-Transforms are convolutions: ONNX Runtime's own DFT is slow and inexact for lengths that are no power of two, and its
-complex numbers are nobody's. A recurrence is ONNX's GRU. Every length and every batch passes through the same nodes.
+Transforms are convolutions: ONNX Runtime's own DFT is slow and inexact for lengths that are not a power of two, and no
+runtime supports complex numbers. A recurrence is ONNX's GRU. All lengths and batches use the same nodes.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,38 +17,37 @@ from torch import Tensor, nn
 from quell.errors import ExportError
 from quell.export.subpixel_convolution import faster_in_onnxruntime, use_subpixel
 from quell.levels import rms
-from quell.network.denoiser import Denoiser, phase_features, phase_rotation
+from quell.network.denoiser import Denoiser, cpu_copy, phase_features, phase_rotation
 from quell.network.layers import Recurrence
 from quell.network.stft import Spectrogram
 from quell.network.torch_private import sizes_of_one_stay_dynamic
 
-# Added to the gate that keeps a state: its sigmoid is 1 to the last digit of float32.
+# Added to the update gate to keep a state: the gate's sigmoid is then 1 to the last digit of float32.
 HOLD = 1e4
 
 
 class Graph(nn.Module):
-    """A denoiser in inference, made of what `torch.export` and ONNX take.
+    """A copy of a denoiser for inference, made of operations that `torch.export` and ONNX support.
 
     Args:
-        denoiser: is copied.
-        onnx: whether a recurrence becomes an ONNX node, which only `torch.onnx.export` can run.
+        onnx: whether a recurrence becomes an ONNX node, which only `torch.onnx.export` supports.
     """
 
     def __init__(self, denoiser: Denoiser, *, onnx: bool) -> None:
         super().__init__()
-        copied = copy.deepcopy(denoiser).cpu().eval()
-        self.transforms = Transforms(copied.spectrogram)
-        self.network, self.target = copied.network, copied.target
+        denoiser = cpu_copy(denoiser)
+        self.transforms = Transforms(denoiser.spectrogram)
+        self.network, self.target = denoiser.network, denoiser.target
         use_subpixel(self.network, faster_in_onnxruntime)
-        self.silence, self.floor, self.estimates_phase = copied.silence, copied.floor, copied.estimates_phase
+        self.silence, self.floor, self.estimates_phase = denoiser.silence, denoiser.floor, denoiser.estimates_phase
         for pool in self.network.pools:
             if isinstance(pool, nn.Sequential):
                 pad = pool[0]
                 assert isinstance(pad, nn.ZeroPad2d)
                 pool[0] = ZerosBefore(pad.padding[0])
-        self.state_units = copied.network.state_units
-        if onnx and copied.network.bottleneck is not None:
-            self.network.bottleneck = OnnxRecurrence(copied.network.bottleneck)  # type: ignore[assignment]
+        self.state_units = self.network.state_units
+        if onnx and self.network.bottleneck is not None:
+            self.network.bottleneck = OnnxRecurrence(self.network.bottleneck)  # type: ignore[assignment]
 
     def forward(
         self,
@@ -59,16 +57,17 @@ class Graph(nn.Module):
         lead: Tensor | int = 0,
         mark: Tensor | int = 0,
     ) -> tuple[Tensor, ...]:
-        """Clean waveform, and the next state of a recurrence forwards where there is one.
+        """Clean waveform, and the next state of a recurrence forwards if there is one.
 
         Shape:
-            noisy: (B, T), T >= 1. level: (1, 1), the rms to work at; 0 takes each signal's own. state: (1, 1, units)
-            and lead, mark: as `UNet.forward_block`. Returns (B, T) and (1, B, units).
+            noisy: (B, T), T >= 1. level: (1, 1), rms that signals are divided by; 0 for the own rms of each. state:
+            (1, 1, units); lead, mark: `context_frames` and `state_frame` of `UNet.forward_block`. Returns (B, T) and
+            (1, B, units).
         """
         own = rms(noisy)
         scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(self.silence)
         real, imaginary = self.transforms(noisy / scale)
-        # As quell.network.stft.magnitude; exporters take away an addend of 1e-10.
+        # As quell.network.stft.magnitude; exporters remove an addend of 1e-10.
         magnitude = self.floor * ((real.square() + imaginary.square()) * self.floor**-2 + 1).sqrt()
         features = self.target.representation(magnitude)
         if state is None:
@@ -78,18 +77,18 @@ class Graph(nn.Module):
         if self.estimates_phase:
             direction = torch.stack([real, imaginary], 1) / magnitude.unsqueeze(1)
             planes = phase_features(features - self.target.representation.bottom, direction)
-        answer, state = self.network.forward_block(planes, state, lead, mark)  # type: ignore[arg-type]
-        gain = self.target(answer[:, 0], magnitude, features) / magnitude
+        output, state = self.network.forward_block(planes, state, lead, mark)  # type: ignore[arg-type]
+        gain = self.target(output[:, 0], magnitude, features) / magnitude
         real, imaginary = real * gain, imaginary * gain
         if self.estimates_phase:
-            along, across = phase_rotation(answer[:, 1:]).unbind(1)
-            real, imaginary = real * along - imaginary * across, real * across + imaginary * along
+            cosine, sine = phase_rotation(output[:, 1:]).unbind(1)
+            real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
         clean = self.transforms.inverse(real, imaginary, noisy.shape[-1]) * scale
         return (clean, state) if self.state_units else (clean,)
 
 
 class Transforms(nn.Module):
-    """`Spectrogram` as convolutions, with real and imaginary parts apart."""
+    """`Spectrogram` as convolutions, with separate real and imaginary parts."""
 
     analysis: Tensor
     synthesis: Tensor
@@ -97,14 +96,14 @@ class Transforms(nn.Module):
     def __init__(self, spectrogram: Spectrogram) -> None:
         super().__init__()
         self.win_length, self.hop_length, self.bins = spectrogram.win_length, spectrogram.hop_length, spectrogram.bins
-        spectra = torch.fft.rfft(torch.diag(spectrogram.analysis.double()))  # of each sample of a window by itself
+        spectra = torch.fft.rfft(torch.diag(spectrogram.analysis.double()))  # of each single sample of a window
         bins = torch.eye(self.bins, dtype=torch.complex128)
         frames = torch.fft.irfft(torch.cat([bins, 1j * bins]), n=self.win_length) * spectrogram.dual.double()
         self.register_buffer("analysis", torch.cat([spectra.real, spectra.imag], 1).T.unsqueeze(1).float().contiguous())
         self.register_buffer("synthesis", frames.unsqueeze(1).float().contiguous())
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape: (B, T). Returns twice (B, F, N), as `Spectrogram`."""
+        """Shape: (B, T). Returns real and imaginary parts, (B, F, N) each, as `Spectrogram`."""
         lead = self.win_length - self.hop_length
         frames = (waveform.shape[-1] - 1 + lead) // self.hop_length + 1
         padded = nn.functional.pad(waveform, (lead, self.win_length)).unsqueeze(1)
@@ -112,7 +111,7 @@ class Transforms(nn.Module):
         return both[:, : self.bins], both[:, self.bins :]
 
     def inverse(self, real: Tensor, imaginary: Tensor, length: int) -> Tensor:
-        """Shape: twice (B, F, N). Returns (B, length)."""
+        """Shape: (B, F, N) each. Returns (B, length)."""
         frames = torch.cat([real, imaginary], 1)
         summed = nn.functional.conv_transpose1d(frames, self.synthesis, stride=self.hop_length)
         lead = self.win_length - self.hop_length
@@ -120,8 +119,8 @@ class Transforms(nn.Module):
 
 
 class ZerosBefore(nn.Module):
-    """Frames of zeros before the first. A pad in front of a max-pooling is one that ONNX Runtime (1.31) takes into it,
-    where it stands for no value at all instead of 0."""
+    """Adds frames of zeros before the first. ONNX Runtime (1.31) would fuse a padding with the max-pooling after it,
+    which ignores padded values instead of taking them for 0."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -135,10 +134,10 @@ class ZerosBefore(nn.Module):
 
 
 class OnnxRecurrence(nn.Module):
-    """`Recurrence` with ONNX's GRU, whose gates are ordered otherwise, and which time runs through first.
+    """`Recurrence` with ONNX's GRU, which has another order of gates, and time as the first axis.
 
-    A recurrence forwards does not hear the first `lead` frames: an input more, which is 1 there, makes it keep its
-    state. The states are its outputs, so that the one before `mark` is there to be taken.
+    A recurrence forwards ignores the first `lead` frames: there an additional input is 1, which keeps the state. Its
+    outputs are its states, from which the one before `mark` is selected.
     """
 
     weights: Tensor
@@ -147,20 +146,16 @@ class OnnxRecurrence(nn.Module):
 
     def __init__(self, recurrence: Recurrence) -> None:
         super().__init__()
-        self.over, self.window, self.size, self.back = (
-            recurrence.over,
-            recurrence.window,
-            recurrence.size,
-            recurrence.back,
-        )
-        stored = dict(recurrence.gru.named_parameters())
+        self.over, self.window = recurrence.over, recurrence.window
+        self.size, self.back = recurrence.size, recurrence.back
+        parameters = dict(recurrence.gru.named_parameters())
         self.units = recurrence.gru.hidden_size
         ways = ["", "_reverse"] if recurrence.gru.bidirectional else [""]
 
         def gates(name: str) -> list[Tensor]:
-            """ONNX begins with the gate that keeps, torch with the one that resets."""
-            parts = [stored[f"{name}_l0{way}"].detach().chunk(3) for way in ways]
-            return [torch.cat([keep, reset, new]) for reset, keep, new in parts]
+            """ONNX begins with the update gate, torch with the reset gate."""
+            parts = [parameters[f"{name}_l0{way}"].detach().chunk(3) for way in ways]
+            return [torch.cat([update, reset, new]) for reset, update, new in parts]
 
         weights = gates("weight_ih")
         if self.over == "forward":
@@ -176,24 +171,24 @@ class OnnxRecurrence(nn.Module):
         batch, channels, bins, frames = x.shape
         if self.over == "frequency":
             rows = x.permute(2, 0, 3, 1).reshape(bins, batch * frames, channels)
-            heard = self.back(self._gru(rows, None))
-            return x + heard.reshape(bins, batch, frames, channels).permute(1, 3, 0, 2), state
+            output = self.back(self._gru(rows, None))
+            return x + output.reshape(bins, batch, frames, channels).permute(1, 3, 0, 2), state
         steps = x.permute(3, 0, 1, 2).reshape(frames, batch, self.size)
         if self.over == "both":
-            heard = self._both(steps)
+            output = self._both(steps)
         else:
             hold = (torch.arange(frames) < lead).float().reshape(-1, 1, 1).expand(-1, batch, 1)
             states = self._gru(torch.cat([steps, hold], -1), state)
-            heard = self.back(states)
-            # The last block ends before the next one's mark; nobody asks for its state.
+            output = self.back(states)
+            # The last block may end before `mark`: its state is not used.
             state = torch.cat([state, states]).index_select(0, mark.clamp(0, frames).reshape(1))
-        return x + heard.reshape(frames, batch, channels, bins).permute(1, 2, 3, 0), state
+        return x + output.reshape(frames, batch, channels, bins).permute(1, 2, 3, 0), state
 
     def _gru(self, rows: Tensor, state: Tensor | None) -> Tensor:
         """Shape: rows: (N, B, size), state: (1, B, units). Returns (N, B, ways * units)."""
         ways, frames, batch = self.weights.shape[0], rows.shape[0], rows.shape[1]
         begin = () if state is None else (None, state)
-        heard: Tensor = torch.onnx.ops.symbolic(
+        output: Tensor = torch.onnx.ops.symbolic(
             "GRU",
             (rows, self.weights, self.recurrent, self.biases, *begin),
             attrs={
@@ -204,46 +199,46 @@ class OnnxRecurrence(nn.Module):
             dtype=torch.float32,
             shape=(frames, ways, batch, self.units),
         )
-        return heard.transpose(1, 2).reshape(frames, -1, ways * self.units)
+        return output.transpose(1, 2).reshape(frames, -1, ways * self.units)
 
     def _both(self, steps: Tensor) -> Tensor:
-        """The windows of `Recurrence._both`; every frame gathers what the windows say that hear it: up to two of the
-        grid, and the one at the very end. Shape: (N, B, size), returned alike."""
+        """The windows of `Recurrence._both`. Each frame sums the outputs of the windows around it: at most two of the
+        grid, and the one at the end. Shape: (N, B, size), returned alike."""
         frames, batch = steps.shape[0], steps.shape[1]
         window, half = torch.sym_min(frames, self.window), self.window // 2
-        # Of the grid's windows those that would pass the end are the one at the very end, too: a number of windows that
-        # were a quotient of a negative number would be rounded otherwise by ONNX.
+        # Windows of the grid that would pass the end are moved to it, as the last one is: a number of windows from the
+        # quotient of a negative number would be rounded differently by ONNX.
         starts = torch.arange(0, frames, half).clamp_max(frames - window)
         within = torch.arange(window)
         rows = steps.index_select(0, (within.unsqueeze(1) + starts).flatten())
-        heard = self.back(self._gru(rows.reshape(window, -1, self.size), None)).reshape(-1, batch, self.size)
+        outputs = self.back(self._gru(rows.reshape(window, -1, self.size), None)).reshape(-1, batch, self.size)
         weight = torch.minimum(within, window - 1 - within) + 0.5
         at, number = torch.arange(frames), starts.shape[0]
         grid = at // half
-        answer, total = torch.zeros_like(steps), torch.zeros(frames, 1, 1)
-        for chosen, there in (
+        summed, total = torch.zeros_like(steps), torch.zeros(frames, 1, 1)
+        for index, exists in (
             (grid, grid * half < frames - window),
             (grid - 1, (grid > 0) & ((grid - 1) * half < frames - window)),
             (torch.zeros_like(at) + (number - 1), at >= 0),
         ):
-            chosen = chosen.clamp(0, number - 1)
-            place = at - starts.index_select(0, chosen)
-            inside = there & (place >= 0) & (place < window)
+            index = index.clamp(0, number - 1)
+            place = at - starts.index_select(0, index)
+            inside = exists & (place >= 0) & (place < window)
             place = place.clamp(0, window - 1)
             share = torch.where(inside, weight.index_select(0, place), torch.zeros(())).reshape(-1, 1, 1)
-            answer = answer + share * heard.index_select(0, place * number + chosen)
+            summed = summed + share * outputs.index_select(0, place * number + index)
             total = total + share
-        return answer / total
+        return summed / total
 
 
 def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
-    """The denoiser through `torch.export`, for every batch and length.
+    """The denoiser as a program of `torch.export`, for every batch and length.
 
     Args:
-        onnx: with ONNX's recurrences, to be handed to `torch.onnx.export`.
+        onnx: with ONNX's recurrences, for `torch.onnx.export`.
 
     Raises:
-        ExportError: a recurrence without `onnx`: torch.export writes its steps out one by one, for one length.
+        ExportError: a recurrence without `onnx`: torch.export would unroll its steps for one length.
     """
     over = denoiser.config.bottleneck
     if not onnx and over != "none":
@@ -258,18 +253,21 @@ def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
 
 
 def defaults(state_units: int) -> dict[str, Tensor]:
-    """What an ONNX file's inputs besides the waveform are when they are not given: a whole signal at its own level."""
-    first = {"level": torch.zeros(1, 1)}
+    """Default values of an ONNX file's inputs other than the waveform: a whole signal at its own level.
+
+    The names are part of the format of exported files.
+    """
+    values = {"level": torch.zeros(1, 1)}
     if state_units:
-        first |= {"state": torch.zeros(1, 1, state_units), "lead": torch.tensor(0), "mark": torch.tensor(0)}
-    return first
+        values |= {"state": torch.zeros(1, 1, state_units), "lead": torch.tensor(0), "mark": torch.tensor(0)}
+    return values
 
 
 def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
-    """An ONNX file of the denoiser. Only `noisy` must be given; what is made of it is called `clean`.
+    """Content of an ONNX file of the denoiser: input `noisy`, optional inputs (`defaults`), output `clean`.
 
     Args:
-        metadata: becomes the file's metadata_props.
+        metadata: for the file's metadata_props.
 
     Raises:
         ImportError: onnx and onnxscript are not installed.
@@ -277,15 +275,15 @@ def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
     from onnx import numpy_helper
 
     exported = program(denoiser, onnx=True)
-    first = defaults(denoiser.network.state_units)
+    optional = defaults(denoiser.network.state_units)
     outputs = ["clean", "next_state"] if denoiser.network.state_units else ["clean"]
     with _quiet():
-        made = torch.onnx.export(
-            exported, dynamo=True, input_names=["noisy", *first], output_names=outputs, verbose=False
+        converted = torch.onnx.export(
+            exported, dynamo=True, input_names=["noisy", *optional], output_names=outputs, verbose=False
         )
-    assert made is not None
-    model = made.model_proto
-    for name, value in first.items():  # an initializer of an input's name is its default
+    assert converted is not None
+    model = converted.model_proto
+    for name, value in optional.items():  # an initializer with the name of an input is its default
         model.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
@@ -295,7 +293,7 @@ def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on its own exporters."""
+    """Hides torch's warnings about its own exporters."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

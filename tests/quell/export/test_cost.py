@@ -1,4 +1,4 @@
-"""What is counted before training equals what can be counted by hand."""
+"""Costs that are known before training equal those counted by hand."""
 
 import math
 import time
@@ -44,14 +44,14 @@ def test_parameters_and_macs_of_a_pooling_network_are_those_counted_by_hand() ->
     taps = 5 * 3
     full = taps * 4 * 4 + 4 + 3 * 4
     found = cost(replace(SMALL, downsampling="pool"))
-    # Both levels up end in 4 channels with those of the skip beside them; a matrix makes one of the 8.
+    # Both levels of the decoder give 4 channels and have 4 of the skip; a 1 x 1 convolution maps the 8 to one.
     assert found.parameters == (taps * 4 + 4 + 3 * 4) + full + full + (taps * 8 * 4 + 4 + 3 * 4) + (8 + 1)
     per_frame = taps * (1 * 4 * 33 + 4 * 4 * 17 + 4 * 4 * 9 + 8 * 4 * 17) + 8 * 33
     assert found.macs_per_s == pytest.approx(per_frame * FRAMES_PER_S)
 
 
 @pytest.mark.parametrize(
-    ("bottleneck", "heard", "steps_per_s", "directions"),
+    ("bottleneck", "size", "steps_per_s", "directions"),
     [
         # 9 bins of 4 channels at the deepest level: each a step of its own, or all of a frame at once.
         ("frequency", 4, 9 * FRAMES_PER_S, 2),
@@ -60,17 +60,17 @@ def test_parameters_and_macs_of_a_pooling_network_are_those_counted_by_hand() ->
         ("both", 36, 3 * 502 / 4, 2),
     ],
 )
-def test_a_recurrence_adds_the_parameters_and_macs_of_its_gates(bottleneck, heard, steps_per_s, directions) -> None:
+def test_a_recurrence_adds_the_parameters_and_macs_of_its_gates(bottleneck, size, steps_per_s, directions) -> None:
     plain, found = cost(SMALL), cost(replace(SMALL, bottleneck=bottleneck, bottleneck_units=8))
-    gates = directions * 3 * 8 * (heard + 8)
-    back = directions * 8 * heard
-    assert found.parameters - plain.parameters == gates + directions * 3 * 2 * 8 + back + heard
+    gates = directions * 3 * 8 * (size + 8)
+    back = directions * 8 * size
+    assert found.parameters - plain.parameters == gates + directions * 3 * 2 * 8 + back + size
     added = steps_per_s * (gates + back)
     assert found.macs_per_s - plain.macs_per_s == pytest.approx(added)
 
 
 def test_latency_is_the_window_and_the_frames_it_looks_ahead() -> None:
-    # Two levels of kernels over 3 frames, each met twice: 4 frames of 32 samples, and the window of 64.
+    # Two levels of kernels over 3 frames, each passed twice: 4 frames of 32 samples, and the window of 64.
     assert cost(SMALL).latency_ms == pytest.approx((64 + 4 * 32) / 8)
     # Strides of 1 and 2 frames: the second level's kernel takes steps of 1 on its way down and up; pooling in pairs
     # waits for one frame more.
@@ -86,7 +86,7 @@ def test_latency_of_a_causal_denoiser_is_its_window(downsampling, bottleneck) ->
     assert cost(config).latency_ms == pytest.approx(64 / 8)
 
 
-def test_a_denoiser_that_hears_all_is_infinitely_late_which_json_writes_as_none() -> None:
+def test_latency_with_a_recurrence_in_both_directions_is_infinite_and_none_in_json() -> None:
     found = cost(replace(SMALL, bottleneck="both"))
     assert math.isinf(found.latency_ms)
     assert found.record() == {
@@ -97,7 +97,7 @@ def test_a_denoiser_that_hears_all_is_infinitely_late_which_json_writes_as_none(
     assert cost(SMALL).record()["latency_ms"] == pytest.approx(24.0)
 
 
-def test_the_largest_network_is_counted_in_a_moment() -> None:
+def test_the_costs_of_the_largest_network_are_counted_within_two_seconds() -> None:
     huge = replace(SMALL, depth=7, base_channels=256, growth=2.0, convolutions_per_level=3)
     cost(SMALL)  # imports
     began = time.process_time()
@@ -105,7 +105,7 @@ def test_the_largest_network_is_counted_in_a_moment() -> None:
     assert time.process_time() - began < 2
 
 
-def test_a_larger_network_takes_longer_and_threads_are_given_back() -> None:
+def test_a_larger_network_has_a_larger_real_time_factor_and_the_threads_are_restored() -> None:
     threads = torch.get_num_threads()
     large = Denoiser(DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, base_channels=32))
     assert 0 < real_time_factor(Denoiser(SMALL)) < real_time_factor(large)

@@ -1,4 +1,4 @@
-"""The exported file is the denoiser: anywhere, in blocks, at any level, and never half of it."""
+"""An exported file equals the denoiser, without quell, in blocks and at any level, and is written atomically."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def noisy(*shape, seed=1):
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def relative_gap(found, wanted):
-    """Largest difference over the peak; of an answer that is nearly silence (a random network may want it), over 1e-3,
-    the input's peak at -50 dB."""
-    return (found - wanted).abs().max().item() / max(wanted.abs().max().item(), 1e-3)
+def relative_gap(found, expected):
+    """Largest difference over the peak, or over 1e-3 (-50 dB of the input) where a random network gives silence."""
+    return (found - expected).abs().max().item() / max(expected.abs().max().item(), 1e-3)
 
 
-def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoiser, path, tmp_path):
+def test_a_file_equals_the_eager_denoiser_in_a_process_with_torch_only(denoiser, path, tmp_path):
     cases = [noisy(*shape) for length in LENGTHS for shape in ((length,), (1, length), (3, length))]
     with torch.inference_mode():
         answers = [denoiser(case.reshape(-1, case.shape[-1])).reshape(case.shape) for case in cases]
@@ -58,7 +57,7 @@ def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoise
     assert last == "8000 False"
     assert len(gaps) == len(cases)
     assert max(map(float, gaps)) <= 1e-5  # folding BatchNorm into convolutions rounds anew; signals at rms 0.1
-    # The answers are no constant times the input, which would be equal for reasons of its own.
+    # The outputs are not the input times a constant, which would be equal even without the network.
     ratio = answers[-1] / cases[-1]
     assert ratio.std() > 0.1 * ratio.mean().abs()
 
@@ -77,34 +76,34 @@ def test_file_equals_the_eager_denoiser_in_a_process_that_has_torch_only(denoise
         {"bottleneck": "frequency", "causal": True, "convolution": "separable"},
     ],
 )
-def test_blocks_give_what_one_pass_gives(tiny_denoiser, settings):
+def test_blocks_equal_one_pass(tiny_denoiser, settings):
     denoiser = tiny_denoiser(**settings)
-    blocks = BlockDenoiser(denoiser)
-    waveform = noisy(2, 4_007) * torch.linspace(0.01, 1, 4_007)  # louder and louder: blocks differ in level
+    module = BlockDenoiser(denoiser)
+    waveform = noisy(2, 4_007) * torch.linspace(0.01, 1, 4_007)  # a rising level: blocks differ in level
     with torch.inference_mode():
         whole = denoiser(waveform)
         for grids in (3, 11):
-            blocks.block = grids * denoiser.grid
+            module.blocks = module.blocks._replace(block=grids * denoiser.grid)
             # float32 sums over other lengths round otherwise: 1e-6 of a peak of 0.3 measured
-            assert (blocks(waveform) - whole).abs().max().item() <= 1e-5
+            assert (module(waveform) - whole).abs().max().item() <= 1e-5
 
 
 @pytest.mark.parametrize("number", range(40))
 @torch.inference_mode()
-def test_blocks_of_a_drawn_denoiser_give_what_one_pass_gives(tiny_denoiser, drawn_settings, number):
+def test_blocks_of_any_denoiser_equal_one_pass(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(number))
-    blocks = BlockDenoiser(denoiser)
+    module = BlockDenoiser(denoiser)
     grid, context = denoiser.grid, denoiser.context
-    blocks.block = max(3 * grid, context // 2 // grid * grid)
-    length = 3 * context + 7  # so that some blocks hear neither end
+    module.blocks = module.blocks._replace(block=max(3 * grid, context // 2 // grid * grid))
+    length = 3 * context + 7  # so that some blocks contain neither end
     waveform = noisy(1, length) * torch.linspace(0.01, 1, length)
     whole = denoiser(waveform)
-    assert relative_gap(blocks(waveform), whole) <= 1e-5  # float32 sums over other lengths round otherwise
+    assert relative_gap(module(waveform), whole) <= 1e-5  # float32 sums over other lengths round otherwise
 
 
 @pytest.mark.parametrize("number", range(16))
 @torch.inference_mode()
-def test_scripted_and_frozen_a_drawn_denoiser_stays_what_it_is(tiny_denoiser, drawn_settings, number):
+def test_frozen_torchscript_of_any_denoiser_equals_the_eager_one(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(number))
     scripted = torchscript.freeze(denoiser)
     for shape in ((2, 1_501), (1, 1)):
@@ -114,32 +113,32 @@ def test_scripted_and_frozen_a_drawn_denoiser_stays_what_it_is(tiny_denoiser, dr
 
 @pytest.mark.parametrize("settings", [{}, {"downsampling": "pool"}, {"causal": True}])
 @torch.inference_mode()
-def test_blocks_need_the_state_they_carry(tiny_denoiser, settings, monkeypatch):
+def test_blocks_without_their_state_differ_from_one_pass(tiny_denoiser, settings, monkeypatch):
     denoiser = tiny_denoiser(bottleneck="forward", bottleneck_units=8, time_stride=1, depth=2, **settings)
-    blocks = BlockDenoiser(denoiser)
-    blocks.block = 4 * denoiser.grid
+    module = BlockDenoiser(denoiser)
+    module.blocks = module.blocks._replace(block=4 * denoiser.grid)
     waveform = noisy(1, 4_000)
     whole = denoiser(waveform)
-    assert relative_gap(blocks(waveform), whole) <= 1e-5  # as above
+    assert relative_gap(module(waveform), whole) <= 1e-5  # as above
     forward_block = denoiser.forward_block
 
-    def forgetful(noisy, level, state, lead, mark):
-        return forward_block(noisy, level, torch.zeros_like(state), lead, mark)
+    def without_state(noisy, level, state, context_frames, state_frame):
+        return forward_block(noisy, level, torch.zeros_like(state), context_frames, state_frame)
 
-    monkeypatch.setattr(denoiser, "forward_block", forgetful)
-    assert relative_gap(blocks(waveform), whole) > 1e-3
+    monkeypatch.setattr(denoiser, "forward_block", without_state)
+    assert relative_gap(module(waveform), whole) > 1e-3
 
 
-def test_blocks_need_the_context_they_take(tiny_denoiser):
-    blocks = BlockDenoiser(tiny_denoiser())
+def test_blocks_without_context_differ_from_one_pass(tiny_denoiser):
+    module = BlockDenoiser(tiny_denoiser())
     waveform = noisy(1, 4_000)
     with torch.inference_mode():
-        whole = blocks.denoiser(waveform)
-        blocks.block, blocks.context = 4 * blocks.denoiser.grid, 0
-        assert (blocks(waveform) - whole).abs().max().item() > 1e-3  # else the test above would prove nothing
+        whole = module.denoiser(waveform)
+        module.blocks = module.blocks._replace(block=4 * module.denoiser.grid, context=0)
+        assert (module(waveform) - whole).abs().max().item() > 1e-3  # else the tests above would prove nothing
 
 
-def test_exported_file_gives_one_pass_on_a_signal_of_several_blocks(denoiser, path):
+def test_an_exported_file_equals_one_pass_on_a_signal_of_several_blocks(denoiser, path):
     model = load(path)
     waveform = noisy(2 * blocks_of(denoiser).block + 1_234)
     with torch.inference_mode():
@@ -148,7 +147,7 @@ def test_exported_file_gives_one_pass_on_a_signal_of_several_blocks(denoiser, pa
 
 
 @pytest.mark.parametrize("gain_db", [-40, -12, 12])
-def test_exported_file_follows_the_gain_of_its_input(path, gain_db):
+def test_scaling_the_input_of_an_exported_file_scales_its_output(path, gain_db):
     model, gain = load(path), 10 ** (gain_db / 20)
     waveform = noisy(5_000)
     answer = model(waveform)
@@ -156,13 +155,13 @@ def test_exported_file_follows_the_gain_of_its_input(path, gain_db):
     assert (model(gain * waveform) - gain * answer).abs().max() <= 1e-5 * gain * answer.abs().max()
 
 
-def test_exported_file_answers_silence_with_silence_and_nothing_with_nothing(path):
+def test_an_exported_file_gives_silence_for_silence_and_no_samples_for_none(path):
     model = load(path)
     assert torch.equal(model(torch.zeros(2, 500)), torch.zeros(2, 500))
     assert model(torch.zeros(0)).shape == (0,)
 
 
-def test_file_holds_its_metadata(path):
+def test_an_exported_file_holds_its_metadata(path):
     model = load(path)
     assert model.sample_rate == 8_000
     assert model.metadata["study"] == "rainy" and model.metadata["score"] == 2.5
@@ -170,19 +169,19 @@ def test_file_holds_its_metadata(path):
     assert model.metadata["torch"] == torch.__version__
 
 
-def test_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_an_error_with_its_path(tmp_path):
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'none.pt'}: no such file")):
         load(tmp_path / "none.pt")
 
 
 @pytest.mark.parametrize("content", [b"not a model\n", b"", b"PK\x03\x04 and then nothing"])
-def test_file_that_is_no_torchscript_is_named(tmp_path, content):
+def test_a_file_that_is_not_torchscript_is_an_error_with_its_path(tmp_path, content):
     (tmp_path / "notes.pt").write_bytes(content)
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'notes.pt'}: not an exported denoiser")):
         load(tmp_path / "notes.pt")
 
 
-def test_damaged_file_is_named(path, tmp_path):
+def test_a_damaged_file_is_an_error_with_its_path(path, tmp_path):
     content = path.read_bytes()
     (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'half.pt'}: not an exported denoiser")):
@@ -190,7 +189,7 @@ def test_damaged_file_is_named(path, tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [None, "{}", "[8000]", "null", '{"sample_rate": "fast"}'])
-def test_torchscript_of_somebody_else_is_named(tmp_path, metadata):
+def test_torchscript_of_another_program_is_an_error_with_its_path(tmp_path, metadata):
     other = torch.jit.script(torch.nn.Identity())
     extra = {} if metadata is None else {METADATA: metadata}
     torch.jit.save(other, str(tmp_path / "other.pt"), _extra_files=extra)
@@ -198,7 +197,7 @@ def test_torchscript_of_somebody_else_is_named(tmp_path, metadata):
         load(tmp_path / "other.pt")
 
 
-def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_path):
+def test_a_failed_export_reports_the_difference_and_keeps_the_old_file(tiny_denoiser, tmp_path):
     broken = tiny_denoiser()
     torch.nn.init.constant_(broken.network.encoder[0][0][0].weight, np.nan)
     target = tmp_path / "model.pt"
@@ -209,7 +208,7 @@ def test_failed_export_names_the_gap_and_leaves_the_old_file(tiny_denoiser, tmp_
     assert target.read_bytes() == b"the old one"
 
 
-def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_file(denoiser, tmp_path, monkeypatch):
     def save_half(self, path, **_):
         Path(path).write_bytes(b"half")
         raise RuntimeError("disk full\nC++ stack")
@@ -223,7 +222,7 @@ def test_disk_that_is_full_leaves_the_old_file(denoiser, tmp_path, monkeypatch):
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"the old one"]
 
 
-def test_target_that_cannot_be_written_is_named(denoiser, tmp_path, monkeypatch):
+def test_a_target_that_cannot_be_written_is_an_error_with_its_path(denoiser, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "compare", lambda *_: None)
     target = tmp_path / "nowhere" / "model.pt"
     with pytest.raises(ExportError, match=re.escape(f"{target}: ")):

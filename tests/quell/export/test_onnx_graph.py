@@ -1,4 +1,4 @@
-"""The denoiser as one graph is the denoiser: in ONNX Runtime and through torch.export, at any length."""
+"""A denoiser as one graph equals the eager one, in ONNX Runtime and by torch.export, at any length."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ def session(denoiser):
 
 
 def noisy(batch, length, seed=1):
-    """With silence in the middle, where a floor that an exporter took for nothing would divide by zero."""
+    """Noise with silence in the middle, where a floor that an exporter removed would cause a division by zero."""
     waveform = 0.1 * torch.randn(batch, length, generator=torch.Generator().manual_seed(seed))
     waveform[:, length // 2 : length // 2 + 400] = 0
     return waveform
 
 
-def relative_gap(found, wanted):
-    """Largest difference over the peak; of an answer that is nearly silence (a random network may want it), over 1e-3,
-    the input's peak at -50 dB."""
-    return (found - wanted).abs().max().item() / max(wanted.abs().max().item(), 1e-3)
+def relative_gap(found, expected):
+    """Largest difference over the peak, or over 1e-3 (-50 dB of the input) where a random network gives silence."""
+    return (found - expected).abs().max().item() / max(expected.abs().max().item(), 1e-3)
 
 
 def gaps(run, denoiser):
@@ -52,19 +51,19 @@ def gaps(run, denoiser):
         {"bottleneck": "both", "bottleneck_units": 4, "time_stride": 1, "depth": 2},
         {"bottleneck": "forward", "bottleneck_units": 4, "causal": True},
         {"bottleneck": "frequency", "bottleneck_units": 4},
-        {"downsampling": "pool", "causal": True},  # whose padding ONNX Runtime would take for no value
+        {"downsampling": "pool", "causal": True},  # whose padding ONNX Runtime would ignore
         {"representation": "log", "target": "direct", "normalisation": "frame"},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_in_onnx_runtime_a_denoiser_answers_as_ever(tiny_denoiser, settings):
+def test_in_onnx_runtime_a_denoiser_equals_the_eager_one(tiny_denoiser, settings):
     denoiser = tiny_denoiser(seed=3, **settings)
     model = session(denoiser)
     assert max(gaps(lambda x: torch.from_numpy(model.run(["clean"], {"noisy": x.numpy()})[0]), denoiser)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_in_onnx_runtime_a_drawn_denoiser_answers_as_ever(tiny_denoiser, drawn_settings, number):
+def test_in_onnx_runtime_any_denoiser_equals_the_eager_one(tiny_denoiser, drawn_settings, number):
     denoiser = tiny_denoiser(number, **drawn_settings(100 + number))
     model = session(denoiser)
     assert max(gaps(lambda x: torch.from_numpy(model.run(["clean"], {"noisy": x.numpy()})[0]), denoiser)) <= TOLERANCE
@@ -72,7 +71,7 @@ def test_in_onnx_runtime_a_drawn_denoiser_answers_as_ever(tiny_denoiser, drawn_s
 
 @pytest.fixture(scope="module")
 def recurrent(tiny_denoiser):
-    """A denoiser that carries a state."""
+    """A denoiser with a state."""
     return tiny_denoiser(seed=6, bottleneck="forward", bottleneck_units=4)
 
 
@@ -83,7 +82,7 @@ def exported(recurrent, tmp_path_factory):
     return path
 
 
-def test_an_onnx_denoiser_works_at_the_level_it_is_given(recurrent, exported):
+def test_an_onnx_denoiser_uses_the_level_that_is_given(recurrent, exported):
     denoiser, model = recurrent, load(exported).session
     waveform, level = noisy(1, 2_000), torch.full((1, 1), 0.3)
     (found,) = model.run(["clean"], {"noisy": waveform.numpy(), "level": level.numpy()})
@@ -92,12 +91,12 @@ def test_an_onnx_denoiser_works_at_the_level_it_is_given(recurrent, exported):
         assert relative_gap(torch.from_numpy(found), denoiser(waveform)) > 1e-3  # else the above would prove nothing
 
 
-def test_torch_export_takes_a_denoiser_without_recurrence(tiny_denoiser, tmp_path):
+def test_torch_export_supports_a_denoiser_without_recurrence(tiny_denoiser, tmp_path):
     denoiser = tiny_denoiser(seed=5, convolution="separable", time_stride=2)
-    known = exporter.export(denoiser, tmp_path / "model.pt2", {"study": "rainy"}, "pt2")
+    metadata = exporter.export(denoiser, tmp_path / "model.pt2", {"study": "rainy"}, "pt2")
     extra = {"quell.json": ""}
     model = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
-    assert json.loads(extra["quell.json"]) == known and known["study"] == "rainy"
+    assert json.loads(extra["quell.json"]) == metadata and metadata["study"] == "rainy"
     assert max(gaps(lambda x: model(x)[0], denoiser)) <= TOLERANCE
 
 
@@ -107,7 +106,7 @@ def test_torch_export_of_a_recurrence_is_refused(tiny_denoiser, over):
         program(tiny_denoiser(bottleneck=over, bottleneck_units=4), onnx=False)
 
 
-def test_an_onnx_file_is_loaded_with_its_metadata_and_answers_any_shape(recurrent, exported):
+def test_an_onnx_file_is_loaded_with_its_metadata_and_accepts_any_shape(recurrent, exported):
     denoiser, model = recurrent, load(exported)
     assert (model.sample_rate, model.metadata["study"]) == (8_000, "rainy")
     waveform = noisy(2, 3_000)
@@ -120,7 +119,7 @@ def test_an_onnx_file_is_loaded_with_its_metadata_and_answers_any_shape(recurren
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", None])
-def test_an_onnx_file_of_somebody_else_is_named(tmp_path, content):
+def test_an_onnx_file_of_another_program_is_an_error_with_its_path(tmp_path, content):
     if content is None:
         import onnx
         from onnx import TensorProto, helper
@@ -135,7 +134,9 @@ def test_an_onnx_file_of_somebody_else_is_named(tmp_path, content):
         load(tmp_path / "other.onnx")
 
 
-def test_an_onnx_export_that_is_off_leaves_the_old_file(tiny_denoiser, exported, tmp_path, monkeypatch):
+def test_an_onnx_export_that_differs_from_the_denoiser_keeps_the_old_file(
+    tiny_denoiser, exported, tmp_path, monkeypatch
+):
     monkeypatch.setattr("quell.export.onnx_graph.onnx_bytes", lambda *_: exported.read_bytes())
     target = tmp_path / "model.onnx"
     target.write_bytes(b"the old one")
@@ -144,7 +145,7 @@ def test_an_onnx_export_that_is_off_leaves_the_old_file(tiny_denoiser, exported,
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"the old one"]
 
 
-def test_channels_of_a_stream_keep_states_of_their_own(exported):
+def test_each_channel_of_a_stream_has_its_own_state(exported):
     model = load(exported)
     waveform = noisy(2, model.blocks.block + model.blocks.context + 100)
     waveform[1] = waveform[1].flip(0)

@@ -1,3 +1,5 @@
+"""A sub-pixel convolution equals the transposed one, and replaces it where that is faster."""
+
 import itertools
 
 import pytest
@@ -17,7 +19,7 @@ KERNELS = [1, 3, 5, 7]
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)])
 @pytest.mark.parametrize("causal", [False, True])
-def test_phases_give_the_first_rows_of_a_transposed_convolution(
+def test_a_subpixel_convolution_gives_the_first_rows_of_the_transposed_one(
     groups: int, stride: tuple[int, int], causal: bool
 ) -> None:
     for kernel in itertools.product(KERNELS, KERNELS):
@@ -34,7 +36,7 @@ def test_phases_give_the_first_rows_of_a_transposed_convolution(
             torch.testing.assert_close(SubpixelConvolution(up)(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_transposed_convolutions_stay_where_plain_ones_would_not_pay() -> None:
+def test_transposed_convolutions_stay_where_subpixel_ones_would_be_slower() -> None:
     wide = nn.ConvTranspose2d(2, 2, 5, 2, 2, 1)
     module = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2, 1, 1), nn.Sequential(wide))
     use_subpixel(module, faster_in_torchscript)
