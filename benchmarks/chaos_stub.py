@@ -118,13 +118,13 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(process)d %(message)s", level=logging.INFO)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kind, folder, trials = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    place = Workspace(RunFolder(folder), os.environ["QUELL_STORAGE"], None)
+    workspace = Workspace(RunFolder(folder), os.environ["QUELL_STORAGE"], None)
     if kind == "worker":
         from quell_tuning.workers.joining import open_patiently
 
         notice = StopRequest()
         try:
-            storage = open_patiently(place, notice)
+            storage = open_patiently(workspace, notice)
             with storage.waiting(unless=notice.check):
                 study = load_study(STUDY, storage)
         except StopRequested:
@@ -134,41 +134,41 @@ def main() -> None:
         stub = Stub(folder, float(sys.argv[4]))
         sys.exit(work(Budget(study, trials), notice, lambda: stub, lambda number: None))
     workers, unit_s = int(sys.argv[4]), sys.argv[5]
-    study = make_study(place.open_storage(create=True))
+    study = make_study(workspace.open_storage(create=True))
     budget = Budget(study, trials)
     budget.ignore_past_failures()
-    shown = LiveView(Console(stderr=True), trials, float(RUNGS), "value")
+    view = LiveView(Console(stderr=True), trials, float(RUNGS), "value")
     command = [__file__, "worker", str(folder), str(trials), unit_s]
     try:
         if kind == "ray":
-            sys.exit(on_ray(sys.argv[6], workers, command, budget, shown))
+            sys.exit(on_ray(sys.argv[6], workers, command, budget, view))
         pool = Pool(
             command=[sys.executable, *command],
             environment={},
             devices=["cpu"] * workers,
             logs=folder / "logs",
             budget=budget,
-            shown=shown,
+            view=view,
         )
         sys.exit(pool.run())
     except TuningError as error:
         sys.exit(str(error))
 
 
-def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, shown: LiveView) -> int:
+def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, view: LiveView) -> int:
     from quell_tuning.workers.ray_pool import RayCluster, RayPool
     from quell_tuning.workers.ray_slot import WorkerSpec
 
     environment = {name: os.environ[name] for name in ("QUELL_STORAGE", "QUELL_GRACE_S") if name in os.environ}
 
-    def job(slot: int) -> WorkerSpec:
+    def worker(slot: int) -> WorkerSpec:
         return WorkerSpec(
             command, ("none.toml", ""), environment, {"QUELL_RUNS": command[2]}, (), 1, f"logs/{slot}.log"
         )
 
     cluster = RayCluster(address, workers, 0.5, 0.5)
     with cluster.connected():
-        return RayPool(budget=budget, shown=shown, job=job, cluster=cluster).run()
+        return RayPool(budget=budget, view=view, worker=worker, cluster=cluster).run()
 
 
 if __name__ == "__main__":

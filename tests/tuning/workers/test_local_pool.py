@@ -41,11 +41,11 @@ def pool(study: optuna.Study, tmp_path: Path, code: str, trials: int) -> tuple[P
         devices=["cpu", "cpu"],
         logs=tmp_path / "logs",
         budget=Budget(study, trials),
-        shown=LiveView(Console(file=shown, width=200), trials, audio_hours=1.0, score="si_sdr"),
+        view=LiveView(Console(file=shown, width=200), trials, audio_hours=1.0, score="si_sdr"),
     ), shown
 
 
-def test_workers_run_the_budget_and_each_trial_is_told_once(study: optuna.Study, tmp_path: Path) -> None:
+def test_workers_run_the_budget_and_each_trial_is_printed_once(study: optuna.Study, tmp_path: Path) -> None:
     running, shown = pool(study, tmp_path, WORKER, 5)
     assert running.run() == 0
     assert sorted(trial.value for trial in study.trials) == [0, 1, 2, 3, 4]
@@ -54,7 +54,7 @@ def test_workers_run_the_budget_and_each_trial_is_told_once(study: optuna.Study,
     ]
 
 
-def test_workers_that_die_at_the_start_end_the_study_with_their_last_words(study: optuna.Study, tmp_path: Path) -> None:
+def test_workers_that_die_at_the_start_end_the_study_with_their_last_line(study: optuna.Study, tmp_path: Path) -> None:
     running, _ = pool(study, tmp_path, "import sys; print('no such card'); sys.exit(3)", 5)
     with pytest.raises(WorkerError, match=rf"exit code 3, {DEATHS} deaths with no trial ended; .*: no such card; see"):
         running.run()

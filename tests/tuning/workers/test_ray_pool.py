@@ -75,7 +75,7 @@ def database(network: Namespace, tmp_path: Path) -> Iterator[str]:
 
 
 @needs_ray
-def test_a_study_runs_on_a_cluster_and_a_node_without_its_recordings_is_told(
+def test_a_study_runs_on_a_cluster_and_a_node_without_its_recordings_is_named(
     network: Namespace, quell: Quell, database: str, tmp_path: Path, tiny_study: str, tiny_recordings: Path
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
@@ -97,7 +97,7 @@ def test_a_study_runs_on_a_cluster_and_a_node_without_its_recordings_is_told(
 
 
 @needs_ray
-def test_a_cluster_with_a_token_lets_in_who_has_it_and_tells_the_others_in_one_line(
+def test_a_cluster_with_a_token_refuses_another_token_in_one_line(
     network: Namespace, quell: Quell, tmp_path: Path, tiny_study: str
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
@@ -113,7 +113,7 @@ def test_a_cluster_with_a_token_lets_in_who_has_it_and_tells_the_others_in_one_l
 
 
 @needs_ray
-def test_a_cluster_of_another_version_is_told_with_both(
+def test_a_cluster_of_another_version_is_refused_with_both_versions(
     network: Namespace, quell: Quell, tmp_path: Path, tiny_study: str
 ) -> None:
     import ray
@@ -128,11 +128,11 @@ def test_a_cluster_of_another_version_is_told_with_both(
 
 
 @needs_ray
-def test_nobody_at_the_address_is_told_at_once(quell: Quell, tmp_path: Path, tiny_study: str) -> None:
+def test_an_address_without_an_answer_is_refused_at_once(quell: Quell, tmp_path: Path, tiny_study: str) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
     refused = quell("tune", "tiny.toml", "--ray", "127.0.0.1:1", "--workers", "1", "--storage", SERVER)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines() == [f"quell: --ray: 127.0.0.1:1: {ray_pool.NOBODY}"]
+    assert refused.stderr.splitlines() == [f"quell: --ray: 127.0.0.1:1: {ray_pool.NO_ANSWER}"]
 
 
 @needs_ray
@@ -146,13 +146,13 @@ def test_killed_workers_lost_nodes_and_a_drain_leave_an_exact_study_and_no_proce
 
 
 @pytest.mark.parametrize(("left", "launched"), [(1, []), (3, []), (4, [0]), (9, [0, 1])])
-def test_no_more_slots_are_kept_than_trials_are_left(
+def test_there_are_no_more_slots_than_trials_left(
     left: int, launched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
     running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1])
-    pool = RayPool(budget=None, shown=None, job=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
+    pool = RayPool(budget=None, view=None, worker=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
     pool._idle, pool._tasks = {0, 1}, {"a": 2, "b": 3, "c": 4}
     asked: list[Any] = []
     pool._task = SimpleNamespace(remote=lambda job: asked.append(job) or f"task {job}")
@@ -169,7 +169,7 @@ def test_no_more_slots_are_kept_than_trials_are_left(
         (("--workers", "2", "--devices", "cpu"), "--devices or --per-gpu beside it"),
     ],
 )
-def test_places_of_this_machine_are_refused_beside_a_cluster(
+def test_devices_of_this_machine_are_refused_together_with_a_cluster(
     options: tuple[str, ...], found: str, tmp_path: Path, tiny_study: str
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
@@ -181,14 +181,14 @@ def test_places_of_this_machine_are_refused_beside_a_cluster(
 
 
 @pytest.mark.parametrize("url", ["sqlite:///runs/quell.db", "postgres"])
-def test_a_storage_that_other_machines_do_not_reach_is_refused(url: str) -> None:
+def test_a_storage_that_other_machines_cannot_reach_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=r"expected one that every node reaches: postgresql\+psycopg://"):
         check_storage(url)
     check_storage("grpc://proxy:13000")
     check_storage(SERVER)
 
 
-def test_a_share_of_more_than_one_is_whole() -> None:
+def test_a_share_above_one_must_be_whole() -> None:
     assert RayCluster("auto", 1, 0.25, 2.0).threads == 2
     assert RayCluster("auto", 1, None, 0.5).threads == 0
     with pytest.raises(UsageError, match=r"--gpus-per-worker: 1.5, expected a part of one, or a whole number"):

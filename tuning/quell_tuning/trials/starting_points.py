@@ -1,8 +1,8 @@
-"""What slots start from: presets, repetitions, the best trials of another study."""
+"""Known configurations that slots start from: presets, repetitions, the best trials of another study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -15,21 +15,29 @@ from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
 
 
-def plan(study: optuna.Study, trials: int, starting: Sequence[dict[str, Any]]) -> int:
-    """Gives what is not planned yet to the lowest slots that have nothing; returns how many found a slot."""
+def slots_for(starts: Sequence[dict[str, Any]], planned: Mapping[str, Any]) -> int:
+    """How many slots a study needs for the starting points that are planned already and the new ones."""
+    return len(planned) + len(_new(starts, planned))
+
+
+def _new(starts: Sequence[dict[str, Any]], planned: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [start for start in starts if start not in planned.values()]
+
+
+def plan(study: optuna.Study, trials: int, starts: Sequence[dict[str, Any]]) -> int:
+    """Assigns new starting points to the lowest free slots; returns how many were assigned."""
     planned: dict[str, Any] = dict(study.user_attrs.get("plan", {}))
     slots = Budget(study, trials).slots()
-    new = [start for start in starting if start not in planned.values()]
-    taken = {*map(int, planned), *slots.filled, *slots.lost}  # what was lost is tried again
+    taken = {*map(int, planned), *slots.filled, *slots.lost}  # lost trials are tried again in their slots
     free = [slot for slot in range(trials) if slot not in taken]
-    chosen = dict(zip(map(str, free), new, strict=False))
-    if chosen:
-        study.set_user_attr("plan", planned | chosen)
-    return len(chosen)
+    assigned = dict(zip(map(str, free), _new(starts, planned), strict=False))
+    if assigned:
+        study.set_user_attr("plan", planned | assigned)
+    return len(assigned)
 
 
 def repetitions(study: optuna.Study, best: int) -> list[dict[str, Any]]:
-    """The best trials of a search with other seeds: first each once, then each again."""
+    """The best trials of a search with other seeds: each once, then each again."""
     return [
         {"params": trial.params, "attributes": {"of": trial.number, "repeat": repeat}}
         for repeat in range(1, REPEATS + 1)
@@ -38,12 +46,13 @@ def repetitions(study: optuna.Study, best: int) -> list[dict[str, Any]]:
 
 
 def warm_starts(old: optuna.Study, spec: StudySpec, best: int) -> tuple[list[dict[str, Any]], int]:
-    """The best trials of another study that lie inside this one's search, and how many of them do not."""
-    whole = old.user_attrs["spec"]["search"]
-    fixed = {name: value for name, value in whole.items() if not isinstance(value, dict)}
-    found = []
-    for trial in best_trainings(old)[:best]:
+    """The best trials of another study that lie inside this one's search space, and how many lie outside."""
+    searched = old.user_attrs["spec"]["search"]
+    fixed = {name: value for name, value in searched.items() if not isinstance(value, dict)}
+    starts = []
+    trials = best_trainings(old)[:best]
+    for trial in trials:
         point = search_space.inside({**PRESETS[DEFAULT], **fixed, **trial.params}, spec.search)
         if point is not None:
-            found.append({"params": point, "attributes": {"warm_start": f"{old.study_name} trial {trial.number}"}})
-    return found, len(best_trainings(old)[:best]) - len(found)
+            starts.append({"params": point, "attributes": {"warm_start": f"{old.study_name} trial {trial.number}"}})
+    return starts, len(trials) - len(starts)

@@ -1,4 +1,4 @@
-"""Whoever runs a study to its end with workers that are launched, watched and dismissed, wherever they are."""
+"""Runs a study to its end with workers that are launched, watched and stopped, wherever they run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from quell_tuning.trials.lease_watch import RENEW_S
 from quell_tuning.workers.live_view import LiveView
 
 POLL_S = 0.5
-LAST_WORD_S = 2.0  # a database that is away at the end is waited for so long
+LAST_WAIT_S = 2.0  # for a database that is away when everything has ended
 
 
 @dataclass(kw_only=True)
 class Supervisor(ABC):
-    """Keeps the budget and shows it; what workers are, subclasses know."""
+    """Reconciles the budget and shows it, while a subclass launches and stops workers."""
 
     budget: Budget
-    shown: LiveView
+    view: LiveView
     _signal: int | None = field(default=None, init=False)
 
     def run(self) -> int:
@@ -33,72 +33,72 @@ class Supervisor(ABC):
 
         Raises:
             WorkerError: workers die again and again and no trial ends.
-            TrialsFailed: the last trials failed alike.
+            TrialsFailed: the last trials all failed for the same reason.
         """
         self.begin()
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self.shown:
+            with self.view:
                 self._watch()
         finally:
             self._stop()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
         return 128 + self._signal if self._signal else 0
 
     @abstractmethod
     def begin(self) -> None:
-        """Before the first look."""
+        """Called before the first look."""
 
     @abstractmethod
     def tend(self, slots: Slots) -> None:
-        """At every look while trials are left: launches workers, and takes note of those that ended."""
+        """Called at every look while trials are left: launches workers, and handles those that ended."""
 
     @abstractmethod
     def progressed(self) -> None:
-        """A trial ended."""
+        """Called when a trial has ended."""
 
     @abstractmethod
     def dismiss(self) -> None:
-        """Asks all workers to leave, and waits until they have."""
+        """Asks all workers to stop, and waits until they have."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Ends all workers that can be ended at once: the user is in a hurry."""
+        """Kills all workers that can be killed at once, after a second Ctrl-C."""
 
     def workers(self) -> Sequence[tuple[str, int | None]]:
-        """As `LiveView.show` takes them."""
+        """Name and process id of each worker on this machine, as `LiveView.show` takes them."""
         return ()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             self.kill()
             os._exit(130)
         self._signal = number
 
-    def _asked(self) -> None:
+    def _check(self) -> None:
         if self._signal is not None:
-            raise _Asked
+            raise _StopRequested
 
     def _watch(self) -> None:
         ended = -1
-        with suppress(_Asked), self.budget.storage.waiting(unless=self._asked):
+        with suppress(_StopRequested), self.budget.storage.waiting(unless=self._check):
             while True:
-                self._asked()
+                self._check()
                 began = time.monotonic()
                 slots = self.budget.reconcile()
-                took = time.monotonic() - began
-                self.shown.show(slots, self.workers())
+                look_s = time.monotonic() - began
+                self.view.show(slots, self.workers())
                 if slots.left == 0:
                     return
                 if len(slots.ended) > ended:
                     ended = len(slots.ended)
                     self.progressed()
-                    self._refuse_faults(slots)
+                    self._check_failures(slots)
                 self.tend(slots)
-                time.sleep(min(RENEW_S, max(POLL_S, 4 * took)))  # of many running trials a look takes seconds
+                time.sleep(min(RENEW_S, max(POLL_S, 4 * look_s)))  # with many running trials a look takes seconds
 
-    def _refuse_faults(self, slots: Slots) -> None:
+    def _check_failures(self, slots: Slots) -> None:
         reason = self.budget.common_failure(slots)
         if reason:
             raise TrialsFailed(
@@ -108,9 +108,9 @@ class Supervisor(ABC):
 
     def _stop(self) -> None:
         self.dismiss()
-        with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WORD_S, unless=lambda: None):
-            self.budget.reconcile()  # the workers are gone: what they left is replaced, what is superfluous ended
+        with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WAIT_S, unless=lambda: None):
+            self.budget.reconcile()  # replaces what the workers left behind, ends superfluous trials
 
 
-class _Asked(BaseException):
+class _StopRequested(BaseException):
     """This process was asked to stop."""

@@ -1,4 +1,4 @@
-"""`quell tune`: everything between a checked study file and its last trial."""
+"""`quell tune`: runs a checked study file to its last trial."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from quell_tuning.study.study_file import StudySpec, validation_set
 from quell_tuning.trials import confirmation, starting_points
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
+from quell_tuning.trials.starting_points import slots_for
 from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.ray_pool import RayCluster, RayPool
@@ -40,19 +41,19 @@ from quell_tuning.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class Tune:
-    """A study file, and where and with what it is run.
+    """A study file, and where and with which workers it is run.
 
     Args:
-        devices: one for each worker; without any the study is made, and left to workers elsewhere.
+        devices: one for each worker; without any the study is only made, for workers elsewhere.
         first: what slots start from besides the presets, as `quell_tuning.trials.starting_points.plan` takes it.
-        cluster: where workers run instead of here.
         track: where else trials are logged, as `quell worker --track` takes it.
-        skip_bad: recordings with errors are left out, and named on the study; without it they end the search.
+        skip_bad: recordings with errors are left out, and named on the study; otherwise they end the search.
+        cluster: where workers run instead of on this machine.
     """
 
     spec: StudySpec
     study_file: Path
-    place: Workspace
+    workspace: Workspace
     devices: Sequence[str]
     console: Console
     first: Sequence[dict[str, Any]] = field(default=())
@@ -61,75 +62,69 @@ class Tune:
     cluster: RayCluster | None = None
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
-        """Creates or continues the study and runs it with local workers; returns (exit code, study and its presets).
+        """Creates or continues the study and runs it; returns (exit code, the study and the one of its presets).
 
         Args:
             presets: train the presets outside the search too.
 
         Raises:
             DenoiserError: the corpus cannot be used.
-            StudyFileError: it weighs kinds of noise that are not there.
-            TuningError: the study cannot be opened or its workers do not get anywhere.
+            StudyFileError: the file weighs kinds of noise that the corpus does not have.
+            TuningError: the study cannot be opened, or its workers end no trial.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.place.runs.check(write=True)  # before anything takes time
-        open_artifacts(self.place.artifacts_url, self.place.runs)
-        skipped = sorted(exclusions.checked(self.spec, self.place, self.console, skip_bad=self.skip_bad))
-        corpus = self.place.open_corpus(self.spec, self.console, skipped)
+        self.workspace.runs.check(write=True)  # before anything takes time
+        open_artifacts(self.workspace.artifacts_url, self.workspace.runs)
+        skipped = sorted(exclusions.checked(self.spec, self.workspace, self.console, skip_bad=self.skip_bad))
+        corpus = self.workspace.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
-            found = f"{minutes['clean']:.1f} min of speech, "
-            if minutes["noisy"]:
-                found += "each with a noisy version"
-            else:
-                found += f"{minutes['noise']:.1f} min of noise"
-            self.console.print(f"{split}: {found}", highlight=False)
+            noise = "each with a noisy version" if minutes["noisy"] else f"{minutes['noise']:.1f} min of noise"
+            self.console.print(f"{split}: {minutes['clean']:.1f} min of speech, {noise}", highlight=False)
         self._check_weights(corpus)
-        storage = self.place.open_storage(create=True)
-        with (
-            Scorer(cores()) as scorer,
-            progress.bar("scoring the noisy mixtures", self.console) as move,
-        ):
-            noisy = validation_set(self.spec, corpus, scorer, move).noisy_scores
-        study = self._study("search", corpus, storage, noisy, skipped)
+        storage = self.workspace.open_storage(create=True)
+        with Scorer(cores()) as scorer, progress.bar("scoring the noisy mixtures", self.console) as move:
+            noisy_scores = validation_set(self.spec, corpus, scorer, move).noisy_scores
+        make_study = partial(self._make_study, corpus, storage, noisy_scores, skipped)
+        study = make_study("search")
         study.set_user_attr(TUNED, datetime.now(UTC).isoformat())
-        code = self._pool("search", study, [*substudies.starts(self.spec, "search"), *self.first])
+        code = self._run_part("search", study, [*substudies.starts(self.spec, "search"), *self.first])
         studies = [study]
         if code == 0 and presets and substudies.outside(self.spec):
-            studies.append(self._study("presets", corpus, storage, noisy, skipped))
-            code = self._pool("presets", studies[-1], substudies.starts(self.spec, "presets"))
-        if code == 0 and self.spec.study.confirm and best_trainings(study) and _over(study):
-            code = self._confirm(study, self._study("confirm", corpus, storage, noisy, skipped))
+            studies.append(make_study("presets"))
+            code = self._run_part("presets", studies[-1], substudies.starts(self.spec, "presets"))
+        if code == 0 and self.spec.study.confirm and best_trainings(study) and _finished(study):
+            code = self._confirm(study, make_study("confirm"))
         page_refresh.refresh(study, storage)
         return code, studies
 
     def _check_weights(self, corpus: Corpus) -> None:
-        """Whether the study's noises are there, which its file alone cannot know."""
+        """Checks that the corpus has the kinds of noise that the study file weighs."""
         weights = self.spec.training.noise_weights
         kinds = {clip.category for clip in corpus.splits["train"].of("noise")}
         if weights and (problem := weights_objection(weights, kinds)):
             raise StudyFileError(f"{self.study_file}: training.noise_weights: {problem}; mend it there")
 
-    def _study(
-        self, part: str, corpus: Corpus, storage: RetryingStorage, noisy: Scores, skipped: Sequence[str]
+    def _make_study(
+        self, corpus: Corpus, storage: RetryingStorage, noisy_scores: Scores, skipped: Sequence[str], part: str
     ) -> optuna.Study:
         spec = substudies.part(self.spec, part)
         study = create_study(spec, corpus, storage)
-        known = {
-            "noisy": noisy.means(),
-            "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy.by_snr().items()},
+        attributes = {
+            "noisy": noisy_scores.means(),
+            "noisy_by_snr": {f"{snr_db:g}": means for snr_db, means in noisy_scores.by_snr().items()},
             "folders": spec.corpus.model_dump(include=_folders(spec)),
             "minutes": _minutes(corpus),
             "trials": spec.study.trials,
             SKIPPED: list(skipped),
         }
-        for key, value in known.items():
+        for key, value in attributes.items():
             study.set_user_attr(key, value)
         return study
 
     def _confirm(self, study: optuna.Study, repeated: optuna.Study) -> int:
         best = self.spec.study.confirm
         repeated.set_user_attr("leader", confirmation.leader(study))
-        code = self._pool("confirm", repeated, starting_points.repetitions(study, best))
+        code = self._run_part("confirm", repeated, starting_points.repetitions(study, best))
         rows = confirmation.ranking(study, repeated, best)
         if code == 0 and rows:
             confirmation.record(study, rows)
@@ -137,77 +132,90 @@ class Tune:
             confirmation.show(study, rows, given_up, self.spec.study.metric, self.console)
         return code
 
-    def _pool(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:
+    def _run_part(self, part: str, study: optuna.Study, starts: Sequence[dict[str, Any]]) -> int:
+        """Runs the search, its presets or its confirmation to the last trial; returns the exit code."""
         spec = substudies.part(self.spec, part)
         trials = spec.study.trials
-        if part == "confirm":  # of fewer trials than asked for, and of those of an earlier winner
-            trials = len({*map(str, study.user_attrs.get("plan", {}).values()), *map(str, starts)})
+        slots_needed = slots_for(starts, study.user_attrs.get("plan", {}))
+        if part == "confirm":  # with fewer trials than asked for, or more: those of an earlier winner
+            trials = slots_needed
             study.set_user_attr("trials", trials)
         starting_points.plan(study, trials, starts)
-        planned = study.user_attrs.get("plan", {}).values()
-        left = sum(start not in planned for start in starts)
-        if left:
-            self.console.print(f"{left} known starts found no slot; more trials would have some", highlight=False)
+        if unassigned := slots_needed - len(study.user_attrs.get("plan", {})):
+            text = f"{unassigned} starting points found no slot; more trials would try them"
+            self.console.print(text, highlight=False)
         budget = Budget(study, trials)
         budget.ignore_past_failures()
         if not self.devices and self.cluster is None:
-            found = f"study {spec.study.name}: {budget.reconcile().left} of {trials} trials left"
-            self.console.print(f"{found}, for `quell worker`", highlight=False)
+            text = f"study {spec.study.name}: {budget.reconcile().left} of {trials} trials left, for `quell worker`"
+            self.console.print(text, highlight=False)
             return 0
         if part != "search":
             self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
-        return self._overseer(part, spec, budget).run()
+        return self._supervisor(part, spec, budget).run()
 
-    def _overseer(self, part: str, spec: StudySpec, budget: Budget) -> Supervisor:
-        shown = LiveView(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
+    def _supervisor(self, part: str, spec: StudySpec, budget: Budget) -> Supervisor:
+        view = LiveView(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)
+        command = WorkerCommand(self.study_file, self.workspace, part, self.track)
         if self.cluster is not None:
-            job = partial(self._job, part, spec)
-            return RayPool(budget=budget, shown=shown, job=job, cluster=self.cluster)
+            worker = partial(command.on_a_node, spec, self.cluster.threads)
+            return RayPool(budget=budget, view=view, worker=worker, cluster=self.cluster)
         return Pool(
-            command=self._worker_command(part),
-            environment=self._variables(),
+            command=command.here(spec),
+            environment=command.variables(),
             devices=self.devices,
-            logs=self.place.runs.logs(spec.study.name),
+            logs=self.workspace.runs.logs(spec.study.name),
             budget=budget,
-            shown=shown,
+            view=view,
         )
 
-    def _job(self, part: str, spec: StudySpec, slot: int) -> WorkerSpec:
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """The command `quell worker` for a part of a study, on this machine or on another."""
+
+    study_file: Path
+    workspace: Workspace
+    part: str
+    track: str | None
+
+    def variables(self) -> dict[str, str]:
+        """Environment variables with the URLs, which may hold a password: commands are visible to all users."""
+        artifacts = self.workspace.artifacts_url
+        urls = {environment.STORAGE: self.workspace.storage_url, environment.ARTIFACTS: artifacts}
+        return {variable.name: url for variable, url in urls.items() if url is not None}
+
+    def here(self, spec: StudySpec) -> list[str]:
+        corpus, runs = self.workspace.corpus_root(spec), self.workspace.runs.folder
+        folders = ["--corpus", str(corpus), "--runs", str(runs)]
+        return [sys.executable, *self._words(), str(self.study_file), *folders]
+
+    def on_a_node(self, spec: StudySpec, threads: int, slot: int) -> WorkerSpec:
         """A worker on another machine, which may have its recordings and runs elsewhere, and no study file."""
-        assert self.cluster is not None
-        variables, defaults = self._variables(), {environment.RUNS.name: str(self.place.runs.folder.absolute())}
+        variables = self.variables()
+        defaults = {environment.RUNS.name: str(self.workspace.runs.folder.absolute())}
         folders: set[str] = set()
-        if not self.spec.corpus.synthetic:
-            root = str(self.place.corpus_root(self.spec).absolute())
-            # What this machine's environment says is no order to the others.
-            (defaults if environment.CORPUS.get() else variables)[environment.CORPUS.name] = root
+        if not spec.corpus.synthetic:
+            # A folder from this machine's environment is only a default for the others.
+            given = defaults if environment.CORPUS.get() else variables
+            given[environment.CORPUS.name] = str(self.workspace.corpus_root(spec).absolute())
             folders = {folder for side in _folders(spec) if (folder := getattr(spec.corpus, side))}
-        track = [] if self.track is None else ["--track", self.track]
         return WorkerSpec(
-            command=["-P", "-m", "quell_tuning.cli", "worker", "--part", part, *track],
+            command=self._words(),
             study=(self.study_file.name, self.study_file.read_text()),
             environment=variables,
             defaults=defaults,
             folders=sorted(folders),
-            threads=self.cluster.threads,
+            threads=threads,
             log=f"{spec.study.name}/logs/worker-{slot}.log",
         )
 
-    def _variables(self) -> dict[str, str]:
-        """Of a worker. URLs go this way, since that of a storage may hold a password."""
-        artifacts = self.place.artifacts_url
-        return {environment.STORAGE.name: self.place.storage_url} | (
-            {} if artifacts is None else {environment.ARTIFACTS.name: artifacts}
-        )
-
-    def _worker_command(self, part: str) -> list[str]:
-        command = [sys.executable, "-P", "-m", "quell_tuning.cli", "worker", str(self.study_file), "--part", part]
-        root = self.place.corpus_root(self.spec)
+    def _words(self) -> list[str]:
         track = [] if self.track is None else ["--track", self.track]
-        return [*command, "--corpus", str(root), "--runs", str(self.place.runs.folder), *track]
+        return ["-P", "-m", "quell_tuning.cli", "worker", "--part", self.part, *track]
 
 
-def _over(study: optuna.Study) -> bool:
+def _finished(study: optuna.Study) -> bool:
     return Budget(study, study.user_attrs["trials"]).slots().left == 0
 
 
@@ -216,5 +224,5 @@ def _folders(spec: StudySpec) -> set[str]:
 
 
 def _minutes(corpus: Corpus) -> dict[str, dict[Kind, float]]:
-    """Of speech and noise in each split."""
+    """Minutes of speech and noise in each split."""
     return {split: {kind: round(corpus.minutes(split, kind), 2) for kind in get_args(Kind)} for split in corpus.splits}
