@@ -47,7 +47,7 @@ def task(tiny_spec, small_corpus, validation, scorer) -> Callable[[RunFolder], o
     return lambda runs: objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
 
 
-def test_a_trial_that_is_left_on_one_machine_ends_on_another_and_is_exported_from_a_third(
+def test_a_trial_stopped_on_one_machine_ends_on_another_and_is_exported_from_a_third(
     machine, task, keys, caplog: pytest.LogCaptureFixture
 ) -> None:
     def leave(steps: int) -> None:
@@ -65,7 +65,7 @@ def test_a_trial_that_is_left_on_one_machine_ends_on_another_and_is_exported_fro
     again = RunningTrial(running.trial)
     objective.run_trial(again, task(other))
     assert again.steps == 108 - 60
-    assert "trial 0 goes on from its checkpoint" in caplog.text
+    assert "trial 0 continues from its checkpoint" in caplog.text
     assert other.mirror is not None and other.mirror.flush(10)
     assert keys() == ["studies/tiny/trials/00000.weights"]
 

@@ -36,7 +36,7 @@ class RunningTrial:
         self.look_up = look_up
         self.lease = SimpleNamespace(budget=self)
 
-    def look(self) -> Slots:
+    def slots(self) -> Slots:
         return Slots.of(self.trial.study.get_trials(deepcopy=False), trials=10)
 
     def step(self, audio_hours: float) -> None:
@@ -87,7 +87,7 @@ def test_a_trial_within_the_limits_trains(task) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_each_limit_is_held_against_its_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_limit_is_compared_with_its_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = search_space.denoiser_config(PRESETS["recurrent-unet"], 8_000)
     monkeypatch.setattr(objective, "real_time_factor", lambda denoiser: 0.3)
     found = objective.over_limits(model, study_sections.LimitsSection(**{name: LIMITS[name]}))
@@ -135,7 +135,7 @@ def leave_after(steps: int):
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_a_trial_that_was_left_goes_on_to_the_score_of_one_that_was_not(task, damage: bool) -> None:
+def test_an_interrupted_trial_reaches_the_score_of_an_uninterrupted_one(task, damage: bool) -> None:
     def ended(**left: Callable[[], None]) -> optuna.trial.FrozenTrial:
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
         trial = study.ask()
@@ -190,7 +190,7 @@ UNUSED = {
 
 
 @pytest.mark.parametrize(("search", "unused"), UNUSED.values(), ids=UNUSED)
-def test_configurations_that_differ_in_an_unused_parameter_are_one(
+def test_configurations_that_differ_in_an_unused_parameter_are_duplicates(
     task, trainings, search: dict[str, Any], unused: str
 ) -> None:
     here = task({}, search=search)
@@ -204,7 +204,7 @@ def test_configurations_that_differ_in_an_unused_parameter_are_one(
     assert second.intermediate_values == first.intermediate_values
 
 
-def test_configurations_that_differ_in_a_used_parameter_are_two(task, trainings) -> None:
+def test_configurations_that_differ_in_a_used_parameter_are_no_duplicates(task, trainings) -> None:
     study = optuna.create_study(direction="maximize")
     for power in (0.2, 0.9):
         objective.run_trial(
@@ -222,7 +222,7 @@ def begun(study: optuna.Study, here: objective.Task) -> optuna.Trial:
     return trial
 
 
-def test_a_trial_like_one_that_runs_is_superseded_untrained(task, trainings) -> None:
+def test_a_duplicate_of_a_running_trial_is_given_up_untrained(task, trainings) -> None:
     study, here = optuna.create_study(direction="maximize"), task({})
     begun(study, here)
     with pytest.raises(DuplicateTrial, match="the same configuration as trial 0, which is running"):
@@ -231,7 +231,7 @@ def test_a_trial_like_one_that_runs_is_superseded_untrained(task, trainings) -> 
     assert study.trials[1].state == TrialState.RUNNING  # ended by the worker, which asks again
 
 
-def test_a_planned_trial_is_run_although_one_like_it_is_running(task, trainings) -> None:
+def test_a_planned_trial_is_run_although_a_duplicate_is_running(task, trainings) -> None:
     study, here = optuna.create_study(direction="maximize"), task({})
     begun(study, here)
     study.enqueue_trial({"depth": 2})
@@ -240,10 +240,10 @@ def test_a_planned_trial_is_run_although_one_like_it_is_running(task, trainings)
     assert len(trainings) == 2
 
 
-def test_after_some_asks_a_slots_trial_runs_although_one_like_it_is_running(task, trainings) -> None:
+def test_after_some_samples_a_slots_trial_runs_although_a_duplicate_is_running(task, trainings) -> None:
     study, here = optuna.create_study(direction="maximize"), task({})
     begun(study, here)
-    for _ in range(objective.ASKS):
+    for _ in range(objective.MAX_SAMPLES):
         trial = ask(study, depth=2)
         trial.set_user_attr("slot", 5)
         with pytest.raises(DuplicateTrial):
@@ -272,7 +272,7 @@ def test_a_handed_back_trial_does_not_measure_its_cost_again(task, trainings, mo
     assert {name: ended.constraints[name] for name in before} == before
 
 
-def test_a_trial_that_was_killed_between_its_limits_and_its_end_is_pruned_all_the_same(task, trainings) -> None:
+def test_a_trial_over_a_limit_is_pruned_by_the_next_worker_when_the_first_was_killed(task, trainings) -> None:
     study = optuna.create_study(direction="maximize")
     trial = ask(study, depth=2)
     trial.set_constraint("parameters", 0.5)
@@ -282,9 +282,7 @@ def test_a_trial_that_was_killed_between_its_limits_and_its_end_is_pruned_all_th
     assert trainings == []
 
 
-def test_a_trial_of_several_scores_is_told_as_all_of_them_and_neither_reports_nor_is_pruned(
-    task, trainings, validation
-) -> None:
+def test_a_trial_of_several_scores_has_all_of_them_as_values_and_is_not_pruned(task, trainings, validation) -> None:
     here = task({}, study={"score": ["si_sdr", "macs"]})
     study = optuna.create_study(
         directions=here.spec.study.directions, pruner=optuna.pruners.ThresholdPruner(lower=math.inf)
@@ -316,7 +314,7 @@ def test_at_the_last_rung_nothing_is_pruned(task, trainings) -> None:
     assert study.trials[0].state == TrialState.COMPLETE
 
 
-def test_every_repetition_keeps_its_weights_for_the_winner_is_known_at_the_end(task, trainings) -> None:
+def test_every_repetition_keeps_its_weights_until_the_winner_is_known(task, trainings) -> None:
     here = task({}, study={"confirm": 3})
     here = replace(here, spec=substudies.part(here.spec, "confirm"))
     study = optuna.create_study(study_name=here.spec.study.name, direction="maximize")

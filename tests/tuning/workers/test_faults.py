@@ -141,7 +141,7 @@ def battered(make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]) -> 
     return Battered(tune, killed, frozen, scorers, tune.trials())
 
 
-def test_every_slot_ends_once_whatever_happened_to_the_workers(battered: Battered) -> None:
+def test_every_slot_ends_exactly_once_when_workers_are_killed_and_frozen(battered: Battered) -> None:
     assert sorted(trial.user_attrs["slot"] for trial in battered.ended) == [0, 1, 2]
     assert {trial.state.name for trial in battered.ended} == {"COMPLETE"}
 
@@ -153,12 +153,12 @@ def test_a_killed_worker_loses_its_attempt_but_not_the_trial(battered: Battered,
     again = next(t for t in battered.ended if t.user_attrs["slot"] == victim.user_attrs["slot"])
     assert again.params == victim.params
     assert again.user_attrs["attempt"] == 2
-    assert f"trial {again.number} goes on from its checkpoint" in battered.tune.logs()
+    assert f"trial {again.number} continues from its checkpoint" in battered.tune.logs()
     assert battered.scorers
     wait_for(lambda: not any(alive(process) for process in battered.scorers), 10)
 
 
-def test_a_frozen_worker_that_wakes_up_drops_the_trial_that_another_one_has(battered: Battered) -> None:
+def test_a_worker_that_was_frozen_drops_its_trial_when_another_has_it(battered: Battered) -> None:
     victim = battered.trials[battered.frozen.number]
     assert (victim.state.name, victim.value) == ("FAIL", None)
     assert "was silent for" in victim.user_attrs["lost"]
@@ -189,7 +189,7 @@ def interrupt(tune: Tune, number: signal.Signals, wait_for: Callable[..., Any]) 
     assert {trial.state.name for trial in needed} <= {"WAITING", "COMPLETE"}
 
 
-def test_ctrl_c_hands_trials_back_and_tune_goes_on_later(
+def test_ctrl_c_hands_trials_back_and_tune_continues_later(
     make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]
 ) -> None:
     tune = make_tune(2)
@@ -226,7 +226,7 @@ def test_a_second_ctrl_c_ends_tune_and_its_workers_at_once(
     wait_for(lambda: not any(alive(process) for process in processes), 5)
 
 
-def test_workers_leave_when_their_parent_is_killed(
+def test_workers_stop_when_their_parent_is_killed(
     make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]
 ) -> None:
     tune = make_tune(1)

@@ -1,4 +1,4 @@
-"""One trial, from parameters to score."""
+"""The objective: one trial from its parameters to its scores."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("quell")
 
-# A slot's trial is asked for again so often while another one with its configuration runs; then both run.
-ASKS = 3
+# How often a duplicate of a running trial is sampled again before both are run.
+MAX_SAMPLES = 3
 
 ClipScores = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class Task:
     scorer: Scorer
     device: torch.device
     runs: RunFolder
-    artifacts: ArtifactStore | None = None  # where trials are heard and seen; nowhere without one
+    artifacts: ArtifactStore | None = None  # for sounds and pictures of trials; none are made without
     bars: progress.Trainings | None = None
     tracker: Tracker | None = None
 
@@ -63,18 +63,18 @@ class Task:
 def run_trial(running: RunningTrial, task: Task) -> None:
     """Trains and scores the trial and ends it as complete, pruned, or failed by its own fault.
 
-    Whatever else is raised, by `running.step` too, comes through and leaves the trial running, to be gone on with from
-    its checkpoint.
+    Other exceptions, those of `running.step` included, leave the trial running, to be continued from its checkpoint.
 
     Raises:
-        Superseded: a trial with the same configuration is running.
+        DuplicateTrial: a trial with the same configuration is running.
     """
     trial = running.trial
     attempt = _Attempt(running, task)
+    training = _Training(attempt)
     try:
-        if attempt.decided():
+        if attempt.ended_untrained():
             return
-        trained = attempt.train()
+        trained = training.train()
     except optuna.TrialPruned as reason:
         trial.set_user_attr("pruned", str(reason))
         trial.set_user_attr("seconds", attempt.seconds())
@@ -83,7 +83,7 @@ def run_trial(running: RunningTrial, task: Task) -> None:
         trial.set_user_attr("failure", str(error))
         trial.study.tell(trial, state=TrialState.FAIL)
     else:
-        attempt.complete(trained)
+        attempt.complete(trained, training.clips)
     finally:
         if task.bars is not None:
             task.bars.end(attempt.name)
@@ -93,7 +93,11 @@ def run_trial(running: RunningTrial, task: Task) -> None:
 
 
 class _Attempt:
-    """A trial in the hands of one worker."""
+    """A trial run by one worker: its configuration, what ends it without a training, and its result.
+
+    Attributes:
+        before: the trial as an earlier worker left it.
+    """
 
     def __init__(self, running: RunningTrial, task: Task) -> None:
         self.running = running
@@ -104,9 +108,7 @@ class _Attempt:
         self.slot = self.trial.user_attrs.get("slot", self.trial.number)
         self.checkpoints = task.runs.checkpoints(self.spec.study.name)
         self.started = time.monotonic()
-        # A trial that was handed back has a past.
         self.before = self.stored()
-        self.clips: dict[str, list[float]] = {}  # at each rung: audio seconds -> the clips' scores
         point = search_space.suggest(self.trial, self.spec.search)
         repeat = self.trial.user_attrs.get("repeat", 0)
         self.model = search_space.denoiser_config(point, self.spec.corpus.sample_rate)
@@ -120,8 +122,12 @@ class _Attempt:
     def seconds(self) -> float:
         return round(time.monotonic() - self.started, 1)
 
-    def decided(self) -> bool:
-        """Ends the trial where no training is needed: over a limit, or the same as one that ended."""
+    def ended_untrained(self) -> bool:
+        """Ends the trial where it is a duplicate of an ended one, or over a limit; returns whether it did.
+
+        Raises:
+            DuplicateTrial: as `run_trial`.
+        """
         trial = self.trial
         trial.set_user_attr("denoiser", asdict(self.model))
         trial.set_user_attr("training", asdict(self.config))
@@ -130,12 +136,20 @@ class _Attempt:
             gallery.copy_clips(trial, same)
             outcome.copy_result(trial, same)
             return True
-        if same is not None and not self.before.system_attrs.get("fixed_params") and self._asked() < ASKS:
+        if same is not None and not self.before.system_attrs.get("fixed_params") and self._samples() < MAX_SAMPLES:
             raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
-        limits = self.spec.limits.by_name()
-        known = {name: share for name, share in self.before.constraints.items() if name in limits}
-        excess = known if len(known) == len(limits) else over_limits(self.model, self.spec.limits) | known
-        for name in excess.keys() - known.keys():
+        return self._over_a_limit()
+
+    def _samples(self) -> int:
+        """How often the slot was sampled again."""
+        return self.running.lease.budget.slots().asked.get(self.slot, 0)
+
+    def _over_a_limit(self) -> bool:
+        """Constrains the trial by its costs, and prunes it when one is too high; returns whether it did."""
+        trial, limits = self.trial, self.spec.limits.by_name()
+        stored = {name: share for name, share in self.before.constraints.items() if name in limits}
+        excess = stored if len(stored) == len(limits) else over_limits(self.model, self.spec.limits) | stored
+        for name in excess.keys() - stored.keys():
             trial.set_constraint(name, excess[name])
         over = [name for name in limits if excess[name] > 0]
         if over:
@@ -143,72 +157,16 @@ class _Attempt:
             trial.study.tell(trial, state=TrialState.PRUNED)
         return bool(over)
 
-    def _asked(self) -> int:
-        return self.running.lease.budget.slots().asked.get(self.slot, 0)
+    def complete(self, trained: Trained, clips: dict[str, list[float]]) -> None:
+        """Stores the trial's results, and its weights when it is one of the best.
 
-    def train(self) -> Trained:
-        """Trains from the checkpoint on; from the start when it cannot be used."""
-        checkpoint = self.checkpoints.take_up(self.slot, self.trial.user_attrs.get("attempt", 1))
-        self.trial.set_user_attr("machine", machine(self.task.device))
-        if self.task.tracker is not None:
-            self.task.tracker.started(self.stored())
-        for _ in range(2):
-            if checkpoint.exists():
-                log.info("%s goes on from its checkpoint", self.name)
-            try:
-                with self.checkpoints.shared(checkpoint):
-                    return train(
-                        self.model,
-                        self.config,
-                        self.task.corpus,
-                        self.task.validation,
-                        self.task.scorer,
-                        metric=self.spec.study.metric,
-                        device=self.task.device,
-                        on_rung=self._rung,
-                        on_step=self._step,
-                        on_score=self._scored,
-                        checkpoint=checkpoint,
-                    )
-            except CheckpointError as error:
-                log.warning("%s", error)
-                checkpoint.unlink()
-        raise AssertionError("a checkpoint that is not there was refused")
-
-    def _step(self, audio_hours: float, loss: float) -> None:
-        self.running.step(audio_hours)
-        if self.task.tracker is not None:
-            self.task.tracker.step(audio_hours, loss)
-        if self.task.bars is not None:
-            self.task.bars.step(self.name, audio_hours, self.spec.training.audio_hours, loss)
-
-    def _scored(self, done: float, of: float) -> None:
-        self.running.look_up()
-        if self.task.bars is not None:
-            self.task.bars.scored(self.name, done, of)
-
-    def _rung(self, hours: float, clips: ClipScores) -> None:
-        trial, score = self.trial, float(clips.mean())
-        step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
-        self.clips[str(step)] = [round(float(clip), 4) for clip in clips]
-        if self.task.tracker is not None:
-            self.task.tracker.rung(hours, self.spec.study.metric, score)
-        if self.task.bars is not None:
-            self.task.bars.rung(self.name, self.spec.study.metric, score)
-        if len(self.spec.study.scores) > 1:  # Optuna prunes by a single score only
-            return
-        if step not in self.before.intermediate_values:
-            trial.report(score, step)
-        last = hours >= self.spec.training.audio_hours
-        if not last and (trial.should_prune() or hopeless(trial, step, clips)):
-            raise optuna.TrialPruned(f"{self.spec.study.metric} {score:.3f} after {hours:g} h of audio")
-
-    def complete(self, trained: Trained) -> None:
-        """Tells the trial's scores and keeps its weights when it is one of the best."""
+        Args:
+            clips: scores of the clips at each rung.
+        """
         trial, task = self.trial, self.task
         scores, noisy = trained.scores, task.validation.noisy_scores
         costs = cost(self.model)
-        found = {
+        attributes = {
             "seconds": self.seconds(),
             "cost": costs.record(),
             "data_share": round(trained.data_share, 5),
@@ -218,27 +176,95 @@ class _Attempt:
             "failures": scores.failures,
             "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
             "worst": outcome.worst(scores, task.validation, self.spec.study.metric),
-            "clips": self.clips,
+            "clips": clips,
         }
         if trained.iou is not None:
-            found["iou"] = trained.iou
-        for key, value in found.items():
+            attributes["iou"] = trained.iou
+        for key, value in attributes.items():
             trial.set_user_attr(key, value)
         outcome.add_quality_constraints(trial, scores, noisy)
         if task.artifacts is not None:
-            shown = gallery.store_study_clips(trial.study, task.validation, task.artifacts)
-            gallery.store_trial_clips(trial, shown, task.validation, trained.denoiser, scores, task.artifacts)
+            showcase = gallery.store_study_clips(trial.study, task.validation, task.artifacts)
+            gallery.store_trial_clips(trial, showcase, task.validation, trained.denoiser, scores, task.artifacts)
         path = task.runs.weights(self.spec.study.name, trial.number)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(trained.denoiser, path)
         task.runs.share_weights(self.spec.study.name, trial.number)
         trial.study.tell(trial, outcome.values(self.spec, scores, costs))
-        if "of" not in trial.user_attrs:  # of repetitions the winner is known at the end only
+        if "of" not in trial.user_attrs:  # the winner of repetitions is known only when all have ended
             outcome.prune_weights(trial.study, task.runs, max(outcome.KEPT_WEIGHTS, self.spec.study.confirm))
 
 
+class _Training:
+    """The training of an attempt, which is reported and pruned at its rungs."""
+
+    def __init__(self, attempt: _Attempt) -> None:
+        self.attempt = attempt
+        self.task = attempt.task
+        self.study = attempt.spec.study
+        self.audio_hours = attempt.spec.training.audio_hours
+        self.clips: dict[str, list[float]] = {}  # at each rung: audio seconds -> the clips' scores
+
+    def train(self) -> Trained:
+        """Continues from the checkpoint, or starts afresh where it cannot be used."""
+        attempt, task = self.attempt, self.task
+        checkpoint = attempt.checkpoints.take_up(attempt.slot, attempt.trial.user_attrs.get("attempt", 1))
+        attempt.trial.set_user_attr("machine", machine(task.device))
+        if task.tracker is not None:
+            task.tracker.started(attempt.stored())
+        for _ in range(2):
+            if checkpoint.exists():
+                log.info("%s continues from its checkpoint", attempt.name)
+            try:
+                with attempt.checkpoints.shared(checkpoint):
+                    return train(
+                        attempt.model,
+                        attempt.config,
+                        task.corpus,
+                        task.validation,
+                        task.scorer,
+                        metric=self.study.metric,
+                        device=task.device,
+                        on_rung=self._rung,
+                        on_step=self._step,
+                        on_score=self._scored,
+                        checkpoint=checkpoint,
+                    )
+            except CheckpointError as error:
+                log.warning("%s", error)
+                checkpoint.unlink()
+        raise AssertionError("a checkpoint was refused although there is none")
+
+    def _step(self, audio_hours: float, loss: float) -> None:
+        self.attempt.running.step(audio_hours)
+        if self.task.tracker is not None:
+            self.task.tracker.step(audio_hours, loss)
+        if self.task.bars is not None:
+            self.task.bars.step(self.attempt.name, audio_hours, self.audio_hours, loss)
+
+    def _scored(self, done: float, of: float) -> None:
+        self.attempt.running.look_up()
+        if self.task.bars is not None:
+            self.task.bars.scored(self.attempt.name, done, of)
+
+    def _rung(self, hours: float, clips: ClipScores) -> None:
+        trial, score = self.attempt.trial, float(clips.mean())
+        step = round(hours * 3600)  # Optuna's steps are whole numbers: seconds of training audio
+        self.clips[str(step)] = [round(float(clip), 4) for clip in clips]
+        if self.task.tracker is not None:
+            self.task.tracker.rung(hours, self.study.metric, score)
+        if self.task.bars is not None:
+            self.task.bars.rung(self.attempt.name, self.study.metric, score)
+        if len(self.study.scores) > 1:  # Optuna prunes by a single score only
+            return
+        if step not in self.attempt.before.intermediate_values:
+            trial.report(score, step)
+        if hours < self.audio_hours and (trial.should_prune() or hopeless(trial, step, clips)):
+            raise optuna.TrialPruned(f"{self.study.metric} {score:.3f} after {hours:g} h of audio")
+
+
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What a score depends on besides the configuration."""
+    """Device, threads and versions: what a score depends on besides the configuration."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
@@ -249,10 +275,10 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 
 def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float]:
-    """Cost over its limit, less 1, for every limit that is set: above 0 is too much.
+    """Cost divided by its limit, less 1, for every limit that is set: above 0 is too much.
 
-    The measured real-time factor decides only above RTF_MARGIN times its limit: a busy machine is not the network's
-    fault. It is not measured where a counted cost is too much.
+    The measured real-time factor counts only above RTF_MARGIN times its limit: a busy machine is not the network's
+    fault. It is not measured where a counted cost is already too much.
     """
     allowed = limits.by_name()
     if not allowed:
@@ -261,7 +287,7 @@ def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float
     excess = {name: counted[name] / limit - 1 for name, limit in allowed.items() if name in counted}
     limit = allowed.get("real_time_factor")
     if limit is not None:
-        # Nobody waits for the measurement of what is refused anyhow: 0 is neither under nor over.
+        # 0, neither under nor over: no measurement where the trial is refused anyway.
         refused = any(share > 0 for share in excess.values())
         excess["real_time_factor"] = 0.0 if refused else real_time_factor(Denoiser(model)) / RTF_MARGIN / limit - 1
     return {name: excess[name] for name in allowed}
