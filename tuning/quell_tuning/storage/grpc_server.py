@@ -1,4 +1,4 @@
-"""`quell storage serve`: Optuna's gRPC proxy, for more workers than a database has connections."""
+"""`quell storage serve`: a gRPC server in front of a database, for more workers than that has connections."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from quell_tuning.errors import Interrupted, StorageError
 from quell_tuning.storage.backends import open_storage, quiet_grpc
 from quell_tuning.storage.retrying import RetryingStorage
 
-# To the database; twice as many at times.
+# To the database; twice as many under load.
 CONNECTIONS = 16
 LEAST_CONNECTIONS = 4  # of one of several processes
-AGAIN_S = 1.0  # before a process that died is started again
+RESTART_S = 1.0  # before a process that died is started again
 POLL_S = 0.2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -43,10 +43,10 @@ class Backend:
 
 
 def serve(backend: Backend, host: str, port: int, processes: int, console: Console) -> int:
-    """Serves until it is interrupted.
+    """Serves a database until this process is interrupted.
 
     Args:
-        processes: that share the port and the clients: one Python process can use one core.
+        processes: that share the port and the clients, since one Python process can use one core only.
 
     Raises:
         StorageError: the database cannot be opened, or the port is taken.
@@ -60,13 +60,13 @@ def serve(backend: Backend, host: str, port: int, processes: int, console: Conso
             "pip install 'quell-denoiser[grpc]'"
         ) from None
     if host not in LOOPBACK:
-        console.print(f"quell: {host} asks nobody for a password; keep it inside a network that you trust")
-    said = f"serving on grpc://{host}:{port}"
+        console.print(f"quell: {host}: the server asks for no password; keep it inside a network that you trust")
+    address = f"serving on grpc://{host}:{port}"
     if processes > 1:
-        _serve_together(backend, host, port, processes, lambda text: console.print(text, highlight=False), said)
+        _serve_together(backend, host, port, processes, lambda text: console.print(text, highlight=False), address)
     else:
         with _server(backend, host, port, CONNECTIONS, shared=False) as server:
-            console.print(said, highlight=False)
+            console.print(address, highlight=False)
             server.wait_for_termination()
     return 0
 
@@ -76,12 +76,12 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
     """A server that answers calls.
 
     Args:
-        shared: others may listen on the same port; each new client goes to one of them.
+        shared: other processes may listen on the same port; each new client goes to one of them.
     """
     from quell_tuning.storage.grpc_service import make_server
 
     storage = backend.open(connections=connections)
-    # Not patient: a client that waits here could not be interrupted, nor could we. It waits itself.
+    # The storage itself, which does not retry: a call that waits here could not be interrupted; its client retries.
     server = make_server(storage.backend, shared=shared)
     try:
         try:
@@ -97,13 +97,13 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
 
 def _taken(host: str, port: int) -> StorageError:
     needed = "expected a free port of this machine; name another with --port"
-    return StorageError(f"{host}:{port}: taken, or not ours, {needed}")
+    return StorageError(f"{host}:{port}: in use, or no address of this machine, {needed}")
 
 
 def _serve_together(
-    backend: Backend, host: str, port: int, processes: int, say: Callable[[str], None], said: str
+    backend: Backend, host: str, port: int, processes: int, say: Callable[[str], None], address: str
 ) -> None:
-    backend.open(connections=1).close()  # or all of them would say what is wrong with it
+    backend.open(connections=1).close()  # an error here is told once, not by every process
     _check_free(host, port)
     context = multiprocessing.get_context("spawn")
     ready = context.Semaphore(0)
@@ -116,20 +116,20 @@ def _serve_together(
         return process
 
     running: list[BaseProcess] = []
-    with _noted() as asked:
+    with _stop_signals() as signals:
         try:
             running += [start() for _ in range(processes)]
-            while not asked and len(running) > ready.get_value():
+            while not signals and len(running) > ready.get_value():
                 if wait([process.sentinel for process in running], POLL_S):
-                    raise StorageError(f"{host}:{port}: a process ended before it served; see what it said above")
-            if not asked:
-                say(said)
-            while not asked:
+                    raise StorageError(f"{host}:{port}: a process ended before it served; see its output above")
+            if not signals:
+                say(address)
+            while not signals:
                 wait([process.sentinel for process in running], POLL_S)
                 for number, process in enumerate(running):
-                    if not process.is_alive() and not asked:
+                    if not process.is_alive() and not signals:
                         say(f"quell: process {process.pid} ended with {process.exitcode}; another one starts")
-                        time.sleep(AGAIN_S)
+                        time.sleep(RESTART_S)
                         running[number] = start()
         finally:
             for process in running:
@@ -139,24 +139,24 @@ def _serve_together(
 
 
 @contextmanager
-def _noted() -> Iterator[list[int]]:
-    """Inside, Ctrl-C and SIGTERM are noted; it is for the block to leave. They must not cut the start of a process.
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that they do not interrupt the start of a process; the block must look.
 
     Raises:
-        Interrupted: at the end, when one was noted.
+        Interrupted: at the end, when there was one.
     """
-    asked: list[int] = []
+    signals: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heard = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in heard:
-        signal.signal(number, lambda number, frame: asked.append(number))
+    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: signals.append(number))
     try:
-        yield asked
+        yield signals
     finally:
-        for number, handler in heard.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if asked:
-        raise Interrupted(128 + asked[0])
+    if signals:
+        raise Interrupted(128 + signals[0])
 
 
 def _serve_beside(backend: Backend, host: str, port: int, connections: int, ready: Any) -> None:
@@ -173,11 +173,11 @@ def _serve_beside(backend: Backend, host: str, port: int, connections: int, read
 
 
 def _check_free(host: str, port: int) -> None:
-    """Several processes could share the port with somebody else's."""
+    """Refuses a port of another program, which several processes of ours would otherwise share with it."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections are no reason to wait
-            tried.bind(address)
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whatever connections were closed a moment ago
+            probe.bind(address)
     except OSError:
         raise _taken(host, port) from None

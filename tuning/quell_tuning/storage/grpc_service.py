@@ -1,4 +1,7 @@
-"""Optuna's gRPC service, with reads that callers share."""
+"""Optuna's gRPC service, in which calls that read a study's trials at the same time share one read.
+
+Subclasses private names of Optuna, read in Optuna 5.0.0: `storages._grpc.servicer` and its generated protobuf modules.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from optuna.trial import FrozenTrial
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.storage.retrying import unreachable
 
-THREADS = 32  # calls served at once; most of them wait for the database or for one another
+THREADS = 32  # calls served at once; most of them wait for the database or for another call's read
 
 T = TypeVar("T")
 
 
 class CoalescedReads(Generic[T]):
-    """One read at a time, on behalf of all who came before it began: each answer is as fresh as one of one's own."""
+    """One read at a time, shared by all calls that arrived before it started: no answer is older than its call."""
 
     def __init__(self, read: Callable[[int], T]) -> None:
         self._read = read
-        self._next: dict[int, Future[T]] = {}  # of each study; takes in whoever comes
+        self._next: dict[int, Future[T]] = {}  # by study: the read that has not started yet
         self._lock = Lock()
         self._turn = Lock()
 
@@ -47,10 +50,10 @@ class CoalescedReads(Generic[T]):
 
 
 class TrialsSnapshot:
-    """A study's trials at one moment, each written down when somebody first needs it.
+    """A study's trials at one moment, each serialised when a call first needs it.
 
     Args:
-        ended: trials that have ended, which are for good, and what was written of them.
+        ended: finished trials, which do not change any more, with their bytes; shared by all snapshots.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], ended: dict[int, tuple[FrozenTrial, bytes]]) -> None:
@@ -58,24 +61,24 @@ class TrialsSnapshot:
         self._ended = ended
         self._unfinished: dict[int, tuple[FrozenTrial, bytes]] = {}
 
-    def written(self, trial: FrozenTrial) -> bytes:
-        """A reply with this trial alone. Several of them, one after the other, are a reply with all."""
-        kept = self._ended if trial.state.is_finished() else self._unfinished
-        known, text = kept.get(trial_id_of(trial), (None, b""))
-        if known is not trial:  # SQLite gives the numbers of a deleted study's trials to others
-            text = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
-            kept[trial_id_of(trial)] = trial, text
-        return text
+    def serialised(self, trial: FrozenTrial) -> bytes:
+        """A reply with this trial alone; several replies, joined, are a reply with all their trials."""
+        cache = self._ended if trial.state.is_finished() else self._unfinished
+        known, reply = cache.get(trial_id_of(trial), (None, b""))
+        if known is not trial:  # SQLite reuses the numbers of a deleted study's trials
+            reply = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
+            cache[trial_id_of(trial)] = trial, reply
+        return reply
 
 
 class SharedReadService(OptunaStorageProxyService):
-    """Optuna's, but that clients who ask for a study's trials at the same time are answered from one read.
+    """Optuna's service, except that clients who ask for a study's trials at the same time share one read.
 
-    With 64 workers three quarters of the proxy's time went into reading and writing down the same running trials again
-    and again, for each of them.
+    With 64 workers the proxy spent three quarters of its time on reading and serialising the same running trials for
+    each of them.
 
-    All else goes past Optuna's cache, where there is one: it takes no parameter of a trial that it has not read, which
-    is that of a client whose proxy was started again, and it keeps everybody waiting while it reads.
+    All other calls bypass Optuna's cache, where there is one: it refuses a parameter of a trial that it has not read,
+    as after a restart of the proxy, and it blocks all calls while it reads.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
@@ -85,19 +88,21 @@ class SharedReadService(OptunaStorageProxyService):
             lambda study_id: TrialsSnapshot(storage.get_all_trials(study_id, deepcopy=False), self._ended)
         )
 
-    def GetTrials(self, request: Any, context: Any) -> bytes:  # type: ignore[override]  # written already
+    def GetTrials(self, request: Any, context: Any) -> bytes:  # type: ignore[override]  # serialised already
         try:
-            read = self._reads.get(request.study_id)
+            snapshot = self._reads.get(request.study_id)
         except KeyError as error:
             context.abort(code=grpc.StatusCode.NOT_FOUND, details=str(error))
         included, after = set(request.included_trial_ids), request.trial_id_greater_than
         return b"".join(
-            read.written(trial) for trial in read.trials if trial_id_of(trial) > after or trial_id_of(trial) in included
+            snapshot.serialised(trial)
+            for trial in snapshot.trials
+            if trial_id_of(trial) > after or trial_id_of(trial) in included
         )
 
 
 class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Answers UNAVAILABLE for a database that is away, where Optuna's service would answer UNKNOWN."""
+    """Answers UNAVAILABLE when the database cannot be reached, where Optuna's service answers UNKNOWN."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         handler = continuation(details)
@@ -111,11 +116,11 @@ class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                     context.abort(grpc.StatusCode.UNAVAILABLE, reason)
                 raise
 
-        def write(reply: Any) -> bytes:
-            written: bytes = reply if isinstance(reply, bytes) else handler.response_serializer(reply)
-            return written
+        def serialise(reply: Any) -> bytes:
+            content: bytes = reply if isinstance(reply, bytes) else handler.response_serializer(reply)
+            return content
 
-        return grpc.unary_unary_rpc_method_handler(handle, handler.request_deserializer, write)
+        return grpc.unary_unary_rpc_method_handler(handle, handler.request_deserializer, serialise)
 
 
 def make_server(storage: BaseStorage, *, shared: bool) -> grpc.Server:
@@ -124,7 +129,7 @@ def make_server(storage: BaseStorage, *, shared: bool) -> grpc.Server:
     Args:
         shared: others may listen on the same port; each new client goes to one of them.
     """
-    # Not Optuna's run_grpc_proxy_server, which takes no options: two proxies would share a port and its calls.
+    # Optuna's run_grpc_proxy_server takes no options, and gRPC by default lets two proxies share a port.
     options = [("grpc.so_reuseport", int(shared))]
     server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[UnavailableInterceptor()], options=options)
     add_StorageServiceServicer_to_server(SharedReadService(storage), server)

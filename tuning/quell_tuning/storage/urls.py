@@ -1,4 +1,4 @@
-"""Storage URLs: flag, else environment, else default; passwords are never shown."""
+"""Storage URLs: by flag, file, environment or default; how they are shown without their passwords."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, gr
 
 
 def shown(url: str) -> str:
-    """A storage URL without anything secret in it."""
+    """A storage URL without its secrets, for messages; of one that cannot be parsed the scheme at most."""
     parsed = _parsed(url)
     if parsed is None:
         scheme = re.match(r"[\w+]*(?=:|$)", url)
@@ -29,11 +29,11 @@ def _parsed(url: str) -> sqlalchemy.URL | None:
         parsed = sqlalchemy.engine.make_url(url)
     except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
         return None
-    return None if "@" in (parsed.host or "") else parsed  # the end of a password with an @ that is not quoted
+    return None if "@" in (parsed.host or "") else parsed  # else the end of a password whose @ is not quoted
 
 
 def with_password(url: str, password: str) -> str:
-    """The same URL with a password, where it is of Postgres and has none."""
+    """The URL with the password, where it is one of Postgres that has none."""
     parsed = _parsed(url)
     if parsed is None or parsed.password is not None or not parsed.drivername.startswith("postgresql"):
         return url
@@ -41,10 +41,10 @@ def with_password(url: str, password: str) -> str:
 
 
 def check_scheme(url: str) -> None:
-    """Refuses a URL of a kind that `open_storage` does not know, before anything else takes time.
+    """Checks early that `open_storage` knows this kind of URL.
 
     Raises:
-        StorageError: so.
+        StorageError: it does not.
     """
     if url.partition(":")[0] not in ("sqlite", "postgresql", "postgresql+psycopg", "grpc"):
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
@@ -58,19 +58,19 @@ def storage_url(flag: str | None, file: Path | None, default: str) -> str:
 
     Raises:
         UsageError: both a URL and a file.
-        StorageError: the file cannot be read, or what is asked for is no storage URL.
+        StorageError: the file cannot be read, or the URL is of an unknown kind.
     """
     if flag and file:
-        raise UsageError("--storage and --storage-file: both given, expected one; leave the other one out")
-    url = _written(file) if file is not None else flag or environment.STORAGE.get() or default
+        raise UsageError("--storage and --storage-file: both given, expected one of them; leave the other out")
+    url = _only_word(file) if file is not None else flag or environment.STORAGE.get() or default
     if url == LOCAL_POSTGRES:
         return url
     check_scheme(url)
     secret = environment.STORAGE_PASSWORD_FILE.get()
-    return with_password(url, _written(Path(secret), "database's password")) if secret else url
+    return with_password(url, _only_word(Path(secret), "database's password")) if secret else url
 
 
-def _written(file: Path, what: str = "storage URL") -> str:
+def _only_word(file: Path, what: str = "storage URL") -> str:
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:

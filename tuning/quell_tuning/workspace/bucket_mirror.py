@@ -1,4 +1,4 @@
-"""What other machines need of the runs folder, in a bucket under the same names: weights and checkpoints."""
+"""Copies weights and checkpoints from the runs folder to a bucket, under the same names, for other machines."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
 
 log = logging.getLogger("quell")
 
-LOOK_S = 1.0  # between two looks at whether a file was written again
-PAUSE_S = 15.0  # before a bucket that is away is tried again
-CLOSE_S = 2.0  # of the 10 s in which a worker leaves
+POLL_S = 1.0  # between two checks whether a file was written again
+PAUSE_S = 15.0  # before a bucket that does not answer is tried again
+CLOSE_S = 2.0  # of the 10 s that a worker has to stop
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int]  # time of the last write in ns, and inode
 
 
 def open_mirror(url: str | None, folder: Path) -> Mirror | None:
-    """The mirror of a runs folder; None where the artifacts' URL is no bucket: then the folder is all there is.
+    """The mirror of a runs folder; None where the artifacts' URL is no bucket.
 
     Raises:
-        StorageError: a bucket that cannot be used; whether it answers, `Bucket.check` tells.
+        StorageError: a bucket that cannot be used. Whether it answers is left to `Bucket.check`.
     """
     return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
 
@@ -36,14 +36,14 @@ def open_mirror(url: str | None, folder: Path) -> Mirror | None:
 class Mirror:
     """Files below `folder` and their copies in the bucket.
 
-    What is kept or forgotten is sent by a thread, one thing at a time, of each file what it holds then. A bucket that
-    is away is a warning, and is tried again; what is read and listed raises StorageError.
+    A thread sends and removes files, one after the other; of a file it sends the latest content. A bucket that does not
+    answer is a warning, and is tried again; methods that read or list raise StorageError.
     """
 
     def __init__(self, folder: Path, bucket: Bucket) -> None:
         self.folder = folder
         self.bucket = bucket
-        self._sent: dict[Path, Stamp | None] = {}  # of every file that is kept: what the bucket has of it
+        self._sent: dict[Path, Stamp | None] = {}  # kept files, and which version the bucket has
         self._forgotten: list[tuple[Path, Collection[str] | None]] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -52,7 +52,7 @@ class Mirror:
         self._not_before: float | None = None  # time.monotonic(); None while the bucket answers
 
     def fetch(self, file: Path) -> bool:
-        """Makes a file here what it is in the bucket; False when there is none."""
+        """Downloads a file; False when the bucket has none."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError), replacing(file) as partial_file, partial_file.open("wb") as content:
             self.bucket.get(self._name(file), content)
@@ -60,22 +60,22 @@ class Mirror:
         return False
 
     def names(self, folder: Path) -> list[str]:
-        """The files that a folder has in the bucket."""
+        """Names of a folder's files in the bucket."""
         return self.bucket.names(self._name(folder))
 
     def keep(self, file: Path) -> None:
-        """Sends a file, now if it is there and whenever it is written again, until it is released or forgotten."""
+        """Sends a file when it exists and whenever it is written again, until it is released or forgotten."""
         with self._changed:
             self._sent.setdefault(file, None)
             self._wake()
 
     def release(self, file: Path) -> None:
-        """Looks no longer at a file; what the bucket has of it stays."""
+        """Sends a file no more; its copy in the bucket stays."""
         with self._changed:
             self._sent.pop(file, None)
 
     def forget(self, folder: Path, names: Collection[str] | None = None) -> None:
-        """Removes a folder's files from the bucket, or those of them that are named."""
+        """Removes a folder's files from the bucket; only some when names are given."""
         with self._changed:
             for file in list(self._sent):
                 if file.parent == folder and (names is None or file.name in names):
@@ -84,7 +84,7 @@ class Mirror:
             self._wake()
 
     def flush(self, at_most_s: float) -> bool:
-        """Waits until the bucket has everything; returns whether it does. Gives up at the first failure."""
+        """Waits until the bucket has everything, or for the first failure; returns whether it has."""
         with self._changed:
             failures = self._failures
             if self._not_before is not None:
@@ -94,11 +94,11 @@ class Mirror:
             return self._next() is None
 
     def close(self) -> None:
-        """Sends what is left, in CLOSE_S at most, and ends the thread."""
+        """Sends the rest, in CLOSE_S at most, and ends the thread."""
         if self._thread is None:
             return
         if not self.flush(CLOSE_S):
-            log.warning("%s: not everything was sent; what is missing there is in %s", self.bucket, self.folder)
+            log.warning("%s: not everything was sent; the missing files are in %s", self.bucket, self.folder)
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -115,7 +115,7 @@ class Mirror:
                 paused = self._not_before is not None and time.monotonic() < self._not_before
                 task = None if paused else self._next()
                 if task is None:
-                    self._changed.wait(LOOK_S)
+                    self._changed.wait(POLL_S)
                     continue
             self._do(task)
 
@@ -127,7 +127,7 @@ class Mirror:
             failure = error
         with self._changed:
             if failure is not None and self._not_before is None:
-                log.warning("%s; files stay here until it answers", failure)
+                log.warning("%s; files stay on this machine until it answers", failure)
             elif failure is None and self._not_before is not None:
                 log.info("%s answers again", self.bucket)
             self._failures += failure is not None
@@ -135,7 +135,7 @@ class Mirror:
             self._changed.notify_all()
 
     def _next(self) -> Callable[[], None] | None:
-        """What is to be done; also while that is being done."""
+        """The next transfer or removal; it stays the next one until it is done."""
         for file, sent in self._sent.items():
             if _stamp(file) not in (None, sent):
                 return partial(self._send, file)
@@ -143,7 +143,7 @@ class Mirror:
 
     def _send(self, file: Path) -> None:
         with suppress(FileNotFoundError), file.open("rb") as content:
-            stamp = _of(os.fstat(content.fileno()))
+            stamp = _stamp_of(os.fstat(content.fileno()))
             self.bucket.put(self._name(file), content)
             with self._changed:
                 if file in self._sent:
@@ -161,12 +161,12 @@ class Mirror:
 
 
 def _stamp(file: Path) -> Stamp | None:
-    """Tells a file that was written again from what it was; None where there is none."""
+    """Identifies a version of a file; None where there is no file."""
     try:
-        return _of(file.stat())
+        return _stamp_of(file.stat())
     except OSError:
         return None
 
 
-def _of(status: os.stat_result) -> Stamp:
+def _stamp_of(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_ino

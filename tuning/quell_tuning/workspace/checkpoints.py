@@ -1,7 +1,7 @@
-"""Where trials leave their training, so that another worker goes on with it.
+"""Checkpoints of trials, by slot and attempt, so that another worker can continue a training.
 
-A trial's place is its slot: the trial that replaces a lost one has another number. Each attempt writes a file of its
-own, so that a worker which was taken for dead and wakes up writes over nobody's.
+By slot, since the trial that replaces a lost one has another number. Each attempt writes its own file, so that a worker
+that was taken for dead and wakes up overwrites no other's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FLUSH_S = 3.0  # of the 10 s in which a worker leaves
 
 
 class Checkpoints:
-    """The checkpoints of one study, in `folder`, and for workers on other machines in its mirror."""
+    """The checkpoints of one study, in `folder` and, for workers on other machines, in its mirror."""
 
     def __init__(self, folder: Path, mirror: Mirror | None = None) -> None:
         self.folder = folder
         self.mirror = mirror
 
     def take_up(self, slot: int, attempt: int) -> Path:
-        """The file of an attempt (1, 2, ...), there when this attempt or one before it has written any."""
+        """The file of an attempt (1, 2, ...); it exists when this attempt or an earlier one has written any."""
         own = self._file(slot, attempt)
         own.parent.mkdir(parents=True, exist_ok=True)
         if self.mirror is not None:
@@ -42,21 +42,22 @@ class Checkpoints:
         return own
 
     def _fetch(self, mirror: Mirror, slot: int, attempt: int) -> None:
-        """Brings the latest attempt's file here, unless it is: what is here of an attempt is never behind its copy."""
+        """Fetches the latest attempt's file unless it is here: a local file is never older than its copy."""
         try:
-            there = mirror.names(self._folder(slot))
+            remote = mirror.names(self._folder(slot))
             for number in range(attempt, 0, -1):
                 file = self._file(slot, number)
-                if file.exists() or (file.name in there and mirror.fetch(file)):
+                if file.exists() or (file.name in remote and mirror.fetch(file)):
                     return
         except StorageError as error:
-            log.warning("%s; slot %d goes on from what is here", error, slot)
+            log.warning("%s; slot %d continues from the files on this machine", error, slot)
 
     @contextmanager
     def shared(self, file: Path) -> Iterator[None]:
-        """While a training writes to the file, other machines get it too.
+        """Copies the file to the mirror whenever the training inside the block writes it.
 
-        When the worker leaves (what is raised is no Exception), they have the last of it, and the file here goes.
+        When the worker is stopped (by a BaseException that is no Exception), the last version is sent, and the local
+        file removed.
         """
         if self.mirror is None:
             yield
@@ -68,15 +69,15 @@ class Checkpoints:
             raise
         except BaseException:
             if self.mirror.flush(FLUSH_S):
-                file.unlink(missing_ok=True)  # here it would hide what others write meanwhile
+                file.unlink(missing_ok=True)  # it would hide what other machines write meanwhile
             else:
-                log.warning("%s: not all of it was sent; elsewhere the trial goes on from what was", file)
+                log.warning("%s: not sent completely; other machines continue from an earlier checkpoint", file)
             raise
         finally:
             self.mirror.release(file)
 
     def drop(self, slot: int) -> None:
-        """Forgets a trial that has ended."""
+        """Removes the checkpoints of a trial that has ended."""
         shutil.rmtree(self._folder(slot), ignore_errors=True)
         if self.mirror is not None:
             self.mirror.forget(self._folder(slot))

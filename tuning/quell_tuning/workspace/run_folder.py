@@ -1,4 +1,4 @@
-"""Where a study's things are, besides its database."""
+"""Paths below the runs folder, and which weights are kept there and in a bucket."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from quell_tuning.workspace.checkpoints import Checkpoints
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder that holds everything a study makes; never in the repository.
+    """The folder of everything that studies make.
 
     Args:
-        mirror: where weights and checkpoints are for other machines.
+        mirror: copies weights and checkpoints to where other machines find them.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class RunFolder:
             self.mirror.keep(self.weights(name, number))
 
     def fetch_weights(self, name: str, number: int) -> Path:
-        """A trial's weights, brought here where another machine wrote them; not there when nobody kept them.
+        """The file of a trial's weights, fetched where another machine wrote them; absent when they were not kept.
 
         Raises:
             StorageError: the mirror is away.
@@ -73,7 +73,7 @@ class RunFolder:
         files = [file.name for file in self._trials(name).glob("*.weights")]
         if self.mirror is not None:
             files += self.mirror.names(self._trials(name))
-        return {int(file[:-8]) for file in files if re.fullmatch(r"\d+\.weights", file)}  # not those half written
+        return {int(file[:-8]) for file in files if re.fullmatch(r"\d+\.weights", file)}  # no incomplete files
 
     def remove_weights(self, name: str, numbers: Collection[int]) -> None:
         """Removes the weights of trials, where there are any."""
@@ -83,7 +83,7 @@ class RunFolder:
             self.mirror.forget(self._trials(name), {self.weights(name, number).name for number in numbers})
 
     def check(self, *, write: bool) -> None:
-        """Whether the mirror can be used, before anything else takes time.
+        """Checks early that the mirror can be used.
 
         Args:
             write: whether it will be written to.
@@ -95,7 +95,7 @@ class RunFolder:
             self.mirror.bucket.check(write=write)
 
     def close(self) -> None:
-        """Sends what the mirror does not have yet, for a moment."""
+        """Sends what the mirror does not have yet, in a few seconds at most."""
         if self.mirror is not None:
             self.mirror.close()
 

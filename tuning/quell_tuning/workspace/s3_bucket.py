@@ -1,5 +1,8 @@
-"""A bucket of S3-compatible storage, under a prefix. Who may use it, and where it is, boto3 finds by its own ways
-(AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ~/.aws, the machine's role)."""
+"""Files below a prefix of a bucket of S3-compatible storage.
+
+boto3 finds credentials and endpoint by itself (AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, ~/.aws, the
+machine's role).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from quell_tuning.errors import StorageError
 
 EXTRA = "pip install 'quell-denoiser[s3]'"
 EXPECTED = "expected s3://BUCKET/PREFIX"
-# With these a server that has vanished is given up after 40 s; the queue of what is to be sent tries again anyhow.
+# With these a server that has vanished is given up after 40 s; the mirror tries again by itself.
 CONNECT_S, READ_S, ATTEMPTS = 3, 10, 3
 DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403")
 
@@ -27,7 +30,7 @@ def is_bucket(url: str | None) -> bool:
 
 
 def open_bucket(url: str) -> Bucket:
-    """The bucket behind `s3://BUCKET/PREFIX`; asks nobody yet, see `Bucket.check`.
+    """The bucket behind `s3://BUCKET/PREFIX`; makes no request yet, see `Bucket.check`.
 
     Raises:
         StorageError: another kind of URL, no boto3, or settings of boto3 that it cannot use.
@@ -44,12 +47,12 @@ def open_bucket(url: str) -> Bucket:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise StorageError(f"--artifacts: {url}, expected boto3 to be installed; {EXTRA}") from None
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it notes where it found credentials
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs where it found credentials
     config = Config(
         connect_timeout=CONNECT_S,
         read_timeout=READ_S,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # Storage that is only compatible with S3 refuses the checksums that boto3 adds since 1.36.
+        # Other S3-compatible storage refuses the checksums that boto3 adds since 1.36.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -65,7 +68,7 @@ def open_bucket(url: str) -> Bucket:
 
 
 class Bucket:
-    """Files by name, `folder/file`, below the prefix. May be used from several threads.
+    """Files by name, `folder/file`, below the prefix; safe to use from several threads.
 
     Needs the rights s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject below the prefix.
 
@@ -85,7 +88,7 @@ class Bucket:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def check(self, *, write: bool) -> None:
-        """Whether all that is needed is allowed: to list, and for `write` to write, read and delete too."""
+        """Checks the rights: to list, and with `write` also to write, read and delete."""
         with self.one_line():
             self.client.list_objects_v2(Bucket=self.name, Prefix=self.key(""), MaxKeys=1)
         if write:
@@ -127,7 +130,7 @@ class Bucket:
 
     @contextmanager
     def one_line(self) -> Iterator[None]:
-        """Makes a StorageError of whatever boto3 raises inside the block."""
+        """Turns what boto3 raises inside the block into a StorageError of one line."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -138,17 +141,17 @@ class Bucket:
 
 
 def _reason(error: Exception, endpoint: str) -> str:
-    """What boto3 found, what is needed, what to do; nothing of an endpoint but its address."""
+    """An error of boto3 as found, expected and remedy; of the endpoint only its host and port."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
-        said = error.response.get("Error", {})
-        code = str(said.get("Code"))
+        details = error.response.get("Error", {})
+        code = str(details.get("Code"))
         if code == "NoSuchBucket":
             return "no such bucket, expected one that is there; make it, or name another"
         if code in DENIED:
             return f"access denied ({code}), expected the rights to list, read, write and delete; check AWS_PROFILE"
-        return f"{code}, {said.get('Message')}, expected an answer; check the storage"
+        return f"{code}, {details.get('Message')}, expected an answer; check the storage"
     silent = (exceptions.ConnectionError, exceptions.HTTPClientError)
     if isinstance(error, silent):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]

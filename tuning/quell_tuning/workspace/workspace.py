@@ -1,4 +1,4 @@
-"""Where a study's things are and what it may use: flag, else environment, else default."""
+"""What a command works in: the runs folder, the storage, the recordings and the artifacts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Folders and storage of a command."""
+    """The folders and the storage of a command.
+
+    Attributes:
+        storage_url: may hold a password.
+        corpus: as given; None when no corpus was named.
+        artifacts_url: a folder or a bucket; None for a folder among the runs.
+    """
 
     runs: RunFolder
-    storage_url: str = field(repr=False)  # may hold a password
-    corpus: Path | None  # as given; None when nobody named one
-    artifacts_url: str | None = None  # a folder or a bucket; None for a folder among the runs
+    storage_url: str = field(repr=False)
+    corpus: Path | None
+    artifacts_url: str | None = None
 
     def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> RetryingStorage:
-        """The storage; starts the server of `--storage postgres`, which this process then keeps alive.
+        """The storage; starts the server of `--storage postgres`, which then runs as long as this process.
 
         Raises:
             StorageError: it cannot be opened.
@@ -53,12 +59,12 @@ class Workspace:
             try:
                 make_demo_corpus(root)
             except (CorpusError, OSError):
-                if not root.exists():  # else another process was faster, and its corpus is the same
+                if not root.exists():  # else another process made the same corpus meanwhile
                     raise
         return root
 
     def corpus_config(self, spec: StudySpec, console: Console) -> CorpusConfig:
-        """Which recordings a study is of; generated rooms are made where they are not there yet."""
+        """The recordings of a study; generated rooms are made where they do not exist yet."""
         rooms = None
         if count := spec.corpus.generated_rooms:
             from quell.datasets.synthetic_rooms import generate
@@ -68,7 +74,7 @@ class Workspace:
         return spec.corpus_config(self.corpus_root(spec), rooms)
 
     def open_corpus(self, spec: StudySpec, console: Console, skipped: Iterable[str] = ()) -> Corpus:
-        """The decoded corpus of a study; decodes it with a progress bar where that was not done yet.
+        """The decoded corpus of a study; decodes it, with a progress bar, unless that was done before.
 
         Args:
             skipped: recordings that the study leaves out.
