@@ -1,9 +1,9 @@
-"""The exact budget: slots.
+"""The exact budget: a study ends after exactly N trials, whatever the number of workers and whatever dies.
 
 `trials = N` means N slots, 0 to N - 1. Every trial carries its slot; a slot is filled while it has a trial that
 waits, runs or ended. Workers claim waiting trials (compare and set in the storage), and of several in one slot only
 the lowest number is ever claimed, so the budget cannot be overshot. A trial that was lost with its worker ends as
-failed, does not fill its slot, and is put back in line with the same parameters.
+failed, does not fill its slot, and is enqueued again with the same parameters.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from quell_tuning.trials.lease_watch import RENEW_S, LeaseWatch
 from quell_tuning.trials.ranking import is_lost
 from quell_tuning.trials.worker_id import worker_name
 
-# A configuration that took its worker down this often is at fault itself.
+# A trial that was lost this often fails: its configuration is taken for the cause.
 ATTEMPTS = 3
-# So many trials in a row that fail alike are the study's fault.
+# So many failures in a row for the same reason are taken for the study's fault.
 SAME_FAILURES = 5
-# Trials that wait at any time. More cost every reader of the study, fewer would keep quick workers waiting.
+# Trials that wait at any time. More would slow down every read of the study, fewer would keep quick workers waiting.
 AHEAD = 8
-# Looking after the others reads every running trial: 64 workers that all did so every RENEW_S filled two cores. The
-# workers of so many trials look that often; the others every SELDOM-th time, and see whether they are among the first.
+# Reaping reads every running trial: 64 workers that all did so every RENEW_S used two cores. Only the workers of the
+# first MAX_REAPERS running trials reap at every renewal; the others at every REAP_EVERY-th.
 MAX_REAPERS = 8
 REAP_EVERY = 6
-MISSED_LOOKS = 3  # times RENEW_S without a look of ours: others may have been as silent for the same reason
+MISSED_LOOKS = 3  # after so many times RENEW_S without a look, silences are measured from the start again
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Slots:
     trials: int
     filled: Mapping[int, FrozenTrial]  # of several live ones the lowest number: a storage numbers trials in order
     lost: Mapping[int, list[FrozenTrial]]
-    asked: Mapping[int, int]  # how often a slot's trial was given up for being the same as a running one
+    asked: Mapping[int, int]  # how often a slot's trial was given up as a duplicate of a running one
     superfluous: Sequence[FrozenTrial]  # waiting in a slot that another trial fills
     running: Sequence[FrozenTrial]  # in any slot, also beyond `trials`
 
     @classmethod
-    def of(cls, found: Sequence[FrozenTrial], trials: int) -> Slots:
+    def of(cls, stored: Sequence[FrozenTrial], trials: int) -> Slots:
         filled: dict[int, FrozenTrial] = {}
         lost: dict[int, list[FrozenTrial]] = {}
         asked: dict[int, int] = {}
         superfluous = []
-        for trial in found:
+        for trial in stored:
             slot = trial.user_attrs.get("slot")
             if slot is None:
                 continue
@@ -66,7 +66,7 @@ class Slots:
                 filled[slot] = trial
             elif trial.state == TrialState.WAITING:
                 superfluous.append(trial)
-        running = [trial for trial in found if trial.state == TrialState.RUNNING and "slot" in trial.user_attrs]
+        running = [trial for trial in stored if trial.state == TrialState.RUNNING and "slot" in trial.user_attrs]
         inside = {slot: filled[slot] for slot in sorted(filled) if slot < trials}
         return cls(trials, inside, lost, asked, superfluous, running)
 
@@ -89,7 +89,7 @@ class Slots:
 
 
 class Budget:
-    """The slots of one study. Any number of processes may hold one at the same time.
+    """The slots of one study; any number of processes may have a budget of the same study.
 
     The study's attribute `plan` says what slots start from: slot -> {"params": ..., "attributes": ...}.
 
@@ -109,11 +109,11 @@ class Budget:
         return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
 
     def reconcile(self, own: int | None = None) -> Slots:
-        """Reaps and fills where there is something to do; returns the slots as they are then. For every few seconds.
+        """Reaps lost trials and fills empty slots; returns the slots as they are then. To be called every few seconds.
 
         Args:
-            own: the trial of the worker that asks. Of all workers only the first fills: eight that did so at once, over
-                a storage that took a second, filled each slot eight times.
+            own: number of the caller's trial, where the caller is a worker. Only the worker of the first running trial
+                fills: eight that did so at once, over a storage that took a second, filled each slot eight times.
         """
         slots = self.slots()
         reaped = self._reap(slots)
@@ -123,8 +123,8 @@ class Budget:
             slots = self.slots()
         return slots
 
-    def watches(self, number: int) -> bool:
-        """Whether the worker of a running trial is one of WATCHMEN, by the last look. Who says nothing is none."""
+    def is_reaper(self, number: int) -> bool:
+        """Whether the worker of a running trial is a reaper: one of the first that renewed before the last look."""
         return number in self._watch.renewed[:MAX_REAPERS]
 
     def enqueue_missing(self) -> None:
@@ -132,8 +132,7 @@ class Budget:
         slots = self.slots()
         for trial in slots.superfluous:
             self._discard(trial)
-        wanted = max(0, AHEAD - len(slots.waiting))
-        self._enqueue(slots, slots.empty[:wanted])
+        self._enqueue(slots, slots.empty[: max(0, AHEAD - len(slots.waiting))])
 
     def _enqueue(self, slots: Slots, chosen: Sequence[int]) -> None:
         plan = self.study.user_attrs.get("plan", {}) if chosen else {}
@@ -141,63 +140,68 @@ class Budget:
             planned = plan.get(str(slot), {})
             lost = slots.lost.get(slot, [])
             parameters: dict[str, Any] = dict(planned.get("params", {}))
-            for trial in lost:  # one that was killed while it asked has some of its parameters only
+            for trial in lost:  # a worker that was killed while it sampled left only some of them
                 parameters |= trial.system_attrs.get("fixed_params", {}) | trial.params
             attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
             self.study.enqueue_trial(parameters, user_attrs=attributes)
 
     def claim(self, slots: Slots | None = None) -> optuna.Trial | None:
-        """A trial to run, which is this process's from now on; None when the others are running or have ended.
+        """Claims a trial for this process; None when all others are running or have ended.
 
         Args:
-            slots: as this process saw them a moment ago; looks itself without.
+            slots: as read a moment ago; by default they are read now.
         """
         while True:
             slots = slots or self.slots()
             waiting = slots.waiting
-            if len(slots.running) > MAX_REAPERS:  # many that end at once shall not all try the same one first
+            if (
+                len(slots.running) > MAX_REAPERS
+            ):  # else many workers that become free at once would all try the same one first
                 random.shuffle(waiting)
             for trial in waiting:
-                if self._take(trial):
+                if self._claim(trial):
                     self.storage.set_trial_user_attr(trial_id_of(trial), "worker", worker_name())
                     return optuna.Trial(self.study, trial_id_of(trial))
             if slots.empty:
-                # Any of them: workers that come at the same time shall not all fill the same one.
+                # At random, so that workers that start at once do not all fill the same one.
                 self._enqueue(slots, [random.choice(slots.empty)])
             elif not waiting:
                 return None
             slots = None
 
-    def _take(self, trial: FrozenTrial) -> bool:
+    def _claim(self, trial: FrozenTrial) -> bool:
         try:
             return self.storage.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
     def _discard(self, trial: FrozenTrial) -> None:
-        """Ends a waiting trial that no slot needs; taken first, so that nobody runs it meanwhile."""
-        if self._take(trial):
+        """Ends a waiting trial that no slot needs; claims it first, so that no worker runs it meanwhile."""
+        if self._claim(trial):
             self.storage.set_trial_user_attr(trial_id_of(trial), "superfluous", "another trial fills its slot")
             self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def give_up(self, trial: optuna.Trial, reason: str) -> None:
         """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # this worker was taken for dead
             trial.set_user_attr("asked", reason)
             trial.set_user_attr("superfluous", reason)
             self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def hand_back(self, trial: optuna.Trial) -> None:
-        """Puts a running trial of this process back in line, as when the worker is asked to leave."""
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody took us for dead: it is back already
-            trial.set_user_attr("worker", "")  # the next one must not be taken for this process while it signs in
+        """Lets a running trial of this process wait again, as when the worker is asked to stop."""
+        with suppress(
+            optuna.exceptions.UpdateFinishedTrialError
+        ):  # this worker was taken for dead, and the trial replaced
+            trial.set_user_attr(
+                "worker", ""
+            )  # a worker that has claimed it and not yet written its name must not be taken for this one
             self.storage.set_trial_state_values(trial_id_of(trial), TrialState.WAITING)
 
     def reap(self) -> list[int]:
-        """Ends running trials whose worker is gone; `enqueue_missing` replaces them. Returns their numbers.
+        """Ends running trials whose worker is lost; `enqueue_missing` replaces them. Returns their numbers.
 
-        To be called every few seconds: a worker is gone when its process on this machine is, or when nothing was heard
-        of it in GRACE_S of looking.
+        To be called every few seconds, since leases are compared between calls.
         """
         return self._reap(self.slots())
 
@@ -207,23 +211,23 @@ class Budget:
         for trial in slots.running:
             reason = self._watch.lost(trial)
             if reason:
-                again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another one was faster
-                    self._end(trial, reason, again)
+                try_again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another worker reaped it
+                    self._end(trial, reason, try_again)
                     reaped.append(trial.number)
         return reaped
 
-    def _end(self, trial: FrozenTrial, reason: str, again: bool) -> None:
-        error = trial.user_attrs.get("error")  # a bug, or a full disk: the worker's last words
-        why = f"{reason} ({error})" if error else reason
-        key, text = ("lost", why) if again else ("failure", f"{why}, {ATTEMPTS} times")
+    def _end(self, trial: FrozenTrial, reason: str, try_again: bool) -> None:
+        error = trial.user_attrs.get("error")  # a bug, or a full disk, as the worker wrote
+        text = f"{reason} ({error})" if error else reason
+        key, text = ("lost", text) if try_again else ("failure", f"{text}, {ATTEMPTS} times")
         self.storage.set_trial_user_attr(trial_id_of(trial), key, text)
         self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def common_failure(self, slots: Slots) -> str | None:
-        """The reason that the last ALIKE ended trials all failed for, numbers aside; None when they did not.
+        """The reason for which the last SAME_FAILURES trials all failed, numbers in it aside; None when they did not.
 
-        Those before the last `ignore_past_failures` do not count.
+        Failures before the last `ignore_past_failures` do not count.
         """
         if not _same_reason(slots.ended):
             return None
@@ -231,7 +235,7 @@ class Budget:
         return _same_reason([trial for trial in slots.ended if trial.number not in forgiven])
 
     def ignore_past_failures(self) -> None:
-        """Forgets the failures so far: somebody has seen them and goes on."""
+        """Lets the failures so far not count as a common failure: the user has started the search again."""
         failed = [trial.number for trial in self.slots().ended if trial.state == TrialState.FAIL]
         if failed:
             self.study.set_user_attr("forgiven", failed)

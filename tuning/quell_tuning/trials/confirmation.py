@@ -1,4 +1,4 @@
-"""Whether the winner is real: the best trials, trained again with other seeds and ranked by their means."""
+"""The confirmation of a search: its best trials, trained again with other seeds and ranked by their means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from quell.metrics.scorer import paired_interval
 from quell_tuning.trials.ranking import best_trainings, feasible, is_lost
 
-# A repetition whose clips score lower than the leader's with this probability of error (one-sided) is hopeless.
+# A repetition is hopeless when its clips score lower than the leader's at this error probability (one-sided).
 ERROR = 0.01
 
 ClipScores = NDArray[np.float64]
@@ -24,33 +24,39 @@ ClipScores = NDArray[np.float64]
 def hopeless(trial: optuna.Trial, step: int, clips: ClipScores) -> bool:
     """Whether a repetition is behind the search's best trial at the same rung, over the same clips.
 
-    Signed-rank test (Wilcoxon, 1945). Never for a trial that is no repetition, nor for the leader's own.
+    By the signed-rank test (Wilcoxon, 1945). False for a trial that is no repetition, and for one of the leader itself.
     """
     leader = trial.study.user_attrs.get("leader")
     if leader is None or "of" not in trial.user_attrs or trial.user_attrs["of"] == leader["trial"]:
         return False
-    theirs = np.array(leader["clips"].get(str(step), ()))
-    if len(theirs) != len(clips) or np.array_equal(theirs, clips):
+    leading = np.array(leader["clips"].get(str(step), ()))
+    if len(leading) != len(clips) or np.array_equal(leading, clips):
         return False
     from scipy.stats import wilcoxon
 
-    return bool(wilcoxon(clips - theirs, alternative="less").pvalue < ERROR)
+    return bool(wilcoxon(clips - leading, alternative="less").pvalue < ERROR)
 
 
 def leader(study: optuna.Study) -> dict[str, Any]:
-    """The search's best trial, as `hopeless` compares with it."""
+    """The search's best trial and its clips, which `hopeless` compares with."""
     best = best_trainings(study)[0]
     return {"trial": best.number, "clips": best.user_attrs.get("clips", {})}
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One of the best trials with all its seeds."""
+    """One of the best trials with all its seeds.
+
+    Attributes:
+        values: the score of each seed, the search's own training first.
+        best: study and trial of the seed with the best score on validation.
+        clips: scores, (seeds, clips).
+    """
 
     trial: int
-    values: list[float]  # of the search's training first
-    best: tuple[str, int]  # study and trial of the seed that is best on validation
-    clips: ClipScores  # (seeds, clips)
+    values: list[float]
+    best: tuple[str, int]
+    clips: ClipScores
 
     @property
     def mean(self) -> float:
@@ -59,18 +65,18 @@ class Confirmed:
 
 def ranking(study: optuna.Study, repeated: optuna.Study, best: int) -> list[Confirmed]:
     """The best trials whose repetitions all completed, highest mean over the seeds first."""
-    runs: dict[int, list[FrozenTrial]] = {}
+    repetitions: dict[int, list[FrozenTrial]] = {}
     for trial in repeated.get_trials(deepcopy=False):
         if trial.state.is_finished() and not is_lost(trial):
-            runs.setdefault(trial.user_attrs["of"], []).append(trial)
-    found = []
+            repetitions.setdefault(trial.user_attrs["of"], []).append(trial)
+    rows = []
     for first in best_trainings(study)[:best]:
-        again = runs.get(first.number, [])
-        if not again or not all(trial.state == TrialState.COMPLETE and feasible(trial) for trial in again):
+        others = repetitions.get(first.number, [])
+        if not others or not all(trial.state == TrialState.COMPLETE and feasible(trial) for trial in others):
             continue
-        seeds = [(study.study_name, first), *((repeated.study_name, trial) for trial in again)]
+        seeds = [(study.study_name, first), *((repeated.study_name, trial) for trial in others)]
         name, top = max(seeds, key=lambda seed: seed[1].value or 0.0)
-        found.append(
+        rows.append(
             Confirmed(
                 first.number,
                 [float(trial.value or 0.0) for _, trial in seeds],
@@ -78,7 +84,7 @@ def ranking(study: optuna.Study, repeated: optuna.Study, best: int) -> list[Conf
                 np.array([_last(trial.user_attrs["clips"]) for _, trial in seeds]),
             )
         )
-    return sorted(found, key=lambda row: -row.mean)
+    return sorted(rows, key=lambda row: -row.mean)
 
 
 def _last(clips: dict[str, list[float]]) -> list[float]:
@@ -86,12 +92,12 @@ def _last(clips: dict[str, list[float]]) -> list[float]:
 
 
 def lead(winner: Confirmed, second: Confirmed) -> tuple[float, float, float]:
-    """How far the winner is ahead, with a 95 % interval: (mean, low, high); paired bootstrap over validation clips."""
+    """Mean lead of the winner over the validation clips, with a 95 % interval: (mean, low, high)."""
     return paired_interval(winner.clips.mean(axis=0) - second.clips.mean(axis=0))
 
 
 def record(study: optuna.Study, rows: list[Confirmed]) -> None:
-    """Writes on the study which training is exported from now on."""
+    """Stores on the study which training is exported from now on."""
     name, number = rows[0].best
     study.set_user_attr(
         "confirmed",
@@ -121,5 +127,7 @@ def show(study: optuna.Study, rows: list[Confirmed], given_up: int, score: str, 
         interval = f"{mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
         console.print(f"trial {winner.trial} is ahead of trial {rows[1].trial} by {interval}", highlight=False)
     name, number = winner.best
-    where = "" if name == study.study_name else f" of study {name}"
-    console.print(f"exported is its seed that is best on validation: trial {number}{where}", highlight=False)
+    of_study = "" if name == study.study_name else f" of study {name}"
+    console.print(
+        f"the exported model is its seed with the best score on validation: trial {number}{of_study}", highlight=False
+    )

@@ -1,6 +1,6 @@
-"""A sign of life for a trial that runs, and a look at the others' meanwhile.
+"""The lease of a running trial: a counter that a thread renews, while it also reaps the trials of lost workers.
 
-Our own, since Optuna's heartbeat dies with the first database error and its gRPC proxy passes none.
+Not Optuna's heartbeat, whose thread ends with the first database error, and which its gRPC proxy does not pass on.
 """
 
 from __future__ import annotations
@@ -22,28 +22,33 @@ from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 
-# A training that does nothing for so long hangs, in a driver or on a file system. Longer than patience with a database.
+# A training without progress for so long hangs, in a driver or a file system. Longer than PATIENCE_S, for a database.
 HANG_S = environment.HANG_S.seconds()
 
 
-class _Over(Exception):
-    """The trial ended while the thread waited for the database."""
+class _TrialEnded(Exception):
+    """The block ended while the thread waited for the database."""
 
 
 class Lease:
-    """Renews a claimed trial from a thread until the block ends; the same thread ends and replaces trials of workers
-    that are gone, also while every worker is busy. A process whose training hangs it ends: else nobody got the trial.
+    """Renews the lease of a claimed trial from a thread until the block ends.
 
-    What it writes is [a counter, the audio hours trained so far].
+    The same thread ends and replaces the trials of lost workers. It also ends this process when its training hangs, so
+    that another worker gets the trial. The lease is [a counter, the audio hours trained so far].
+
+    Attributes:
+        audio_hours: set by the training.
+        looks: counted by the training; while it is 0, a corpus may be decoded for hours.
+        lost: whether the trial was ended because this worker was taken for dead; set by the thread.
     """
 
     def __init__(self, trial: optuna.Trial, budget: Budget) -> None:
         self.trial = trial
         self.budget = budget
-        self.audio_hours = 0.0  # set by the one who trains
-        self.looks = 0  # counted by the one who trains; while it stays 0, a corpus may be decoded for hours
-        self.lost = False  # somebody took this worker for dead and ended its trial; the thread saw it
-        self._over = threading.Event()
+        self.audio_hours = 0.0
+        self.looks = 0
+        self.lost = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
     def __enter__(self) -> Lease:
@@ -51,53 +56,57 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
-    def taken(self) -> bool:
-        """Whether somebody took this worker for dead and ended its trial."""
+    def ended_elsewhere(self) -> bool:
+        """Asks the database whether the trial was ended because this worker was taken for dead."""
         return self.budget.storage.get_trial(trial_id_of(self.trial)).state == optuna.trial.TrialState.FAIL
 
     def _run(self) -> None:
-        with suppress(_Over), self.budget.storage.waiting(unless=self._check):
+        with suppress(_TrialEnded), self.budget.storage.waiting(unless=self._check):
             self._renew()
 
     def _check(self) -> None:
-        if self._over.is_set():
-            raise _Over
+        if self._ended.is_set():
+            raise _TrialEnded
 
     def _renew(self) -> None:
-        count = look = seen = 0
-        silent_s = 0.0  # by turns of this thread, which a frozen process does not make
-        while not self._over.wait(RENEW_S):
+        count = next_look = looks = 0
+        hanging_s = 0.0  # by turns of this thread, which stands still too when the process is frozen
+        while not self._ended.wait(RENEW_S):
             count += 1
-            silent_s, seen = silent_s + RENEW_S if seen == self.looks > 0 else 0.0, self.looks
-            if silent_s > HANG_S:
-                self._end_process(silent_s)
-            word = [count, round(self.audio_hours, 4)]
+            hanging_s, looks = hanging_s + RENEW_S if looks == self.looks > 0 else 0.0, self.looks
+            if hanging_s > HANG_S:
+                self._end_process(hanging_s)
+            lease = [count, round(self.audio_hours, 4)]
             try:
-                self.budget.storage.set_trial_user_attr(trial_id_of(self.trial), "lease", word)
-                if count > look:
+                self.budget.storage.set_trial_user_attr(trial_id_of(self.trial), "lease", lease)
+                if count >= next_look:
                     self.budget.reconcile(self.trial.number)
-                    look = count + (0 if self.budget.watches(self.trial.number) else REAP_EVERY - 1)
+                    next_look = count + (1 if self.budget.is_reaper(self.trial.number) else REAP_EVERY)
             except optuna.exceptions.UpdateFinishedTrialError:
                 self.lost = True
                 return
             except StorageError as error:
                 log.warning("lease of trial %d: %s", self.trial.number, error)
 
-    def _end_process(self, silent_s: float) -> None:
-        log.error("trial %d: nothing happened for %.0f s, this process ends; it was here:", self.trial.number, silent_s)
+    def _end_process(self, hanging_s: float) -> None:
+        log.error("trial %d: no progress for %.0f s, this process ends; it was here:", self.trial.number, hanging_s)
         faulthandler.dump_traceback()
         os._exit(1)
 
 
 class DuplicateTrial(Exception):
-    """A trial that need not be run; its slot gets another one. The message says why."""
+    """A trial that need not be run, since a running one has its configuration; its slot gets another trial."""
 
 
 class RunningTrial:
-    """A trial that this process runs, and what its objective must call."""
+    """A trial that this process runs, and the methods that its objective must call.
+
+    Args:
+        check: raises when the worker is asked to stop.
+    """
 
     def __init__(self, trial: optuna.Trial, check: Callable[[], None], lease: Lease) -> None:
         self.trial = trial
@@ -105,15 +114,15 @@ class RunningTrial:
         self.lease = lease
 
     def step(self, audio_hours: float) -> None:
-        """The training has got so far; raises what `look_up` raises."""
+        """To be called after every training step; raises what `look_up` raises."""
         self.lease.audio_hours = audio_hours
         self.look_up()
 
     def look_up(self) -> None:
-        """To be called often, and outside of anything that must be finished.
+        """To be called often, and never in the middle of what must be finished.
 
         Raises:
-            Leave: the worker was asked to; the trial goes on elsewhere, from its checkpoint.
+            StopRequested: the worker was asked to stop; another one continues from the checkpoint.
             UpdateFinishedTrialError: another worker has the trial.
         """
         self.lease.looks += 1

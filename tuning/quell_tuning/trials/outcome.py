@@ -1,4 +1,4 @@
-"""What a finished trial leaves: scores, costs, weights; and which trials are the best."""
+"""Ends trials: objective values, constraints, duplicates, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
 KEPT_WEIGHTS = 3
-# What is copied when a trial has the configuration of one that ended.
+# Copied from the first of two trials with the same configuration.
 COPIED_ATTRIBUTES = (
     "cost",
     "data_share",
@@ -39,7 +39,7 @@ COPIED_ATTRIBUTES = (
 
 
 def values(spec: StudySpec, scores: Scores, cost: Cost) -> list[float]:
-    """What the trial is told as: the study's scores in their order."""
+    """The objective values for `study.tell`, in the order of the study's scores."""
     costs = {name: getattr(cost, field) for name, field in SCORED_COSTS.items()}
     return [costs[name] if name in costs else scores.mean(name) for name in spec.study.scores]
 
@@ -49,23 +49,24 @@ def worst(scores: Scores, mixtures: EvaluationSet, name: str) -> dict[str, Any]:
     noisy = mixtures.noisy_scores
     clip, _ = scores.worst_clip(noisy, name)
     sides = {
-        side: {metric: round(float(values[clip]), 4) for metric, values in found.values.items()}
-        for side, found in (("noisy", noisy), ("denoised", scores))
+        side: {metric: round(float(values[clip]), 4) for metric, values in of_side.values.items()}
+        for side, of_side in (("noisy", noisy), ("denoised", scores))
     }
     return {"label": mixtures.labels[clip], "snr_db": float(mixtures.snr_db[clip]), **sides}
 
 
 def add_quality_constraints(trial: optuna.Trial, scores: Scores, noisy: Scores) -> None:
-    """PESQ can be bought with SI-SDR: a trial whose mean SI-SDR or STOI is under the noisy input's is infeasible."""
-    constraints: Mapping[str, float] = trial.constraints  # of an attempt before this one; the first word stays
+    """Makes a trial infeasible whose mean SI-SDR or STOI is below the noisy input's: PESQ may rise at their cost."""
+    # Those of an earlier attempt stay: Optuna does not let a constraint change.
+    constraints: Mapping[str, float] = trial.constraints
     for name in ("si_sdr", "stoi"):
         if name not in constraints:
             trial.set_constraint(name, noisy.mean(name) - scores.mean(name))
 
 
 def prune_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS) -> None:
-    """Removes the weights of all but the best trials."""
-    # Before the best are looked for: one that another worker completes in between is not among them.
+    """Removes the weights of all but the best complete trials; with several scores the Pareto front is kept."""
+    # Read before the best trials: the weights of a trial that another worker completes in between stay.
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = best_trainings(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
@@ -73,17 +74,16 @@ def prune_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS
 
 
 def find_duplicate(trial: optuna.Trial, seed: int) -> FrozenTrial | None:
-    """Another trial of the same effective configuration, which the seed of its training stands for: one that ended, or
-    one that runs and began earlier."""
+    """A trial with the same effective configuration, recognised by its training seed, that ended or began earlier."""
     trials = trial.study.get_trials(deepcopy=False)
-    mine = next(other for other in trials if other.number == trial.number)
+    own = next(other for other in trials if other.number == trial.number)
     same = [
         other
         for other in trials
         if other.number != trial.number and other.user_attrs.get("training", {}).get("seed") == seed
     ]
     ended = [other for other in same if other.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = [other for other in same if other.state == TrialState.RUNNING and _began(other) < _began(mine)]
+    running = [other for other in same if other.state == TrialState.RUNNING and _began(other) < _began(own)]
     return next(iter([*ended, *running]), None)
 
 
@@ -92,18 +92,18 @@ def _began(trial: FrozenTrial) -> tuple[str, int]:
 
 
 def copy_result(trial: optuna.Trial, ended: FrozenTrial) -> None:
-    """Ends a trial as the one before it with the same configuration did."""
+    """Ends a trial with the result of one with the same configuration."""
     attributes: dict[str, Any] = {key: ended.user_attrs[key] for key in COPIED_ATTRIBUTES if key in ended.user_attrs}
     attributes["same_as"] = ended.user_attrs.get("same_as", ended.number)
     for key, value in attributes.items():
         trial.set_user_attr(key, value)
-    known = trial.constraints
+    constraints = trial.constraints
     for name, value in ended.constraints.items():
-        if name not in known:
+        if name not in constraints:
             trial.set_constraint(name, value)
     if len(trial.study.directions) == 1:
-        said = storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values  # before it was handed back
-        for step in ended.intermediate_values.keys() - said.keys():
+        reported = storage_of(trial.study).get_trial(trial_id_of(trial)).intermediate_values  # by an earlier worker
+        for step in ended.intermediate_values.keys() - reported.keys():
             trial.report(ended.intermediate_values[step], step)
-    reached: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
-    trial.study.tell(trial, reached, state=ended.state)
+    objectives: Sequence[float] | None = ended.values if ended.state == TrialState.COMPLETE else None
+    trial.study.tell(trial, objectives, state=ended.state)

@@ -1,4 +1,4 @@
-"""Which trials count, keep to their constraints, and are the best."""
+"""Which trials are lost, which are feasible, and which are the best."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with its worker, not by its own fault; it does not count."""
+    """Whether a trial ended with its worker and not by its own fault; it does not count in the budget."""
     return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
 
 
 def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps to all constraints: limits, and not losing what it must not lose."""
+    """Whether a trial meets all constraints: the limits, and no mean score below the noisy input's."""
     return all(value <= 0 for value in trial.constraints.values())
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete, feasible trials, best first, of equal ones the earlier; of a study with several scores the front."""
+    """Complete, feasible trials, best first, the earlier of equal ones first; of several scores the Pareto front."""
     if len(study.directions) > 1:
         return sorted(study.best_trials, key=lambda trial: (-trial.values[0], trial.number))
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -25,7 +25,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trials, of those with the same configuration the one that was trained."""
+    """The best trials; of duplicates the one that was trained."""
     trials = study.get_trials(deepcopy=False)
-    trained = dict.fromkeys(trial.user_attrs.get("same_as", trial.number) for trial in best_trials(study))
-    return [trials[number] for number in trained]
+    numbers = dict.fromkeys(trial.user_attrs.get("same_as", trial.number) for trial in best_trials(study))
+    return [trials[number] for number in numbers]

@@ -1,7 +1,6 @@
-"""`--track wandb`: every training as a run of Weights & Biases, beside the study's own storage.
+"""`--track wandb`: logs every training to Weights & Biases too.
 
-Where runs go and whose they are, wandb finds by its own ways (WANDB_PROJECT, WANDB_ENTITY, WANDB_API_KEY, WANDB_MODE,
-`wandb login`).
+wandb finds project, owner and key by itself (WANDB_PROJECT, WANDB_ENTITY, WANDB_API_KEY, WANDB_MODE, `wandb login`).
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ log = logging.getLogger("quell")
 TRACKERS = ("wandb",)
 EXTRA = "pip install 'quell-denoiser[wandb]'"
 PROJECT = "quell"
-POINT_S = 5.0  # of training, that a point of the loss curve is the mean of
-BEGIN_S = 8.0  # a server that does not answer for so long is away
-END_S = 5.0  # at the end of a trial, and of the 10 s in which a worker leaves, for what was not sent yet
-# The names that metrics have there, with their units.
+POINT_S = 5.0  # of training, whose mean loss is a point of the curve
+BEGIN_S = 8.0  # after which a server that does not answer is away
+END_S = 5.0  # to send the rest at the end of a trial, of the 10 s that a worker has to stop
+# Metrics under names with their units.
 NAMES = {"pesq": "pesq_mos", "si_sdr": "si_sdr_db"}
-# Of a trial's attributes, what was known before it trained.
-KNOWN = ("slot", "attempt", "preset", "warm_start", "of", "repeat", "machine", "worker", "denoiser", "training")
+# Attributes that a trial has before it is trained.
+INITIAL = ("slot", "attempt", "preset", "warm_start", "of", "repeat", "machine", "worker", "denoiser", "training")
 
 
 def check_tracking(name: str | None) -> None:
-    """Whether trials can be tracked as they are to be, before anything else takes time.
+    """Checks early that trials can be tracked.
 
     Raises:
-        UsageError: an unknown tracker, one that is not installed, or nobody is logged in.
+        UsageError: an unknown tracker, one that is not installed, or no API key.
     """
     if name is None:
         return
@@ -57,22 +56,21 @@ def check_tracking(name: str | None) -> None:
     if os.environ.get("WANDB_MODE", "online") not in ("online", "run", "shared"):
         return
     try:
-        known = wandb.login(prompt=False, verify=False)
+        has_key = wandb.login(prompt=False, verify=False)
     except Exception as error:
         raise UsageError(f"--track wandb: {_line(error)}, expected an API key; `wandb login` asks for it") from None
-    if not known:
+    if not has_key:
         raise UsageError("--track wandb: no API key, expected one; run `wandb login`, or set WANDB_MODE=offline")
 
 
 class Tracker:
-    """The trials that one worker trains, one at a time. All of wandb's files are in `folder`/wandb.
+    """Logs the trials that one worker trains, one at a time. All of wandb's files are in `folder`/wandb.
 
-    Whatever goes wrong there is a warning, once, and the trials go on: on the disk when the server is away, else
-    untracked.
+    An error of wandb is a warning, once, and the trials go on: logged to disk while the server is away, else untracked.
 
     Args:
-        folder: the study's.
-        store: where its audio and pictures are.
+        folder: of the study.
+        store: of its sounds and pictures.
     """
 
     def __init__(self, study: optuna.Study, folder: Path, store: ArtifactStore) -> None:
@@ -83,40 +81,40 @@ class Tracker:
         self._broken = False
         self._offline = False
         self._losses: list[float] = []
-        self._point = 0.0  # time.monotonic() of the last one
-        place = folder / "wandb"
-        place.mkdir(parents=True, exist_ok=True)
-        settings = {"CACHE_DIR": f"{place}/cache", "DATA_DIR": f"{place}/data", "ERROR_REPORTING": "false"}
+        self._point = 0.0  # time.monotonic() of the last point
+        files = folder / "wandb"
+        files.mkdir(parents=True, exist_ok=True)
+        settings = {"CACHE_DIR": f"{files}/cache", "DATA_DIR": f"{files}/data", "ERROR_REPORTING": "false"}
         for key, value in settings.items():
             os.environ.setdefault(f"WANDB_{key}", value)
 
     def started(self, trial: FrozenTrial) -> None:
-        """A trial begins to train, or goes on from its checkpoint: then in the run that it had."""
+        """Called when a trial starts to train; one that continues from its checkpoint keeps its run."""
         self._end(1)
         attributes = self.study.user_attrs
         self._losses, self._point = [], time.monotonic()
         self._try(lambda: self._start(trial, attributes))
 
     def step(self, audio_hours: float, loss: float) -> None:
-        """The training took a step."""
+        """Called after every training step."""
         self._losses.append(loss)
         if time.monotonic() - self._point >= POINT_S:
             self._curve(audio_hours)
 
     def rung(self, audio_hours: float, metric: str, score: float) -> None:
-        """The trial was scored."""
+        """Called when the trial was scored at a rung."""
         self._curve(audio_hours)
         self._log({"audio_hours": audio_hours, f"rung/{_name(metric)}": score})
 
     def ended(self, trial: FrozenTrial) -> None:
-        """The trial was told, with all its attributes."""
+        """Called when the trial has ended, with all its attributes."""
         if self._run is not None:
             attributes = self.study.user_attrs
             self._try(lambda: self._tell(trial, attributes))
             self._end(1 if trial.state == TrialState.FAIL else 0)
 
     def close(self) -> None:
-        """The worker leaves; a trial that it has not ended goes on elsewhere, in the same run."""
+        """Called when the worker stops; another one continues an unfinished trial in the same run."""
         if self._run is not None:
             self._try(lambda: self._run.mark_preempting())
             self._end(1)
@@ -124,18 +122,18 @@ class Tracker:
     def _start(self, trial: FrozenTrial, study: dict[str, Any]) -> None:
         import wandb
 
-        known = {key: trial.user_attrs[key] for key in KNOWN if key in trial.user_attrs}
-        # The seed stands for the configuration.
-        of = [self.study.study_name, study["spec_hash"], study["corpus"], known.get("slot"), known["training"]["seed"]]
+        initial = {key: trial.user_attrs[key] for key in INITIAL if key in trial.user_attrs}
+        slot, seed = initial.get("slot"), initial["training"]["seed"]  # the seed identifies the configuration
+        identity = [self.study.study_name, study["spec_hash"], study["corpus"], slot, seed]
         arguments: dict[str, Any] = {
             "dir": str(self.folder),
             "project": os.environ.get("WANDB_PROJECT", PROJECT),
             "group": self.study.study_name,
-            "name": f"{trial.number} {known.get('preset', '')}".strip(),
-            "id": hashlib.sha256(repr(of).encode()).hexdigest()[:16],
+            "name": f"{trial.number} {initial.get('preset', '')}".strip(),
+            "id": hashlib.sha256(repr(identity).encode()).hexdigest()[:16],
             "resume": "allow",
             "reinit": "create_new",
-            "config": {"study": self.study.study_name, "trial": trial.number, "params": trial.params, **known},
+            "config": {"study": self.study.study_name, "trial": trial.number, "params": trial.params, **initial},
             "settings": _settings(),
         }
         if not self._offline:
@@ -143,7 +141,7 @@ class Tracker:
                 self._run = wandb.init(**arguments)
             except wandb.errors.CommError as error:
                 self._offline = True
-                wandb.teardown()  # its service keeps the run's id otherwise
+                wandb.teardown()  # else its service keeps the run's id
                 log.warning("wandb: %s; runs are kept in %s/wandb, for `wandb sync`", _line(error), self.folder)
         if self._offline:
             self._run = wandb.init(**arguments, mode="offline")
@@ -153,36 +151,40 @@ class Tracker:
                 self._run.define_metric(curve, step_metric=axis)
 
     def _tell(self, trial: FrozenTrial, study: dict[str, Any]) -> None:
-        found = trial.user_attrs
-        metrics = {"noisy": study.get("noisy", {}), "final": found.get("metrics", {}), "worse": found.get("worse", {})}
+        attributes = trial.user_attrs
+        metrics = {
+            "noisy": study.get("noisy", {}),
+            "final": attributes.get("metrics", {}),
+            "worse": attributes.get("worse", {}),
+        }
         summary = {f"{kind}/{_name(name)}": value for kind, values in metrics.items() for name, value in values.items()}
-        summary |= {f"cost/{name}": value for name, value in found.get("cost", {}).items()}
-        summary |= {"state": trial.state.name.lower(), "reason": found.get("pruned") or found.get("failure")}
-        summary |= {"seconds": found.get("seconds"), "clips_failed": found.get("failures")}
+        summary |= {f"cost/{name}": value for name, value in attributes.get("cost", {}).items()}
+        summary |= {"state": trial.state.name.lower(), "reason": attributes.get("pruned") or attributes.get("failure")}
+        summary |= {"seconds": attributes.get("seconds"), "clips_failed": attributes.get("failures")}
         self._run.summary.update({name: value for name, value in summary.items() if value is not None})
         noisy = study.get("noisy_by_snr", {})
-        for snr_db, means in found.get("by_snr", {}).items():
+        for snr_db, means in attributes.get("by_snr", {}).items():
             curves = {f"by_snr/{_name(name)}": value for name, value in means.items()}
             curves |= {f"by_snr/noisy_{_name(name)}": value for name, value in noisy.get(snr_db, {}).items()}
             self._run.log({"snr_db": float(snr_db), **curves})
         try:
-            self._show(found.get("gallery", []), study.get("showcase", []))
+            self._show(attributes.get("gallery", []), study.get("showcase", []))
         except (StorageError, ArtifactNotFound) as error:
             log.warning("wandb: trial %d without its clips: %s", trial.number, error)
 
     def _show(self, gallery: list[dict[str, Any]], showcase: list[dict[str, Any]]) -> None:
-        """Sends the clips that the trial was shown with, one panel for each: noisy, denoised, clean."""
+        """Sends the trial's clips, one panel for each: noisy, denoised, clean."""
         import wandb
 
         with TemporaryDirectory(dir=self.folder / "wandb") as folder:
-            for place, (mine, shown) in enumerate(zip(gallery, showcase, strict=False), 1):
-                where = f"{shown['label']}, {shown['snr_db']:g} dB SNR"
-                ids = {"noisy": shown["noisy"], "denoised": mine["denoised"], "clean": shown["clean"]}
+            for number, (of_trial, of_study) in enumerate(zip(gallery, showcase, strict=False), 1):
+                caption = f"{of_study['label']}, {of_study['snr_db']:g} dB SNR"
+                ids = {"noisy": of_study["noisy"], "denoised": of_trial["denoised"], "clean": of_study["clean"]}
                 clips = [
-                    wandb.Audio(self._file(folder, id, "wav"), caption=f"{side}: {where}") for side, id in ids.items()
+                    wandb.Audio(self._file(folder, id, "wav"), caption=f"{side}: {caption}") for side, id in ids.items()
                 ]
-                picture = wandb.Image(self._file(folder, mine["picture"], "png"), caption=where)
-                self._run.log({f"showcase/clip_{place}": clips, f"showcase/picture_{place}": picture})
+                picture = wandb.Image(self._file(folder, of_trial["picture"], "png"), caption=caption)
+                self._run.log({f"showcase/clip_{number}": clips, f"showcase/picture_{number}": picture})
 
     def _file(self, folder: str, artifact: str, suffix: str) -> str:
         path = Path(folder, f"{artifact}.{suffix}")
@@ -216,7 +218,7 @@ class Tracker:
         if not self._broken:
             try:
                 call()
-            except Exception as error:  # whatever wandb raises, and what it does not expect
+            except Exception as error:  # anything that wandb raises
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
@@ -236,7 +238,7 @@ def _settings() -> Any:
         console="off",
         disable_code=True,
         disable_git=True,
-        x_disable_meta=True,  # command lines and paths are nobody's business
+        x_disable_meta=True,  # command lines and paths are private
         x_disable_machine_info=True,
         x_disable_stats=True,
         x_save_requirements=False,

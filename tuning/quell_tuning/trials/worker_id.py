@@ -1,4 +1,4 @@
-"""Who a worker is, as written on its trial: host, process, and what tells both from others of the same name."""
+"""Identifies a worker process, as written on its trial: host, process id, machine and start time."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ PROCESSES = Path("/proc/self/ns/pid")
 
 
 def worker_name() -> str:
-    """host:process:machine.start of this process; the start tells it from another one that is given its number later.
+    """host:process:machine.start of this process; the start time differs when a process id is used again.
 
-    The machine is one boot of one system and what it counts processes by: containers that share a host's name, and
-    clones of a machine, do not see each other's processes. Empty where that cannot be told.
+    The machine is the boot of a system and its process namespace: containers that share a host's name, and clones of a
+    machine, do not see each other's processes. Empty where that is unknown.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{machine()}.{started_at(os.getpid())}"
 
 
 def shown(worker: object) -> str:
-    """host:process of a worker's name, as people read it."""
+    """host:process of a worker's name, for messages."""
     return ":".join(str(worker).split(":")[:2])
 
 
 def runs_here(worker: object) -> bool | None:
-    """Whether a worker's process is there; None where only its own word can tell, as of one on another machine."""
+    """Whether a worker's process exists; None where that is unknown, as of one on another machine."""
     host, _, rest = str(worker).partition(":")
     process, _, mark = rest.partition(":")
-    place, _, start = mark.rpartition(".")
-    here = place == machine() if machine() else host == socket.gethostname()
+    worker_machine, _, start = mark.rpartition(".")
+    here = worker_machine == machine() if machine() else host == socket.gethostname()
     if not here or not process.isdigit():
         return None
     return str(started_at(int(process))) == start
@@ -45,7 +45,7 @@ def machine() -> str:
 
 
 def started_at(process: int) -> int | None:
-    """When a process started, in clock ticks since boot; 0 where that cannot be told, None when there is none."""
+    """When a process started, in clock ticks since boot; 0 where that is unknown, None when there is no process."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Which device a worker trains on."""
+"""The devices of workers: checked, shared out, and the least used GPU chosen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from quell_tuning.errors import StorageError, UsageError
 
 AUTO = "auto"
 DEVICES = "cpu, cuda or cuda:<number>"
-# Where the drivers of NVIDIA (on WSL too) and AMD show that there is a GPU; nothing else is worth importing torch for.
+# Files of the drivers of NVIDIA (on WSL too) and AMD: without any of them there is no need to import torch.
 DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
-MOST = 64  # workers on one device
+MAX_WORKERS = 64  # on one device
 
 
 def check_devices(names: Sequence[str]) -> list[str]:
-    """The devices to use; all GPUs, or the CPU where there is none, when no name is given.
+    """The devices of these names; without names all GPUs, or the CPU where there is none.
 
     Raises:
         UsageError: a device that torch does not know or this machine does not have.
@@ -28,10 +28,10 @@ def check_devices(names: Sequence[str]) -> list[str]:
 
 
 def check_device(name: str, also: str = "") -> str:
-    """The same device.
+    """Returns the name of a device that exists.
 
     Args:
-        also: what may be given beside a device, for the error.
+        also: what else may be given, for the error.
 
     Raises:
         UsageError: as `check_devices`.
@@ -53,9 +53,9 @@ def _check(names: Sequence[str], option: str, expected: str) -> None:
 
 
 def share_devices(devices: Sequence[str], per_gpu: int, workers: int | None) -> list[str]:
-    """The device of each worker: every GPU so many times, or `workers` of them in turn."""
-    places = [device for _ in range(per_gpu) for device in devices]
-    return [places[number % len(places)] for number in range(len(places) if workers is None else workers)]
+    """The device of each worker: each device `per_gpu` times, or `workers` times in turn."""
+    shares = [device for _ in range(per_gpu) for device in devices]
+    return [shares[number % len(shares)] for number in range(len(shares) if workers is None else workers)]
 
 
 class Claim:
@@ -74,10 +74,10 @@ class Claim:
 
 
 def choose(name: str, folder: Path) -> Claim:
-    """The device of that name; of `auto` the GPU that fewest workers have taken, or the CPU where there is none.
+    """Claims the device of that name; for `auto` the GPU with the fewest claims, or the CPU where there is no GPU.
 
     Args:
-        folder: shared by the workers of this machine, who leave locks there.
+        folder: of the locks, shared by the workers of this machine.
 
     Raises:
         UsageError: as `check_devices`.
@@ -85,23 +85,23 @@ def choose(name: str, folder: Path) -> Claim:
     """
     if name != AUTO:
         return Claim(check_device(name, also=f" or {AUTO}"))
-    return least_taken(_identified() if any(driver.exists() for driver in DRIVERS) else {}, folder)
+    return least_taken(_gpu_identifiers() if any(driver.exists() for driver in DRIVERS) else {}, folder)
 
 
 def least_taken(devices: Mapping[str, str], folder: Path) -> Claim:
-    """The device that fewest processes have a claim on; the first of several, the CPU of none.
+    """Claims the device with the fewest claims, the first of several; the CPU where no device is given.
 
     Args:
-        devices: their names, and what tells each from all others anywhere.
+        devices: name -> an identifier that no other device anywhere has.
 
     Raises:
         StorageError: the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for turn in range(MOST):
-            for device, known in devices.items():
-                lock = (folder / f"{known}.{turn}").open("wb")
+        for turn in range(MAX_WORKERS):
+            for device, identifier in devices.items():
+                lock = (folder / f"{identifier}.{turn}").open("wb")
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -119,7 +119,7 @@ def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _identified() -> dict[str, str]:
+def _gpu_identifiers() -> dict[str, str]:
     import torch
 
     return {f"cuda:{number}": str(torch.cuda.get_device_properties(number).uuid) for number in range(_gpus())}

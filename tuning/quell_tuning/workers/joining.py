@@ -1,4 +1,4 @@
-"""`quell worker`: joins a study that `quell tune` made, and works on it."""
+"""`quell worker`: joins a study that `quell tune` made, and runs its trials."""
 
 from __future__ import annotations
 
@@ -29,58 +29,60 @@ if TYPE_CHECKING:
 log = logging.getLogger("quell")
 
 
-def join(spec: StudySpec, part: str, place: Workspace, device: str, console: Console, track: str | None = None) -> int:
+def join(
+    spec: StudySpec, part: str, workspace: Workspace, device: str, console: Console, track: str | None = None
+) -> int:
     """Works on a part of a study until its budget is used up; returns the exit code.
 
     Args:
         track: where else trials are logged, one of `quell_tuning.trials.tracking.TRACKERS`.
 
     Raises:
-        StudyNotFound: nobody has made the study.
+        StudyNotFound: the study has not been made.
         StudyMismatch: it was made from another specification or corpus.
     """
     from quell_tuning.study import substudies
 
     spec = substudies.part(spec, part)
-    if pool_process() is None:  # a pool's worker does not die of a bucket that is away for a moment
-        place.runs.check(write=True)
-    notice = StopRequest()
+    if pool_process() is None:  # a pool's worker must survive a bucket that is away for a moment
+        workspace.runs.check(write=True)
+    stop = StopRequest()
     try:
-        storage = open_patiently(place, notice)
-        with storage.waiting(unless=notice.check):  # it may go away between any two calls
+        storage = open_patiently(workspace, stop)
+        with storage.waiting(unless=stop.check):  # it may go away between any two calls
             study = load_study(spec.study.name, storage)
-            corpus = place.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
+            corpus = workspace.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
             check_same(study, spec, corpus)
             trials = study.user_attrs["trials"]
     except StopRequested:
-        return notice.exit_code or 0
+        return stop.exit_code or 0
     study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
     study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)
 
     with ExitStack() as stack:
-        stack.callback(place.runs.close)
+        stack.callback(workspace.runs.close)
 
         def begin() -> Objective:
-            return _objective(study, spec, corpus, place, device, notice, console, track, stack)
+            return _objective(study, spec, corpus, workspace, device, stop, console, track, stack)
 
         def drop(number: int) -> None:
-            place.runs.remove_weights(spec.study.name, [number])
+            workspace.runs.remove_weights(spec.study.name, [number])
 
-        return work(Budget(study, trials), notice, begin, drop)
+        return work(Budget(study, trials), stop, begin, drop)
 
 
-def open_patiently(place: Workspace, notice: StopRequest) -> RetryingStorage:
-    """A worker that is started again while its database is away waits for it; one that a person starts says so."""
+def open_patiently(workspace: Workspace, stop: StopRequest) -> RetryingStorage:
+    """The storage; a pool's worker waits for a database that is away, one that a user started raises StorageError."""
     began = time.monotonic()
     while True:
         try:
-            return place.open_storage()
+            return workspace.open_storage()
         except StorageError as error:
             if pool_process() is None or time.monotonic() - began > PATIENCE_S:
                 raise
             log.warning("%s; trying again", error)
         for _ in range(10):
-            notice.check()
+            stop.check()
             time.sleep(0.1)
 
 
@@ -88,9 +90,9 @@ def _objective(
     study: optuna.Study,
     spec: StudySpec,
     corpus: Corpus,
-    place: Workspace,
+    workspace: Workspace,
     device: str,
-    notice: StopRequest,
+    stop: StopRequest,
     console: Console,
     track: str | None,
     stack: ExitStack,
@@ -104,14 +106,14 @@ def _objective(
     from quell_tuning.trials.tracking import Tracker
 
     log.info("on %s with %d threads", device, torch.get_num_threads())
-    store = open_artifacts(place.artifacts_url, place.runs)
+    store = open_artifacts(workspace.artifacts_url, workspace.runs)
     scorer = stack.enter_context(Scorer(torch.get_num_threads()))
     bars = stack.enter_context(progress.Trainings(console))
     tracker = None
     if track is not None:
-        tracker = stack.enter_context(closing(Tracker(study, place.runs.study(spec.study.name), store)))
-    mixtures = study_file.validation_set(spec, corpus, scorer, lambda *_: notice.check())
-    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), place.runs, store, bars, tracker)
+        tracker = stack.enter_context(closing(Tracker(study, workspace.runs.study(spec.study.name), store)))
+    mixtures = study_file.validation_set(spec, corpus, scorer, lambda *_: stop.check())
+    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), workspace.runs, store, bars, tracker)
 
     def run(running: RunningTrial) -> None:
         objective.run_trial(running, task)

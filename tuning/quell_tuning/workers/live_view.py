@@ -1,4 +1,4 @@
-"""What `quell tune` shows while it runs: a table on a terminal; elsewhere a line for every trial that ends."""
+"""What `quell tune` prints while it runs: a live table on a terminal; elsewhere a line for every trial that ends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from quell_tuning.trials.ranking import feasible
 
 
 class LiveView:
-    """A live view of the slots. Use it as a context.
+    """A live view of the slots; to be used as a context.
 
     Args:
-        audio_hours: of a full trial.
+        audio_hours: of a whole training.
         score: name of the first score.
     """
 
@@ -30,23 +30,23 @@ class LiveView:
         self.trials = trials
         self.audio_hours = audio_hours
         self.score = score
-        self._told: set[int] | None = None  # trials that a line was printed for, or that ended before this began
-        self._seen: dict[int, tuple[float, float]] = {}  # running trial -> time and audio hours when first seen
+        self._printed: set[int] | None = None  # trials that have their line, or that ended before this process began
+        self._first: dict[int, tuple[float, float]] = {}  # running trial -> time and audio hours at the first look
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[remaining]}"),
             console=console,
         )
-        # Training audio, not trials: a bar that moves while the first trials are still training.
-        self._task = self._bar.add_task("starting", total=trials * audio_hours, left="")
+        # Hours of audio instead of trials: the bar then moves during the first trials too.
+        self._task = self._bar.add_task("starting", total=trials * audio_hours, remaining="")
         self._live = (
             Live(self._bar, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         )
         self._started = time.monotonic()
-        self._before: float | None = None
+        self._hours_before: float | None = None  # of audio, at the first look
 
     def __enter__(self) -> LiveView:
         if self._live is not None:
@@ -58,29 +58,35 @@ class LiveView:
             self._live.stop()
 
     def show(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> None:
-        """`workers`: those of this machine, as (name, process), without a process while it is not running."""
+        """Shows the slots as they are now.
+
+        Args:
+            workers: of this machine, as (name, process id); None while a worker's process does not run.
+        """
         ended = slots.ended
         complete = [trial for trial in ended if trial.state == TrialState.COMPLETE and feasible(trial)]
         best = max((trial.values[0] for trial in complete), default=None)
-        shown = f", best {self.score} {best:.3f}" if best is not None else ""
-        self._tell(ended, shown)
+        best_score = f", best {self.score} {best:.3f}" if best is not None else ""
+        self._print_ended(ended, best_score)
         if self._live is None:
             return
-        hours = sum(self._heard(trial) for trial in slots.filled.values())
-        description = f"{len(ended)} of {self.trials} trials{shown}"
-        self._bar.update(self._task, completed=hours, description=description, left=self._left(hours))
+        hours = sum(self._trained_hours(trial) for trial in slots.filled.values())
+        description = f"{len(ended)} of {self.trials} trials{best_score}"
+        self._bar.update(self._task, completed=hours, description=description, remaining=self._remaining(hours))
         self._live.update(Group(self._table(slots, workers), self._bar))
 
-    def _tell(self, ended: list[FrozenTrial], best: str) -> None:
-        if self._told is None:
-            self._told = {trial.number for trial in ended}
+    def _print_ended(self, ended: list[FrozenTrial], best: str) -> None:
+        if self._printed is None:
+            self._printed = {trial.number for trial in ended}
             if ended:
                 self.console.print(f"{len(ended)} of {self.trials} trials ended before{best}", highlight=False)
         for trial in ended:
-            if trial.number not in self._told:
-                self._told.add(trial.number)
-                known = f" {trial.user_attrs['preset']}" if "preset" in trial.user_attrs else ""
-                line = f"trial {trial.number}{known} {self._ending(trial)} ({len(self._told)} of {self.trials}{best})"
+            if trial.number not in self._printed:
+                self._printed.add(trial.number)
+                preset = f" {trial.user_attrs['preset']}" if "preset" in trial.user_attrs else ""
+                line = (
+                    f"trial {trial.number}{preset} {self._ending(trial)} ({len(self._printed)} of {self.trials}{best})"
+                )
                 self.console.print(line, highlight=False)
 
     def _ending(self, trial: FrozenTrial) -> str:
@@ -88,9 +94,11 @@ class LiveView:
         if trial.state != TrialState.COMPLETE:
             key = "failure" if trial.state == TrialState.FAIL else "pruned"
             return f"{trial.state.name.lower()}: {trial.user_attrs.get(key, '')}{same}"
-        lost = [name for name, value in trial.constraints.items() if value > 0]
-        state, but = ("infeasible", f", but {' and '.join(lost)} below the noisy input's") if lost else ("complete", "")
-        return f"{state}: {self.score} {trial.values[0]:.3f}{but}{same}"
+        score = f"{self.score} {trial.values[0]:.3f}"
+        worse = " and ".join(name for name, value in trial.constraints.items() if value > 0)
+        return (
+            f"infeasible: {score}, but {worse} below the noisy input's{same}" if worse else f"complete: {score}{same}"
+        )
 
     def _table(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -100,21 +108,21 @@ class LiveView:
         for name, process in workers:
             trial = running.pop(str(process), None)
             table.add_row(name, *(self._row(trial) if trial else ("waits", "", "", "", "")))
-        for name, trial in running.items():  # on other machines, or of another `quell tune`
+        for name, trial in running.items():  # workers on other machines, or of another `quell tune`
             table.add_row(name, *self._row(trial))
         return table
 
     def _row(self, trial: FrozenTrial) -> tuple[str, ...]:
-        hours, now = self._heard(trial), time.monotonic()
-        since, before = self._seen.setdefault(trial.number, (now, hours))
-        speed = f"{(hours - before) / (now - since) * 3600:.1f}" if now - since > 10 else ""
+        hours, now = self._trained_hours(trial), time.monotonic()
+        began, hours_then = self._first.setdefault(trial.number, (now, hours))
+        speed = f"{(hours - hours_then) / (now - began) * 3600:.1f}" if now - began > 10 else ""
         rung = max(trial.intermediate_values, default=None)
         score = "" if rung is None else f"{trial.intermediate_values[rung]:.3f}"
         at = "" if rung is None else f"{rung / 3600:g} h"
         return str(trial.number), at, score, f"{hours:.2f} of {self.audio_hours:g} h", speed
 
-    def _heard(self, trial: FrozenTrial) -> float:
-        """Audio hours of a trial; one that ended early leaves nothing to be done."""
+    def _trained_hours(self, trial: FrozenTrial) -> float:
+        """Hours of audio that a trial was trained on; all of them once it has ended, if only early."""
         if trial.state.is_finished():
             return self.audio_hours
         if trial.state == TrialState.WAITING:
@@ -122,19 +130,19 @@ class LiveView:
         lease = trial.user_attrs.get("lease", (0, 0.0))
         return float(max(lease[1], max(trial.intermediate_values, default=0) / 3600))
 
-    def _left(self, hours: float) -> str:
-        """Time left at the speed since this process began, which may not be the study's first."""
-        if self._before is None:
-            self._before = hours
-        heard = hours - self._before
-        if heard <= 0:
+    def _remaining(self, hours: float) -> str:
+        """Time to the end at the speed since this process began, which may have continued a study."""
+        if self._hours_before is None:
+            self._hours_before = hours
+        trained = hours - self._hours_before
+        if trained <= 0:
             return ""
-        seconds = (time.monotonic() - self._started) * (self.trials * self.audio_hours - hours) / heard
+        seconds = (time.monotonic() - self._started) * (self.trials * self.audio_hours - hours) / trained
         return f"about {timedelta(seconds=round(seconds))} left"
 
 
 def _worker(trial: FrozenTrial) -> str:
-    """Process of a trial on this machine, host:process of one elsewhere."""
+    """Process id of a trial's worker on this machine, host:process of one elsewhere."""
     host, _, rest = str(trial.user_attrs.get("worker", "::")).partition(":")
     process = rest.partition(":")[0]
     return process if host == socket.gethostname() else f"{host}:{process}"

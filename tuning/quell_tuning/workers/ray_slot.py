@@ -1,4 +1,4 @@
-"""Keeps one worker running in a place that somebody else gave us, such as a slot of a cluster. Knows no cluster."""
+"""Runs one worker, restarting it, inside a slot of a cluster; independent of Ray."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from quell_tuning import environment
 from quell_tuning.workers.worker_process import DEATHS, WorkerProcess, stop
 
 POLL_S = 0.2
-# A worker that lived so long is not one that cannot start: its death is its own.
+# A worker that lived for so long could start: its death does not count in a row with those before.
 LIVED_S = 60.0
-# What Ray sets for its own processes and a worker must not inherit: a token, and one thread for a part of a CPU.
-ITS_OWN = ("RAY_",)
+# Ray sets these for its own processes, and a worker must not inherit them: a token, one thread for a part of a CPU.
+RAY_VARIABLES = "RAY_"
 THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """A worker, as every node can launch it.
+    """What a node needs to launch a worker.
 
     Attributes:
-        command: without the interpreter, which is that of the node; a study file that is written there follows.
+        command: without the interpreter, which is the node's, and the study file, which is written there.
         study: the study file's name and text.
-        environment: added to the node's own.
-        defaults: added where the node has nothing of that name (QUELL_CORPUS, QUELL_RUNS).
-        folders: of the corpus, which must be there.
-        threads: of the worker; as many as it likes for 0.
+        environment: variables added to the node's own.
+        defaults: variables for a node that does not set them (QUELL_CORPUS, QUELL_RUNS).
+        folders: of the corpus; they must exist on the node.
+        threads: of the worker; 0: as many as it likes.
         log: below the runs folder.
     """
 
@@ -49,33 +49,30 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class SlotEnd:
-    """Why a place needs no worker any more, or gets none."""
+    """Why a slot runs no worker any more."""
 
     reason: Literal["finished", "stopped", "no_corpus", "crashed"]
     message: str = ""
 
 
-def run_slot(job: WorkerSpec) -> SlotEnd:
-    """Runs one worker after another until one finds nothing left to do, they die again and again, or we are asked to
-    leave (KeyboardInterrupt): then the worker hands its trial back first.
+def run_slot(spec: WorkerSpec) -> SlotEnd:
+    """Runs one worker after another until no trial is left, they die again and again, or KeyboardInterrupt is raised.
 
-    Whatever else ends this process, its worker notices that it has another parent, hands its trial back and leaves.
+    A KeyboardInterrupt lets the worker hand its trial back first. When this process ends in any other way, its worker
+    notices that it has another parent, hands its trial back and stops.
     """
-    variables = _variables(job)
-    missing = [
-        str(found)
-        for name in job.folders
-        if not (found := Path(variables.get(environment.CORPUS.name, "")) / name).is_dir()
-    ]
+    variables = _variables(spec)
+    corpus = Path(variables.get(environment.CORPUS.name, ""))
+    missing = [corpus / name for name in spec.folders if not (corpus / name).is_dir()]
     if missing:
         needed = f"expected the recordings on every node; set {environment.CORPUS.name} there, or give --corpus"
         return SlotEnd("no_corpus", f"{socket.gethostname()}: {missing[0]}: no such folder, {needed}")
-    log = Path(variables.get(environment.RUNS.name, "")) / job.log
+    log = Path(variables.get(environment.RUNS.name, "")) / spec.log
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="quell-") as folder:
-        study = Path(folder) / job.study[0]
-        study.write_text(job.study[1])
-        return _keep(WorkerProcess([sys.executable, *job.command, str(study)], variables, log, LIVED_S))
+    with tempfile.TemporaryDirectory(prefix="quell-") as scratch:
+        study = Path(scratch) / spec.study[0]
+        study.write_text(spec.study[1])
+        return _keep(WorkerProcess([sys.executable, *spec.command, str(study)], variables, log, LIVED_S))
 
 
 def _keep(worker: WorkerProcess) -> SlotEnd:
@@ -96,7 +93,7 @@ def _keep(worker: WorkerProcess) -> SlotEnd:
         stop([worker])
 
 
-def _variables(job: WorkerSpec) -> dict[str, str]:
-    own = {key: value for key, value in os.environ.items() if not key.startswith(ITS_OWN) and key != THREADS}
-    threads = {THREADS: str(job.threads)} if job.threads else {}
-    return {**job.defaults, **own, **job.environment, **threads, environment.POOL.name: str(os.getpid())}
+def _variables(spec: WorkerSpec) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith(RAY_VARIABLES) and key != THREADS}
+    threads = {THREADS: str(spec.threads)} if spec.threads else {}
+    return {**spec.defaults, **own, **spec.environment, **threads, environment.POOL.name: str(os.getpid())}

@@ -1,4 +1,4 @@
-"""One process on one device: claims trials, runs them, leaves politely when asked."""
+"""One worker process: claims trials, runs them, and hands its trial back when it is asked to stop."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 
-# A worker that was asked to leave has 10 s; a database that is away may take so many of them.
+# Of the 10 s that a worker has to stop, for a database that is away.
 HAND_BACK_S = 4.0
-LOOK_S = 2.5  # so often a worker looks whether there is work again
-ORPHANED_S = 15.0  # until a worker without its pool that has not left by itself is ended
-NOBODY = -1  # the trial of a worker that waits
+IDLE_S = 2.5  # between two looks of a worker for a trial to claim
+ORPHANED_S = 15.0  # after the end of its pool a worker that has not stopped is ended
+NO_TRIAL = -1  # number of the trial of a worker that waits
 
 
 def pool_process() -> int | None:
-    """Process id of the pool that started this worker; None where a user did."""
+    """Process id of the pool that started this worker; None where a user started it."""
     number = environment.POOL.get()
     return None if number is None else int(number)
 
 
 class StopRequested(BaseException):
-    """The worker was asked to leave; not an Exception, so that nothing on the way takes it for a failure."""
+    """The worker was asked to stop; not an Exception, so that no caller takes it for a failure."""
 
 
 class StopRequest:
-    """Remembers SIGINT and SIGTERM, and that the pool which started the worker died.
+    """Whether the worker was asked to stop: by SIGINT or SIGTERM, or by the death of the pool that started it.
 
-    A second SIGINT ends the process at once. A worker that a person started stays when their shell goes.
+    A second SIGINT ends the process at once. A worker that a user started goes on when their shell ends.
     """
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self._pool = pool_process()
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code is not None and number == signal.SIGINT:
             os._exit(130)
         self.exit_code = 128 + number
 
     def check(self) -> None:
-        """Raises Leave when it is time to go."""
+        """Raises StopRequested once the worker was asked to stop."""
         if self.exit_code is None and self._pool is not None and os.getppid() != self._pool:
             self.exit_code = 143
         if self.exit_code is not None:
@@ -64,9 +64,10 @@ class StopRequest:
 
 
 def end_with_pool(after_s: float = ORPHANED_S) -> None:
-    """Ends this process so long after the pool that started it, where the main thread never comes to look.
+    """Ends this process `after_s` after the pool that started it, in case its main thread never checks by itself.
 
-    Native code that does not return keeps it from that, while the lease goes on: nobody would get the trial.
+    Native code that does not return would prevent that check, while the lease is renewed: no worker would get the
+    trial.
     """
     pool = pool_process()
     if pool is None:
@@ -84,43 +85,43 @@ def end_with_pool(after_s: float = ORPHANED_S) -> None:
 Objective = Callable[[RunningTrial], None]
 
 
-def work(budget: Budget, notice: StopRequest, begin: Callable[[], Objective], drop: Callable[[int], None]) -> int:
-    """Runs trials until the budget is used up; returns the exit code: 0, or 130 or 143 when asked to leave.
+def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop: Callable[[int], None]) -> int:
+    """Runs trials until the budget is used up; returns the exit code: 0, or 130 or 143 when asked to stop.
 
-    A trial that fails by its own fault ends alone. One that the worker leaves behind goes back in line. Anything else
-    that an objective raises is a bug and ends the worker.
+    A trial that fails by its own fault ends alone. One that is interrupted waits again. Any other exception of an
+    objective is a bug and ends the worker.
 
     Args:
-        begin: makes the objective, when the first trial is there: a worker that waits needs no torch.
-        drop: removes what an objective left of a trial (its number) that another worker has since.
+        begin: makes the objective for the first trial, since a worker that waits needs no torch.
+        drop: removes the files of a trial, by its number, that another worker has now.
     """
     objective: Objective | None = None
     try:
-        with budget.storage.waiting(unless=notice.check):
+        with budget.storage.waiting(unless=stop.check):
             while (slots := budget.slots()).left and not budget.common_failure(slots):
                 trial = budget.claim(slots)
-                if trial is None:  # others run the rest; one of them may get lost
-                    _wait(budget, notice)
+                if trial is None:  # others run the rest; one of these may be lost
+                    _wait(budget, stop)
                     continue
                 try:
                     with Lease(trial, Budget(budget.study, budget.trials)) as lease:
                         objective = objective or begin()
-                        _run(RunningTrial(trial, notice.check, lease), objective, budget, drop)
+                        _run(RunningTrial(trial, stop.check, lease), objective, budget, drop)
                 except StopRequested:
                     _hand_back(trial, budget)
                     raise
             if not slots.left:
-                budget.enqueue_missing()  # ends what is superfluous, since nobody may come after us
+                budget.enqueue_missing()  # ends superfluous trials; this may be the last worker
     except StopRequested:
         pass
-    return notice.exit_code or 0
+    return stop.exit_code or 0
 
 
-def _wait(budget: Budget, notice: StopRequest) -> None:
-    crowd = len(budget.reconcile(NOBODY).running) / MAX_REAPERS  # the longer a look takes, the fewer
-    until = time.monotonic() + min(MISSED_LOOKS / 2 * RENEW_S, max(1.0, crowd) * min(LOOK_S, RENEW_S / 2))
-    while time.monotonic() < until:
-        notice.check()
+def _wait(budget: Budget, stop: StopRequest) -> None:
+    crowd = len(budget.reconcile(NO_TRIAL).running) / MAX_REAPERS  # with many running trials a look takes long
+    deadline = time.monotonic() + min(MISSED_LOOKS / 2 * RENEW_S, max(1.0, crowd) * min(IDLE_S, RENEW_S / 2))
+    while time.monotonic() < deadline:
+        stop.check()
         time.sleep(0.1)
 
 
@@ -133,12 +134,12 @@ def _run(running: RunningTrial, objective: Objective, budget: Budget, drop: Call
         budget.give_up(running.trial, str(reason))
         log.info("trial %d given up: %s", number, reason)
     except Exception as error:
-        if not running.lease.taken():
-            with suppress(Exception):  # what is raised below matters more
+        if not running.lease.ended_elsewhere():
+            with suppress(Exception):  # the error raised below matters more
                 running.trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
         drop(number)
-        log.warning("trial %d dropped: another worker has it, since nothing was heard of us", number)
+        log.warning("trial %d dropped: another worker has it, since this one was silent for too long", number)
     else:
         log.info("trial %d ended", number)
 
@@ -148,5 +149,5 @@ def _hand_back(trial: optuna.Trial, budget: Budget) -> None:
         with budget.storage.waiting(at_most_s=HAND_BACK_S, unless=lambda: None):
             budget.hand_back(trial)
         log.info("trial %d handed back", trial.number)
-    except StorageError as error:  # the others find out that we are gone
+    except StorageError as error:  # the others find out by the lease
         log.warning("trial %d left behind: %s", trial.number, error)
