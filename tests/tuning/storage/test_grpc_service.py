@@ -42,7 +42,7 @@ def slow() -> Slow:
     return Slow()
 
 
-def test_who_comes_while_others_are_read_for_shares_the_next_read(slow: Slow, wait_for: Callable[..., Any]) -> None:
+def test_calls_that_arrive_during_a_read_share_the_next_one(slow: Slow, wait_for: Callable[..., Any]) -> None:
     together = CoalescedReads(slow)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(together.get, 1)
@@ -58,13 +58,13 @@ def test_who_comes_while_others_are_read_for_shares_the_next_read(slow: Slow, wa
     assert slow.reads <= 3
 
 
-def test_nobody_is_answered_from_a_read_that_began_before_they_asked(slow: Slow) -> None:
+def test_no_call_is_answered_from_a_read_that_began_before_it(slow: Slow) -> None:
     together = CoalescedReads(slow)
     slow.go.release(100)
     assert [together.get(1) for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
-def test_studies_are_read_apart_and_an_error_goes_to_whoever_asked_for_it(slow: Slow) -> None:
+def test_studies_are_read_separately_and_an_error_goes_to_the_calls_for_its_study(slow: Slow) -> None:
     together = CoalescedReads(slow)
     slow.go.release(100)
     assert (together.get(1), together.get(2)) == (1, 2)
@@ -87,7 +87,7 @@ def filled(storage: RetryingStorage) -> optuna.Study:
 
 
 @pytest.mark.parametrize(("after", "included"), [(-1, []), (2, []), (3, [1, 4]), (99, [5]), (99, [])])
-def test_trials_are_answered_as_optuna_answers(storage: RetryingStorage, after: int, included: list[int]) -> None:
+def test_replies_hold_the_same_trials_as_optunas(storage: RetryingStorage, after: int, included: list[int]) -> None:
     study = filled(storage)
     service, plain = SharedReadService(storage.backend), OptunaStorageProxyService(storage.backend)
     request = GetTrialsRequest(study_id=study_id_of(study), trial_id_greater_than=after, included_trial_ids=included)
@@ -96,7 +96,7 @@ def test_trials_are_answered_as_optuna_answers(storage: RetryingStorage, after: 
         assert GetTrialsReply.FromString(written) == plain.GetTrials(request, None)
 
 
-def test_what_changes_is_seen(storage: RetryingStorage) -> None:
+def test_a_later_read_has_the_changes(storage: RetryingStorage) -> None:
     study = filled(storage)
     service = SharedReadService(storage.backend)
     request = GetTrialsRequest(study_id=study_id_of(study), trial_id_greater_than=-1)
@@ -112,7 +112,7 @@ def test_what_changes_is_seen(storage: RetryingStorage) -> None:
     assert list(asked()[running.number].values) == [7.0]
 
 
-def test_trials_that_ended_are_written_down_once(storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_trials_are_serialised_once(storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     study = filled(storage)
     written: list[int] = []
     inner = grpc_service._to_proto_trial
@@ -124,7 +124,7 @@ def test_trials_that_ended_are_written_down_once(storage: RetryingStorage, monke
     assert [written.count(number) for number in ended] == [1] * len(ended)
 
 
-def test_a_study_that_is_not_there_is_not_found(storage: RetryingStorage) -> None:
+def test_an_unknown_study_is_not_found(storage: RetryingStorage) -> None:
     class Aborted(Exception):
         pass
 

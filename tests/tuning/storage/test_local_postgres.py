@@ -146,7 +146,7 @@ def test_two_processes_that_make_a_folder_at_once_share_one_server(
 
 
 @pytest.mark.parametrize("end", [User.leave, User.kill])
-def test_the_server_stays_until_the_last_user_is_gone_and_keeps_the_data(
+def test_the_server_runs_until_the_last_user_ends_and_keeps_the_data(
     folder: Path, user: Callable[..., User], end: Callable[[User], None], wait_for: Callable[..., Any]
 ) -> None:
     first, second = user(), user()
@@ -160,7 +160,7 @@ def test_the_server_stays_until_the_last_user_is_gone_and_keeps_the_data(
     assert ask(user().url, "SELECT x FROM t") == 7
 
 
-def test_nobody_else_can_open_the_socket_and_ctrl_c_for_the_first_user_leaves_the_server_to_the_others(
+def test_other_users_cannot_open_the_socket_and_ctrl_c_does_not_stop_the_server(
     folder: Path, user: Callable[..., User]
 ) -> None:
     first, second = user(), user()
@@ -175,7 +175,7 @@ def test_nobody_else_can_open_the_socket_and_ctrl_c_for_the_first_user_leaves_th
     assert len(keepers(folder)) == 1
 
 
-def test_a_forked_child_does_not_keep_the_server(
+def test_a_forked_child_does_not_keep_the_server_running(
     folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
 ) -> None:
     parent = user(folder, "fork")
@@ -246,7 +246,7 @@ def test_the_next_join_recovers_from_a_power_cut(
         stranger.kill()
 
 
-def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
+def test_a_keeper_killed_while_it_makes_the_folder_does_not_block_the_next(
     folder: Path, user: Callable[..., User], wait_for: Callable[..., Any]
 ) -> None:
     folder.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_a_keeper_killed_while_it_makes_the_folder_leaves_nothing_in_the_way(
     assert half.parent not in folder.iterdir()
 
 
-def test_a_keeper_that_nobody_waits_for_stops_its_server(folder: Path, wait_for: Callable[..., Any]) -> None:
+def test_a_keeper_without_users_stops_its_server(folder: Path, wait_for: Callable[..., Any]) -> None:
     folder.mkdir(parents=True)
     subprocess.run([sys.executable, "-m", "quell_tuning.storage.local_postgres", str(folder)], check=True, timeout=60)
     wait_for(lambda: nobody(folder))
@@ -295,7 +295,7 @@ def spoil_data(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("spoil", [spoil_file, spoil_version, spoil_control, spoil_settings, spoil_data])
-def test_a_folder_that_is_no_good_is_named_in_one_line(folder: Path, spoil: Callable[[Path], str]) -> None:
+def test_an_unusable_folder_is_named_in_one_line(folder: Path, spoil: Callable[[Path], str]) -> None:
     found = spoil(folder)
     with pytest.raises(StorageError, match=f"^{folder}: .*{found}.*, expected .*; .*see {folder}/log$") as raised:
         join(folder)
@@ -303,7 +303,7 @@ def test_a_folder_that_is_no_good_is_named_in_one_line(folder: Path, spoil: Call
     assert not servers(folder)
 
 
-def test_a_keeper_that_is_killed_or_silent_is_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keeper_that_dies_without_a_reason_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(StorageError, match=f"^{folder}: keeper ended with 1, expected"):
         patch.setattr(sys, "executable", "/bin/false")
         join(folder)
@@ -314,7 +314,7 @@ def test_a_keeper_that_is_killed_or_silent_is_told_of(folder: Path, monkeypatch:
             join(folder)
 
 
-def test_a_link_of_somebody_else_is_not_followed(folder: Path) -> None:
+def test_a_link_of_another_user_is_not_followed(folder: Path) -> None:
     cluster = PostgresServer(folder / ("x" * 120))
     link = Path(cluster.url.partition("host=")[2].partition("&")[0])
     try:
@@ -342,9 +342,7 @@ def test_the_keeper_loads_neither_optuna_nor_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_server_that_is_up_but_takes_no_connections_is_not_waited_for_without_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_server_that_takes_no_connections_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = PostgresServer(folder)
     cluster.init()
     cluster.start()

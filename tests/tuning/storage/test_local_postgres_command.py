@@ -62,7 +62,7 @@ def test_a_search_starts_a_server_and_leaves_its_data_but_no_process(
     wait_for(lambda: not at_work(folder), 10)
 
 
-def test_without_a_database_a_look_is_answered_in_one_line_and_makes_none(folder: Path) -> None:
+def test_reading_an_absent_database_is_one_line_and_makes_none(folder: Path) -> None:
     done = quell("status", cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [

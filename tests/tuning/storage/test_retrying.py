@@ -112,7 +112,7 @@ def test_a_call_is_repeated_until_the_database_is_back_and_then_answers(
 
 
 @pytest.mark.parametrize("name", sorted(BaseStorage.__abstractmethods__))
-def test_every_call_of_a_storage_waits(name: str) -> None:
+def test_every_call_of_a_storage_is_retried(name: str) -> None:
     backend = Flaky(OPERATIONAL, times=1)
     method = getattr(RetryingStorage(backend), name)
     assert method(*([0] * len(inspect.signature(method).parameters))) in ("here", None)
@@ -120,7 +120,7 @@ def test_every_call_of_a_storage_waits(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PRESENT)
-def test_an_error_of_a_database_that_is_there_comes_through_at_once(kind: str) -> None:
+def test_other_errors_of_a_database_are_raised_at_once(kind: str) -> None:
     backend = Flaky(PRESENT[kind])
     with pytest.raises(type(PRESENT[kind])) as raised:
         RetryingStorage(backend).get_trial(7)
@@ -128,7 +128,7 @@ def test_an_error_of_a_database_that_is_there_comes_through_at_once(kind: str) -
     assert backend.calls == 1
 
 
-def test_a_database_that_stays_away_is_given_up_with_what_it_last_said() -> None:
+def test_waiting_for_a_database_ends_with_its_last_error() -> None:
     storage = RetryingStorage(Flaky(OPERATIONAL))
     began = time.monotonic()
     with storage.waiting(at_most_s=0.3), pytest.raises(StorageError) as raised:
@@ -149,7 +149,7 @@ def leave() -> None:
     raise StopRequested
 
 
-def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
+def test_waiting_ends_when_the_caller_is_asked_to_stop() -> None:
     asked = iter([None, None, leave])
 
     def unless() -> None:
@@ -160,13 +160,13 @@ def test_who_is_asked_to_leave_while_waiting_leaves() -> None:
         storage.get_all_studies()
 
 
-def test_nobody_is_asked_while_the_database_is_there() -> None:
+def test_unless_is_not_called_while_the_database_answers() -> None:
     storage = RetryingStorage(Flaky(OPERATIONAL, times=0))
     with storage.waiting(unless=leave):
         assert storage.get_all_studies() == "here"
 
 
-def test_how_to_wait_holds_inside_its_block_and_in_its_thread_only() -> None:
+def test_limits_of_waiting_hold_in_their_block_and_thread_only() -> None:
     storage = RetryingStorage(Flaky(OPERATIONAL))
     others: list[BaseException] = []
 
@@ -215,13 +215,13 @@ def running_trial(state: TrialState = TrialState.RUNNING) -> tuple[RetryingStora
 @pytest.mark.parametrize(
     ("state", "values"), [(TrialState.COMPLETE, [0.5]), (TrialState.PRUNED, [0.5]), (TrialState.PRUNED, None)]
 )
-def test_a_result_whose_answer_was_lost_counts_as_told(state: TrialState, values: list[float] | None) -> None:
+def test_a_result_whose_answer_was_lost_counts_as_stored(state: TrialState, values: list[float] | None) -> None:
     storage, trial = running_trial()
     assert storage.set_trial_state_values(trial, state, values) is True
     assert (storage.get_trial(trial).state, storage.get_trial(trial).values) == (state, values)
 
 
-def test_a_failure_whose_answer_was_lost_is_not_taken_for_ones_own() -> None:
+def test_a_failure_whose_answer_was_lost_may_be_another_workers() -> None:
     storage, trial = running_trial()
     with pytest.raises(UpdateFinishedTrialError):
         storage.set_trial_state_values(trial, TrialState.FAIL)
@@ -238,7 +238,7 @@ def test_another_result_than_the_stored_one_is_refused(state: TrialState, values
     assert storage.get_trial(trial).values == [0.5]
 
 
-def test_a_claim_whose_answer_was_lost_is_nobodys() -> None:
+def test_a_claim_whose_answer_was_lost_is_not_taken() -> None:
     storage, trial = running_trial(TrialState.WAITING)
     assert storage.set_trial_state_values(trial, TrialState.RUNNING) is False
 
@@ -309,7 +309,7 @@ def test_reports_wait_for_a_proxy_that_was_killed_and_are_stored_once_each(
         check_all_is_stored(reporter, postgres)
 
 
-def test_reads_that_lose_their_connection_in_the_middle_begin_anew(postgres: PostgresServer) -> None:
+def test_reads_that_lose_their_connection_start_again(postgres: PostgresServer) -> None:
     storage = open_storage(postgres.url)
     study = optuna.create_study(storage=storage)
     for number in range(10):

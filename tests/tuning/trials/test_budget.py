@@ -114,7 +114,7 @@ def fill(budget: Budget, number: int) -> None:
     budget.enqueue_missing()
 
 
-def test_of_many_fillers_at_once_nothing_superfluous_waits_when_one_has_filled_again(
+def test_after_many_processes_filled_at_once_one_more_fill_ends_the_superfluous_trials(
     at_once: Callable[[Part, int], list[Any]], study: optuna.Study
 ) -> None:
     at_once(fill, 20)
@@ -165,7 +165,7 @@ def test_a_trial_that_completes_while_others_reap_it_counts_once(
     assert slots.superfluous == slots.running == []
 
 
-def test_a_trial_that_completes_between_the_reapers_two_words_stays_complete(
+def test_a_trial_that_completes_between_a_reapers_two_writes_stays_complete(
     study: optuna.Study, storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Budget(study, 1)
@@ -197,7 +197,9 @@ def test_a_trial_that_completes_between_the_reapers_two_words_stays_complete(
         (TrialState.WAITING, {}, False),
     ],
 )
-def test_lost_is_what_failed_by_no_fault_of_its_own(state: TrialState, attributes: dict[str, str], lost: bool) -> None:
+def test_a_trial_is_lost_when_it_failed_without_a_failure_of_its_own(
+    state: TrialState, attributes: dict[str, str], lost: bool
+) -> None:
     value = 1.0 if state == TrialState.COMPLETE else None
     assert is_lost(optuna.trial.create_trial(state=state, value=value, user_attrs=attributes)) is lost
 
@@ -208,7 +210,7 @@ def test_filling_twice_adds_nothing(study: optuna.Study) -> None:
     assert [trial.user_attrs["slot"] for trial in study.trials] == list(range(5))
 
 
-def test_trials_wait_for_the_lowest_slots_and_no_more_than_are_soon_needed(study: optuna.Study) -> None:
+def test_at_most_a_few_trials_wait_and_those_in_the_lowest_slots(study: optuna.Study) -> None:
     budget = Budget(study, 100)
     for taken in range(3):
         budget.enqueue_missing()
@@ -245,7 +247,7 @@ def test_two_fillers_at_once_do_not_overshoot(study: optuna.Study) -> None:
     assert budget.claim() is None
 
 
-def test_an_old_look_claims_nothing_that_others_have_since(study: optuna.Study) -> None:
+def test_slots_read_earlier_claim_nothing_that_others_claimed_since(study: optuna.Study) -> None:
     budget = Budget(study, 2)
     budget.enqueue_missing()
     old = budget.slots()
@@ -273,7 +275,7 @@ def test_a_handed_back_trial_is_claimed_again_with_its_parameters(study: optuna.
     assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, value)
 
 
-def test_a_trial_that_another_worker_has_since_is_not_handed_back(study: optuna.Study) -> None:
+def test_a_trial_that_was_reaped_is_not_handed_back(study: optuna.Study) -> None:
     budget = Budget(study, 1)
     trial = claimed(budget)
     trial.set_user_attr("worker", gone(trial.user_attrs["worker"]))
@@ -282,7 +284,7 @@ def test_a_trial_that_another_worker_has_since_is_not_handed_back(study: optuna.
     assert study.trials[0].state == TrialState.FAIL
 
 
-def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(study: optuna.Study) -> None:
+def test_lost_trials_are_replaced_until_they_count_as_failed(study: optuna.Study) -> None:
     budget = Budget(study, 1)
     with subprocess.Popen(["true"]) as ended:
         pass
@@ -302,7 +304,7 @@ def test_lost_trials_are_replaced_until_they_are_at_fault_themselves(study: optu
     assert study.trials[-1].user_attrs["failure"].endswith(f":{ended.pid} ended, {ATTEMPTS} times")
 
 
-def test_a_process_that_was_given_a_dead_workers_number_is_not_taken_for_it(study: optuna.Study) -> None:
+def test_a_process_that_reuses_a_dead_workers_id_is_not_taken_for_it(study: optuna.Study) -> None:
     budget = Budget(study, 1)
     budget.enqueue_missing()
     trial = claimed(budget)
@@ -336,7 +338,7 @@ def elsewhere(budget: Budget) -> optuna.Trial:
     return trial
 
 
-def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_before(
+def test_a_trial_whose_worker_left_no_name_is_lost_after_the_grace_period(
     study: optuna.Study, storage: RetryingStorage, clock: list[float]
 ) -> None:
     budget = Budget(study, 1)
@@ -349,9 +351,7 @@ def test_a_trial_whose_worker_never_signed_is_given_up_after_a_while_and_not_bef
     assert study.trials[0].user_attrs["lost"].startswith("the worker that claimed it was silent for")
 
 
-def test_a_worker_that_says_nothing_is_taken_for_dead_after_the_grace_period(
-    study: optuna.Study, clock: list[float]
-) -> None:
+def test_a_silent_worker_is_taken_for_dead_after_the_grace_period(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 1)
     elsewhere(budget)
     assert lease_watch.GRACE_S < look_every_5_s(budget, clock) <= lease_watch.GRACE_S + 10
@@ -364,7 +364,7 @@ def test_a_worker_that_renews_its_lease_keeps_its_trial(study: optuna.Study, clo
     assert look_every_5_s(budget, clock, lambda: trial.set_user_attr("lease", next(counts))) >= 100
 
 
-def test_time_in_which_nobody_looked_is_nobodys_silence(study: optuna.Study, clock: list[float]) -> None:
+def test_time_without_a_look_is_not_counted_as_silence(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 1)
     elsewhere(budget)
     assert budget.reap() == []
@@ -386,17 +386,17 @@ def renew(trials: Sequence[optuna.Trial], count: int) -> None:
         trial.set_user_attr("lease", [count, 0.0])
 
 
-def test_the_first_of_many_workers_look_after_the_others(study: optuna.Study, clock: list[float]) -> None:
+def test_the_workers_of_the_first_running_trials_are_reapers(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 12)
     for count in range(1, 4):
         budget.reconcile()
-        assert [budget.watches(trial.number) for trial in trials] == [True] * MAX_REAPERS + [False] * 4
+        assert [budget.is_reaper(trial.number) for trial in trials] == [True] * MAX_REAPERS + [False] * 4
         clock[0] += 5
         renew(trials, count)
 
 
-def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, clock: list[float]) -> None:
+def test_other_workers_become_reapers_when_the_first_are_lost(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 12)
     budget.reconcile()
@@ -404,7 +404,7 @@ def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, 
     clock[0] += 5 * REAP_EVERY
     renew(left, 1)
     budget.reconcile()
-    assert [budget.watches(trial.number) for trial in left] == [True] * 4
+    assert [budget.is_reaper(trial.number) for trial in left] == [True] * 4
     began, count = clock[0], 1
     while any(study.trials[trial.number].state == TrialState.RUNNING for trial in lost):
         assert clock[0] - began < lease_watch.GRACE_S + 15
@@ -415,7 +415,7 @@ def test_the_others_take_over_when_those_who_look_are_lost(study: optuna.Study, 
     assert all(study.trials[trial.number].state == TrialState.RUNNING for trial in left)
 
 
-def test_of_many_workers_only_the_first_fills(study: optuna.Study, clock: list[float]) -> None:
+def test_only_the_first_of_many_workers_fills(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 2)
     for trial in budget.slots().waiting:
@@ -426,7 +426,7 @@ def test_of_many_workers_only_the_first_fills(study: optuna.Study, clock: list[f
     assert later.reconcile(trials[1].number).superfluous == []
 
 
-def test_who_does_not_look_after_the_others_looks_seldom(
+def test_a_worker_that_is_no_reaper_reads_the_trials_seldom(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.02)
@@ -440,7 +440,7 @@ def test_who_does_not_look_after_the_others_looks_seldom(
         wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * REAP_EVERY)
     beats = study.trials[mine.number].user_attrs["lease"][0]
     # From its second look on it sees that the others say nothing, and looks after them.
-    assert looks and own.watches(mine.number)
+    assert looks and own.is_reaper(mine.number)
     assert len(looks) <= beats - REAP_EVERY + 1
 
 
@@ -454,10 +454,10 @@ def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
     lost.set_user_attr("worker", gone(mine.user_attrs["worker"]))
     with Lease(mine, Budget(study, 2)) as lease:
         wait_for(lambda: len(study.trials) == 3)
-        assert not lease.taken()
+        assert not lease.ended_elsewhere()
     trials = study.trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "WAITING"]
     assert trials[1].user_attrs["lease"][0] >= 1
     assert trials[2].user_attrs["slot"] == trials[0].user_attrs["slot"]
     storage.set_trial_state_values(trial_id_of(mine), TrialState.FAIL)
-    assert lease.taken()
+    assert lease.ended_elsewhere()

@@ -74,7 +74,7 @@ def test_a_repetition_whose_clips_score_clearly_lower_is_hopeless(repetition: op
     ],
     ids=["equal", "equal as stored", "better", "much better", "one clip spoilt", "most clips better"],
 )
-def test_a_repetition_that_is_not_clearly_worse_goes_on(repetition: optuna.Trial, clips: np.ndarray) -> None:
+def test_a_repetition_that_is_not_clearly_worse_continues(repetition: optuna.Trial, clips: np.ndarray) -> None:
     assert not confirmation.hopeless(repetition, STEP, clips)
 
 
@@ -88,7 +88,7 @@ def test_a_repetition_as_good_as_the_leader_is_given_up_no_more_often_than_the_e
     )  # three deviations of the count
 
 
-def test_of_the_leader_itself_and_of_trials_that_repeat_none_nothing_is_hopeless(repeated: optuna.Study) -> None:
+def test_the_leaders_own_repetitions_and_other_trials_are_never_hopeless(repeated: optuna.Study) -> None:
     worst = np.ones(CLIPS)
     trial = repeated.ask()
     trial.set_user_attr("of", 1)
@@ -101,7 +101,7 @@ def test_of_the_leader_itself_and_of_trials_that_repeat_none_nothing_is_hopeless
     assert not confirmation.hopeless(leaders, STEP, worst)
 
 
-def test_what_cannot_be_compared_is_not_hopeless(repetition: optuna.Trial) -> None:
+def test_a_repetition_that_cannot_be_compared_is_not_hopeless(repetition: optuna.Trial) -> None:
     assert not confirmation.hopeless(repetition, STEP, np.ones(CLIPS - 1))
     assert not confirmation.hopeless(repetition, STEP + 1, np.ones(CLIPS))  # the leader has no such rung
 
@@ -152,7 +152,7 @@ def test_a_configuration_wins_only_if_all_its_repetitions_complete_and_are_feasi
     assert [row.trial for row in confirmation.ranking(search, repeated, 2)] == [second]
 
 
-def test_attempts_that_were_lost_or_not_needed_count_for_nothing(search: optuna.Study, repeated: optuna.Study) -> None:
+def test_lost_and_superfluous_attempts_do_not_count(search: optuna.Study, repeated: optuna.Study) -> None:
     first = end(search, 3.0)
     end(repeated, None, of=first, state=TrialState.FAIL, lost="its worker ended")
     end(repeated, None, of=first, state=TrialState.FAIL, superfluous="another trial fills its slot")
@@ -160,7 +160,7 @@ def test_attempts_that_were_lost_or_not_needed_count_for_nothing(search: optuna.
     assert [row.values for row in confirmation.ranking(search, repeated, 2)] == [[3.0, 2.0]]
 
 
-def test_a_configuration_that_several_trials_had_is_ranked_once(search: optuna.Study, repeated: optuna.Study) -> None:
+def test_duplicates_are_ranked_once(search: optuna.Study, repeated: optuna.Study) -> None:
     first = end(search, 3.0)
     end(search, 3.0, same_as=first)
     second = end(search, 2.0)
@@ -173,7 +173,7 @@ def confirmed(clips: np.ndarray) -> confirmation.Confirmed:
     return confirmation.Confirmed(0, clips.mean(axis=1).tolist(), ("s", 0), clips)
 
 
-def test_the_interval_of_the_lead_is_around_its_mean() -> None:
+def test_the_interval_of_the_lead_contains_its_mean() -> None:
     seeds = np.stack([LEADERS + noise(0.1, seed) for seed in range(3)])
     for ahead in (-1.0, 0.0, 0.02, 3.0):
         others = seeds - ahead + np.stack([noise(0.2, seed) for seed in range(3, 6)])
@@ -184,7 +184,7 @@ def test_the_interval_of_the_lead_is_around_its_mean() -> None:
         assert back == pytest.approx((-mean, -high, -low), abs=1e-12)
 
 
-def test_a_lead_that_every_clip_shows_is_certain_and_one_by_chance_is_not() -> None:
+def test_the_interval_excludes_zero_for_a_lead_on_every_clip_and_not_for_one_by_chance() -> None:
     seeds = np.stack([LEADERS, LEADERS])
     assert confirmation.lead(confirmed(seeds), confirmed(seeds)) == (0.0, 0.0, 0.0)
     assert confirmation.lead(confirmed(seeds), confirmed(seeds - 0.1)) == pytest.approx((0.1, 0.1, 0.1))
@@ -239,7 +239,7 @@ def test_the_searchs_own_training_is_exported_where_it_is_the_winners_best_seed(
     assert chosen.label == "trial 0 of s, the best seed of the confirmed winner"
 
 
-def test_a_better_trial_that_the_search_found_later_is_exported_instead(
+def test_a_better_trial_of_a_later_search_is_exported_instead(
     search: optuna.Study, repeated: optuna.Study, runs: RunFolder
 ) -> None:
     confirmation.record(search, ranked(search, repeated))
@@ -250,7 +250,7 @@ def test_a_better_trial_that_the_search_found_later_is_exported_instead(
     assert (chosen.study, chosen.trial.number) == ("s", later)
 
 
-def test_a_trial_that_is_asked_for_is_exported_whoever_won(
+def test_a_trial_asked_for_by_number_is_exported_whichever_won(
     search: optuna.Study, repeated: optuna.Study, runs: RunFolder
 ) -> None:
     confirmation.record(search, ranked(search, repeated))
@@ -258,7 +258,7 @@ def test_a_trial_that_is_asked_for_is_exported_whoever_won(
     assert (chosen.study, chosen.trial.number) == ("s", 0)
 
 
-def test_what_is_shown_names_the_ranking_the_lead_and_the_training_to_be_exported(
+def test_the_output_has_the_ranking_the_lead_and_the_training_to_be_exported(
     search: optuna.Study, repeated: optuna.Study
 ) -> None:
     shown = io.StringIO()

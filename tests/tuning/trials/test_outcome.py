@@ -82,7 +82,7 @@ def test_only_complete_and_feasible_trials_are_among_the_best(study: optuna.Stud
     assert numbers(ranking.best_trials(study)) == [good]
 
 
-def test_of_several_scores_the_best_are_the_front_best_sounding_first(front: optuna.Study) -> None:
+def test_the_best_trials_by_several_scores_are_the_pareto_front(front: optuna.Study) -> None:
     small = add(front, 2.0, 5.0)
     large = add(front, 3.0, 10.0)
     add(front, 2.5, 20.0)  # worse and larger than `large`
@@ -157,7 +157,7 @@ def test_the_weights_of_the_whole_front_are_kept(front: optuna.Study, kept) -> N
     assert kept(front) == list(range(dominated))
 
 
-def test_the_best_trials_weights_are_kept_however_many_took_its_score_over(study: optuna.Study, kept) -> None:
+def test_the_best_trials_weights_are_kept_however_many_duplicates_it_has(study: optuna.Study, kept) -> None:
     trained = outcome.KEPT_WEIGHTS
     for _ in range(trained):
         add(study, 2.0, same_as=trained)
@@ -168,7 +168,7 @@ def test_the_best_trials_weights_are_kept_however_many_took_its_score_over(study
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
-def test_a_twin_is_a_trial_that_ended_with_the_same_training(study: optuna.Study, state: TrialState) -> None:
+def test_a_duplicate_is_an_ended_trial_with_the_same_training(study: optuna.Study, state: TrialState) -> None:
     values = [2.0] if state == TrialState.COMPLETE else []
     add(study, *values, state=state, seed=SEED + 1)
     add(study, *values, state=state)
@@ -179,7 +179,7 @@ def test_a_twin_is_a_trial_that_ended_with_the_same_training(study: optuna.Study
     assert found is not None and (found.number, found.state) == (ended, state)
 
 
-def test_no_trial_is_its_own_twin_nor_one_that_failed_was_lost_or_was_not_needed(study: optuna.Study) -> None:
+def test_neither_the_trial_itself_nor_failed_lost_or_superfluous_ones_are_duplicates(study: optuna.Study) -> None:
     add(study, state=TrialState.FAIL, seed=SEED, failure="step 3: loss nan")
     add(study, state=TrialState.FAIL, seed=SEED, lost="its worker ended")
     add(study, state=TrialState.FAIL, seed=SEED, superfluous="another trial fills its slot")
@@ -189,7 +189,7 @@ def test_no_trial_is_its_own_twin_nor_one_that_failed_was_lost_or_was_not_needed
     assert outcome.find_duplicate(running(study, mine), SEED) is None
 
 
-def test_a_twin_that_ended_goes_before_one_that_runs(study: optuna.Study) -> None:
+def test_an_ended_duplicate_comes_before_a_running_one(study: optuna.Study) -> None:
     add(study, state=TrialState.RUNNING, seed=SEED)
     ended = add(study, 1.0, seed=SEED)
     mine = add(study, state=TrialState.RUNNING, seed=SEED, began_s=9)
@@ -202,7 +202,7 @@ def test_a_twin_that_ended_goes_before_one_that_runs(study: optuna.Study) -> Non
     [(0, 1, [None, 0]), (1, 0, [1, None]), (0, 0, [None, 0]), (0, 1e-6, [None, 0]), (1e-6, 0, [1, None])],
     ids=["in order", "handed back meanwhile", "at once", "a moment later", "a moment before"],
 )
-def test_of_two_that_run_exactly_the_later_one_sees_the_other(
+def test_of_two_running_duplicates_only_the_later_one_finds_the_other(
     study: optuna.Study, first_s: float, second_s: float, sees: list[int | None]
 ) -> None:
     for began_s in (first_s, second_s):
@@ -233,7 +233,7 @@ def copy_result(study: optuna.Study, number: int) -> FrozenTrial:
     return study.trials[trial.number]
 
 
-def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -> None:
+def test_a_trial_gets_the_whole_result_of_a_complete_duplicate(study: optuna.Study) -> None:
     constraints = {"parameters": -0.5, "si_sdr": -3.0, "stoi": 0.0}
     add(study, 2.5, rungs=RUNGS, constraints=constraints, **LEFT)
     taken = copy_result(study, 0)
@@ -244,13 +244,13 @@ def test_a_trial_takes_over_all_that_a_complete_twin_left(study: optuna.Study) -
     assert numbers(ranking.best_trials(study)) == [0, 1]
 
 
-def test_who_takes_over_from_a_twin_that_took_over_names_the_one_that_trained(study: optuna.Study) -> None:
+def test_a_copied_result_names_the_trial_that_was_trained(study: optuna.Study) -> None:
     add(study, 2.5, rungs=RUNGS, **LEFT)
     copy_result(study, 0)
     assert copy_result(study, 1).user_attrs == LEFT | {"same_as": 0}
 
 
-def test_the_twin_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reason(study: optuna.Study) -> None:
+def test_a_duplicate_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reason(study: optuna.Study) -> None:
     add(study, state=TrialState.PRUNED, rungs={108: 1.5}, pruned="pesq 1.500 after 0.03 h of audio")
     taken = copy_result(study, 0)
     assert taken.state == TrialState.PRUNED
@@ -258,7 +258,7 @@ def test_the_twin_of_a_pruned_trial_is_pruned_at_the_same_rung_for_the_same_reas
     assert taken.user_attrs["pruned"] == "pesq 1.500 after 0.03 h of audio"
 
 
-def test_the_twin_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> None:
+def test_a_duplicate_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> None:
     add(study, 2.5, constraints={"si_sdr": 0.2, "stoi": -0.1}, **LEFT)
     assert copy_result(study, 0).constraints == {"si_sdr": 0.2, "stoi": -0.1}
     add(study, state=TrialState.PRUNED, constraints={"parameters": 1.5}, pruned="over the limit of parameters")
@@ -266,14 +266,14 @@ def test_the_twin_of_an_infeasible_trial_is_infeasible(study: optuna.Study) -> N
     assert ranking.best_trials(study) == []
 
 
-def test_of_several_scores_all_are_taken_over(front: optuna.Study) -> None:
+def test_all_of_several_scores_are_copied(front: optuna.Study) -> None:
     add(front, 2.5, 7e6, **LEFT)
     taken = copy_result(front, 0)
     assert taken.values == [2.5, 7e6]
     assert taken.user_attrs["same_as"] == 0
 
 
-def test_a_handed_back_trial_takes_over_without_a_word_about_what_it_said_before(study: optuna.Study) -> None:
+def test_a_handed_back_trial_copies_only_what_it_did_not_report_before(study: optuna.Study) -> None:
     add(study, 2.5, rungs=RUNGS, constraints={"parameters": -0.5, "stoi": -0.1}, **LEFT)
     trial = study.ask()
     trial.set_constraint("parameters", -0.5)
@@ -300,7 +300,7 @@ def scores(**means: float) -> Scores:
         (["si_sdr", "macs", "parameters"], [9.0, 3e6, 700]),
     ],
 )
-def test_a_trial_is_told_as_its_studys_scores_in_their_order(tiny_spec, score: str | list[str], told) -> None:
+def test_the_values_of_a_trial_are_the_studys_scores_in_their_order(tiny_spec, score: str | list[str], told) -> None:
     cost = Cost(parameters=700, macs_per_s=3e6, latency_ms=16.0)
     assert outcome.values(tiny_spec(study={"score": score}), scores(pesq=2.5, si_sdr=9.0), cost) == told
 
@@ -308,7 +308,7 @@ def test_a_trial_is_told_as_its_studys_scores_in_their_order(tiny_spec, score: s
 @pytest.mark.parametrize(
     ("si_sdr", "stoi", "feasible"), [(9.0, 0.8, True), (5.0, 0.7, True), (4.9, 0.8, False), (9.0, 0.69, False)]
 )
-def test_a_trial_that_spoils_si_sdr_or_stoi_is_infeasible(
+def test_a_trial_that_lowers_si_sdr_or_stoi_is_infeasible(
     study: optuna.Study, si_sdr: float, stoi: float, feasible: bool
 ) -> None:
     trial = study.ask()

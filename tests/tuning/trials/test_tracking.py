@@ -158,7 +158,7 @@ def runs(folder: Path, wait_for: Callable[..., Any]) -> list[SimpleNamespace]:
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 
 
-def test_a_killed_trial_goes_on_in_the_same_run(runs: list[SimpleNamespace]) -> None:
+def test_a_killed_trial_continues_in_the_same_run(runs: list[SimpleNamespace]) -> None:
     killed, ended, other = runs
     assert killed.exit is None
     assert ended.exit == 0
@@ -167,7 +167,7 @@ def test_a_killed_trial_goes_on_in_the_same_run(runs: list[SimpleNamespace]) -> 
     assert [(entry["audio_hours"], entry["train/loss"]) for entry in killed.history[:2]] == [(0.125, 8), (0.25, 4)]
 
 
-def test_a_run_says_what_was_trained(runs: list[SimpleNamespace]) -> None:
+def test_a_run_has_the_configuration_that_was_trained(runs: list[SimpleNamespace]) -> None:
     run = runs[1]
     assert (run.run.project, run.run.run_group, run.run.display_name) == ("quell", "s", "-1 mask-unet")
     known = {key: TRIAL[key] for key in ("slot", "preset", "denoiser", "training")}
@@ -175,7 +175,7 @@ def test_a_run_says_what_was_trained(runs: list[SimpleNamespace]) -> None:
     assert not run.run.HasField("git")
 
 
-def test_curves_go_over_the_audio_that_was_heard_and_over_the_snr(runs: list[SimpleNamespace]) -> None:
+def test_curves_are_over_hours_of_audio_and_over_the_snr(runs: list[SimpleNamespace]) -> None:
     def curve(name: str, over: str) -> list[tuple[float, float]]:
         return [(entry[over], entry[name]) for entry in runs[1].history if name in entry]
 
@@ -202,7 +202,9 @@ def test_the_summary_has_scores_costs_and_state(runs: list[SimpleNamespace]) -> 
     assert not {"cost/latency_ms", "reason"} & summary.keys()  # infinite, and none
 
 
-def test_each_clip_can_be_heard_noisy_denoised_and_clean_and_seen(runs: list[SimpleNamespace], folder: Path) -> None:
+def test_each_clip_is_logged_noisy_denoised_and_clean_with_its_picture(
+    runs: list[SimpleNamespace], folder: Path
+) -> None:
     (shown,) = (entry for entry in runs[1].history if "showcase/clip_1/audio" in entry)
     clips, where = shown["showcase/clip_1/audio"], "s1/a.flac + rain/b.ogg, -5 dB SNR"
     assert [clip["caption"] for clip in clips] == [f"{side}: {where}" for side in ("noisy", "denoised", "clean")]
@@ -211,7 +213,7 @@ def test_each_clip_can_be_heard_noisy_denoised_and_clean_and_seen(runs: list[Sim
     assert sent == [(folder / "artifacts" / name).read_bytes() for name in ("noisy", "denoised", "clean", "picture")]
 
 
-def test_a_trial_that_a_worker_leaves_is_marked_as_going_on_elsewhere(runs: list[SimpleNamespace]) -> None:
+def test_a_trial_that_a_worker_hands_back_is_marked_as_preempted(runs: list[SimpleNamespace]) -> None:
     assert [run.preempting for run in runs] == [False, False, True]
     assert (runs[2].exit, runs[2].history[0]["train/loss"]) == (1, 3)
 
@@ -302,7 +304,7 @@ def test_runs_of_other_trainings_have_other_names(tracker: tracking.Tracker, wan
 
 
 @pytest.mark.parametrize("what", ["online", "log", "summary", "finish"])
-def test_whatever_fails_there_is_one_warning_and_the_trials_go_on(
+def test_an_error_of_wandb_is_one_warning_and_the_trials_continue(
     what: str, tracker: tracking.Tracker, wandb: Wandb, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb.fails[what] = RuntimeError("the service\nis gone")
@@ -336,7 +338,7 @@ def test_what_was_not_sent_in_time_is_named(
     assert len(wandb.runs) == 2
 
 
-def test_a_store_that_fails_costs_the_clips_only(
+def test_a_store_that_fails_loses_only_the_clips(
     tracker: tracking.Tracker, wandb: Wandb, caplog: pytest.LogCaptureFixture
 ) -> None:
     track(tracker, trial(gallery=TRIAL["gallery"]))
@@ -350,7 +352,7 @@ def test_without_a_training_there_is_no_run(tracker: tracking.Tracker, wandb: Wa
     assert wandb.called == []
 
 
-def test_what_cannot_track_is_told_at_the_start(wandb: Wandb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_cannot_be_used_is_named_at_the_start(wandb: Wandb, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--track: 'tensorboard', expected wandb; leave it out"):
         tracking.check_tracking("tensorboard")
     with pytest.raises(UsageError, match="--track wandb: no API key, expected one; run `wandb login`, or set WANDB_M"):

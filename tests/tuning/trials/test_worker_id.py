@@ -24,7 +24,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     machine.cache_clear()
 
 
-def test_this_process_runs_here_and_others_of_its_number_do_not():
+def test_this_process_runs_here_and_others_with_its_id_do_not():
     host, process, mark = worker_name().split(":")
     assert runs_here(worker_name()) is True
     assert runs_here(f"{host}:{process}:{machine()}.1") is False
@@ -32,7 +32,7 @@ def test_this_process_runs_here_and_others_of_its_number_do_not():
     assert shown(worker_name()) == f"{socket.gethostname()}:{os.getpid()}"
 
 
-def test_of_another_machine_nothing_is_known_also_when_it_has_our_name():
+def test_a_worker_on_another_machine_is_unknown_even_with_the_same_host_name():
     host, process, mark = worker_name().split(":")
     assert runs_here(f"{host}:{process}:00000000-1.{mark.rpartition('.')[2]}") is None
     assert runs_here(f"{host}:{NOBODY}:00000000-1.5") is None
@@ -40,7 +40,7 @@ def test_of_another_machine_nothing_is_known_also_when_it_has_our_name():
         assert runs_here(nobody) is None
 
 
-def test_our_name_in_a_container_of_its_own_is_another_machine(tmp_path: Path):
+def test_a_container_with_the_same_host_name_is_another_machine(tmp_path: Path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0:
         pytest.skip("needs the right to make namespaces")
     script = "from quell_tuning.trials.worker_id import worker_name; print(worker_name())"

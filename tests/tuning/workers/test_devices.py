@@ -13,7 +13,7 @@ from quell_tuning.workers.devices import check_devices, choose, least_taken, sha
 TWO = {"cuda:0": "GPU-aaaa", "cuda:1": "GPU-bbbb"}
 
 
-def test_claims_go_to_the_device_that_fewest_have(tmp_path: Path) -> None:
+def test_claims_go_to_the_device_with_the_fewest(tmp_path: Path) -> None:
     with ExitStack() as stack:
         claims = [stack.enter_context(least_taken(TWO, tmp_path)) for _ in range(4)]
         assert [claim.device for claim in claims] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
@@ -29,7 +29,7 @@ def claimed(folder: Path, together: "multiprocessing.synchronize.Barrier", found
         together.wait(60)
 
 
-def test_processes_that_come_at_once_share_evenly_and_killed_ones_leave_no_claim(tmp_path: Path) -> None:
+def test_processes_that_start_at_once_share_evenly_and_killed_ones_leave_no_claim(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     together, found = context.Barrier(5), context.Queue()
     processes = [context.Process(target=claimed, args=(tmp_path, together, found)) for _ in range(4)]
@@ -43,7 +43,7 @@ def test_processes_that_come_at_once_share_evenly_and_killed_ones_leave_no_claim
         assert claim.device == "cuda:0"
 
 
-def test_other_machines_gpus_are_others_in_a_shared_folder(tmp_path: Path) -> None:
+def test_gpus_of_other_machines_are_counted_separately_in_a_shared_folder(tmp_path: Path) -> None:
     theirs = {"cuda:0": "GPU-cccc", "cuda:1": "GPU-dddd"}
     with least_taken({"cuda:0": "GPU-aaaa"}, tmp_path), least_taken(theirs, tmp_path) as claim:
         assert claim.device == "cuda:0"
@@ -61,7 +61,7 @@ def test_a_folder_without_room_for_locks_is_named(tmp_path: Path) -> None:
         least_taken(TWO, tmp_path / "file" / "locks")
 
 
-def test_a_device_that_is_named_is_checked(tmp_path: Path) -> None:
+def test_a_device_given_by_name_is_checked(tmp_path: Path) -> None:
     assert choose("cpu", tmp_path).device == "cpu"
     with pytest.raises(UsageError, match="'gpu', expected cpu, cuda or cuda:<number>"):
         choose("gpu", tmp_path)

@@ -45,7 +45,7 @@ def test_a_worker_of_a_pool_waits_for_a_database_that_is_away(monkeypatch: pytes
     assert open_patiently(place(MISSED_LOOKS, MISSED_LOOKS, "storage"), StopRequest()) == "storage"
 
 
-def test_a_worker_that_a_person_starts_says_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_a_user_starts_raises_that_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environment.POOL.name, raising=False)
     with pytest.raises(StorageError, match="Connection refused"):
         open_patiently(place(MISSED_LOOKS, "storage"), StopRequest())
@@ -67,7 +67,7 @@ class Gone:
         return method
 
 
-def test_a_worker_leaves_when_asked_though_its_database_went_away_before_it_had_its_study(
+def test_a_worker_stops_when_asked_though_its_database_went_away_before_it_had_its_study(
     tiny_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(environment.POOL.name, raising=False)

@@ -27,7 +27,7 @@ def lines(study: optuna.Study, shown: LiveView) -> list[str]:
     return shown.console.file.getvalue().splitlines()
 
 
-def test_trials_are_told_once_and_those_that_ended_before_are_counted(study: optuna.Study) -> None:
+def test_each_trial_is_printed_once_and_those_that_ended_before_are_counted(study: optuna.Study) -> None:
     end(study, 2.5)
     end(study, state=TrialState.PRUNED, pruned="over the limit of macs_per_s")
     shown = LiveView(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
@@ -45,7 +45,7 @@ def test_trials_are_told_once_and_those_that_ended_before_are_counted(study: opt
     ]
 
 
-def test_a_trial_that_spoils_what_it_must_not_is_told_as_infeasible_and_is_not_the_best(study: optuna.Study) -> None:
+def test_a_trial_that_lowers_a_constrained_score_is_infeasible_and_not_the_best(study: optuna.Study) -> None:
     shown = LiveView(Console(file=io.StringIO(), width=200), 9, audio_hours=1.0, score="pesq")
     assert lines(study, shown) == []
     end(study, 3.0, constraints={"parameters": -0.5, "si_sdr": 2.0, "stoi": 0.1})

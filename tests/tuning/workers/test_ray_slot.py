@@ -36,7 +36,7 @@ def job(tmp_path: Path, code: str, **changed: object) -> WorkerSpec:
     return WorkerSpec(**{**settings, **changed})  # type: ignore[arg-type]
 
 
-def test_a_worker_gets_its_study_file_and_ends_when_nothing_is_left(tmp_path: Path) -> None:
+def test_a_worker_gets_its_study_file_and_ends_when_no_trial_is_left(tmp_path: Path) -> None:
     ended = run_slot(job(tmp_path, "import sys, pathlib; print(sys.argv[1], pathlib.Path(sys.argv[1]).read_text())"))
     assert ended == SlotEnd("finished")
     said = (tmp_path / "tiny" / "logs" / "worker-0.log").read_text()
@@ -44,14 +44,14 @@ def test_a_worker_gets_its_study_file_and_ends_when_nothing_is_left(tmp_path: Pa
     assert not Path(said.split()[0]).exists()
 
 
-def test_a_worker_that_dies_is_launched_again(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     count = tmp_path / "count"
     code = f"import sys, pathlib; f = pathlib.Path({str(count)!r}); f.open('a').write('x')"
     assert run_slot(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 3 else 9)")) == SlotEnd("finished")
     assert count.read_text() == "xxx"
 
 
-def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_path: Path) -> None:
+def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_line(tmp_path: Path) -> None:
     ended = run_slot(job(tmp_path, "import sys; print('no such card'); sys.exit(3)"))
     assert ended.reason == "crashed"
     assert ended.message == (
@@ -60,14 +60,14 @@ def test_a_worker_that_dies_again_and_again_is_given_up_with_its_last_words(tmp_
     )
 
 
-def test_a_worker_that_left_by_itself_is_no_death(tmp_path: Path) -> None:
+def test_a_worker_that_was_asked_to_stop_is_no_death(tmp_path: Path) -> None:
     count = tmp_path / "count"
     code = f"import sys, pathlib; f = pathlib.Path({str(count)!r}); f.open('a').write('x')"
     assert run_slot(job(tmp_path, f"{code}; sys.exit(0 if len(f.read_text()) == 6 else 143)")) == SlotEnd("finished")
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_asked_to_leave_it_lets_the_worker_hand_its_trial_back(times: int, tmp_path: Path) -> None:
+def test_an_interrupt_lets_the_worker_hand_its_trial_back(times: int, tmp_path: Path) -> None:
     code = """
 import signal, sys, time
 def leave(number, frame):
@@ -94,7 +94,7 @@ time.sleep(60)
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "STOP_GRACE_S", 0.5)
     log = tmp_path / "tiny" / "logs" / "worker-0.log"
     code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(60)"
@@ -110,7 +110,7 @@ def test_a_worker_that_does_not_leave_is_ended(tmp_path: Path, monkeypatch: pyte
         os.kill(int(log.read_text()), 0)
 
 
-def test_a_node_without_the_recordings_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_the_recordings_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = job(tmp_path, "", folders=("speech", "noise"), defaults={environment.CORPUS.name: str(tmp_path)})
     (tmp_path / "speech").mkdir()
     ended = run_slot(asked)
@@ -143,6 +143,6 @@ def test_a_worker_inherits_neither_rays_token_nor_its_one_thread(
     assert log.read_text() == f"{[None, '4', '3', str(os.getpid()), None]}\n"
 
 
-def test_the_keeper_needs_no_ray() -> None:
+def test_a_slot_needs_no_ray() -> None:
     code = "import sys, quell_tuning.workers.ray_slot, quell_tuning.workers.worker; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

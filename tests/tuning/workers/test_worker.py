@@ -103,7 +103,7 @@ def after(other: Stub, *numbers: int) -> Stub:
     return objective
 
 
-def test_a_worker_runs_exactly_the_budget_and_begins_once(run: Worker) -> None:
+def test_a_worker_runs_exactly_the_budget_with_one_objective(run: Worker) -> None:
     assert run(complete, 12) == 0
     assert [trial.state for trial in run.study.trials] == [TrialState.COMPLETE] * 12
     assert sorted(trial.user_attrs["slot"] for trial in run.study.trials) == list(range(12))
@@ -112,7 +112,7 @@ def test_a_worker_runs_exactly_the_budget_and_begins_once(run: Worker) -> None:
     assert len(run.study.trials) == 13
 
 
-def test_a_worker_with_nothing_to_do_does_not_begin(run: Worker) -> None:
+def test_a_worker_without_a_trial_makes_no_objective(run: Worker) -> None:
     run(complete, 2)
     assert run(complete, 2) == 0
     assert run.began == 1
@@ -128,7 +128,7 @@ def supersede(running: RunningTrial) -> None:
     raise DuplicateTrial("the same configuration as trial 7, which is running")
 
 
-def test_a_superseded_trials_slot_gets_another_trial_with_new_parameters(run: Worker) -> None:
+def test_a_duplicates_slot_gets_another_trial_with_new_parameters(run: Worker) -> None:
     assert run(after(supersede, 0, 1), 3) == 0
     assert len(run.ended()) == 3
     assert sorted(trial.user_attrs["slot"] for trial in run.ended()) == [0, 1, 2]
@@ -140,7 +140,7 @@ def test_a_superseded_trials_slot_gets_another_trial_with_new_parameters(run: Wo
     assert {trial.user_attrs["attempt"] for trial in run.study.trials} == {1}  # none was lost
 
 
-def test_a_superseded_trial_that_another_worker_ended_meanwhile_does_not_end_the_worker(
+def test_a_duplicate_that_another_worker_ended_meanwhile_does_not_end_the_worker(
     run: Worker, elsewhere: optuna.Study
 ) -> None:
     def reaped(running: RunningTrial) -> None:
@@ -157,7 +157,7 @@ def end_elsewhere(elsewhere: optuna.Study, running: RunningTrial) -> None:
     storage_of(elsewhere).set_trial_state_values(trial_id_of(running.trial), TrialState.FAIL)
 
 
-def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_goes_on(
+def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_continues(
     run: Worker, elsewhere: optuna.Study
 ) -> None:
     def reaped(running: RunningTrial) -> None:
@@ -201,7 +201,7 @@ class Bug(Exception):
     pass
 
 
-def test_a_bug_comes_through_and_its_trial_stays_for_others_to_find(run: Worker) -> None:
+def test_a_bug_is_raised_and_its_trial_stays_running(run: Worker) -> None:
     def buggy(running: RunningTrial) -> None:
         raise Bug
 
@@ -211,7 +211,7 @@ def test_a_bug_comes_through_and_its_trial_stays_for_others_to_find(run: Worker)
     assert run.dropped == []
 
 
-def test_a_bug_after_a_trials_end_comes_through_and_leaves_what_the_trial_made(run: Worker) -> None:
+def test_a_bug_after_a_trials_end_is_raised_and_its_files_stay(run: Worker) -> None:
     def buggy(running: RunningTrial) -> None:
         complete(running)
         raise Bug
@@ -222,7 +222,7 @@ def test_a_bug_after_a_trials_end_comes_through_and_leaves_what_the_trial_made(r
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_worker_that_is_told_to_leave_hands_its_trial_back_and_exits_by_the_signal(
+def test_a_worker_that_is_asked_to_stop_hands_its_trial_back_and_exits_by_the_signal(
     run: Worker, number: signal.Signals
 ) -> None:
     def left(running: RunningTrial) -> None:
@@ -241,7 +241,7 @@ def test_a_worker_that_is_told_to_leave_hands_its_trial_back_and_exits_by_the_si
     assert ended[1].params == waiting.params
 
 
-def test_a_worker_that_was_told_to_leave_before_it_began_leaves(run: Worker) -> None:
+def test_a_worker_that_was_asked_to_stop_before_it_began_stops(run: Worker) -> None:
     run.notice.exit_code = 143
 
     def objective(running: RunningTrial) -> None:
@@ -251,7 +251,7 @@ def test_a_worker_that_was_told_to_leave_before_it_began_leaves(run: Worker) -> 
     assert [trial.state for trial in run.study.trials] == [TrialState.WAITING]
 
 
-def test_a_worker_that_waits_for_the_others_leaves_when_it_is_told(run: Worker, elsewhere: optuna.Study) -> None:
+def test_a_worker_that_waits_for_the_others_stops_when_asked(run: Worker, elsewhere: optuna.Study) -> None:
     trial = Budget(elsewhere, 1).claim()
     assert trial is not None
     timer = threading.Timer(0.2, lambda: setattr(run.notice, "exit_code", 143))
@@ -262,7 +262,7 @@ def test_a_worker_that_waits_for_the_others_leaves_when_it_is_told(run: Worker, 
     assert run.study.trials[0].state == TrialState.RUNNING
 
 
-def test_a_worker_that_waits_for_the_others_runs_what_one_of_them_left_behind(
+def test_a_worker_that_waits_for_the_others_runs_the_trial_of_a_lost_one(
     run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "RENEW_S", 0.1)
@@ -275,7 +275,7 @@ def test_a_worker_that_waits_for_the_others_runs_what_one_of_them_left_behind(
     assert [trial.state.name for trial in run.study.trials] == ["FAIL", "COMPLETE"]
 
 
-def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(
+def test_a_worker_stops_when_the_pool_that_started_it_has_ended(
     notice: StopRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(environment.POOL.name, str(os.getppid()))
@@ -288,7 +288,7 @@ def test_a_worker_leaves_when_the_pool_that_started_it_is_gone(
 
 
 @pytest.mark.parametrize(("pool", "ends"), [("1", True), (str(os.getpid()), False)], ids=["gone", "there"])
-def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_is_gone(pool: str, ends: bool) -> None:
+def test_a_worker_inside_code_that_never_returns_ends_when_its_pool_has_ended(pool: str, ends: bool) -> None:
     code = (
         "import ctypes; from quell_tuning.workers.worker import end_with_pool; "
         "end_with_pool(0.2); ctypes.CDLL(None).sleep(3)"
@@ -313,14 +313,14 @@ work(Budget(study, 1), StopRequest(), lambda: objective, print)
 """
 
 
-def test_a_worker_whose_training_hangs_ends_and_says_where_and_another_one_gets_its_trial(
+def test_a_worker_whose_training_hangs_ends_with_a_traceback_and_another_gets_its_trial(
     run: Worker, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", HANGS, f"sqlite:///{tmp_path / 'q.db'}", run.study.study_name]
     environment = {**os.environ, "QUELL_HANG_S": "1", "QUELL_GRACE_S": "1.2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert "trial 0: nothing happened for 1 s, this process ends; it was here:" in done.stderr
+    assert "trial 0: no progress for 1 s, this process ends; it was here:" in done.stderr
     assert "in objective" in done.stderr
     assert run(complete, 1) == 0
     assert run.ran == [1]
@@ -342,7 +342,7 @@ def reasons(*found: str | None) -> Stub:
 NAN = [f"step {3 * step}: loss nan, learning rate {10.0**-step}" for step in range(1, 2 * SAME_FAILURES)]
 
 
-def test_failures_alike_but_for_their_numbers_stop_the_worker_though_slots_are_left(run: Worker) -> None:
+def test_failures_that_differ_only_in_numbers_stop_the_worker_though_slots_are_left(run: Worker) -> None:
     assert run(reasons(None, *NAN), 20) == 0
     assert len(run.ended()) == 1 + SAME_FAILURES
     budget = Budget(run.study, 20)
@@ -360,12 +360,12 @@ def test_failures_alike_but_for_their_numbers_stop_the_worker_though_slots_are_l
     ],
     ids=["too few", "one that completed between", "one for another reason between"],
 )
-def test_fewer_failures_or_others_between_them_stop_nobody(run: Worker, found: list[str | None]) -> None:
+def test_fewer_failures_or_others_between_them_do_not_stop_the_worker(run: Worker, found: list[str | None]) -> None:
     assert run(reasons(*found), 12) == 0
     assert len(run.ended()) == 12
 
 
-def test_who_has_seen_the_failures_may_go_on_until_as_many_more(run: Worker) -> None:
+def test_after_ignoring_failures_as_many_new_ones_stop_the_worker(run: Worker) -> None:
     run(reasons(*NAN), 20)
     budget = Budget(run.study, 20)
     budget.ignore_past_failures()

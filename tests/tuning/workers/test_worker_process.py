@@ -58,7 +58,7 @@ def test_the_last_line_is_one_of_the_latest_process(tmp_path: Path) -> None:
     assert worker.death("in a row") == f"exit code 0, 0 deaths in a row; its last line: no such card; see {log}"
 
 
-def test_several_are_stopped_in_the_time_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_workers_are_stopped_in_the_time_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "STOP_GRACE_S", 1.0)
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
     workers = [process(code, tmp_path / str(number), 60) for number in range(3)]

@@ -25,14 +25,14 @@ def test_an_attempt_begins_with_the_latest_file_before_it_and_leaves_that_alone(
     assert checkpoints.take_up(7, 4).read_text() == "second"
 
 
-def test_an_attempt_goes_on_with_what_it_wrote_itself(tmp_path: Path) -> None:
+def test_an_attempt_continues_from_its_own_file(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.take_up(0, 1).write_text("first")
     checkpoints.take_up(0, 2).write_text("second")
     assert checkpoints.take_up(0, 2).read_text() == "second"
 
 
-def test_an_ended_trial_is_forgotten_and_the_others_are_not(tmp_path: Path) -> None:
+def test_dropping_a_trial_removes_its_checkpoints_only(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     for slot in (0, 1):
         checkpoints.take_up(slot, 1).write_text(str(slot))
@@ -90,7 +90,7 @@ Machine = Callable[[str], Checkpoints]
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    monkeypatch.setattr(bucket_mirror, "LOOK_S", 0.01)
+    monkeypatch.setattr(bucket_mirror, "POLL_S", 0.01)
     monkeypatch.setattr(bucket_mirror, "PAUSE_S", 0.05)
     monkeypatch.setattr(bucket_mirror, "CLOSE_S", 0.1)
     return Bucket()
@@ -121,7 +121,7 @@ def leave(checkpoints: Checkpoints, slot: int, attempt: int, content: str) -> st
     return found
 
 
-def test_a_trial_goes_from_machine_to_machine_with_the_latest_of_it(machine: Machine) -> None:
+def test_a_trial_moves_between_machines_with_its_latest_checkpoint(machine: Machine) -> None:
     one, other = machine("one"), machine("other")
     assert leave(one, 7, 1, "first") == ""
     assert leave(other, 7, 1, "second") == "first"
@@ -131,7 +131,7 @@ def test_a_trial_goes_from_machine_to_machine_with_the_latest_of_it(machine: Mac
     assert leave(one, 8, 1, "") == ""
 
 
-def test_of_the_attempts_here_and_there_the_newest_wins(machine: Machine) -> None:
+def test_the_newest_attempt_wins_whether_local_or_in_the_bucket(machine: Machine) -> None:
     one, other = machine("one"), machine("other")
     one.take_up(7, 1).write_text("killed before it was sent")
     leave(other, 7, 2, "newer")
@@ -139,14 +139,14 @@ def test_of_the_attempts_here_and_there_the_newest_wins(machine: Machine) -> Non
     assert other.take_up(7, 3).read_text() == "newer"
 
 
-def test_what_a_killed_worker_left_here_is_newer_than_what_it_had_sent(machine: Machine, bucket: Bucket) -> None:
+def test_the_local_file_of_a_killed_worker_is_newer_than_its_copy(machine: Machine, bucket: Bucket) -> None:
     one = machine("one")
     bucket.files["s/checkpoints/00007/001.checkpoint"] = b"a minute ago"
     one.take_up(7, 1).write_text("now")
     assert one.take_up(7, 2).read_text() == "now"
 
 
-def test_a_checkpoint_is_sent_while_the_training_goes_on(machine: Machine, bucket: Bucket, wait_for: Any) -> None:
+def test_a_checkpoint_is_sent_during_the_training(machine: Machine, bucket: Bucket, wait_for: Any) -> None:
     one = machine("one")
     file = one.take_up(7, 1)
     with one.shared(file):
@@ -159,7 +159,7 @@ def test_a_checkpoint_is_sent_while_the_training_goes_on(machine: Machine, bucke
     assert bucket.written == [*["s/checkpoints/00007/001.checkpoint"] * 2, "s/checkpoints/00008/001.checkpoint"]
 
 
-def test_of_what_is_written_during_a_transfer_only_the_last_is_sent(machine: Machine, bucket: Bucket) -> None:
+def test_only_the_last_version_written_during_a_transfer_is_sent(machine: Machine, bucket: Bucket) -> None:
     one = machine("one")
     file = one.take_up(7, 1)
     bucket.open.clear()
@@ -174,7 +174,7 @@ def test_of_what_is_written_during_a_transfer_only_the_last_is_sent(machine: Mac
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_nobody_waits_for_long_for_a_bucket_that_stands_still_or_is_away(
+def test_waiting_for_a_bucket_that_does_not_answer_is_short(
     away: bool, machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(checkpoints, "FLUSH_S", 30 if away else 0.2)
@@ -185,13 +185,11 @@ def test_nobody_waits_for_long_for_a_bucket_that_stands_still_or_is_away(
     began = time.monotonic()
     leave(one, 7, 1, "a lot")
     assert time.monotonic() - began < 2
-    assert "001.checkpoint: not all of it was sent" in caplog.text
+    assert "001.checkpoint: not sent completely" in caplog.text
     assert one.take_up(7, 1).read_text() == "a lot"
 
 
-def test_a_dropped_trial_leaves_nothing_in_the_bucket_although_it_was_being_sent(
-    machine: Machine, bucket: Bucket
-) -> None:
+def test_a_trial_dropped_during_a_transfer_leaves_nothing_in_the_bucket(machine: Machine, bucket: Bucket) -> None:
     one = machine("one")
     leave(one, 8, 1, "another trial's")
     bucket.open.clear()
@@ -217,7 +215,7 @@ def test_a_bucket_that_is_away_is_one_warning_and_gets_everything_later(
     bucket.away = True
     bucket.begun.clear()
     file = one.take_up(7, 1)
-    assert caplog.messages == ["s3://b: it does not answer; slot 7 goes on from what is here"]
+    assert caplog.messages == ["s3://b: it does not answer; slot 7 continues from the files on this machine"]
     caplog.clear()
     one.drop(9)
     with one.shared(file):
@@ -225,13 +223,13 @@ def test_a_bucket_that_is_away_is_one_warning_and_gets_everything_later(
         for _ in range(3):
             bucket.begun.clear()
             assert bucket.begun.wait(10)
-        assert caplog.messages == ["s3://b: it does not answer; files stay here until it answers"]
+        assert caplog.messages == ["s3://b: it does not answer; files stay on this machine until it answers"]
         bucket.away = False
         wait_for(lambda: list(bucket.files.values()) == [b"kept here"])
     wait_for(lambda: any("answers again" in message for message in caplog.messages))
 
 
-def test_a_bucket_that_is_away_is_left_alone_for_a_while_but_by_a_worker_that_leaves(
+def test_a_bucket_that_is_away_is_tried_again_after_a_pause_or_when_the_worker_stops(
     machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_mirror, "PAUSE_S", 30)

@@ -18,7 +18,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(environment.STORAGE_PASSWORD_FILE.name, raising=False)
 
 
-def test_flag_or_file_comes_before_the_environment_and_that_before_the_runs(
+def test_flag_or_file_comes_before_the_environment_and_that_before_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert storage_url(None, None, RUNS.storage_url) == "sqlite:///runs/quell.db"
@@ -43,7 +43,7 @@ def test_a_server_takes_its_password_from_a_file(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "found"), [(None, "No such file or directory"), ("", "0 words"), ("secret word", "2 words")]
 )
-def test_a_file_without_a_password_is_named_and_not_told(
+def test_a_file_without_a_password_is_named_and_its_text_not_shown(
     content: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "password"
