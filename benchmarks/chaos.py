@@ -226,7 +226,7 @@ def run(name: str, options: argparse.Namespace) -> bool:
             try:
                 blows = harass(starters, place, options, began, frozen)
             finally:
-                for worker in frozen:  # that of a killed starter has nobody else who would, and ends when it wakes
+                for worker in frozen:  # a killed starter cannot wake its frozen worker, which ends once it is awake
                     _signal(worker, signal.SIGCONT)
                 for starter in starters:
                     starter.process.kill()

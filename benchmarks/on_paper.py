@@ -18,7 +18,7 @@ from quell_tuning.trials.budget import MAX_REAPERS, REAP_EVERY
 from quell_tuning.trials.lease_watch import GRACE_S, RENEW_S
 
 CYCLES = 3  # trials of each worker; of the first one, nothing is counted
-LONGEST_S = 900.0  # of a trial's training that is played through; what is left of it goes on alike
+LONGEST_S = 900.0  # of a trial's training that is simulated; the rest is like it
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Server:
 
 
 Request = tuple[str, float]  # "sleep", seconds; or "look" or "other", 0
-Thread = Generator[Request, float, None]  # is sent the time at which it goes on
+Thread = Generator[Request, float, None]  # receives the time at which it continues
 
 
 def play(
@@ -86,7 +86,7 @@ def play(
 
     def train() -> Thread:
         now = yield "sleep", draw.uniform(0, played_s if begin_s is None else begin_s)
-        for cycle in count():  # on and on: who is ready first must not leave the others alone
+        for cycle in count():  # without end, so that a worker that is ready first does not lower the load of the others
             began = now
             calls = ["look"] * _whole(trial.looks, draw) + ["other"] * _whole(trial.others, draw)
             draw.shuffle(calls)

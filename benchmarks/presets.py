@@ -1,11 +1,11 @@
-"""The presets at equal training audio, and the best of them on recordings that nobody chose by.
+"""The presets at equal training audio, and the best of them on recordings that no choice was based on.
 
     python benchmarks/presets.py --corpus FOLDER --audio-hours 1 [--presets compressed-unet recurrent-unet]
 
 A preset may be followed by changes, of parameters or of what a study's [training] holds:
 phase-unet,phase=noisy,clean=0.05. Each trains in a process of its own, on one CPU thread, as many at once as there are
 cores. The first table is of the validation split; the second one holds the best there against all others on the test
-split. A run that is interrupted goes on from its checkpoints.
+split. A run that is interrupted continues from its checkpoints.
 """
 
 import argparse

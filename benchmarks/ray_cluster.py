@@ -87,32 +87,32 @@ def wait(until: Callable[[], bool], at_most_s: float) -> float:
 
 
 def strike(search: Search, nodes: object, second: object) -> list[tuple[str, str, bool]]:
-    """Three blows, and what came of them: (what, found, as it should be)."""
+    """Three blows, and what back_s of them: (what, found, as it should be)."""
     rows = []
     seconds = wait(lambda: len(search.workers()) == SLOTS and search.slots()["ended"] >= 2, 60)
     rows.append((f"{SLOTS} workers on {NODES} nodes", f"after {seconds:.1f} s", len(search.workers()) == SLOTS))
 
     one, *_ = search.workers()
     one.kill()
-    came = wait(lambda: one.pid not in {w.pid for w in search.workers()} and len(search.workers()) == SLOTS, 20)
-    rows.append(("a killed worker is launched again", f"after {came:.1f} s", len(search.workers()) == SLOTS))
+    back_s = wait(lambda: one.pid not in {w.pid for w in search.workers()} and len(search.workers()) == SLOTS, 20)
+    rows.append(("a killed worker is launched again", f"after {back_s:.1f} s", len(search.workers()) == SLOTS))
 
     other, *_ = search.workers()
-    keeper = other.parent()
-    assert keeper is not None and keeper.name().startswith("ray::")
-    keeper.kill()
-    gone = wait(lambda: not other.is_running(), 10)
-    rows.append(("the worker of a killed Ray process leaves", f"after {gone:.1f} s", not other.is_running()))
-    came = wait(lambda: len(search.workers()) == SLOTS, 30)
-    rows.append(("and its slot comes back", f"after {came:.1f} s", len(search.workers()) == SLOTS))
+    slot = other.parent()
+    assert slot is not None and slot.name().startswith("ray::")
+    slot.kill()
+    stopped_s = wait(lambda: not other.is_running(), 10)
+    rows.append(("the worker of a killed Ray process stops", f"after {stopped_s:.1f} s", not other.is_running()))
+    back_s = wait(lambda: len(search.workers()) == SLOTS, 30)
+    rows.append(("and its slot comes back", f"after {back_s:.1f} s", len(search.workers()) == SLOTS))
 
     before = {worker.pid for worker in search.workers()}
     nodes.remove_node(second, allow_graceful=False)  # type: ignore[attr-defined]
     room = SLOTS // NODES
-    gone = wait(lambda: len(before & {w.pid for w in search.workers()}) <= room, 15)
-    rows.append(("workers of a removed node leave", f"after {gone:.1f} s", gone < 15))
-    came = wait(lambda: len(search.workers()) == room, 30)
-    rows.append(("the slots of the other one are full", f"{len(search.workers())} of {room}", came < 30))
+    stopped_s = wait(lambda: len(before & {w.pid for w in search.workers()}) <= room, 15)
+    rows.append(("workers of a removed node stop", f"after {stopped_s:.1f} s", stopped_s < 15))
+    back_s = wait(lambda: len(search.workers()) == room, 30)
+    rows.append(("the slots of the other one are full", f"{len(search.workers())} of {room}", back_s < 30))
     return rows
 
 

@@ -5,7 +5,7 @@
 Training is a function of the configuration, so a search that asks for one again gets the same scores: with all of them
 recorded, a sampler and a pruner can be tried on hundreds of seeds in a minute. One line of JSON is appended for each
 configuration, with the PESQ of every validation mixture and the seconds spent up to each rung. Configurations that the
-file has already are left out, so an interrupted run goes on. Scores are rounded to thousandths.
+file has already are left out, so an interrupted run continues. Scores are rounded to thousandths.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def read_bank(path: Path) -> list[Configuration]:
 
 
 def searched(spec: StudySpec) -> list[Searched]:
-    """All points of a space of choices, the default preset's first, the others in an order that says nothing."""
+    """All points of a space of choices, the default preset's first, the others in random order."""
     choices = {
         name: domain.values() for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)
     }

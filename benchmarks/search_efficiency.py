@@ -42,7 +42,7 @@ ARMS = {"plain": "(a) plain Optuna loop", "random": "(b) random search", "quell"
 CLOCKS = {"cpu_minutes": "CPU", "wall_minutes": "wall"}
 SAMPLE_S = 0.5
 TRIALS_PER_MINUTE = 10  # more than any search gets through
-STOP_S = 60.0  # to leave politely in
+STOP_S = 60.0  # that a search has to stop by itself
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def cpu_seconds(process: int) -> float:
         ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
         threads = list(Path(f"/proc/{process}/task").iterdir())
         children = {child for thread in threads for child in (thread / "children").read_text().split()}
-    except OSError:  # it ended since we were told of it
+    except OSError:  # it has ended meanwhile
         return 0.0
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(cpu_seconds(int(child)) for child in children)
 

@@ -87,7 +87,7 @@ def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
 
 
 def single_calls(there: Servers, storage: RetryingStorage) -> tuple[Call, Call]:
-    """One that reads all trials, and one that writes; with nothing else to do for anybody."""
+    """One that reads all trials, and one that writes; while the server has nothing else to do."""
     found = []
     for running in (FEW, MANY):
         study = optuna.create_study(storage=storage, direction="maximize")

@@ -1,6 +1,6 @@
 """Presets and changes of them, trained side by side: each in a process of its own, on one CPU thread.
 
-A run that is interrupted goes on from its checkpoints.
+A run that is interrupted continues from its checkpoints.
 """
 
 from __future__ import annotations
@@ -115,13 +115,13 @@ def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue:
     config = search_space.training_config(point, base, 0, model)
     weights = folder / f"{name}-{corpus.sample_rate}-{audio_hours:g}h.weights"
     checkpoint = weights.with_suffix(".checkpoint")
-    said = 0.0
+    printed = 0.0
 
     def on_step(hours: float, loss: float) -> None:
-        nonlocal said
-        if time.monotonic() - said > 1.0:
+        nonlocal printed
+        if time.monotonic() - printed > 1.0:
             queue.put(("step", name, hours, audio_hours, loss))
-            said = time.monotonic()
+            printed = time.monotonic()
 
     def on_rung(hours: float, clips: NDArray[np.float64]) -> None:
         queue.put(("rung", name, "pesq", float(clips.mean())))
@@ -136,11 +136,11 @@ def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue:
     save_weights(trained.denoiser, weights)
     checkpoint.unlink()
     queue.put(("end", name))
-    heard = config.steps(audio_hours) * config.batch_size * config.segment_s / 3600
-    return Outcome(name, weights, trained.scores, trained.iou, cost(model), heard, minutes)
+    hours = config.steps(audio_hours) * config.batch_size * config.segment_s / 3600
+    return Outcome(name, weights, trained.scores, trained.iou, cost(model), hours, minutes)
 
 
 def _keep_from(corpus: Corpus, kinds: Sequence[str]) -> Corpus:
-    heard = corpus.splits["train"]
-    clips = [clip for clip in heard.clips if clip.kind != "noise" or clip.category not in kinds]
-    return replace(corpus, splits={**corpus.splits, "train": replace(heard, clips=clips)})
+    train_split = corpus.splits["train"]
+    clips = [clip for clip in train_split.clips if clip.kind != "noise" or clip.category not in kinds]
+    return replace(corpus, splits={**corpus.splits, "train": replace(train_split, clips=clips)})

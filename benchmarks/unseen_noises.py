@@ -1,10 +1,10 @@
-"""What a recipe does against kinds of noise that its training never heard.
+"""What a recipe does against kinds of noise that it was not trained on.
 
     python benchmarks/unseen_noises.py --corpus FOLDER --audio-hours 2 [--recipe phase-unet] [--folds 3]
 
-The kinds of noise, which are the folders of noise/, are dealt into folds. One training hears all kinds, and one for
-each fold hears those of the other folds. Then the test mixtures are denoised twice: by the training that heard all
-kinds, and by the one that did not hear that of the mixture. A recipe is PRESET[,KEY=VALUE...] as in presets.py.
+The kinds of noise, which are the folders of noise/, are dealt into folds. One training has all kinds, and one for
+each fold has those of the other folds. Then the test mixtures are denoised twice: by the training with all kinds,
+and by the one without the kind of the mixture. A recipe is PRESET[,KEY=VALUE...] as in presets.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from quell.network.denoiser import load_weights
 from quell.processes import cores
 
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
-HEARD, UNHEARD = "heard in training", "never heard"
+TRAINED, UNSEEN = "trained on", "not trained on"
 
 
 def folds_of(kinds: list[str], folds: int) -> list[tuple[str, ...]]:
@@ -63,8 +63,8 @@ def show(test: EvaluationSet, kinds: NDArray[np.str_], found: dict[str, Scores])
     for system, scores in found.items():
         cells = (f"{number(name, scores.mean(name))}, {_gain(scores, noisy, name)}" for name in METRICS)
         print(f"| {system} | {' | '.join(cells)} |")
-    cells = (_gain(found[UNHEARD], found[HEARD], name) for name in METRICS)
-    print(f"| {UNHEARD} against {HEARD} | {' | '.join(cells)} |")
+    cells = (_gain(found[UNSEEN], found[TRAINED], name) for name in METRICS)
+    print(f"| {UNSEEN} against {TRAINED} | {' | '.join(cells)} |")
     print(f"\nPESQ / STOI / SI-SDR (dB):\n\n| noise | clips | noisy | {' | '.join(found)} |")
     print("|---" * (len(found) + 3) + "|")
     for kind in sorted(set(kinds)):
@@ -113,9 +113,9 @@ def main() -> None:
     with Scorer(cores()) as scorer:
         test = mixtures(store, "test", scorer, tuple(given.snr_db))
         of = np.array([label.partition(" + ")[2].partition("/")[0] for label in test.labels])
-        heard, *unheard = (score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes)
-        parts = [(np.isin(of, fold), scores) for fold, scores in zip(folds, unheard, strict=True)]
-        found = {HEARD: heard, UNHEARD: pieced(parts), **of_rnnoise(test, scorer, console)}
+        all_kinds, *without = (score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes)
+        parts = [(np.isin(of, fold), scores) for fold, scores in zip(folds, without, strict=True)]
+        found = {TRAINED: all_kinds, UNSEEN: pieced(parts), **of_rnnoise(test, scorer, console)}
     print(header(f"python benchmarks/unseen_noises.py {' '.join(sys.argv[1:])}"))
     show(test, of, found)
 
