@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quell.config import MixingConfig, TrainingConfig, weights_objection
+from quell.config import MixingConfig, TrainingConfig, weights_problem
 from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.levels import noise_gain, rms, speech_level
 from quell.mixing.augmentation import RandomAugmentation, room_response
@@ -127,7 +127,7 @@ class _Pool:
         for clip in clips:
             totals[clip.category] = totals.get(clip.category, 0) + clip.length
         weights = weights or {}
-        if weights and (problem := weights_objection(weights, totals)):
+        if weights and (problem := weights_problem(weights, totals)):
             raise ValueError(f"noise_weights: {problem}")
         whole = sum(weights.get(category, 1.0) for category in totals)
         shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quell.config import REPRESENTATIONS, TARGETS
+from quell.config import check_choice
 from quell.network.stft import FLOOR
 
 # `inverse` limits features to this many times the largest one of the training data: an unbounded output of an untrained
@@ -30,8 +30,7 @@ class Representation(nn.Module):
 
     def __init__(self, name: str, power: float) -> None:
         super().__init__()
-        if name not in REPRESENTATIONS:
-            raise ValueError(f"representation: {name!r}, expected one of {', '.join(REPRESENTATIONS)}")
+        check_choice("representation", name)
         if not 0 < power <= 1:
             raise ValueError(f"power: {power}, expected above 0 up to 1")
         self.name = name
@@ -86,8 +85,7 @@ class Target(nn.Module):
 
     def __init__(self, name: str, output: str, representation: Representation) -> None:
         super().__init__()
-        if name not in TARGETS:
-            raise ValueError(f"target: {name!r}, expected one of {', '.join(TARGETS)}")
+        check_choice("target", name)
         self.name = name
         self.spread = output == "tanh" and name != "noise"
         self.floor = FLOOR

@@ -11,7 +11,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from quell.config import OPTIMISERS, TrainingConfig
+from quell.config import TrainingConfig, check_choice
 from quell.network.denoiser import Denoiser
 
 # Coefficients of the iteration that brings singular values near 1, and how often it is done (Jordan et al. 2024).
@@ -98,8 +98,7 @@ def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.O
     Raises:
         ValueError: an unknown name.
     """
-    if config.optimiser not in OPTIMISERS:
-        raise ValueError(f"optimiser: {config.optimiser!r}, expected one of {', '.join(OPTIMISERS)}")
+    check_choice("optimiser", config.optimiser)
     groups = muon_groups(denoiser) if config.optimiser == "muon" else []
     matrices = {weight for group in groups for weight in group["params"]}
     others = [weight for weight in denoiser.parameters() if weight not in matrices]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quell.config import DenoiserConfig, TrainingConfig, loss_objection
+from quell.config import DenoiserConfig, TrainingConfig, loss_problem
 from quell.corpus.memory_map import Corpus
 from quell.errors import TrainingError
 from quell.mixing.training_mixtures import Mixtures, sampler
@@ -46,7 +46,7 @@ class Trainer:
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
-        if problem := loss_objection(config.loss, model.output, model.target):
+        if problem := loss_problem(config.loss, model.output, model.target):
             raise ValueError(f"loss: {problem}")
         torch.manual_seed(config.seed)
         self.model = model

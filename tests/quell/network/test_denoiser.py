@@ -9,14 +9,16 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS, DenoiserConfig
+from quell.config import CHOICES, DenoiserConfig
 from quell.errors import ExportError
 from quell.levels import rms
 from quell.network.denoiser import Denoiser, load_weights, save_weights
 
 MEANINGS = [
     {"representation": representation, "target": target, "output": output}
-    for representation, target, output in itertools.product(REPRESENTATIONS, TARGETS, OUTPUTS)
+    for representation, target, output in itertools.product(
+        *(CHOICES[name] for name in ("representation", "target", "output"))
+    )
 ]
 
 
@@ -78,8 +80,8 @@ def test_drawn_settings_take_every_value_of_every_option(drawn_settings):
     fields = {name for name in asdict(DenoiserConfig()) if name != "sample_rate"}
     for draw in draws:
         assert set(draw) == fields
-    for name, values in {"output": OUTPUTS, "representation": REPRESENTATIONS, "target": TARGETS}.items():
-        assert {draw[name] for draw in draws} == set(values)
+    for name in ("output", "representation", "target"):
+        assert {draw[name] for draw in draws} == set(CHOICES[name])
     assert {(draw["bottleneck"], draw["causal"]) for draw in draws} == {
         *itertools.product(("none", "frequency", "forward"), (False, True)),
         ("both", False),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.config import ACTIVATIONS, NetworkConfig, check
+from quell.config import CHOICES, NetworkConfig, check
 from quell.network.layers import FrameNorm, Recurrence, block, down_convolution, up_convolution
 from quell.network.unet import UNet
 
@@ -83,7 +83,7 @@ def test_a_causal_convolution_is_the_centred_one_a_frame_later(make):
     assert (causal(rows)[..., 1:24] - plain(rows)[..., :23]).abs().max() < 1e-5  # float32; a kernel of 3 frames
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", CHOICES["activation"])
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("make", [down_convolution, up_convolution])
 @pytest.mark.parametrize("convolution", ["full", "separable"])

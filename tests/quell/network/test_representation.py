@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from quell.config import OUTPUTS, REPRESENTATIONS, TARGETS
+from quell.config import CHOICES
 from quell.levels import rms
 from quell.network.denoiser import clean_spectrum, load_weights, save_weights
 from quell.network.representation import HIGHEST, Representation, Target
@@ -18,7 +18,7 @@ from quell.network.stft import FLOOR, Spectrogram, magnitude
 SCALES = [("linear", 0.3), ("log", 0.3), *(("power", power) for power in (0.1, 0.3, 0.5, 1.0))]
 BOTTOM = {"linear": -1.0, "log": 0.0, "power": 0.0}
 ROUNDING = 1e-6  # of features: some last bits of float32; powers differ by one between vectors and single values
-NAMES = list(itertools.product(TARGETS, OUTPUTS))
+NAMES = list(itertools.product(CHOICES["target"], CHOICES["output"]))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_greater_magnitude_has_a_greater_feature(name, power, magnitudes):
 
 
 def test_features_equal_their_formulas():
-    representations = {name: Representation(name, 0.5) for name in REPRESENTATIONS}
+    representations = {name: Representation(name, 0.5) for name in CHOICES["representation"]}
     for representation in representations.values():
         representation.fit(torch.tensor([0.01, 4.0]))
     values = torch.tensor([0.01, 1.0, 4.0])
@@ -94,7 +94,7 @@ def test_silence_and_a_single_magnitude_have_finite_features(name, power, level,
         assert torch.isfinite(representation.inverse(representation(values))).all()
 
 
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", CHOICES["representation"])
 def test_an_output_beyond_the_scale_has_a_gradient_towards_it(name, magnitudes):
     # Without one a network whose output is silence everywhere would stay so: its gradient would be 0.
     representation = fitted(name, 1.0, magnitudes)
@@ -116,7 +116,7 @@ def test_inverse_is_clamped_at_both_ends(name, power, magnitudes):
     assert far[3].item() == pytest.approx(lowest, rel=1e-4)  # as above
 
 
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", CHOICES["representation"])
 def test_the_fitted_scale_is_saved_with_the_weights(tiny_denoiser, tmp_path, name, magnitudes):
     denoiser = tiny_denoiser(representation=name)
     before = denoiser.target.representation(magnitudes[0])
@@ -148,7 +148,7 @@ def test_the_ideal_output_gives_the_clean_magnitude(name, power, target, output,
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", CHOICES["representation"])
 def test_the_ideal_output_lies_in_the_range_of_the_output(name, target, output, magnitudes):
     noisy, clean = magnitudes
     ideal = Target(target, output, fitted(name, 0.3, magnitudes)).ideal(noisy, torch.minimum(clean, noisy))
@@ -191,7 +191,7 @@ class Oracle(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", CHOICES["representation"])
 def test_a_denoiser_with_ideal_outputs_gives_clean_magnitudes_and_noisy_phases(
     tiny_denoiser, spectra, magnitudes, name, target, output
 ):
@@ -212,7 +212,7 @@ def test_a_denoiser_with_ideal_outputs_gives_clean_magnitudes_and_noisy_phases(
 
 
 @pytest.mark.parametrize(("target", "output"), NAMES)
-@pytest.mark.parametrize("name", REPRESENTATIONS)
+@pytest.mark.parametrize("name", CHOICES["representation"])
 @torch.inference_mode()
 def test_a_denoiser_with_ideal_outputs_for_clean_input_gives_its_input(tiny_denoiser, speech, name, target, output):
     waveform = torch.from_numpy(speech(0.5))[None]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from quell.config import FIX_GAIN, OPTIMISERS, DenoiserConfig, TrainingConfig, loss_objection
+from quell.config import CHOICES, FIX_GAIN, DenoiserConfig, TrainingConfig, loss_problem
 from quell.errors import TrainingError
 from quell.levels import rms
 from quell.mixing.training_mixtures import Mixtures
@@ -132,7 +132,7 @@ def hard_cases():
 
 @pytest.mark.parametrize(
     ("pair", "name"),
-    [(pair, name) for pair in PAIRS for name in (*FIX_GAIN, *SUMS) if loss_objection(name, pair[2], pair[1]) is None],
+    [(pair, name) for pair in PAIRS for name in (*FIX_GAIN, *SUMS) if loss_problem(name, pair[2], pair[1]) is None],
 )
 def test_silence_clipping_and_single_samples_give_finite_losses_and_gradients(build, pair, name):
     trainer = build(model(*pair), loss=name)
@@ -464,7 +464,7 @@ def test_a_recurrence_forwards_continues_from_the_state_after_the_previous_mixtu
     assert not states[2].any()
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", CHOICES["optimiser"])
 @pytest.mark.parametrize("bottleneck", ["none", "forward"])
 def test_a_trainer_that_loads_a_state_continues_with_the_same_numbers(build, optimiser, bottleneck):
     shape = model(dropout=0.3, bottleneck=bottleneck, bottleneck_units=4)

@@ -44,13 +44,13 @@ def export(
     storage_file: StorageFileOption = None,
 ) -> int:
     """The best (or a given) trial as one file, with a model card."""
+    from quell.config import FORMATS
     from quell_tuning.export.export_trial import export_best
     from quell_tuning.workers.devices import check_device
 
-    formats = {"torchscript": ".pt", "onnx": ".onnx", "pt2": ".pt2"}
-    if kind is not None and kind not in formats:
-        raise typer.BadParameter(f"{kind!r}, expected one of {', '.join(formats)}", param_hint="--format")
-    needed = [formats[kind]] if kind else list(formats.values())
+    if kind is not None and kind not in FORMATS:
+        raise typer.BadParameter(f"{kind!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
+    needed = [FORMATS[kind]] if kind else list(FORMATS.values())
     if output.suffix not in needed:
         found = f"{output}: ends in {output.suffix!r}"
         raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from quell.config import DenoiserConfig, TrainingConfig, identity, loss_objection, loss_terms
+from quell.config import DenoiserConfig, TrainingConfig, identity, loss_problem, loss_terms
 from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Value
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def conflict(search: Mapping[str, Domain]) -> str | None:
     names = ("loss", "output", "target", "bottleneck", "causal")
     values = {name: _values(search.get(name, DEFAULTS[name])) for name in names}
     for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
-        if problem := loss_objection(str(loss), str(output), str(target)):
+        if problem := loss_problem(str(loss), str(output), str(target)):
             return f"loss: {problem}; take one of them out"
     if True in values["causal"] and "both" in values["bottleneck"]:
         needed = "expected none, frequency or forward, since both depends on later frames"

@@ -9,7 +9,7 @@ from typing import Annotated
 from optuna.study import StudyDirection
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
-from quell.config import PRECISIONS, TrainingConfig
+from quell.config import CHOICES, TrainingConfig
 from quell.corpus.recordings import FOLDERS, SHARES, CorpusConfig
 from quell.corpus.splits import SPLITS
 from quell.metrics.intrusive import UNITS
@@ -166,7 +166,7 @@ class TrainingSection(Section):
     band_limit: Share = TrainingConfig.band_limit
     clipping: Share = TrainingConfig.clipping
     codec: Share = TrainingConfig.codec
-    precision: Annotated[str, _one_of(PRECISIONS)] = TrainingConfig.precision
+    precision: Annotated[str, _one_of(CHOICES["precision"])] = TrainingConfig.precision
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSection:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import optuna
 from rich.console import Console
 
-from quell.config import weights_objection
+from quell.config import weights_problem
 from quell.corpus.memory_map import Corpus
 from quell.corpus.recordings import Kind
 from quell.metrics.scorer import Scorer, Scores
@@ -101,7 +101,7 @@ class Tune:
         """Checks that the corpus has the kinds of noise that the study file weighs."""
         weights = self.spec.training.noise_weights
         kinds = {clip.category for clip in corpus.splits["train"].of("noise")}
-        if weights and (problem := weights_objection(weights, kinds)):
+        if weights and (problem := weights_problem(weights, kinds)):
             raise StudyFileError(f"{self.study_file}: training.noise_weights: {problem}; mend it there")
 
     def _make_study(
