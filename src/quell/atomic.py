@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Removes what those who were killed while they wrote `paths` have left behind."""
+    """Removes partial files of processes that were killed while they wrote `paths`."""
     wanted: dict[Path, set[tuple[str, str]]] = {}
     for path in paths:
         wanted.setdefault(path.parent, set()).add(_around_pid(path))

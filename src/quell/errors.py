@@ -1,14 +1,5 @@
 """Errors that a user of quell can act on: recordings, configurations, files, missing packages.
 
-DenoiserError
-├── AudioError
-├── CorpusError
-├── TrainingError
-├── CheckpointError
-├── DownloadError
-├── ExportError
-└── PackageError
-
 Wrong arguments raise ValueError. Every message reads `<file or key>: <found>, expected <needed>; <what to do>`.
 """
 

@@ -2,16 +2,13 @@
 
 from torch import Tensor
 
+FRAME_S = 0.02
+ACTIVE_DB = 25.0  # frames further below the loudest one hold no speech
+
 
 def rms(waveform: Tensor) -> Tensor:
     """Root mean square over the last axis, which is kept with size 1."""
     return waveform.square().mean(-1, keepdim=True).sqrt()
-
-
-FRAME_S = 0.02
-
-
-ACTIVE_DB = 25.0  # below the loudest frame: no speech
 
 
 def noise_gain(clean: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Processes that compute beside this one."""
+"""Child processes that end with their parent, and the number of cores."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
 
 
 def follow_parent() -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent does: nobody else would close a killed one's pool."""
+    """Leaves Ctrl-C to the parent, and ends when the parent does: nothing else would close the pool of a killed one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # It ends in 0.15 s instead of 0.6 s, for which its pool waits: Python looks for no cycles among all that it knows.
     atexit.register(gc.freeze)
