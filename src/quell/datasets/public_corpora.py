@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quell.datasets.download import fetch, unpack
 from quell.errors import DownloadError
 from quell.progress import Progress
 
@@ -62,6 +61,9 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
         KeyError: an unknown name.
         DownloadError: as `quell.datasets.download.fetch` and `unpack`, or archives that hold something else.
     """
+    # Imported here: http.client, zipfile and tarfile would add a tenth of a second to each command's help.
+    from quell.datasets.download import fetch, unpack
+
     corpus = CORPORA[name]
     if (folder / DONE).exists():
         return

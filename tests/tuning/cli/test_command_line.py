@@ -91,7 +91,7 @@ def test_an_exported_file_denoises_and_is_evaluated(exported: tuple[Path, str]) 
 def test_a_refit_hears_train_and_validation_and_says_whose_the_scores_are(tuned: Path) -> None:
     exported = quell("export", "--refit", "-o", "refit.pt", cwd=tuned)
     assert exported.returncode == 0, exported.stderr
-    assert "validation, of the trial before it was trained again: " in exported.stdout
+    assert "validation, measured before refitting: " in exported.stdout
     card = (tuned / "refit.md").read_text()
     assert "trained on the recordings of train and validation" in card
     assert "it has no validation scores of its own" in card and "| 20 | " not in card

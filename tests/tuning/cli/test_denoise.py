@@ -27,7 +27,7 @@ from quell.inference.jobs import DenoiseOptions
 
 LONG_S = 400  # of sound; a second of work
 INTERRUPTED = "quell: interrupted\n"
-GOES_ON = "quell: interrupted; the same command goes on with what is left\n"
+RESUMABLE = "quell: interrupted; the same command resumes with the rest\n"
 # Stands in for a module that denoise imports: Ctrl-C comes in the middle of it.
 CTRL_C = """
 import os, signal, sys
@@ -95,7 +95,7 @@ def test_an_interrupted_folder_goes_on_where_it_was(
     wait_for(lambda: any(out.glob("?.wav")) and any(out.glob(".?.*.wav")), 60, 0.01)
     os.killpg(running.pid, number)
     stdout, stderr = running.communicate(timeout=30)
-    assert (running.returncode, stdout, stderr) == (code, "", GOES_ON)
+    assert (running.returncode, stdout, stderr) == (code, "", RESUMABLE)
     wait_for(lambda: not in_group(running.pid))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("?.wav")}
     assert names(out) == [".quell-denoise.jsonl", *sorted(finished)] and 1 <= len(finished) < 3
@@ -130,7 +130,7 @@ def test_a_run_that_is_interrupted_while_it_starts_shows_no_traceback(
     time.sleep(wait_s)
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=30)
-    assert running.returncode == 130 and stderr in (INTERRUPTED, GOES_ON)
+    assert running.returncode == 130 and stderr in (INTERRUPTED, RESUMABLE)
     assert not names(tmp_path / "out")
 
 
@@ -142,7 +142,7 @@ def test_an_import_that_is_interrupted_comes_to_its_end_before_the_command_does(
     done = subprocess.run(
         command(model, long_ones, "-o", tmp_path / "out"), capture_output=True, text=True, timeout=60, env=environment
     )
-    assert (done.returncode, done.stdout) == (130, "") and done.stderr in (INTERRUPTED, GOES_ON)
+    assert (done.returncode, done.stdout) == (130, "") and done.stderr in (INTERRUPTED, RESUMABLE)
     assert (tmp_path / "imported").exists()  # torch aborts with a page of C++ frames if it does not
     assert not any((tmp_path / "out").glob("*.wav"))
 

@@ -181,7 +181,7 @@ def interrupt(tune: Tune, number: signal.Signals, wait_for: Callable[..., Any]) 
     assert time.monotonic() - started < 10
     assert "Traceback" not in output
     assert [line for line in output.splitlines() if line.startswith("quell: ")] == [
-        "quell: interrupted; trials are handed back, and the same command goes on with them"
+        "quell: interrupted; the same command resumes its trials where they stopped"
     ]
     # One of its children is multiprocessing's resource tracker, which ends when it sees that its parent has.
     wait_for(lambda: not any(alive(worker) for worker in workers), 5)

@@ -13,44 +13,44 @@ from typing import Any
 
 from quell_tuning.errors import Interrupted, TuningError, UsageError
 
-# How long a thread of torch's that waits for the others spins before it sleeps: 300 times shorter than by default. Two
-# processes of two threads on two cores train 20 times faster with it, and one alone as fast (benchmarks/threads.py).
+# Iterations that a waiting thread of torch spins before it sleeps: a 300th of the default. Two processes of two threads
+# on two cores train 20 times faster with it, and one alone as fast (benchmarks/threads.py).
 SPIN_COUNT = "1000"
-AGAIN_S = 0.01  # until one who interrupts an import is listened to again
+RETRY_S = 0.01  # until a signal that came during an import is raised again
 
 
 def main() -> None:
-    """Runs the command line; an expected error is one line on stderr, and so is an interruption."""
+    """Runs the command line; an expected error or an interruption is one line on stderr."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    _at_interruption(_leave)  # workers and their pool have their own way while they are at work
+    _handle_signals(_interrupt)  # workers and their pool replace it while they run
     try:
         code = _run(sys.argv[1:] or ["--help"])
-    except Interrupted as left:
-        _say("; ".join(filter(None, ("interrupted", left.advice))))
+    except Interrupted as interruption:
+        _print_error("; ".join(filter(None, ("interrupted", interruption.advice))))
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _at_interruption(signal.SIG_DFL)  # all is cleaned up; an exception would be shown while Python ends
-        gc.freeze()  # Python ends in 0.2 s instead of 1.0 s where torch was imported: it looks for no cycles in it
+        _handle_signals(signal.SIG_DFL)  # clean-up is over; at exit Python would print an exception's traceback
+        gc.freeze()  # exit takes 0.2 s instead of 1.0 s once torch is imported: no search for cycles in it
     sys.exit(code)
 
 
-def _at_interruption(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell asks for what runs in the background
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell ignores SIGINT for background jobs
             signal.signal(number, handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    if _imports(frame):  # an exception in the middle of torch's makes it abort, with a page of C++ frames
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _importing(frame):  # an exception while torch is imported makes it abort, with a page of C++ frames
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        signal.setitimer(signal.ITIMER_REAL, RETRY_S)
     else:
         raise Interrupted(128 + number)
 
 
-def _imports(frame: FrameType | None) -> bool:
+def _importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -59,7 +59,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _run(arguments: list[str]) -> int:
-    """The exit code of a command line. Imports happen here, where they can be interrupted."""
+    """The exit code of a command line. It imports the commands, so that imports can be interrupted."""
     import typer
 
     from quell.errors import DenoiserError
@@ -68,10 +68,11 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="quell", standalone_mode=False)
     except typer.TyperException as error:
-        _say(f"{error.format_message().rstrip('.')}; see `{_command(typer.main.get_command(app), arguments)} --help`")
+        command = _command(typer.main.get_command(app), arguments)
+        _print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
         return error.exit_code
     except (DenoiserError, TuningError) as error:
-        _say(str(error))
+        _print_error(str(error))
         return 2 if isinstance(error, UsageError) else 1
     return code if isinstance(code, int) else 0
 
@@ -87,7 +88,7 @@ def _command(group: Any, arguments: list[str]) -> str:
     return " ".join(path)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"quell: {' '.join(text.split())}", file=sys.stderr)
 
 

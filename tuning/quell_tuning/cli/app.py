@@ -1,4 +1,4 @@
-"""The commands of `quell`, by what they are about. Heavy imports happen inside the command that needs them."""
+"""The command tree of `quell`. Each command imports heavy packages inside its function."""
 
 import sys
 from typing import Annotated
@@ -15,8 +15,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if not asked:
+def _print_version(requested: bool) -> None:
+    if not requested:
         return
     from importlib.metadata import version
     from platform import python_version
@@ -45,11 +45,11 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    pass  # --version has done it
+    pass  # the callback of --version prints and exits
 
 
 def _group(name: str, text: str) -> typer.Typer:
-    """Commands of one name, which alone prints their help."""
+    """A group of commands; its name alone prints their help."""
     group = typer.Typer(help=text, rich_markup_mode=None, invoke_without_command=True)
 
     @group.callback()
@@ -62,8 +62,8 @@ def _group(name: str, text: str) -> typer.Typer:
     return group
 
 
-storage_app = _group("storage", "The database of the studies.")
-corpus_app = _group("corpus", "Recordings, before anything is trained.")
+storage_app = _group("storage", "Database of the studies.")
+corpus_app = _group("corpus", "Recordings: check, preview, download.")
 
 for command in (
     search.demo,

@@ -1,4 +1,4 @@
-"""`quell demo`: the whole way on a synthetic corpus, from recordings to a denoised file."""
+"""`quell demo`: search, export and denoise on a synthetic corpus."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def demo(study: Path, place: Workspace, console: Console, log: Console) -> int:
     noisy, clean, denoised = (folder / f"{name}.wav" for name in ("noisy", "clean", "denoised"))
     label = _write_example(place.open_corpus(spec, log), spec, noisy, clean)
     enhance_file(noisy, denoised, load(model))
-    _show(noisy, clean, denoised, label, console)
-    for what, path in {
+    _show_scores(noisy, clean, denoised, label, console)
+    for name, path in {
         "recordings": place.corpus_root(spec),
         "study": place.storage_url.removeprefix("sqlite:///"),
         "denoiser": model,
@@ -50,24 +50,25 @@ def demo(study: Path, place: Workspace, console: Console, log: Console) -> int:
         "denoised": denoised,
         "clean": clean,
     }.items():
-        console.print(f"{what:<10} {path}", highlight=False)
-    where = "" if place.runs.folder == Path("runs") else f" --runs {place.runs.folder}"
-    console.print(f"listen     {Path(sys.argv[0])} dashboard {spec.study.name}{where}", highlight=False)
+        console.print(f"{name:<10} {path}", highlight=False)
+    runs = "" if place.runs.folder == Path("runs") else f" --runs {place.runs.folder}"
+    console.print(f"listen     {Path(sys.argv[0])} dashboard {spec.study.name}{runs}", highlight=False)
     console.print(f"{time.monotonic() - started:.0f} s in all", highlight=False)
     return 0
 
 
 def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clean: Path) -> str:
+    """Writes a mixture of the test split; returns its label and SNR."""
     with Scorer() as scorer:
         mixtures = evaluation_set(corpus, "test", 6, spec.corpus.snr_db, spec.study.seed, scorer)
-    stored = audio.Format(corpus.sample_rate, "WAV", "PCM_16")
-    chosen = int(np.argsort(mixtures.snr_db)[2])  # of the six SNRs the third lowest: 5 dB in the demo
-    writer.write(noisy, mixtures.noisy[chosen], stored)
-    writer.write(clean, mixtures.clean[chosen], stored)
-    return f"{mixtures.labels[chosen]} at {mixtures.snr_db[chosen]:g} dB SNR"
+    wav = audio.Format(corpus.sample_rate, "WAV", "PCM_16")
+    example = int(np.argsort(mixtures.snr_db)[2])  # of the six SNRs the third lowest: 5 dB in the demo
+    writer.write(noisy, mixtures.noisy[example], wav)
+    writer.write(clean, mixtures.clean[example], wav)
+    return f"{mixtures.labels[example]} at {mixtures.snr_db[example]:g} dB SNR"
 
 
-def _show(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
+def _show_scores(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
     target, stored = audio.read(clean)
     names = intrusive.available(stored.sample_rate)
     table = Table(title=f"one file of the test split: {label}")

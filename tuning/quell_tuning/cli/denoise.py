@@ -1,4 +1,4 @@
-"""Commands about a denoiser that was found: export, denoise."""
+"""The command denoise: recordings, folders, and raw samples from a pipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quell.inference import batch
     from quell.inference.jobs import DenoiseOptions, Report
 
-MODELS = (".pt", ".onnx")  # how files end that Quell runs
+MODELS = (".pt", ".onnx")  # suffixes of the exported models that Quell runs
 
 
 def denoise(
@@ -30,30 +30,34 @@ def denoise(
         list[Path],
         typer.Argument(
             metavar="[MODEL] INPUT",
-            help="Recordings, folders, patterns; - for raw samples. A first one that ends in .pt or .onnx is a model "
-            "made by `quell export`; without it each recording gets the denoiser that comes with Quell: the one of "
-            "8 kHz at rates up to that, else the one of 16 kHz.",
+            help="Recordings, folders, patterns; - for raw samples. A first argument that ends in .pt or .onnx is a "
+            "model made by `quell export`; if omitted, recordings at 8 kHz or below use the included 8 kHz model, all "
+            "others the 16 kHz model.",
         ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A file for one recording, else a folder; - for stdout.")
     ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Recordings at once; 0: one for each core.")] = 0,
-    wet: Annotated[float, typer.Option("--wet", min=0, max=1, help="Share of the denoised signal.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Recordings at once; 0: one per core.")] = 0,
+    wet: Annotated[
+        float,
+        typer.Option("--wet", min=0, max=1, help="Share of the denoised signal in the output; the rest is input."),
+    ] = 1.0,
     attenuation_limit: Annotated[
-        float | None, typer.Option("--attenuation-limit", min=0, help="Lower the noise by so many dB at most.")
+        float | None, typer.Option("--attenuation-limit", min=0, help="Lower the noise by at most N dB.")
     ] = None,
-    rate: Annotated[int, typer.Option("--rate", min=1000, help="Hz, of raw samples.")] = 16000,
-    channels: Annotated[int, typer.Option("--channels", min=1, help="Of raw samples, interleaved.")] = 1,
-    encoding: Annotated[str, typer.Option("--encoding", help="Of raw samples: s16le, s24le, s32le, f32le.")] = "s16le",
+    rate: Annotated[int, typer.Option("--rate", min=1000, help="Sample rate of raw samples in Hz.")] = 16000,
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Channels of raw samples, interleaved.")] = 1,
+    encoding: Annotated[
+        str, typer.Option("--encoding", help="Encoding of raw samples: s16le, s24le, s32le or f32le.")
+    ] = "s16le",
 ) -> int:
-    """Clean recordings, with a model of yours or the one that comes with Quell; rate, channels, length and format are
-    kept."""
+    """Denoise recordings with your own or the included model; rate, channels, length and format stay."""
     from quell.audio import ENCODINGS, Raw
     from quell.inference.jobs import DenoiseOptions
 
-    model, inputs = _parted(inputs)
+    model, inputs = _split_model(inputs)
     try:
         options = DenoiseOptions(wet, attenuation_limit)
     except ValueError as error:
@@ -71,20 +75,20 @@ def denoise(
     )
 
 
-def _parted(given: list[Path]) -> tuple[Path | None, list[Path]]:
-    """The model, where the first argument is one, and the inputs.
+def _split_model(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The model, if the first argument is one, and the inputs.
 
     Raises:
-        BadParameter: nothing but a model, or one that is not the first.
+        BadParameter: no input, or a model that is not the first argument.
     """
-    count = 1 if given[0].suffix in MODELS else 0
-    inputs = given[count:]
+    model = arguments[0] if arguments[0].suffix in MODELS else None
+    inputs = arguments if model is None else arguments[1:]
     if not inputs:
-        raise typer.BadParameter(f"nothing after {given[0]}, expected recordings", param_hint="INPUT")
-    late = [path for path in inputs if path.suffix in MODELS]
-    if late:
-        raise typer.BadParameter(f"{late[0]} among recordings, expected one model, first", param_hint="MODEL")
-    return given[0] if count else None, inputs
+        raise typer.BadParameter(f"nothing after {model}, expected recordings", param_hint="INPUT")
+    for path in inputs:
+        if path.suffix in MODELS:
+            raise typer.BadParameter(f"{path} among recordings, expected one model, first", param_hint="MODEL")
+    return model, inputs
 
 
 def files(
@@ -97,47 +101,57 @@ def files(
     processes: int,
     console: Console,
 ) -> int:
-    """Denoises recordings and folders; returns the exit code: 1 when some could not be done.
+    """Denoises recordings and folders; returns the exit code, 1 if any recording failed.
 
-    Without a model each recording gets the shipped one that fits its rate.
+    Args:
+        model: an exported file; None for the included models, chosen by each recording's sample rate.
 
     Raises:
-        AudioError: what was asked for cannot be begun.
+        AudioError: an input or output that cannot be used, before anything is denoised.
         ExportError: the model cannot be loaded.
     """
     from quell.inference import batch, pretrained
     from quell.inference.journal import Journal, settings_key
     from quell.processes import cores
-    from quell_tuning import progress
 
     if model is not None and not model.is_file():
         from quell.export.exported_model import load
 
-        load(model)  # says so; imported here, since torch takes seconds and each worker imports its own
+        load(model)  # raises; imported only then, since torch takes seconds and each worker imports its own
     settings = " ".join(settings_key(file, options) for file in (pretrained.paths() if model is None else [model]))
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.already_done:
-        _say(f"{len(plan.already_done)} recordings were done before, by the same model", console)
-    failed = 0
-    with _going_on(plan), progress.bar("denoising, seconds", console) as move:
-
-        def moved(done: float, total: float) -> None:
-            move(round(done), round(total))
-
-        with closing(batch.run(plan.jobs, model, options, processes or cores(), moved, plan.journal)) as ended:
-            for done in ended:
-                if done.error is not None:
-                    failed += 1
-                    _say(f"quell: {done.error}", console)
-                elif done.report is not None:
-                    _warn(str(done.job.target), done.report, console)
-                    if plan.journal is not None:
-                        plan.journal.add(done.job)
+        _print(f"{len(plan.already_done)} recordings were done before, by the same model", console)
+    with _resumable(plan):
+        failed = _run(plan, model, options, processes or cores(), console)
     if plan.journal is not None and not failed:
         plan.journal.close([*plan.jobs, *plan.already_done])
-    with _to_stdout():
+    with _writing_stdout():
         print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
     return 1 if failed else 0
+
+
+def _run(plan: batch.Plan, model: Path | None, options: DenoiseOptions, processes: int, console: Console) -> int:
+    """Denoises the recordings of a plan, each independent of the others; returns how many failed."""
+    from quell.inference import batch
+    from quell_tuning import progress
+
+    failed = 0
+    with progress.bar("denoising, seconds", console) as update:
+
+        def update_seconds(done: float, total: float) -> None:
+            update(round(done), round(total))
+
+        with closing(batch.run(plan.jobs, model, options, processes, update_seconds, plan.journal)) as results:
+            for result in results:
+                if result.error is not None:
+                    failed += 1
+                    _print(f"quell: {result.error}", console)
+                elif result.report is not None:
+                    _warn(str(result.job.target), result.report, console)
+                    if plan.journal is not None:
+                        plan.journal.add(result.job)
+    return failed
 
 
 def stream(
@@ -146,7 +160,7 @@ def stream(
     """Denoises raw samples from standard input; returns the exit code.
 
     Raises:
-        AudioError: nothing usable came, or the output exists or cannot be written.
+        AudioError: no usable samples, or the output exists or cannot be written.
         ExportError: the model cannot be loaded.
     """
     from quell import audio
@@ -162,18 +176,18 @@ def stream(
     if output == Path("-"):
         if sys.stdout is None:
             raise AudioError("standard output: closed, expected to write samples to it; give -o a file")
-        with _to_stdout(), progress.stream(console) as move:
-            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, options, move)
+        with _writing_stdout(), progress.stream(console) as update:
+            report = pipe(sys.stdin.buffer, sys.stdout.buffer, loaded, raw, options, update)
         _warn("standard output", report, console)
         return 0
     if output.suffix.lower() in audio.SUFFIXES:
-        needed = "expected a name like out.raw, since raw samples have no header"
-        raise AudioError(f"{output}: ends in {output.suffix}, {needed}; rename it")
+        expected = "expected a name like out.raw, since raw samples have no header"
+        raise AudioError(f"{output}: ends in {output.suffix}, {expected}; rename it")
     try:
         if output.exists() and not overwrite:
             raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
-        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as move:
-            report = pipe(sys.stdin.buffer, file, loaded, raw, options, move)
+        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as update:
+            report = pipe(sys.stdin.buffer, file, loaded, raw, options, update)
     except OSError as error:
         raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
     _warn(str(output), report, console)
@@ -181,13 +195,13 @@ def stream(
 
 
 @contextmanager
-def _going_on(plan: batch.Plan) -> Iterator[None]:
-    """Leaves the notes that the same command goes on with, and says so to whoever interrupts this one."""
+def _resumable(plan: batch.Plan) -> Iterator[None]:
+    """Closes the journal, which the same command resumes from, and says so when interrupted."""
     try:
         yield
-    except Interrupted as left:
+    except Interrupted as interruption:
         if plan.journal is not None:
-            left.advice = "the same command goes on with what is left"
+            interruption.advice = "the same command resumes with the rest"
         raise
     finally:
         if plan.journal is not None:
@@ -195,8 +209,8 @@ def _going_on(plan: batch.Plan) -> Iterator[None]:
 
 
 @contextmanager
-def _to_stdout() -> Iterator[None]:
-    """Leaves as others in a pipe do when whoever read the standard output has gone.
+def _writing_stdout() -> Iterator[None]:
+    """Exits as by SIGPIPE when the reader of standard output has closed it.
 
     Raises:
         AudioError: the standard output cannot be written.
@@ -214,25 +228,25 @@ def _to_stdout() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """What is still buffered has nowhere to go; Python would complain about that at its end."""
+    """Discards buffered output, which Python would otherwise fail to flush at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _warn(name: str, report: Report, console: Console) -> None:
     if report.limited:
-        found = f"{report.limited} samples beyond full scale were limited (peak {report.peak:.2f})"
-        _say(f"quell: {name}: {found}; a float format holds them, a lower input level avoids them", console)
+        clipped = f"{report.limited} samples beyond full scale were limited (peak {report.peak:.2f})"
+        _print(f"quell: {name}: {clipped}; a float format stores them, a lower input level avoids them", console)
     elif report.peak > 1:
-        _say(f"quell: {name}: peak {report.peak:.2f}, beyond full scale; its format holds that", console)
+        _print(f"quell: {name}: peak {report.peak:.2f}, beyond full scale; its format stores that", console)
 
 
-def _say(text: str, console: Console) -> None:
-    """A line as it is: what looks like markup in a file's name is none."""
+def _print(text: str, console: Console) -> None:
+    """Prints a line without markup: a file's name may look like it."""
     from rich.text import Text
 
     console.print(Text(_one_line(text)), soft_wrap=True)
 
 
 def _one_line(text: str) -> str:
-    """Line ends and escape sequences in a file's name are shown, not sent; so are bytes that are no text."""
+    """The text with line ends, escape sequences and undecodable bytes of file names spelt out."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

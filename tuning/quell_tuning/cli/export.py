@@ -1,4 +1,4 @@
-"""Commands that take a trial out of a study: export, reproduce."""
+"""Commands on one trial of a study: export, reproduce."""
 
 import math
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quell.config import FORMATS
 from quell_tuning.cli.options import (
     ArtifactsOption,
     DeviceOption,
@@ -22,20 +23,24 @@ from quell_tuning.cli.options import (
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a card goes beside it.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file to write; the model card is written beside it.")
+    ],
     study: StudyName = None,
     trial: Annotated[
         int | None,
-        typer.Option("--trial", min=0, help="A trial's number, instead of the best.", autocompletion=complete_trial),
+        typer.Option("--trial", min=0, help="Number of the trial; the best if omitted.", autocompletion=complete_trial),
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--format", help="torchscript, onnx or pt2; by the suffix of -o without."),
+        typer.Option("--format", help=f"One of {', '.join(FORMATS)}; by the suffix of -o if omitted."),
     ] = None,
-    licence: Annotated[str, typer.Option("--licence", help="For the card and the file's metadata.")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="Licence to state in the model card and the metadata.")
+    ] = "",
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="Train it again before, on train and validation."),
+        typer.Option("--refit", help="First train it again, on train and validation."),
     ] = False,
     device: DeviceOption = "cpu",
     artifacts: ArtifactsOption = None,
@@ -43,35 +48,35 @@ def export(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """The best (or a given) trial as one file, with a model card."""
-    from quell.config import FORMATS
+    """Export the best trial, or another, as one file with a model card."""
     from quell_tuning.export.export_trial import export_best
     from quell_tuning.workers.devices import check_device
 
     if kind is not None and kind not in FORMATS:
         raise typer.BadParameter(f"{kind!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
-    needed = [FORMATS[kind]] if kind else list(FORMATS.values())
-    if output.suffix not in needed:
-        found = f"{output}: ends in {output.suffix!r}"
-        raise typer.BadParameter(f"{found}, expected {' or '.join(needed)}", param_hint="--output")
+    suffixes = [FORMATS[kind]] if kind else list(FORMATS.values())
+    if output.suffix not in suffixes:
+        problem = f"{output}: ends in {output.suffix!r}, expected {' or '.join(suffixes)}"
+        raise typer.BadParameter(problem, param_hint="--output")
     place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
     again_on = check_device(device) if refit else None
-    made = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
-    print(f"{output}: {made.chosen.label}; card: {output.with_suffix('.md')}")
-    before, after = made.metadata["validation"]["noisy"], made.metadata["validation"]["denoised"]
-    whose = "validation, of the trial before it was trained again: " if refit else "validation: "
-    print(whose + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
-    print(f"{made.costs.parameters:,} parameters, {made.costs.macs_per_s / 1e6:.0f} M MAC/s")
-    latency = "infinite" if math.isinf(made.costs.latency_ms) else f"{made.costs.latency_ms:.0f} ms"
-    print(f"latency {latency}" + (f", real-time factor {made.rtf:.4f} on one thread" if made.rtf is not None else ""))
+    exported = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
+    print(f"{output}: {exported.chosen.label}; card: {output.with_suffix('.md')}")
+    before, after = exported.metadata["validation"]["noisy"], exported.metadata["validation"]["denoised"]
+    heading = "validation, measured before refitting: " if refit else "validation: "
+    print(heading + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
+    print(f"{exported.costs.parameters:,} parameters, {exported.costs.macs_per_s / 1e6:.0f} M MAC/s")
+    latency = "infinite" if math.isinf(exported.costs.latency_ms) else f"{exported.costs.latency_ms:.0f} ms"
+    rtf = "" if exported.rtf is None else f", real-time factor {exported.rtf:.4f} on one thread"
+    print(f"latency {latency}{rtf}")
     return 0
 
 
 def reproduce(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="A trial's number.", autocompletion=complete_trial)],
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.", autocompletion=complete_trial)],
     device: DeviceOption = "cpu",
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
@@ -82,5 +87,5 @@ def reproduce(
     from quell_tuning.workers.devices import check_device
 
     place = open_workspace(runs, storage, storage_file)
-    used = check_device(device)
-    return train_again(open_study(study, place), trial, place.runs, used, stdout(), stderr())
+    check_device(device)
+    return train_again(open_study(study, place), trial, place.runs, device, stdout(), stderr())

@@ -1,4 +1,4 @@
-"""Options that commands share, and what they stand for: a specification, a place, a stored study, consoles."""
+"""Options that commands share, and the objects they are turned into: specification, workspace, study, consoles."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def _find_study(context: typer.Context, study: Path | None) -> Path | None:
-    """The file that a name stands for; says which it is."""
+    """The study file of a path or a name; prints which file a name stands for."""
     from quell_tuning.study.bundled_studies import find
 
-    found = study and find(study)
-    if found != study and not context.resilient_parsing:
-        print(f"study {study}: {found}", file=sys.stderr)
-    return found
+    file = study and find(study)
+    if file != study and not context.resilient_parsing:
+        print(f"study {study}: {file}", file=sys.stderr)
+    return file
 
 
 def complete_study_file(incomplete: str) -> list[str]:
-    """Names of study files that come with the package, for the shell."""
+    """Completes the name of a study file of the package."""
     from quell_tuning.study.bundled_studies import bundled
 
     return [name for name in bundled() if name.startswith(incomplete)]
@@ -37,8 +37,8 @@ def complete_study_file(incomplete: str) -> list[str]:
 
 def _database(context: typer.Context) -> Path | None:
     """The SQLite file of a command line that is being completed; None for any other storage."""
-    asked = context.params.get("storage") or context.params.get("storage_file") or environment.STORAGE.get()
-    return None if asked else Path(context.params.get("runs") or "runs") / "quell.db"
+    url = context.params.get("storage") or context.params.get("storage_file") or environment.STORAGE.get()
+    return None if url else Path(context.params.get("runs") or "runs") / "quell.db"
 
 
 def _complete_study_name(context: typer.Context, incomplete: str) -> list[str]:
@@ -49,10 +49,10 @@ def _complete_study_name(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_trial(context: typer.Context, incomplete: str) -> list[str]:
-    """Numbers of the study's completed trials, for the shell."""
+    """Completes the number of a completed trial of the study."""
     from quell_tuning.storage.sqlite_names import completed_trials
 
-    # After an option without its value, the one to complete, arguments are not assigned yet.
+    # While the value of an option is completed, arguments are not assigned yet.
     file, study = _database(context), context.params.get("study") or next(iter(context.args), None)
     numbers = completed_trials(file, study) if file and study else []
     return [str(number) for number in numbers if str(number).startswith(incomplete)]
@@ -71,7 +71,7 @@ StudyName = Annotated[
     str | None,
     typer.Argument(
         metavar="[STUDY]",
-        help="A study file, or a study's name; the latest study without it.",
+        help="A study file, or a study's name; the latest study if omitted.",
         autocompletion=_complete_study_name,
     ),
 ]
@@ -88,51 +88,51 @@ ModelFiles = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODEL",
-        help="Files made by `quell export`, FILE@RATE for TorchScript or ONNX of others, or quell for the denoiser "
-        "that comes with it, which is also what is evaluated without any. The table by SNR is about the first.",
+        help="Files made by `quell export`, FILE@RATE for third-party TorchScript or ONNX models, or quell for the "
+        "included model (also if omitted). The table by SNR is about the first.",
     ),
 ]
 RunsOption = Annotated[
-    Path, typer.Option("--runs", envvar=environment.RUNS.name, help="Folder for database, weights and logs.")
+    Path, typer.Option("--runs", envvar=environment.RUNS.name, help="Folder for the database, weights and logs.")
 ]
 StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT, or postgres for a server of our own under "
-        "RUNS. Also QUELL_STORAGE; RUNS/quell.db without any.",
+        help="sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT, or postgres for a server that Quell starts "
+        f"under RUNS. Also {environment.STORAGE.name}; RUNS/quell.db if omitted.",
     ),
 ]
 StorageFileOption = Annotated[
-    Path | None, typer.Option("--storage-file", help="A file that holds the storage URL, for one with a password.")
+    Path | None, typer.Option("--storage-file", help="A file that contains the storage URL, for a URL with a password.")
 ]
 ArtifactsOption = Annotated[
     str | None,
     typer.Option(
         "--artifacts",
         envvar=environment.ARTIFACTS.name,
-        help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also has weights and checkpoints, for "
-        "workers on other machines. RUNS/artifacts without.",
+        help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also stores weights and checkpoints, for "
+        "workers on other machines. RUNS/artifacts if omitted.",
     ),
 ]
 TrackOption = Annotated[
-    str | None, typer.Option("--track", help="wandb: every trial as a run of Weights & Biases too.")
+    str | None, typer.Option("--track", help="wandb: also log every trial as a run of Weights & Biases.")
 ]
 CorpusOption = Annotated[
     Path | None,
     typer.Option(
-        "--corpus", envvar=environment.CORPUS.name, help="Folder that the study's clean and noise folders are in."
+        "--corpus", envvar=environment.CORPUS.name, help="Folder that contains the study's clean and noise folders."
     ),
 ]
 TrialsOption = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Trials in all, instead of the study file's.")
+    int | None, typer.Option("--trials", min=1, help="Total number of trials, instead of the study file's.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:<number>.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:N.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_spec(study: Path, trials: int | None = None, confirm: int | None = None) -> StudySpec:
-    """What a study file says, with other numbers where they are given."""
+    """The specification of a study file, with other numbers of trials and confirmations if they are given."""
     from quell_tuning.study import study_file
 
     return study_file.load(study, trials=trials, confirm=confirm)
@@ -145,7 +145,7 @@ def open_workspace(
     corpus: Path | None = None,
     artifacts: str | None = None,
 ) -> Workspace:
-    """Where studies, runs, recordings and artifacts are."""
+    """The folders and the storage of a command."""
     from quell_tuning.storage.urls import storage_url
     from quell_tuning.workspace.bucket_mirror import open_mirror
     from quell_tuning.workspace.run_folder import RunFolder
@@ -155,8 +155,17 @@ def open_workspace(
     return Workspace(folder, storage_url(storage, storage_file, folder.storage_url), corpus, artifacts)
 
 
+def local_workspace(runs: Path, corpus: Path | None = None) -> Workspace:
+    """The workspace of a command without --storage: its database is RUNS/quell.db, whatever QUELL_STORAGE is."""
+    from quell_tuning.workspace.run_folder import RunFolder
+    from quell_tuning.workspace.workspace import Workspace
+
+    folder = RunFolder(runs)
+    return Workspace(folder, folder.storage_url, corpus)
+
+
 def open_study(study: str | None, place: Workspace) -> optuna.Study:
-    """The stored study of a file or of a name, or the latest."""
+    """The stored study of a study file or of a name, else the latest."""
     import optuna
 
     from quell_tuning.study.stored_study import load_study
@@ -167,7 +176,7 @@ def open_study(study: str | None, place: Workspace) -> optuna.Study:
 
 
 def log_to_stderr() -> None:
-    """Notes of what happens go to stderr, with the time."""
+    """Logs to stderr, with timestamps."""
     import logging
 
     import optuna

@@ -1,4 +1,4 @@
-"""Commands that show a study to look at and listen to: dashboard, report."""
+"""Commands that show the results of a study: dashboard, report, status."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from quell_tuning import environment
 from quell_tuning.cli.options import (
     ArtifactsOption,
     JsonOption,
@@ -27,20 +28,22 @@ from quell_tuning.optuna_private import storage_of
 def dashboard(
     study: StudyName = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; others than this machine's own need a password.")
+        str, typer.Option("--host", help="Address to listen on; any but this machine's own needs a password.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: any that is free.")] = 8080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 chooses a free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option("--password-file", help="A file that holds the password. Also QUELL_DASHBOARD_PASSWORD."),
+        typer.Option(
+            "--password-file", help=f"A file that contains the password. Also {environment.DASHBOARD_PASSWORD.name}."
+        ),
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Nobody writes notes or deletes anything.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Allow no notes and no deletions.")] = False,
     artifacts: ArtifactsOption = None,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Trials, sounds and pictures of a study in the browser."""
+    """Show trials, sounds and pictures of a study in the browser."""
     from quell_tuning.dashboard import access_control
 
     password = access_control.password(password_file)
@@ -54,25 +57,17 @@ def dashboard(
     place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
-
-    def refresh() -> None:
-        page_refresh.refresh(stored, storage_of(stored))
-
-    return serve(
-        stored,
-        open_artifacts(place.artifacts_url, place.runs),
-        Access(host, port, password, read_only),
-        stderr(),
-        refresh,
-    )
+    artifact_store = open_artifacts(place.artifacts_url, place.runs)
+    access = Access(host, port, password, read_only)
+    return serve(stored, artifact_store, access, stderr(), lambda: page_refresh.refresh(stored, storage_of(stored)))
 
 
 def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")],
     study: StudyName = None,
-    best: Annotated[int, typer.Option("--best", min=1, help="Trials on the leaderboard.")] = 10,
+    best: Annotated[int, typer.Option("--best", min=1, help="Number of trials on the leaderboard.")] = 10,
     listen: Annotated[
-        int, typer.Option("--listen", min=0, help="Best trials that come with their sounds; about 2 MB each.")
+        int, typer.Option("--listen", min=0, help="Number of best trials with sounds; about 2 MB each.")
     ] = 3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     artifacts: ArtifactsOption = None,
@@ -80,7 +75,7 @@ def report(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """A study as one HTML page with its sounds inside, for readers without the dashboard."""
+    """Write a study as one HTML page, sounds included, for readers without the dashboard."""
     from quell_tuning.artifacts.artifact_store import open_artifacts
     from quell_tuning.report.page import check, write
 
@@ -97,19 +92,17 @@ def report(
 def status(
     study: StudyName = None,
     as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look every 2 s until all trials have ended.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until all trials have ended.")] = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Trials by state, who works on what, the best so far and the time left."""
+    """Show trials by state, running workers, the best trials and the time left."""
     from quell_tuning.results import status as state
 
     stored = open_study(study, open_workspace(runs, storage, storage_file))
     if watch:
-        from quell_tuning.results.status import watch as look_on
-
-        look_on(stored, stdout(), as_json=as_json)
+        state.watch(stored, stdout(), as_json=as_json)
     elif as_json:
         print(json.dumps(state.summary(stored)))
     else:

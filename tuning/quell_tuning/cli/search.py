@@ -1,8 +1,10 @@
-"""Commands that search: demo, studies, tune, worker, status, reproduce, storage serve."""
+"""Commands that search: demo, studies, tune, worker, storage serve."""
+
+from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +19,7 @@ from quell_tuning.cli.options import (
     TrialsOption,
     complete_study_file,
     load_spec,
+    local_workspace,
     log_to_stderr,
     open_study,
     open_workspace,
@@ -25,23 +28,30 @@ from quell_tuning.cli.options import (
 )
 from quell_tuning.errors import Interrupted, UsageError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quell_tuning.study.study_file import StudySpec
+    from quell_tuning.workers.ray_pool import RayCluster
+    from quell_tuning.workspace.workspace import Workspace
+
 
 def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("demo")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from quell_tuning.cli.demo import demo as run_demo
-    from quell_tuning.workspace.run_folder import RunFolder
-    from quell_tuning.workspace.workspace import Workspace
 
-    return _ended(run_demo(study, Workspace(RunFolder(runs), RunFolder(runs).storage_url, None), stdout(), stderr()))
+    return _exit_code(run_demo(study, local_workspace(runs), stdout(), stderr()))
 
 
 def studies(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="The one to copy.", autocompletion=complete_study_file)
+        str | None, typer.Argument(metavar="[NAME]", help="The study file to copy.", autocompletion=complete_study_file)
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The new file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write; printed if omitted.")
+    ] = None,
 ) -> int:
-    """List the study files that come with Quell, or copy one."""
+    """List the included study files, or copy one."""
     from quell_tuning.study.bundled_studies import bundled, purpose
 
     files = bundled()
@@ -49,8 +59,8 @@ def studies(
         if output is not None:
             raise typer.BadParameter(f"{output}, expected a name before it", param_hint="--output")
         width = max(map(len, files))
-        for known, file in files.items():
-            print(f"{known:<{width}}  {purpose(file)}")
+        for title, file in files.items():
+            print(f"{title:<{width}}  {purpose(file)}")
         return 0
     if name not in files:
         raise typer.BadParameter(f"{name!r}, expected one of {', '.join(files)}", param_hint="NAME")
@@ -73,44 +83,49 @@ def tune(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=0, help="Worker processes on this machine; one per device without. 0 makes the study only."
+            "--workers",
+            min=0,
+            help="Worker processes on this machine; one per device if omitted. 0 only creates the study.",
         ),
     ] = None,
     devices: Annotated[
-        str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; given to the workers in turn.")
+        str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; assigned to the workers in turn.")
     ] = "",
-    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers that share a device.")] = 1,
+    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers per device.")] = 1,
     trials: TrialsOption = None,
     presets: Annotated[
-        bool, typer.Option("--presets", help="Train the presets outside the search too, in the study NAME-presets.")
+        bool, typer.Option("--presets", help="Also train the presets, outside the search, in the study NAME-presets.")
     ] = False,
     confirm: Annotated[
-        int | None, typer.Option("--confirm", min=0, help="Train so many of the best with two more seeds at the end.")
+        int | None, typer.Option("--confirm", min=0, help="At the end, train the best N trials with two more seeds.")
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="A study whose best trials are tried first.")
+        str | None, typer.Option("--warm-start", help="A study whose best trials are run first.")
     ] = None,
     warm_start_storage: Annotated[
-        str | None, typer.Option("--warm-start-storage", help="The storage of that study, where it is another one.")
+        str | None, typer.Option("--warm-start-storage", help="The storage of that study, if another.")
     ] = None,
-    warm_start_best: Annotated[int, typer.Option("--warm-start-best", min=1, help="How many of its best trials.")] = 5,
+    warm_start_best: Annotated[
+        int, typer.Option("--warm-start-best", min=1, help="Number of its best trials to run.")
+    ] = 5,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Place the workers on a Ray cluster: HOST:PORT or auto."),
+        typer.Option("--ray", metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT or auto."),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
             "--gpus-per-worker",
             min=0,
-            help="Of a Ray cluster; 0.25: four workers on a GPU. 1 without, if it has any.",
+            help="Of a Ray cluster; 0.25 puts four workers on a GPU. If omitted, 1 where the cluster has GPUs.",
         ),
     ] = None,
     cpus_per_worker: Annotated[
-        float, typer.Option("--cpus-per-worker", min=0, help="Of a Ray cluster; threads of a worker, if 1 or more.")
+        float,
+        typer.Option("--cpus-per-worker", min=0, help="Of a Ray cluster; 1 or more is also the threads per worker."),
     ] = 1.0,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave recordings with errors out, and name them on the study.")
+        bool, typer.Option("--skip-bad", help="Leave out recordings with errors, and list them in the study.")
     ] = False,
     artifacts: ArtifactsOption = None,
     track: TrackOption = None,
@@ -119,51 +134,63 @@ def tune(
     storage_file: StorageFileOption = None,
 ) -> int:
     """Create or continue a study and run it."""
-    from dataclasses import replace
-
     from quell_tuning.results import status as state
-    from quell_tuning.trials.starting_points import warm_starts
     from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.workers.devices import check_devices, share_devices
     from quell_tuning.workers.tune import Tune
 
     log_to_stderr()
-    spec = load_spec(study, trials, confirm)
+    spec, console = load_spec(study, trials, confirm), stderr()
     place = open_workspace(runs, storage, storage_file, corpus, artifacts)
-    cluster = None
-    if ray is not None:
-        from quell_tuning.workers.ray_pool import RayCluster, check_storage
-
+    if ray is None:
+        names = [name.strip() for name in devices.split(",") if name.strip()]
+        cluster, worker_devices = None, share_devices(check_devices(names), per_gpu, workers)
+    else:
         if not workers or devices or per_gpu > 1:
-            found = "--devices or --per-gpu beside it" if workers else "no number of workers"
-            raise UsageError(f"--ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options")
-        check_storage(place.storage_url)
-        cluster = RayCluster(ray, workers, gpus_per_worker, cpus_per_worker)
-    names = [name.strip() for name in devices.split(",") if name.strip()]
-    used = share_devices(check_devices(names), per_gpu, workers) if cluster is None else []
+            problem = "--devices or --per-gpu beside it" if workers else "no number of workers"
+            raise UsageError(f"--ray: {problem}, expected --workers N and --gpus-per-worker SHARE; change the options")
+        cluster, worker_devices = _ray_cluster(ray, workers, gpus_per_worker, cpus_per_worker, place), []
     check_tracking(track)
-    console = stderr()
-    first: list[dict[str, Any]] = []
+    starts: list[dict[str, Any]] = []
     if warm_start is not None:
-        other = replace(place, storage_url=warm_start_storage or place.storage_url)
-        first, beside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
-        console.print(f"warm start: {len(first)} trials of {warm_start}; {beside} lie outside the search")
-    search = Tune(spec, study, place, used, console, first, track, skip_bad, cluster)
+        starts = _warm_starts(warm_start, warm_start_storage, warm_start_best, spec, place, console)
+    search = Tune(spec, study, place, worker_devices, console, starts, track, skip_bad, cluster)
     with nullcontext() if cluster is None else cluster.connected():
         code, studies = search.run(presets=presets)
     for stored in studies:
         state.show(state.summary(stored), stdout())
-    return _ended(code)
+    return _exit_code(code)
+
+
+def _ray_cluster(address: str, workers: int, gpus: float | None, cpus: float, place: Workspace) -> RayCluster:
+    from quell_tuning.workers.ray_pool import RayCluster, check_storage
+
+    check_storage(place.storage_url)
+    return RayCluster(address, workers, gpus, cpus)
+
+
+def _warm_starts(
+    study: str, storage_url: str | None, best: int, spec: StudySpec, place: Workspace, console: Console
+) -> list[dict[str, Any]]:
+    """The best trials of another study as starting points; prints how many there are."""
+    from dataclasses import replace
+
+    from quell_tuning.trials.starting_points import warm_starts
+
+    other = replace(place, storage_url=storage_url or place.storage_url)
+    starts, outside = warm_starts(open_study(study, other), spec, best)
+    console.print(f"warm start: {len(starts)} trials of {study}; {outside} lie outside the search")
+    return starts
 
 
 def worker(
     study: StudyFile,
     corpus: CorpusOption = None,
     device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda:<number>, or auto: the GPU that fewest workers have.")
+        str, typer.Option("--device", help="cpu, cuda:N, or auto: the GPU with the fewest workers.")
     ] = "auto",
     part: Annotated[
-        str, typer.Option("--part", help="search, or presets or confirm: the studies beside it.")
+        str, typer.Option("--part", help="search, or one of its sub-studies: presets, confirm.")
     ] = "search",
     artifacts: ArtifactsOption = None,
     track: TrackOption = None,
@@ -171,7 +198,7 @@ def worker(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """One more worker, on this machine, for an existing study."""
+    """Add a worker, on this machine, to an existing study."""
     from quell_tuning.study.substudies import PARTS
     from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.workers import devices
@@ -188,22 +215,20 @@ def worker(
     check_tracking(track)
     place = open_workspace(runs, storage, storage_file, corpus, artifacts)
     with devices.choose(device, place.runs.folder / "devices") as claim:
-        return _ended(join(spec, part, place, claim.device, stderr(), track))
+        return _exit_code(join(spec, part, place, claim.device, stderr(), track))
 
 
 def serve(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; nobody is asked for a password.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; there is no password.")] = ("127.0.0.1"),
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="That share the clients; each can use one core.")
+        int, typer.Option("--processes", min=1, help="Server processes that share the clients; each uses one core.")
     ] = 1,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Optuna's gRPC proxy in front of a database, for very many workers."""
+    """Serve a database through Optuna's gRPC proxy, for many workers."""
     from quell_tuning.storage.grpc_server import Backend
     from quell_tuning.storage.grpc_server import serve as run_server
 
@@ -212,8 +237,8 @@ def serve(
     return run_server(Backend(place.storage_url, place.runs.postgres), host, port, processes, stderr())
 
 
-def _ended(code: int) -> int:
-    """Says how a search goes on that was asked to stop: all but 0 is 130 or 143."""
+def _exit_code(code: int) -> int:
+    """The exit code of a search, or Interrupted with advice: all but 0 is 130 or 143."""
     if code:
-        raise Interrupted(code, "trials are handed back, and the same command goes on with them")
+        raise Interrupted(code, "the same command resumes its trials where they stopped")
     return code
