@@ -1,8 +1,7 @@
-"""The trials of `chaos.py` and `storage_overhead.py`: they wait instead of training, and need no torch.
+"""Stub trials, workers and pools for `chaos.py` and `ray_cluster.py`: they sleep instead of training, without torch.
 
-Run by those two as `chaos_stub.py pool FOLDER TRIALS WORKERS UNIT_S` and `chaos_stub.py worker FOLDER TRIALS UNIT_S`,
-by `ray_cluster.py` as `chaos_stub.py ray FOLDER TRIALS WORKERS UNIT_S ADDRESS`, with the storage's URL in
-QUELL_STORAGE.
+`chaos.py` runs `chaos_stub.py pool FOLDER TRIALS WORKERS UNIT_S` and `chaos_stub.py worker FOLDER TRIALS UNIT_S`,
+`ray_cluster.py` runs `chaos_stub.py ray FOLDER TRIALS WORKERS UNIT_S ADDRESS`, with the storage's URL in QUELL_STORAGE.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from quell.atomic import replacing
 STUDY = "chaos"
 RUNGS = 5
 UNITS_PER_RUNG = 4  # of work; a checkpoint is written after each rung
-FAULTY = 0.05  # share of the trials that fail by their own fault
+FAULTY = 0.05  # share of the trials that fail by themselves
 
 
 class Stub:
-    """Waits for UNITS_PER_RUNG units of up to `unit_s` at each rung, and notes every unit that it did."""
+    """Sleeps for UNITS_PER_RUNG units of up to `unit_s` at each rung, and records every unit."""
 
     def __init__(self, folder: Path, unit_s: float) -> None:
         self.checkpoints = Checkpoints(folder / "checkpoints")
@@ -97,7 +96,7 @@ class Stub:
 
 
 def executed(folder: Path) -> tuple[int, list[int]]:
-    """Units of work done in all; and of every run of a trial by a process, how many had been done before."""
+    """(units of work in all, repeated units in each execution of a trial by a process)."""
     seen: dict[str, set[str]] = {}
     again: dict[tuple[str, ...], int] = {}
     lines = (folder / "units").read_text().splitlines()

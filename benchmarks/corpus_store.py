@@ -1,8 +1,8 @@
-"""What decoding hours of speech costs: time, disk, memory; and how fast it is opened again and checked.
+"""Cost of decoding hours of speech: time, disk, memory; and of opening and checking the decoded corpus.
 
     python benchmarks/corpus_store.py --corpus FOLDER [--hours 8]
 
-Recordings of FOLDER/speech are repeated with changes (level and a little noise) until they last so long, as FLAC.
+Recordings of FOLDER/speech are repeated as FLAC, with another level and a little noise, until they last so long.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RATE = 16_000
 
 
 def repeat(source: Path, folder: Path, hours: float) -> float:
-    """Writes speech of so many hours; returns how many there are."""
+    """Writes at least `hours` hours of speech; returns their number."""
     paths = audio.find(source)
     rng = np.random.default_rng(0)
     seconds, turn = 0.0, 0
@@ -70,16 +70,16 @@ def main() -> None:
             prepare(config, folder / "store")
             opened.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        found = audit(config, processes)
+        audited = audit(config, processes)
         checked = time.perf_counter() - begun
         print(header(f"python benchmarks/corpus_store.py {' '.join(sys.argv[1:])}"))
-        print(f"{hours:.1f} h of speech, {len(found.recordings)} files; {processes} processes\n")
-        print("| what | figure |\n|---|---|")
+        print(f"{hours:.1f} h of speech, {len(audited.recordings)} files; {processes} processes\n")
+        print("| quantity | value |\n|---|---|")
         print(f"| decoding | {decoded:.1f} s |")
         print(f"| disk over its samples in int16 | {stored / (2 * samples):.4f} |")
         print(f"| largest process | {largest / 1000:.0f} MB |")
         print(f"| opening again, first and median of 5 | {opened[0]:.2f} s, {np.median(opened):.2f} s |")
-        print(f"| check | {checked:.1f} s, {len(found.errors)} errors |")
+        print(f"| check | {checked:.1f} s, {len(audited.errors)} errors |")
 
 
 if __name__ == "__main__":

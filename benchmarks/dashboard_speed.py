@@ -1,12 +1,12 @@
-"""How long the dashboard's page of a study waits for its trials.
+"""Time until the dashboard answers with all trials of a study.
 
     python benchmarks/dashboard_speed.py                        # 1000 and 5000 trials, few and many notes
     python benchmarks/dashboard_speed.py --studies 1000:50
 
-Studies of fabricated trials, as large as real ones, in SQLite, with notes by hand on some. `quell dashboard` and
-optuna-dashboard by itself, on the same server, each in a fresh process: `ready` from the start of the process, `first`
-the first answer with all trials, `again` the next one, `poll` what an open page asks for every few seconds.
-Bar: 3 s for the first of 1000 trials.
+Studies of synthetic trials, as large as real ones, in SQLite, with user notes on some. `quell dashboard` and plain
+optuna-dashboard on the same server, each in a fresh process: `ready` is the time from the start of the process, `first`
+the first answer with all trials, `again` the next one, `poll` what an open page requests every few seconds.
+Target: 3 s for the first answer with 1000 trials.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ waitress.serve(optuna_dashboard.wsgi(sys.argv[1]), host="127.0.0.1", port=int(sy
 
 
 def attributes(draw: random.Random) -> dict[str, Any]:
-    """What a complete trial carries, in the sizes of a real one."""
+    """User attributes of a complete trial, as large as real ones."""
 
     def scores() -> dict[str, float]:
         return {name: draw.uniform(0, 4) for name in METRICS}
@@ -80,17 +80,17 @@ def attributes(draw: random.Random) -> dict[str, Any]:
 
 
 def artifacts() -> dict[str, str]:
-    """The list of four recordings and four pictures."""
-    found = {}
+    """System attributes that list four recordings and four pictures."""
+    attributes = {}
     for number in range(8):
         artifact, name = str(uuid.uuid4()), ("clip.png", "denoised.wav")[number % 2]
         described = {"artifact_id": artifact, "filename": name, "mimetype": "image/png", "encoding": None}
-        found[f"artifacts:{artifact}"] = json.dumps(described)
-    return found
+        attributes[f"artifacts:{artifact}"] = json.dumps(described)
+    return attributes
 
 
 def fabricated(file: Path, trials: int, notes: int) -> None:
-    """A database with a study of complete trials, written in bulk: Optuna takes 70 ms for each."""
+    """Writes a database with a study of complete trials, in bulk: Optuna takes 70 ms per trial."""
     storage = open_storage(f"sqlite:///{file}", create=True)
     study = optuna.create_study(study_name="fabricated", storage=storage, direction="maximize")
     study.set_user_attr("spec", study_file.load(Path(__file__).parents[1] / "studies" / "demo.toml").resolved())
@@ -128,10 +128,10 @@ def fabricated(file: Path, trials: int, notes: int) -> None:
             put("study_system_attributes", study_id=1, key=prefix + key, value_json=json.dumps(value))
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")
     with engine.begin() as connection:
-        for table, found in rows.items():
-            names = list(found[0])
+        for table, inserted in rows.items():
+            names = list(inserted[0])
             values = ", ".join(f":{name}" for name in names)
-            connection.execute(sqlalchemy.text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"), found)
+            connection.execute(sqlalchemy.text(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"), inserted)
     engine.dispose()
 
 
@@ -193,19 +193,19 @@ def main() -> None:
 
 
 def row(name: str, file: Path, trials: int) -> str:
-    found: dict[str, list[float]] = defaultdict(list)
+    times: dict[str, list[float]] = defaultdict(list)
     for _ in range(STARTS):
         began = time.perf_counter()
         with served(name, file) as port:
-            found["ready"].append(time.perf_counter() - began)
+            times["ready"].append(time.perf_counter() - began)
             for key, after in (("first", 0), ("again", 0), ("poll", trials)):
                 seconds, body = timed(lambda after=after: ask(port, f"/api/studies/1?after={after}"))
-                found[key].append(seconds)
+                times[key].append(seconds)
                 if key == "first":
-                    found["sent"].append(len(body) / 1e6)
-    first, again, poll = (statistics.median(found[key]) for key in ("first", "again", "poll"))
-    ready, sent = statistics.median(found["ready"]), found["sent"][0]
-    return f"{ready:.1f} | {first:.2f} | {max(found['first']):.2f} | {again:.2f} | {poll:.2f} | {sent:.1f}"
+                    times["sent"].append(len(body) / 1e6)
+    first, again, poll = (statistics.median(times[key]) for key in ("first", "again", "poll"))
+    ready, sent = statistics.median(times["ready"]), times["sent"][0]
+    return f"{ready:.1f} | {first:.2f} | {max(times['first']):.2f} | {again:.2f} | {poll:.2f} | {sent:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How well denoisers do on pairs of recordings, or on a corpus's own test mixtures, beside those of others.
+"""Compares denoisers and baselines on pairs of recordings, or on the test mixtures of a corpus.
 
     python benchmarks/denoising.py --noisy FOLDER --clean FOLDER [--model FILE ...] [--baselines ...]
     python benchmarks/denoising.py --corpus FOLDER [--split test] [--snr-db -5 20] [--model FILE ...]
 
-Recordings are paired, resampled and scored as `quell evaluate` does. A model is a file made by `quell export`,
-FILE@RATE for TorchScript or ONNX of others, waveform in and waveform out, or quell for the one that comes with Quell,
-the default. On a corpus, whose mixtures are those of `quell evaluate --study`, further checks follow, each with its
-bar; with 240 mixtures that takes 7 minutes of a core for three systems.
-Needs `pip install 'quell-denoiser[baselines]'` for spectral-gate and rnnoise; what is not installed is left out.
+Recordings are paired, resampled and scored as by `quell evaluate`. A model is a file made by `quell export`, FILE@RATE
+for third-party TorchScript or ONNX models (waveform in, waveform out), or quell for the included model, the default. On
+a corpus, whose mixtures are those of `quell evaluate --study`, checks with target values follow; with 240 mixtures they
+take 7 minutes of one core for three systems.
+Needs `pip install 'quell-denoiser[baselines]'` for spectral-gate and rnnoise; those not installed are left out.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ CHECKED = 60  # mixtures whose levels are changed, ten at each SNR
 
 
 class Check(NamedTuple):
-    """Something that a denoiser should hold; `found` by system."""
+    """A requirement on denoisers, with the value measured for each system."""
 
-    what: str
-    bar: str
-    found: dict[str, float]
-    holds: Callable[[float], bool]
-    shown: str  # format of the numbers
+    name: str
+    target: str
+    values: dict[str, float]
+    met: Callable[[float], bool]
+    format: str  # of the values
 
 
 def systems_of(models: list[str], names: list[str], corpus: Corpus | None, console: Console) -> dict[str, System]:
@@ -75,11 +75,8 @@ def systems_of(models: list[str], names: list[str], corpus: Corpus | None, conso
     return systems
 
 
-# --- tables ---
-
-
 def show(state: dict[str, Any], split: str) -> None:
-    """Markdown: a row for each system, then one for each SNR."""
+    """Prints Markdown: a row per system, then a row per SNR."""
     mixed = f"{split} mixtures" if state["kind"] == "mixtures" else "pairs of recordings"
     print(f"{state['mixtures']} {mixed}, {state['minutes']:.1f} minutes.\n")
     print_systems(state)
@@ -122,57 +119,54 @@ def print_by_snr(state: dict[str, Any]) -> None:
         print(f"| {at['snr_db']:g} | {at['clips']} | {' | '.join(cells)} |")
 
 
-# --- checks ---
-
-
 def checks(mixtures: EvaluationSet, systems: dict[str, System], state: dict[str, Any], scorer: Scorer) -> list[Check]:
-    """What a denoiser should hold besides its means."""
+    """Requirements on denoisers beside their mean scores."""
     rows = {row["system"]: row for row in state["systems"] if row["system"] in systems}
     console = stderr()
-    clean, moved = {}, {}
+    clean, level_changes = {}, {}
     for name, system in systems.items():
-        clean[name] = of_clean(name, system, mixtures, scorer, console)
-        moved[name] = of_levels(name, system, mixtures.first(CHECKED), console)
+        clean[name] = scores_of_clean(name, system, mixtures, scorer, console)
+        level_changes[name] = changes_by_level(name, system, mixtures.first(CHECKED), console)
     worst = {name: row["worst"]["si_sdr"]["gain"] for name, row in rows.items()}
     top = {name: row["worse_at_highest_snr"]["stoi"] for name, row in rows.items()}
-    found = [
-        Check(
-            f"clean speech in: {head}", f">= {bar:g}", {n: means[name] for n, means in clean.items()}, at_least(bar), f
-        )
-        for name, head, bar, f in (("si_sdr", "SI-SDR (dB)", 33.0, ".1f"), ("pesq", "PESQ", 4.0, ".2f"))
-    ]
+    results = []
+    for metric, head, least, form in (("si_sdr", "SI-SDR (dB)", 33.0, ".1f"), ("pesq", "PESQ", 4.0, ".2f")):
+        means = {name: scores[metric] for name, scores in clean.items()}
+        results.append(Check(f"clean speech in: {head}", f">= {least:g}", means, at_least(least), form))
     for level in LEVELS_DB:
-        change = {name: by_level[level] for name, by_level in moved.items()}
-        found.append(
+        change = {name: by_level[level] for name, by_level in level_changes.items()}
+        results.append(
             Check(f"input of {level:+g} dB: largest change of SI-SDR (dB)", "< 0.3", change, lambda x: x < 0.3, ".3f")
         )
-    found.append(Check("worst clip: change of SI-SDR (dB)", ">= -3", worst, at_least(-3.0), "+.2f"))
+    results.append(Check("worst clip: change of SI-SDR (dB)", ">= -3", worst, at_least(-3.0), "+.2f"))
     highest = state["by_snr"][-1]["snr_db"]
-    found.append(Check(f"clips with less STOI at {highest:g} dB SNR", "<= 10%", top, lambda x: x <= 0.1, ".0%"))
-    return found
+    results.append(Check(f"clips with less STOI at {highest:g} dB SNR", "<= 10%", top, lambda x: x <= 0.1, ".0%"))
+    return results
 
 
-def at_least(bar: float) -> Callable[[float], bool]:
-    return lambda value: value >= bar
+def at_least(target: float) -> Callable[[float], bool]:
+    return lambda value: value >= target
 
 
-def of_clean(name: str, system: System, mixtures: EvaluationSet, scorer: Scorer, console: Console) -> dict[str, float]:
-    """Mean metrics of what a system makes of speech without noise, each utterance once."""
-    spoken = {label.partition(" + ")[0]: place for place, label in enumerate(mixtures.labels)}
+def scores_of_clean(
+    name: str, system: System, mixtures: EvaluationSet, scorer: Scorer, console: Console
+) -> dict[str, float]:
+    """Mean scores of a system's output for speech without noise, each utterance once."""
+    utterances = {label.partition(" + ")[0]: place for place, label in enumerate(mixtures.labels)}
     rate = mixtures.sample_rate
 
     def jobs() -> Iterator[ScoringJob]:
-        for place in spoken.values():
+        for place in utterances.values():
             clip = mixtures.clean[place]
             yield partial(intrusive.score_clip, system(clip, rate), clip, rate, ("pesq", "si_sdr"))
 
     with progress.bar(f"clean speech through {name}", console) as move:
-        scores = scorer.run(jobs(), len(spoken), move)
+        scores = scorer.run(jobs(), len(utterances), move)
     return {metric: float(np.mean([score.values[metric] for score in scores])) for metric in ("pesq", "si_sdr")}
 
 
-def of_levels(name: str, system: System, mixtures: EvaluationSet, console: Console) -> dict[float, float]:
-    """By change of the input's level in dB, the largest change of a clip's SI-SDR. Samples are float: none clips."""
+def changes_by_level(name: str, system: System, mixtures: EvaluationSet, console: Console) -> dict[float, float]:
+    """The largest change of a clip's SI-SDR by the gain of the input in dB. Samples are float: none clips."""
 
     def si_sdr(noisy: FloatArray, clean: FloatArray) -> float:
         return intrusive.si_sdr(system(noisy, mixtures.sample_rate), clean)
@@ -185,21 +179,19 @@ def of_levels(name: str, system: System, mixtures: EvaluationSet, console: Conso
                 gain = np.float32(10 ** (level / 20))
                 changes[level].append(abs(si_sdr(gain * noisy, clean) - usual))
             move(place + 1, len(mixtures.noisy))
-    return {level: max(found) for level, found in changes.items()}
+    return {level: max(values) for level, values in changes.items()}
 
 
-def show_checks(found: list[Check], names: list[str]) -> None:
-    print(f"\n| check | bar | {' | '.join(names)} |\n" + "|---" * (len(names) + 2) + "|")
-    for check in found:
-        cells = [f"{value:{check.shown}}" for value in (check.found[name] for name in names)]
-        marked = [
-            cell if check.holds(check.found[name]) else f"**{cell}**" for name, cell in zip(names, cells, strict=True)
-        ]
-        print(f"| {check.what} | {check.bar} | {' | '.join(marked)} |")
-    print("\nBold: the bar is missed.")
+def show_checks(results: list[Check], names: list[str]) -> None:
+    print(f"\n| check | target | {' | '.join(names)} |\n" + "|---" * (len(names) + 2) + "|")
+    for check in results:
+        values = [check.values[name] for name in names]
+        cells = [f"{value:{check.format}}" if check.met(value) else f"**{value:{check.format}}**" for value in values]
+        print(f"| {check.name} | {check.target} | {' | '.join(cells)} |")
+    print("\nBold: the target is missed.")
 
 
-def opened(given: argparse.Namespace, console: Console) -> Corpus | None:
+def open_corpus(given: argparse.Namespace, console: Console) -> Corpus | None:
     if given.corpus is None:
         return None
     config = CorpusConfig(
@@ -218,19 +210,21 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, default=240, help="of the corpus, at six SNRs in turn")
     parser.add_argument("--snr-db", type=float, nargs=2, default=(-5.0, 20.0), help="lowest and highest, of mixtures")
     parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000, help="of the corpus, Hz")
-    parser.add_argument("--group-noise", default=r"^\d-(\d+)-", help="which noises of the corpus are of one source")
+    parser.add_argument(
+        "--group-noise", default=r"^\d-(\d+)-", help="regular expression whose groups name the source of a noise"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="for the decoded corpus")
-    parser.add_argument("--model", nargs="+", default=[SHIPPED], help="FILE, FILE@RATE of others, or quell")
+    parser.add_argument("--model", nargs="+", default=[SHIPPED], help="FILE, third-party FILE@RATE, or quell")
     parser.add_argument("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES))
     given = parser.parse_args()
     if (given.corpus is None) == (given.noisy is None) or (given.noisy is None) != (given.clean is None):
         parser.error("expected either --noisy and --clean, or --corpus")
     torch.set_num_threads(1)  # the real-time factor is that of one thread; scoring takes the other cores
     console = stderr()
-    corpus = opened(given, console)
+    corpus = open_corpus(given, console)
     systems = systems_of(given.model, given.baselines, corpus, console)
     with Scorer(cores()) as scorer:
-        mixtures, test_set = material_of(given, corpus, scorer, console)
+        mixtures, test_set = test_set_of(given, corpus, scorer, console)
         state = comparison.summary(test_set, evaluate.compare(test_set, systems, scorer, console))
         further = [] if mixtures is None else checks(mixtures, systems, state, scorer)
     print(header(f"python benchmarks/denoising.py {' '.join(sys.argv[1:])}"))
@@ -239,7 +233,7 @@ def main() -> None:
         show_checks(further, list(systems))
 
 
-def material_of(
+def test_set_of(
     given: argparse.Namespace, corpus: Corpus | None, scorer: Scorer, console: Console
 ) -> tuple[EvaluationSet | None, TestSet]:
     if corpus is None:

@@ -1,10 +1,10 @@
-"""What a trial's gallery costs its worker: seconds of CPU and of the clock for each part, and bytes.
+"""Cost of a trial's gallery for its worker: CPU and wall seconds per part, and bytes.
 
     python benchmarks/gallery.py
 
-Four clips of the longest mixtures, 8 s of noise at 16 kHz, which nothing packs; the preset compressed-unet, untrained,
-on one thread; a folder for the artifacts and an SQLite database, as `quell tune` has them. The first trial of a worker
-also loads matplotlib and draws the axes that the others reuse.
+Four clips as long as the longest mixtures, 8 s of noise at 16 kHz, which nothing compresses; the preset
+compressed-unet, untrained, on one thread; a folder for the artifacts and an SQLite database, as in `quell tune`. The
+first trial of a worker also loads matplotlib and draws the axes that the others reuse.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ PARTS = {"denoise": "_denoised", "WAV": "_wav", "picture": "picture", "store": "
 
 
 class Times:
-    """Seconds of this thread and of the clock that parts of a trial took."""
+    """CPU seconds of this thread and wall seconds, by part of a trial."""
 
     def __init__(self) -> None:
         self.of: dict[str, list[float]] = {}
@@ -75,12 +75,12 @@ def main() -> None:
         setattr(gallery, function, times.timed(name, getattr(gallery, function)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shown = mixtures()
-    # As training leaves it.
+    # Eval mode and memory format as after training.
     denoiser = (
         Denoiser(search_space.denoiser_config(PRESETS[DEFAULT], RATE)).eval().to(memory_format=torch.channels_last)
     )  # type: ignore[call-overload]
     with torch.inference_mode():
-        denoiser(torch.from_numpy(shown.noisy[0])[None])  # as it has run over the whole validation set
+        denoiser(torch.from_numpy(shown.noisy[0])[None])  # warm, as after the validation set
     print(header("python benchmarks/gallery.py"))
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -91,11 +91,11 @@ def main() -> None:
         study = optuna.create_study(storage=storage, study_name="gallery")
         showcase = gallery.store_study_clips(study, shown, store)
         of_study = size(folder)
-        hang = times.timed("all", gallery.store_trial_clips)
+        store_clips = times.timed("all", gallery.store_trial_clips)
         for _ in range(1 + TRIALS):
             times.of.clear()
             trial = study.ask()
-            hang(trial, showcase, shown, denoiser, shown.noisy_scores, store)
+            store_clips(trial, showcase, shown, denoiser, shown.noisy_scores, store)
             assert "gallery" in trial.user_attrs
             study.tell(trial, 1.0)
             spent = np.array([times.of[name] for name in (*PARTS, "all")])

@@ -1,4 +1,4 @@
-"""What every result is headed by: date, machine, versions, commit."""
+"""The header of every result: date, machine, versions, commit."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ from quell.processes import cores
 
 
 def header(command: str) -> str:
-    """Markdown lines that say when, where and with what a benchmark ran."""
+    """Markdown lines with the command, date, commit, machine and versions of a benchmark."""
     root = Path(__file__).parents[1]
     commit = _output(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
     changed = " with changes" if _output(["git", "-C", str(root), "status", "--porcelain", "-uno"]) else ""

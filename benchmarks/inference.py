@@ -1,13 +1,13 @@
-"""What an exported denoiser costs where it runs: time and memory, beside RNNoise and a spectral gate.
+"""Time and memory of exported denoisers, compared with RNNoise and a spectral gate.
 
     python benchmarks/inference.py [--denoiser FILE ...]
 
 Needs `pip install 'quell-denoiser[onnx,baselines]'`.
 
-Without files the presets compressed-unet and recurrent-unet at 16 kHz with untrained weights, whose time is that of
+If no files are given: the presets compressed-unet and recurrent-unet at 16 kHz with untrained weights, as fast as
 trained ones. Every system gets the same speech-shaped noise of 1 s, 10 s and 10 min, in turn, on one thread; times are
 CPU times of the process, the median of the rounds. Memory is the peak of a process that denoises one file with
-`quell.inference.enhancement`, and of one that does nothing but load.
+`quell.inference.enhancement`, and of one that only loads the model.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from quell.inference.enhancement import denoise, enhance_file
 from quell.network.denoiser import Denoiser
 
 RATE = 16_000
-LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # and rounds
+LENGTHS_S = {"1 s": (1, 9), "10 s": (10, 5), "10 min": (600, 1)}  # seconds, rounds
 MEMORY_MIN = (10, 60)
-CHANGING_S = (1.0, 3.7, 0.4, 9.1, 2.2, 17.3, 0.1, 5.5)  # lengths that a service may see in turn
+CHANGING_S = (1.0, 3.7, 0.4, 9.1, 2.2, 17.3, 0.1, 5.5)  # input lengths of a service, in turn
 BASELINES = ("rnnoise", "spectral-gate")
 
 System = Callable[[FloatArray], object]
@@ -63,23 +63,23 @@ def cpu_seconds(run: System, samples: FloatArray) -> float:
 
 
 def real_time_factors(systems: dict[str, System]) -> dict[str, list[float]]:
-    """CPU time over audio time for each length."""
-    found: dict[str, list[float]] = {name: [] for name in systems}
+    """CPU time over audio time per length."""
+    factors: dict[str, list[float]] = {name: [] for name in systems}
     for label, (seconds, rounds) in LENGTHS_S.items():
         samples = noise(seconds)
         times: dict[str, list[float]] = {name: [] for name in systems}
         for run in systems.values():
-            run(samples[: 4 * RATE])  # what the first call costs is told apart
+            run(samples[: 4 * RATE])  # warm-up is measured apart
         for _ in track(range(rounds), label, transient=True):
             for name, run in systems.items():
                 times[name].append(cpu_seconds(run, samples))
         for name in systems:
-            found[name].append(statistics.median(times[name]) / seconds)
-    return found
+            factors[name].append(statistics.median(times[name]) / seconds)
+    return factors
 
 
 def warm_up(path: Path) -> tuple[float, float]:
-    """(seconds to load, seconds that the first calls of changing lengths cost beyond their repetition)."""
+    """(seconds to load, extra seconds of the first calls with CHANGING_S over their repetition)."""
     started = time.process_time()
     model = load(path)
     loaded = time.process_time() - started
@@ -89,7 +89,7 @@ def warm_up(path: Path) -> tuple[float, float]:
 
 
 def peak_bytes(path: Path, minutes: float, folder: Path) -> int:
-    """Peak resident memory of a process that denoises a file of so many minutes; of 0 minutes it only loads."""
+    """Peak resident memory of a process that denoises a file of `minutes`; with 0 it only loads the model."""
     command = [sys.executable, __file__, "--child", str(path), str(minutes), str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
@@ -105,20 +105,20 @@ def child(path: Path, minutes: float, folder: Path) -> None:
                 for _ in range(round(minutes)):
                     file.write(piece)
         enhance_file(source, folder / f"made-{os.getpid()}.wav", model)
-    # Not getrusage: what that says begins with the peak of the process that started this one.
+    # Not getrusage: its peak includes that of the parent process.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) * 1024)
 
 
 def presets(folder: Path) -> list[Path]:
-    made = []
+    paths = []
     for name in ("compressed-unet", "recurrent-unet"):
         torch.manual_seed(0)
         denoiser = Denoiser(search_space.denoiser_config(PRESETS[name], RATE)).eval()
         for kind in ("torchscript", "onnx"):
-            made.append(folder / f"{name}{FORMATS[kind]}")
-            export(denoiser, made[-1], {}, kind)
-    return made
+            paths.append(folder / f"{name}{FORMATS[kind]}")
+            export(denoiser, paths[-1], {}, kind)
+    return paths
 
 
 def _at_rate(run: Callable[[FloatArray, int], FloatArray]) -> System:
@@ -126,7 +126,7 @@ def _at_rate(run: Callable[[FloatArray, int], FloatArray]) -> System:
 
 
 def eager() -> dict[str, System]:
-    """The module that is scripted, not scripted."""
+    """The exported module without TorchScript."""
     torch.manual_seed(0)
     denoiser = Denoiser(search_space.denoiser_config(PRESETS["compressed-unet"], RATE)).eval()
     module = BlockDenoiser(denoiser)
@@ -161,8 +161,8 @@ def main() -> None:
         heads = " | ".join(f"RTF, {label}" for label in LENGTHS_S)
         print(f"| system | {heads} | 10 s over rnnoise | load, s | warm-up, s | memory loaded, 10 min, 60 min, MB |")
         print("|---|" + "---|" * (len(LENGTHS_S) + 4))
-        for name, found in factors.items():
-            row = [name, *(f"{value:.4f}" for value in found), f"{found[1] / factors['rnnoise'][1]:.2f}"]
+        for name, values in factors.items():
+            row = [name, *(f"{value:.4f}" for value in values), f"{values[1] / factors['rnnoise'][1]:.2f}"]
             path = next((path for path in paths if path.name == name), None)
             if path is None:
                 row += ["", "", ""]

@@ -1,10 +1,10 @@
-"""What a recurrence makes of a recording longer than its training segments: one pass against shorter passes.
+"""SI-SDR of recurrent networks on recordings longer than their training segments: one pass against shorter passes.
 
     python benchmarks/long_recordings.py --corpus FOLDER --weights FILE [FILE ...]
 
-FILE: weights as `benchmarks/presets.py` leaves them. Two minutes of validation speech in validation noise; the mean
-SI-SDR over pieces of 4 s. A recurrence in both directions is given windows of several lengths; one forwards is started
-anew so often, with the time before as context.
+FILE: weights written by `benchmarks/presets.py`. Two minutes of validation speech in validation noise; the mean SI-SDR
+over pieces of 4 s. A bidirectional recurrence gets windows of several lengths; a forward one is restarted as often,
+with the preceding audio as context.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LENGTHS_S = (1, 2, 4, 8)
 
 
 def mixture(corpus: Corpus, snr_db: float) -> tuple[FloatArray, FloatArray]:
-    """(noisy, clean), peak of the noisy one at 0.3."""
+    """(noisy, clean), the noisy peak at 0.3."""
     split = corpus.splits["validation"]
     length = MINUTES * 60 * corpus.sample_rate
     sides = (np.concatenate([split.waveform(clip) for clip in split.of(kind)]) for kind in ("clean", "noise"))
@@ -42,7 +42,7 @@ def mixture(corpus: Corpus, snr_db: float) -> tuple[FloatArray, FloatArray]:
 
 
 def in_passes(denoiser: Denoiser, noisy: Tensor, seconds: int) -> Tensor:
-    """Passes over so much and as much before it, at the level of the whole."""
+    """Passes over `seconds` and as much before, at the level of the whole recording."""
     step, level = seconds * denoiser.config.sample_rate, rms(noisy)
     done = []
     for start in range(0, noisy.shape[-1], step):
@@ -51,17 +51,17 @@ def in_passes(denoiser: Denoiser, noisy: Tensor, seconds: int) -> Tensor:
     return torch.cat(done, -1)
 
 
-def answers(denoiser: Denoiser, noisy: Tensor) -> dict[str, Tensor]:
+def outputs(denoiser: Denoiser, noisy: Tensor) -> dict[str, Tensor]:
     recurrence = denoiser.network.bottleneck
     if denoiser.config.bottleneck != "both" or recurrence is None:
         passes = {f"{length} s": in_passes(denoiser, noisy, length) for length in LENGTHS_S}
         return {"one pass": denoiser(noisy), **passes}
     frames_per_s = denoiser.config.sample_rate / denoiser.config.hop_length / denoiser.network.time_factor
-    found = {}
+    by_length = {}
     for name, length in {"one pass": 10_000, **{f"{length} s": length for length in LENGTHS_S}}.items():
         recurrence.window = 2 * round(length * frames_per_s / 2)
-        found[name] = denoiser(noisy)
-    return found
+        by_length[name] = denoiser(noisy)
+    return by_length
 
 
 def main() -> None:
@@ -82,8 +82,8 @@ def main() -> None:
                 noisy, clean = mixture(corpus, snr_db)
                 pieces = range(0, len(clean), PIECE_S * rate)
                 row = []
-                for answer in answers(denoiser, torch.from_numpy(noisy).float()[None]).values():
-                    ours = answer[0].numpy()
+                for output in outputs(denoiser, torch.from_numpy(noisy).float()[None]).values():
+                    ours = output[0].numpy()
                     scores = [intrusive.si_sdr(ours[i : i + pieces.step], clean[i : i + pieces.step]) for i in pieces]
                     row.append(f"{np.mean(scores):.2f}")
                 print(f"| {path.stem} | {snr_db} | " + " | ".join(row) + " |")

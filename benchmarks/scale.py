@@ -1,12 +1,12 @@
-"""Many workers on one study: throughput against ideal, errors, connections to the database; then many more on paper.
+"""Many workers on one study: throughput against ideal, errors, database connections; then simulations of more.
 
     python benchmarks/scale.py                                   # 64 workers on Postgres and on the gRPC proxy
     python benchmarks/scale.py --storage grpc --workers 16 --sleep-s 10 --processes 2
 
-Workers as `quell worker` runs them, with the trials of `storage_overhead.py`: they sleep instead of training, and write
-what a real one writes. Ideal is a trial for each worker in every `sleep-s`; it is held against the time in which all of
-them had a trial. Then single calls are timed, by what the narrowest server (Postgres, or the proxy, which is Python)
-computed and by what the client waited besides, and feed the simulation of `on_paper.py`.
+Workers run as by `quell worker`, with the trials of `storage_overhead.py`: they sleep instead of training, and write as
+much as real ones. Ideal is a trial per worker in every `sleep-s`, over the time in which every worker has a trial. Then
+single calls are timed, by the CPU time of the narrowest server (Postgres, or the proxy, which is Python) and by the
+client's further wait, as input of the simulation in `on_paper.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from on_paper import Call, Server, Trial, play
+from on_paper import Call, Server, Trial, simulate
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import samplers
 from quell_tuning.trials.budget import MAX_REAPERS, REAP_EVERY, Budget
@@ -46,8 +46,8 @@ PROXIES = (1, 4)  # processes
 
 
 @dataclass
-class Counted:
-    """Calls of the main thread, which are not those of the lease."""
+class CallCounts:
+    """Calls of the main thread, without those of the lease."""
 
     looks: int = 0
     others: int = 0
@@ -67,20 +67,20 @@ class Counted:
 def worker(trials: int, sleep_s: float) -> int:
     notice = StopRequest()
     storage = open_storage(os.environ["QUELL_STORAGE"])
-    counted = Counted()
-    counted.watch(storage)
+    counts = CallCounts()
+    counts.watch(storage)
     with storage.waiting(unless=notice.check):
         study = optuna.load_study(study_name=STUDY, storage=storage)
     study.sampler = samplers.sampler("tpe", 0, worker_name())
     study.pruner = samplers.pruner("none", (0.25, 1.0))
     code = work(Budget(study, trials), notice, lambda: lambda running: objective(running, sleep_s), lambda number: None)
-    print(json.dumps(vars(counted)))
+    print(json.dumps(vars(counts)))
     return code
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one storage. Times are those of the window in which every worker had a trial."""
+class Measurement:
+    """Results of one storage, over the time in which every worker has a trial."""
 
     share: float  # of the ideal throughput
     trials: int
@@ -88,14 +88,14 @@ class Found:
     lost: int
     errors: int
     connections: int
-    transactions: float  # for each trial
-    cpu_ms: float  # of the narrowest server, for each trial
+    transactions: float  # per trial
+    cpu_ms: float  # of the narrowest server, per trial
     look: Call
     other: Call
     trial: Trial
 
     def explained_ms(self, workers: int, trial_s: float) -> float:
-        """What of `cpu_ms` the single calls add up to."""
+        """The part of `cpu_ms` that the single calls add up to."""
         renewals = trial_s / RENEW_S
         reapers = min(1.0, MAX_REAPERS / workers)
         looks = self.trial.looks + renewals * (reapers + (1 - reapers) / REAP_EVERY)
@@ -103,7 +103,7 @@ class Found:
         return 1000 * (looks * look_s + (self.trial.others + renewals) * self.other.server_s)
 
 
-def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Path) -> Found:
+def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Path) -> Measurement:
     trials = ROUNDS * workers
     with servers(name, processes, folder) as there, closing(open_storage(there.url, create=True)) as storage:
         study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
@@ -119,7 +119,7 @@ def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Pat
         while sum(trial.state.name == "RUNNING" for trial in study.get_trials(deepcopy=False)) < workers:
             time.sleep(0.5)
         before = time.monotonic(), there.transactions(), there.cpu_s(), ended(study)
-        while ended(study) < trials - workers:  # from here on some find nothing to do
+        while ended(study) < trials - workers:  # after that some workers have no trial
             time.sleep(0.5)
         after = time.monotonic(), there.transactions(), there.cpu_s(), ended(study)
         for process in started:
@@ -128,8 +128,8 @@ def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Pat
         watch.join()
         seconds, transactions, cpu_s, done = (late - early for late, early in zip(after, before, strict=True))
         look, other = single_calls(there, storage)
-        counted = [json.loads((folder / f"{number}.log").read_text().splitlines()[-1]) for number in range(workers)]
-        return Found(
+        counts = [json.loads((folder / f"{number}.log").read_text().splitlines()[-1]) for number in range(workers)]
+        return Measurement(
             share=done / seconds / (workers / sleep_s),
             trials=trials,
             ended=ended(study),
@@ -140,7 +140,7 @@ def measure(name: str, processes: int, workers: int, sleep_s: float, folder: Pat
             cpu_ms=1000 * cpu_s / done,
             look=look,
             other=other,
-            trial=Trial(*(sum(one[key] for one in counted) / trials for key in ("looks", "others"))),
+            trial=Trial(*(sum(one[key] for one in counts) / trials for key in ("looks", "others"))),
         )
 
 
@@ -155,28 +155,26 @@ def complaints(folder: Path) -> int:
 
 
 def on_paper(
-    found: Found, dearer: float, workers: int, trial_s: float, proxies: int, begin_s: float | None = None
+    measured: Measurement, dearer: float, workers: int, trial_s: float, proxies: int, begin_s: float | None = None
 ) -> str:
-    """Share of the ideal throughput, when every call costs the server so many times what a single one does."""
+    """Simulated share of the ideal throughput, if every call costs the server `dearer` times a single one."""
     server = Server(1, shares_reads=True) if proxies else Server(POSTGRES_CORES, shares_reads=False)
-    look, other = found.look.dearer(dearer), found.other.dearer(dearer)
+    look, other = measured.look.dearer(dearer), measured.other.dearer(dearer)
     on_each = workers // max(1, proxies)
-    return str(play(server, look, other, found.trial, on_each, trial_s, running=workers, begin_s=begin_s))
+    return str(simulate(server, look, other, measured.trial, on_each, trial_s, running=workers, begin_s=begin_s))
 
 
-def show(name: str, found: Found, explained_ms: float) -> None:
-    figures = f"{found.ended} of {found.trials} | {found.lost} | {found.errors} | {found.connections}"
-    print(f"| {name} | {found.share:.1%} | {figures} | {found.transactions:.0f} | {found.cpu_ms:.0f} |", flush=True)
-    look, other, trial = found.look, found.other, found.trial
+def show(name: str, result: Measurement, explained_ms: float) -> None:
+    figures = f"{result.ended} of {result.trials} | {result.lost} | {result.errors} | {result.connections}"
+    print(f"| {name} | {result.share:.1%} | {figures} | {result.transactions:.0f} | {result.cpu_ms:.0f} |", flush=True)
+    look, other, trial = result.look, result.other, result.trial
+    print(f"\nA trial reads all trials {trial.looks:.1f} times and makes {trial.others:.1f} other calls, lease aside.")
     print(
-        f"\nA trial reads all trials {trial.looks:.1f} times and makes {trial.others:.1f} other calls, its lease aside."
-    )
-    print(
-        f"A read takes {1000 * look.server_s:.2f} + {1000 * look.server_each_s:.3f} ms for each that runs on the server"
-        f" and {1000 * look.client_s:.2f} + {1000 * look.client_each_s:.3f} ms besides;"
+        f"A read takes {1000 * look.server_s:.2f} + {1000 * look.server_each_s:.3f} ms per running trial on the server"
+        f" and {1000 * look.client_s:.2f} + {1000 * look.client_each_s:.3f} ms elsewhere;"
         f" another call {1000 * other.server_s:.2f} and {1000 * other.client_s:.2f} ms."
     )
-    print(f"These add up to {explained_ms:.0f} of the server's {found.cpu_ms:.0f} ms a trial.")
+    print(f"These add up to {explained_ms:.0f} of the server's {result.cpu_ms:.0f} ms per trial.")
 
 
 def main() -> None:
@@ -190,27 +188,25 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.worker:
         sys.exit(worker(int(options.worker[0]), float(options.worker[1])))
-    from header import header  # which imports torch: workers do without
+    from header import header  # imports torch, which workers do not need
 
     print(header(f"python benchmarks/scale.py {' '.join(sys.argv[1:])}".strip()))
     print(f"{options.workers} workers, trials of {options.sleep_s:g} s\n")
     paper = []
     for name in options.storage or ("postgres", "grpc"):
-        print(
-            "| storage | of ideal | trials | lost | errors | connections | transactions a trial | server, ms a trial |"
-        )
+        print("| storage | of ideal | trials | lost | errors | connections | transactions/trial | server, ms/trial |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         with tempfile.TemporaryDirectory(prefix="quell-scale-") as folder:
-            found = measure(name, options.processes, options.workers, options.sleep_s, Path(folder))
-        explained_ms = found.explained_ms(options.workers, options.sleep_s)
-        dearer = max(1.0, found.cpu_ms / explained_ms)
-        show(name, found, explained_ms)
+            result = measure(name, options.processes, options.workers, options.sleep_s, Path(folder))
+        explained_ms = result.explained_ms(options.workers, options.sleep_s)
+        dearer = max(1.0, result.cpu_ms / explained_ms)
+        show(name, result, explained_ms)
         proxies = options.processes if name == "grpc" else 0
-        same = on_paper(found, dearer, options.workers, options.sleep_s, proxies, begin_s=1.0)
-        print(f"The same on paper, with all trials beginning within a second as here: {same} of ideal.\n")
+        same = on_paper(result, dearer, options.workers, options.sleep_s, proxies, begin_s=1.0)
+        print(f"Simulated, with all trials beginning within a second as here: {same} of ideal.\n")
         for proxies in PROXIES if name == "grpc" else (0,):
             for trial_s in TRIAL_S:
-                shares = [on_paper(found, dearer, many, trial_s, proxies) for many in SIMULATED]
+                shares = [on_paper(result, dearer, many, trial_s, proxies) for many in SIMULATED]
                 paper.append(f"| {name}{f' x {proxies}' * (proxies > 1)} | {trial_s} s | {' | '.join(shares)} |")
     print("Simulated: share of ideal by workers and length of a trial\n")
     print("| storage | trial | " + " | ".join(map(str, SIMULATED)) + " |\n|---|---|" + "---|" * len(SIMULATED))

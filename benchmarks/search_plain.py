@@ -1,8 +1,8 @@
-"""The search that people write: study.optimize, every trial trained to the end. `search_efficiency.py` races it.
+"""A plain Optuna search: study.optimize, every trial trained to the end; the baseline of `search_efficiency.py`.
 
     python benchmarks/search_plain.py --corpus FOLDER --runs FOLDER --sampler tpe
 
-Goes on until it is interrupted; the study is in RUNS/quell.db.
+Runs until it is interrupted; the study is in RUNS/quell.db.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomS
 
 
 def mixtures(spec: StudySpec, corpus: Corpus, scorer: Scorer) -> EvaluationSet:
-    """What a study's trials are scored on."""
+    """The validation mixtures of a study."""
     count, seed = spec.training.validation_mixtures, spec.study.seed
     return evaluation_set(corpus, "validation", count, spec.corpus.snr_db, seed, scorer)
 

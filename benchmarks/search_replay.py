@@ -1,10 +1,10 @@
-"""Searches replayed over a bank of trained configurations: which sampler, pruner, rungs and mixtures to search with.
+"""Replays searches over a bank of trained configurations, to compare samplers, pruners, rungs and mixtures.
 
     python benchmarks/search_replay.py --seeds 100
 
 A replayed trial takes the seconds and reports the scores that `search_bank.py` recorded; samplers, pruners and studies
-are the real ones. Workers are asynchronous, as Quell's are. One strategy in each table differs from "quell" in what
-its name says.
+are the real ones. Workers are asynchronous, like Quell's. Each strategy of a table differs from "quell" as its name
+says.
 """
 
 import argparse
@@ -31,23 +31,23 @@ from rich.progress import Progress
 from scipy.stats import spearmanr
 from search_bank import BANK, STUDY, Configuration, Rung, Searched, read_bank
 
-TAKEN_OVER_S = 0.5  # asking, storing, and taking a result over
-TRIALS = 200  # of a search, at most: one that proposes what it has seen would go on for long
+TAKEN_OVER_S = 0.5  # to ask, store, and copy a result
+TRIALS = 200  # of a search, at most: one that repeats its proposals would hardly end
 MIXTURES = (16, 32, 64, 128)
 Key = tuple[object, ...]
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to search, named by where it departs from Quell's defaults."""
+    """A way to search, named by its difference from Quell's defaults."""
 
     name: str
     sampler: Callable[[int], optuna.samplers.BaseSampler] = samplers.SAMPLERS["tpe"]
     pruner: str = "asha"
     shares: tuple[float, ...] = (1 / 4, 1 / 2, 1.0)  # rungs, of the training audio
     mixtures: int = 32  # scored at the rungs before the last
-    presets: bool = True  # come first
-    takes_over: bool = True  # the result of a configuration that was trained before
+    presets: bool = True  # are the first trials
+    takes_over: bool = True  # copies the result of a configuration that was trained before
 
 
 # Tried beside those of `quell_tuning.study.samplers`; the median keeps half.
@@ -104,7 +104,7 @@ def strategies() -> list[Strategy]:
 
 @dataclass
 class Search:
-    """One search of simulated workers; `reached` collects (seconds since its start, score) of complete trials."""
+    """One search of simulated workers; `reached` has (seconds since its start, score) of complete trials."""
 
     bank: dict[Key, Configuration]
     spec: StudySpec
@@ -114,8 +114,8 @@ class Search:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        # By the clock of a shared machine, whose delays are no configuration's own: the lower quartile.
-        rungs = [rung for found in self.bank.values() for rung in found.rungs]
+        # Wall time on a shared machine, with delays that do not depend on the configuration: the lower quartile.
+        rungs = [rung for configuration in self.bank.values() for rung in configuration.rungs]
         self.score_s = {
             hours: float(np.quantile([rung.score_s for rung in rungs if rung.audio_hours == hours], 0.25))
             for hours in {rung.audio_hours for rung in rungs}
@@ -132,7 +132,7 @@ class Search:
                     self.study.enqueue_trial(point)
         order = itertools.count()
         queue = [(0.0, next(order), self.work(hours)) for _ in range(workers)]
-        best = max(found.rungs[-1].pesq.mean() for found in self.bank.values())
+        best = max(configuration.rungs[-1].pesq.mean() for configuration in self.bank.values())
         while queue[0][0] < seconds and len(self.study.get_trials(deepcopy=False)) <= TRIALS:
             self.now, _, worker = heapq.heappop(queue)
             heapq.heappush(queue, (self.now + next(worker), next(order), worker))
@@ -141,7 +141,7 @@ class Search:
         return self.reached
 
     def work(self, hours: list[float]) -> Iterator[float]:
-        """Trial after trial; yields the seconds until something happens next."""
+        """Runs trial after trial; yields the seconds until the next event."""
         while True:
             trial = self.study.ask()
             point = search_space.suggest(trial, self.spec.search)
@@ -199,46 +199,50 @@ def curve(reached: list[tuple[float, float]], workers: int, grid: NDArray[np.flo
 def replay(
     strategy: int, bank_file: Path, spec: StudySpec, seeds: int, workers: int, minutes: float
 ) -> list[list[float]]:
-    """Curves of all seeds, every 0.1 worker-minutes. Strategies go by their place: their samplers cannot be pickled."""
+    """Curves of all seeds, every 0.1 worker-minutes.
+
+    Args:
+        strategy: its index, since the samplers of strategies cannot be pickled.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    bank = {key_of(found.point, spec): found for found in read_bank(bank_file)}
-    worst = min(found.rungs[-1].pesq.mean() for found in bank.values())
+    bank = {key_of(one.point, spec): one for one in read_bank(bank_file)}
+    worst = min(one.rungs[-1].pesq.mean() for one in bank.values())
     grid = np.arange(0, minutes + 1e-9, 0.1)
     searches = (Search(bank, spec, strategies()[strategy], seed) for seed in range(seeds))
     return [curve(search.run(workers, 60 * minutes / workers), workers, grid, worst) for search in searches]
 
 
 def show_bank(bank: list[Configuration]) -> None:
-    """What the bank holds, and how well a rung tells the end."""
-    final = np.array([found.rungs[-1].pesq.mean() for found in bank])
-    seconds = [found.rungs[-1].train_s for found in bank]
+    """Prints the scores of the bank, and how well each rung predicts the final ones."""
+    final = np.array([one.rungs[-1].pesq.mean() for one in bank])
+    seconds = [one.rungs[-1].train_s for one in bank]
     quartiles = ", ".join(f"{value:.3f}" for value in np.quantile(final, [0, 0.25, 0.5, 0.75, 0.95, 1]))
     print(f"{len(bank)} configurations, PESQ {quartiles} (least, quartiles, 95 %, best); ", end="")
     print(f"training {min(seconds):.0f} to {max(seconds):.0f} s, together {sum(seconds) / 60:.0f} min\n")
-    print("Rank correlation of a rung's score with the final one, and where the best three of the end are:\n")
+    print("Rank correlation of a rung's score with the final one, and ranks of the finally best three:\n")
     print("| share of the audio | " + " | ".join(f"{count} mixtures" for count in MIXTURES) + " | ranks |")
     print("|---|" + "---|" * (len(MIXTURES) + 1))
     for place, rung in enumerate(bank[0].rungs):
         share = rung.audio_hours / bank[0].rungs[-1].audio_hours
-        scores = [[found.rungs[place].pesq[:count].mean() for found in bank] for count in MIXTURES]
+        scores = [[one.rungs[place].pesq[:count].mean() for one in bank] for count in MIXTURES]
         correlations = " | ".join(f"{spearmanr(few, final).statistic:.3f}" for few in scores)
         ranks = np.argsort(np.argsort(scores[-1])[::-1])[np.argsort(final)[:-4:-1]] + 1
         print(f"| {share:.4g} | {correlations} | {', '.join(map(str, ranks))} |")
 
 
 def show(curves: dict[str, NDArray[np.float64]], best: float, minutes: float) -> None:
-    """Regrets at parts of the budget, the difference to Quell's, and the time to what the plain loop ends with."""
+    """Prints regrets at parts of the budget, the difference to Quell's, and the time to the plain final score."""
     target = float(np.median(curves[PLAIN.name][:, -1]))
     marks = [minutes / 4, minutes / 2, minutes]
     heads = " | ".join(f"{mark:g} min" for mark in marks)
     print(f"| strategy | {heads} | against quell at {marks[1]:g} min | minutes to {target:.3f} | plain / it |")
     print("|---|" + "---|" * (len(marks) + 3))
-    times = {name: minutes_to(target, found) for name, found in curves.items()}
+    times = {name: minutes_to(target, scores) for name, scores in curves.items()}
     plain = np.quantile(times[PLAIN.name], 0.5, method="nearest")
-    for name, found in curves.items():
-        regrets = " | ".join(f"{1000 * (best - found[:, round(10 * mark)].mean()):.1f}" for mark in marks)
-        gaps = 1000 * (curves[QUELL.name] - found)[:, round(10 * marks[1])]
+    for name, scores in curves.items():
+        regrets = " | ".join(f"{1000 * (best - scores[:, round(10 * mark)].mean()):.1f}" for mark in marks)
+        gaps = 1000 * (curves[QUELL.name] - scores)[:, round(10 * marks[1])]
         error = 1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5
         against = "" if name == QUELL.name else f"{gaps.mean():+.1f} ± {error:.1f}"
         low, middle, high = np.quantile(times[name], [0.25, 0.5, 0.75], method="nearest")
@@ -249,10 +253,10 @@ def ratio(plain: float, minutes: float) -> str:
     return f"{plain / minutes:.2f}" if np.isfinite(minutes) else ""
 
 
-def minutes_to(target: float, found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each seed the worker-minutes until the target is reached; infinite when it is not."""
-    there = found >= target - 1e-9
-    return np.where(there.any(axis=1), there.argmax(axis=1) / 10, np.inf)
+def minutes_to(target: float, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Worker-minutes until the target is reached, per seed; infinite if it is not."""
+    reached = scores >= target - 1e-9
+    return np.where(reached.any(axis=1), reached.argmax(axis=1) / 10, np.inf)
 
 
 def main() -> None:
@@ -266,7 +270,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
     spec, bank = study_file.load(given.study), read_bank(given.bank)
-    best = max(found.rungs[-1].pesq.mean() for found in bank)
+    best = max(one.rungs[-1].pesq.mean() for one in bank)
     print(header(f"python benchmarks/search_replay.py {' '.join(sys.argv[1:])}"))
     show_bank(bank)
     places = [place for place, strategy in enumerate(strategies()) if strategy.name not in given.skip]
@@ -275,8 +279,8 @@ def main() -> None:
         one = partial(
             replay, bank_file=given.bank, spec=spec, seeds=given.seeds, workers=workers, minutes=given.minutes
         )
-        with ProcessPoolExecutor(given.processes) as pool, Progress(transient=True) as shown:
-            curves = list(shown.track(pool.map(one, places), len(places), description=f"{workers} workers"))
+        with ProcessPoolExecutor(given.processes) as pool, Progress(transient=True) as bars:
+            curves = list(bars.track(pool.map(one, places), len(places), description=f"{workers} workers"))
         print(f"\n{workers} worker{'s' * (workers > 1)}, {given.seeds} seeds; mean regret in thousandths of PESQ:\n")
         show(dict(zip(names, map(np.array, curves), strict=True)), best, given.minutes)
 

@@ -1,12 +1,12 @@
-"""What a trial costs besides its training: claim, ask, reports, attributes, tell, leases.
+"""Overhead of a trial beside its training: claim, ask, reports, attributes, tell, leases.
 
     python benchmarks/storage_overhead.py                 # all storages, 1 to 32 workers, 0 to 5000 finished trials
     python benchmarks/storage_overhead.py --storage postgres --workers 8 --finished 1000 --profile
 
-Workers as `quell worker` runs them, with a trial that sleeps instead of training and writes what a real one writes.
-Overhead is a worker's wall time a trial less the sleep; `first` is what a new worker waits before its first trial
+Workers run as by `quell worker`, with a trial that sleeps instead of training and writes as much as a real one.
+Overhead is a worker's wall time per trial minus the sleep; `first` is a new worker's wait before its first trial
 (it reads all trials once). The sleep grows with the workers, so that two cores are not the bottleneck: a real trial
-takes minutes. CPU is that of the worker's process a trial; the server's is not in it.
+takes minutes. CPU is the CPU time of the worker's process per trial, without the server's.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.worker import StopRequest
 
 STUDY = "overhead"
-TRIALS_EACH = 4  # of a worker; the first one is timed apart
+TRIALS_EACH = 4  # trials per worker; the first one is timed apart
 RUNGS = (900, 1800, 3600)  # seconds of audio
-# What a trial writes besides parameters and reports, in the sizes of a real one (quell_tuning.trials.objective).
+# Attributes of a trial, as large as real ones (quell_tuning.trials.objective).
 SCORES = {"pesq": 2.123456789, "stoi": 0.87654321, "estoi": 0.765432109, "si_sdr": 12.3456789}
 BEFORE = {
     "denoiser": {f"parameter_{number}": number for number in range(28)},
@@ -62,7 +62,7 @@ AFTER = {
 
 
 class Timed:
-    """Seconds and number of calls by name, of the main thread or of any other."""
+    """Seconds and number of calls by name, over all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -90,7 +90,7 @@ def objective(running: RunningTrial, sleep_s: float) -> None:
     trial.suggest_categorical("loss", ["l1", "huber", "compressed"])
     for key, value in BEFORE.items():
         trial.set_user_attr(key, value)
-    trial.study.get_trials(deepcopy=False)  # the look for a twin
+    trial.study.get_trials(deepcopy=False)  # the search for a duplicate
     trial.set_constraint("parameters", -0.5)
     for rung in RUNGS:
         time.sleep(sleep_s / len(RUNGS))
@@ -105,7 +105,7 @@ def objective(running: RunningTrial, sleep_s: float) -> None:
 
 
 def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
-    """Runs TRIALS_EACH trials as `quell_tuning.workers.worker.work` does, and prints what they took as JSON."""
+    """Runs TRIALS_EACH trials as `quell_tuning.workers.worker.work` does, and prints their times as JSON."""
     began = time.monotonic()
     storage = open_storage(os.environ["QUELL_STORAGE"])
     study = optuna.load_study(study_name=STUDY, storage=storage)
@@ -115,7 +115,7 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
     if profile:
         for name in (name for name in dir(storage) if "_trial" in name or name == "get_study_user_attrs"):
             timed.wrap(storage, name, name)
-        timed.wrap(study.sampler, "sample_relative", "sampling, with what it reads")
+        timed.wrap(study.sampler, "sample_relative", "sampling, with its reads")
     budget, notice = Budget(study, budget_trials), StopRequest()
     marks: list[tuple[float, float]] = []
     while len(marks) < TRIALS_EACH:
@@ -138,7 +138,7 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
 
 
 def seeded(file: Path, finished: int) -> None:
-    """A SQLite database with a study of so many finished trials, as the objective leaves them."""
+    """Writes an SQLite database with a study of `finished` trials, as the objective leaves them."""
     storage = open_storage(f"sqlite:///{file}", create=True)
     study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
     draw = random.Random(0)
@@ -162,18 +162,18 @@ def seeded(file: Path, finished: int) -> None:
     storage.close()
 
 
-def copied(source: Path, target: sqlalchemy.Engine) -> None:
-    """The rows of a SQLite database into an empty Postgres one, in bulk: Optuna adds trials one by one."""
+def copy(source: Path, target: sqlalchemy.Engine) -> None:
+    """Copies the rows of an SQLite database into an empty Postgres one, in bulk: Optuna adds trials one by one."""
     tables = sqlalchemy.MetaData()
     tables.reflect(target)
     with sqlalchemy.create_engine(f"sqlite:///{source}").connect() as rows, target.begin() as connection:
         for table in tables.sorted_tables:
             columns = [column.name for column in table.columns]
-            chosen = rows.execute(sqlalchemy.text(f"SELECT {', '.join(columns)} FROM {table.name}"))
-            found = [_typed(dict(row._mapping)) for row in chosen]
+            selected = rows.execute(sqlalchemy.text(f"SELECT {', '.join(columns)} FROM {table.name}"))
+            inserted = [_typed(dict(row._mapping)) for row in selected]
             connection.execute(table.delete())
-            for start in range(0, len(found), 5000):
-                connection.execute(table.insert(), found[start : start + 5000])
+            for start in range(0, len(inserted), 5000):
+                connection.execute(table.insert(), inserted[start : start + 5000])
             for column in table.primary_key.columns:
                 if column.autoincrement and isinstance(column.type, sqlalchemy.Integer):
                     name, key = table.name, column.name
@@ -190,7 +190,7 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
-    """URL of a storage of its own with the seed's trials."""
+    """URL of a new storage with the seed's trials."""
     if name == "sqlite":
         shutil.copyfile(seed, folder / "q.db")
         yield f"sqlite:///{folder / 'q.db'}"
@@ -201,7 +201,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
     try:
         open_storage(cluster.url).close()  # makes the tables
         engine = sqlalchemy.create_engine(cluster.url)
-        copied(seed, engine)
+        copy(seed, engine)
         engine.dispose()
         if name == "postgres":
             yield cluster.url
@@ -217,7 +217,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
 
 
 def measure(url: str, workers: int, finished: int, profile: bool) -> list[dict[str, Any]]:
-    """What so many workers at once found; this process tends the slots, as `quell tune` does."""
+    """Times of `workers` at once; this process reconciles the slots, as `quell tune` does."""
     sleep_s = max(3.0, workers * 0.5)
     trials = finished + workers * TRIALS_EACH
     storage = open_storage(url)
@@ -257,20 +257,20 @@ def main() -> None:
                     folder = root / f"{name}-{finished}-{workers}"
                     folder.mkdir()
                     with storages(name, seed, folder) as url:
-                        found = measure(url, workers, finished, options.profile)
+                        results = measure(url, workers, finished, options.profile)
                     shutil.rmtree(folder, ignore_errors=True)
-                    wall = [result["wall"] for result in found]
-                    cpu, first = (statistics.median(result[key] for result in found) for key in ("cpu", "first"))
+                    wall = [result["wall"] for result in results]
+                    cpu, first = (statistics.median(result[key] for result in results) for key in ("cpu", "first"))
                     row = f"{statistics.median(wall):.3f} | {max(wall):.3f} | {cpu:.3f} | {first:.2f}"
                     print(f"| {name} | {finished} | {workers} | {row} |", flush=True)
                     if options.profile:
-                        show(found)
+                        show(results)
 
 
-def show(found: list[dict[str, Any]]) -> None:
-    print("\ncalls and seconds a trial, by name; medians over the workers\n")
-    for key in sorted(found[0]["profile"], key=lambda key: -found[0]["profile"][key][1]):
-        calls, seconds = (statistics.median(result["profile"][key][part] for result in found) for part in (0, 1))
+def show(results: list[dict[str, Any]]) -> None:
+    print("\ncalls and seconds per trial, by name; medians over the workers\n")
+    for key in sorted(results[0]["profile"], key=lambda key: -results[0]["profile"][key][1]):
+        calls, seconds = (statistics.median(result["profile"][key][part] for result in results) for part in (0, 1))
         print(f"- {key}: {calls:.1f} calls, {seconds:.3f} s")
 
 

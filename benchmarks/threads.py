@@ -1,9 +1,9 @@
-"""How much workers that share cores slow each other down: training steps a second by processes and threads.
+"""Training steps per second of workers that share cores, by number of processes and threads.
 
     python benchmarks/threads.py
 
-Each line starts so many processes at once, each training the same small network for some seconds: as torch comes, where
-a thread that waits for the others spins for milliseconds; as `quell` sets it; and with no spinning at all.
+Each line starts N processes at once, each of which trains the same small network for some seconds: with torch's
+default, where a waiting thread spins for milliseconds; with the setting of `quell`; and without spinning.
 """
 
 import os
@@ -23,7 +23,7 @@ NETWORK = DenoiserConfig(win_length=320, hop_length=160, depth=4, base_channels=
 
 
 def steps_per_s() -> float:
-    """Of forward, backward and update on 4 segments of 1 s."""
+    """Steps of forward, backward and update on 4 segments of 1 s."""
     denoiser = Denoiser(NETWORK).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(denoiser.parameters())
     noisy = torch.randn(4, NETWORK.sample_rate)
@@ -37,7 +37,7 @@ def steps_per_s() -> float:
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {cores()} cores; steps a second of each process")
+    print(f"torch {torch.__version__}, {cores()} cores; steps per second of each process")
     settings: list[tuple[int, int, dict[str, str]]] = [
         (1, 1, {}),
         (2, 1, {}),
@@ -53,9 +53,9 @@ def main() -> None:
         started = [
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(processes)
         ]
-        found = [float(process.communicate()[0]) for process in started]
-        waiting = " ".join(f"{name}={value}" for name, value in extra.items()) or "as torch comes"
-        print(f"{processes} x {threads} threads, {waiting}: " + ", ".join(f"{x:.1f}" for x in found), flush=True)
+        rates = [float(process.communicate()[0]) for process in started]
+        waiting = " ".join(f"{name}={value}" for name, value in extra.items()) or "torch's default"
+        print(f"{processes} x {threads} threads, {waiting}: " + ", ".join(f"{x:.1f}" for x in rates), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What feeding costs a training step: ours, the same step on one resident batch, and a loader as people write it.
+"""Cost of the data in a training step: Quell's, the same step on one resident batch, and a common data loader.
 
     python benchmarks/training_speed.py --corpus FOLDER [--preset NAME] [--device cuda:0] [--steps 24]
 
-The loader cuts crops out of decoded recordings, mixes them with numpy and calls librosa.stft for each item, in two
-worker processes. Network, batch and loss are the same everywhere. Needs the extra `benchmarks`.
+The loader crops decoded recordings, mixes them with numpy and calls librosa.stft per item, in two worker processes.
+Network, batch and loss are the same in all three. Needs the extra `benchmarks`.
 """
 
 import argparse
@@ -37,14 +37,14 @@ from quell.mixing.training_mixtures import Mixtures
 from quell.training.trainer import Trainer
 
 ROUNDS = 3
-WARM_UP = 3  # steps that are not timed: kernels are chosen, memory is claimed
+WARM_UP = 3  # steps that are not timed: kernels are selected, memory is allocated
 LOADER_PROCESSES = 2
 # Published peaks of an H200: dense bfloat16, and memory.
 H200_FLOPS, H200_BYTES_PER_S = 989e12, 4.8e12
 
 
 class Resident:
-    """Gives the same batch every time."""
+    """Draws the same batch every time."""
 
     def __init__(self, batch: Mixtures) -> None:
         self.batch = batch
@@ -54,7 +54,7 @@ class Resident:
 
 
 class Items(IterableDataset[tuple[NDArray[Any], ...]]):
-    """Spectra of mixtures, one after the other, as people write it."""
+    """Spectra of mixtures, one after the other, as in common training scripts."""
 
     def __init__(self, split: Split, trainer: Trainer) -> None:
         self.clean, self.noise = split.of("clean"), split.of("noise")
@@ -81,7 +81,7 @@ class Items(IterableDataset[tuple[NDArray[Any], ...]]):
         return np.resize(waveform[start:], self.segment)
 
     def _stft(self, waveform: NDArray[Any]) -> NDArray[Any]:
-        # Padded like ours, so that the spectra are the same.
+        # Padded like Quell's STFT, so that the spectra are the same.
         lead = len(self.window) - self.hop_length
         frames = (self.segment - 1 + lead) // self.hop_length + 1
         trail = (frames - 1) * self.hop_length + len(self.window) - lead - self.segment
@@ -93,22 +93,22 @@ class Items(IterableDataset[tuple[NDArray[Any], ...]]):
 
 
 class LoaderTrainer(Trainer):
-    """Trains on what a loader gives."""
+    """Trains on the batches of a loader."""
 
     def feed(self, batches: Iterator[Any]) -> None:
         self.batches = batches
         self.mixtures = self  # type: ignore[assignment]
 
     def draw(self, _: int) -> Mixtures:
-        noisy, spoken, clean = (part.to(self.device) for part in next(self.batches))
-        return Mixtures(noisy, spoken, clean)
+        noisy, speech, clean = (part.to(self.device) for part in next(self.batches))
+        return Mixtures(noisy, speech, clean)
 
     def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.loss_of(*batch, state)
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, views aside."""
+    """Counts the bytes that operations read and write, without views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def seconds_of_steps(trainer: Trainer, steps: int) -> list[float]:
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
-        trainer.step()  # reads the loss, so that a GPU is done with the step before but for the update
+        trainer.step()  # reads the loss, so that a GPU has finished the step before, except its update
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
@@ -134,7 +134,7 @@ def seconds_of_steps(trainer: Trainer, steps: int) -> list[float]:
 
 
 def against_resident(trainer: Trainer, steps: int) -> tuple[float, float]:
-    """Medians of (our step, its ratio to a step on a resident batch), step by step in turn."""
+    """Medians of (seconds of Quell's step, its ratio to a step on a resident batch), in turn step by step."""
     drawing, resident = trainer.mixtures, Resident(trainer.mixtures.draw(trainer.config.batch_size))
     seconds_of_steps(trainer, WARM_UP)
     ours, ratios = [], []
@@ -150,7 +150,7 @@ def against_resident(trainer: Trainer, steps: int) -> tuple[float, float]:
 
 
 def against_loader(trainer: Trainer, loading: LoaderTrainer, corpus: Corpus, steps: int) -> tuple[float, float]:
-    """Medians of a step of (the loader's training, ours), in rounds one after the other."""
+    """Medians of (seconds of a step with the loader, of Quell's step), in alternating rounds."""
     theirs: list[float] = []
     ours: list[float] = []
     for _ in range(ROUNDS):
@@ -158,7 +158,7 @@ def against_loader(trainer: Trainer, loading: LoaderTrainer, corpus: Corpus, ste
         loader = DataLoader(items, batch_size=trainer.config.batch_size, num_workers=LOADER_PROCESSES)
         batches = iter(loader)
         loading.feed(batches)
-        # What was fetched ahead is used up first: 2 batches for each process.
+        # Prefetched batches are used up first: 2 per process.
         seconds_of_steps(loading, WARM_UP + 2 * LOADER_PROCESSES)
         theirs += seconds_of_steps(loading, -(-steps // ROUNDS))
         loading.feed(iter(()))
@@ -169,7 +169,7 @@ def against_loader(trainer: Trainer, loading: LoaderTrainer, corpus: Corpus, ste
 
 
 def utilisation(trainer: Trainer, seconds: float) -> tuple[float, float]:
-    """(share of the time that the GPU was busy, 0 to 1; steps a second) over steps without a pause."""
+    """(busy share of the GPU, 0 to 1; steps per second) over steps without a pause."""
     events = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
@@ -209,7 +209,7 @@ def main() -> None:
 
         step, ratio = against_resident(trainer, given.steps)
         share = trainer.data_seconds / trainer.seconds
-        print("| what | figure |\n|---|---|")
+        print("| quantity | value |\n|---|---|")
         print(f"| one step, median of {given.steps} | {step * 1000:.1f} ms |")
         print(f"| over the same step on one resident batch, median of {given.steps} pairs | {ratio:.3f} |")
         print(f"| audio-hours per hour | {audio_s / step:.0f} |")

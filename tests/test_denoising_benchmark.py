@@ -1,4 +1,4 @@
-"""The benchmark of denoisers prints what `quell evaluate` computes, and checks with bars."""
+"""The benchmark of denoisers prints the results of `quell evaluate`, and checks with target values."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def printed(*arguments: str | Path) -> tuple[str, str]:
 
 @pytest.fixture
 def unchanged(tmp_path: Path) -> str:
-    """A model of others that answers what it is asked."""
+    """A third-party model whose output is its input."""
     torch.jit.trace(torch.nn.Identity(), torch.zeros(1, 100)).save(str(tmp_path / "same.pt"))
     return f"{tmp_path / 'same.pt'}@8000"
 
 
-def test_what_changes_nothing_gains_nothing_and_passes_every_check(
+def test_an_identity_gains_nothing_and_passes_every_check(
     small_config: CorpusConfig, unchanged: str, tmp_path: Path
 ) -> None:
     corpus = ["--corpus", small_config.clean.parent, "--sample-rate", "8000", "--group-noise", small_config.group_noise]

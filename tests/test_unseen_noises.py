@@ -1,4 +1,4 @@
-"""The benchmark of unseen noises: what a training does not hear, and whose scores count for which clip."""
+"""The benchmark of unseen noises: the folds of noises, and whose scores count for each clip."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ def test_each_kind_of_noise_is_in_one_fold(folds: int) -> None:
     from unseen_noises import folds_of
 
     kinds = [f"kind{number}" for number in range(10)]
-    found = folds_of(kinds, folds)
-    assert sorted(kind for fold in found for kind in fold) == kinds
-    assert max(map(len, found)) - min(map(len, found)) <= 1
+    parts = folds_of(kinds, folds)
+    assert sorted(kind for part in parts for kind in part) == kinds
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_training_hears_all_speech_and_no_kind_of_noise_that_is_kept_from_it(small_corpus: Corpus) -> None:
-    from trainings import _keep_from
+def test_a_training_without_a_kind_of_noise_keeps_all_speech(small_corpus: Corpus) -> None:
+    from trainings import _without
 
-    kept = _keep_from(small_corpus, ("hum",))
-    before, after = (corpus.splits["train"] for corpus in (small_corpus, kept))
+    reduced = _without(small_corpus, ("hum",))
+    before, after = (corpus.splits["train"] for corpus in (small_corpus, reduced))
     assert {clip.category for clip in before.of("noise")} - {clip.category for clip in after.of("noise")} == {"hum"}
     assert after.of("clean") == before.of("clean")
-    assert kept.splits["test"] == small_corpus.splits["test"]
+    assert reduced.splits["test"] == small_corpus.splits["test"]
 
 
-def test_every_clip_has_the_score_of_the_training_that_did_not_hear_its_noise(validation: EvaluationSet) -> None:
-    from unseen_noises import pieced
+def test_every_clip_has_the_score_of_the_training_without_its_noise(validation: EvaluationSet) -> None:
+    from unseen_noises import merged
 
     first = np.arange(6) < 2
     scores = validation.noisy_scores
     other = type(scores)({name: values + 1 for name, values in scores.values.items()}, scores.snr_db, 0)
-    found = pieced([(first, scores), (~first, other)])
+    scores_of_all = merged([(first, scores), (~first, other)])
     for name, values in scores.values.items():
-        assert np.array_equal(found.values[name], np.where(first, values, values + 1))
+        assert np.array_equal(scores_of_all.values[name], np.where(first, values, values + 1))
