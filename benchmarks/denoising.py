@@ -27,7 +27,7 @@ from quell_tuning.cli.options import stderr
 from quell_tuning.errors import TuningError
 from quell_tuning.evaluation import evaluate
 from quell_tuning.evaluation.systems import SHIPPED, named_systems
-from quell_tuning.evaluation.tables import number
+from quell_tuning.formatting import number
 from rich.console import Console
 
 from quell.audio import FloatArray
