@@ -40,7 +40,7 @@ def download(name: str, console: Console) -> AbstractContextManager[Progress]:
 def _bar(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        yield lambda done, total: bars.update(task, completed=round(done), total=round(total))
 
 
 @contextmanager

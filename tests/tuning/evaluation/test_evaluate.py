@@ -1,4 +1,4 @@
-"""An evaluation says what systems do to recordings: tables, CSV and JSON hold the same numbers."""
+"""`quell evaluate`: tables, CSV and JSON have the same scores, gains and real-time factors."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ METRICS = ("pesq", "stoi", "estoi", "si_sdr")
 
 
 class Identity(Model):
-    """Answers what it is asked, in blocks of 0.1 s."""
+    """Returns its input, in blocks of 0.1 s."""
 
     def forward_block(self, noisy: Tensor, level: Tensor, state: Tensor, lead: int, mark: int) -> tuple[Tensor, Tensor]:
         return noisy, state
@@ -55,7 +55,7 @@ def identity(sample_rate: int) -> Model:
 
 
 def halved(samples: Signal, sample_rate: int) -> Signal:
-    """Half of what is above the median: neither good nor silent."""
+    """Halves the samples below the median: neither good nor silent."""
     return np.where(np.abs(samples) > np.median(np.abs(samples)), samples, samples / 2).astype(np.float32)
 
 
@@ -68,7 +68,7 @@ Recordings = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def recordings(tmp_path: Path, speech: Callable[..., Signal], noise: Callable[..., Signal]) -> Recordings:
-    """Writes pairs at 0, 5, 10, ... dB, stereo but for the first; returns the noisy and the clean folder."""
+    """Writes pairs at 0, 5, 10, ... dB, stereo except the first; returns the noisy and the clean folder."""
 
     def write(count: int = 4, rate: int = 8_000) -> tuple[Path, Path]:
         for i in range(count):
@@ -96,7 +96,7 @@ def printed(state: dict[str, Any], width: int = 200) -> str:
     return shown.getvalue()
 
 
-def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: Recordings, scorer: Scorer) -> None:
+def test_an_identity_scores_exactly_as_the_noisy_input(recordings: Recordings, scorer: Scorer) -> None:
     for rate in (8_000, 16_000):
         test_set = evaluation.of_folders(*recordings(rate=rate), QUIET)
         compared = {"same": systems.as_system(identity(rate))}
@@ -107,7 +107,7 @@ def test_a_model_that_changes_nothing_scores_exactly_the_noisy_row(recordings: R
         assert state["worse"] == dict.fromkeys(METRICS, 0.0)
 
 
-def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) -> None:
+def test_an_identity_on_a_study_scores_as_the_noisy_mixtures(validation: EvaluationSet, scorer: Scorer) -> None:
     test_set = MixtureSet(validation)
     compared = {"same": systems.as_system(identity(8_000))}
     state = comparison.summary(test_set, evaluation.compare(test_set, compared, scorer, QUIET))
@@ -118,17 +118,19 @@ def test_a_study_scores_the_same_way(validation: EvaluationSet, scorer: Scorer) 
 
 
 @pytest.mark.parametrize("rate", [22_050, 44_100, 48_000])
-def test_recordings_of_another_rate_pass_through_the_models(recordings: Recordings, scorer: Scorer, rate: int) -> None:
+def test_recordings_of_another_rate_are_resampled_for_the_models(
+    recordings: Recordings, scorer: Scorer, rate: int
+) -> None:
     test_set = evaluation.of_folders(*recordings(2, rate), QUIET)
     compared = {"wide": systems.as_system(identity(16_000)), "narrow": systems.as_system(identity(8_000))}
     noisy, wide, narrow = (result.scores for result in evaluation.compare(test_set, compared, scorer, QUIET))
-    # 16 kHz is what is scored at: there and back loses the edge of the band. At 8 kHz white noise loses half of
-    # it, and speech some.
+    # Scores are of 16 kHz: resampling to it and back loses the edge of the band. At 8 kHz white noise loses half of
+    # its energy, and speech some.
     assert wide.values["si_sdr"] == pytest.approx(noisy.values["si_sdr"], abs=0.5)
     assert (narrow.values["si_sdr"] > noisy.values["si_sdr"] + 1).all()
 
 
-def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer: Scorer) -> None:
+def test_rows_are_bins_of_measured_snr(recordings: Recordings, scorer: Scorer) -> None:
     test_set = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(test_set, {"m": halved}, scorer, QUIET)
     state = comparison.summary(test_set, results)
@@ -140,7 +142,7 @@ def test_rows_are_bins_of_measured_snr_and_say_so(recordings: Recordings, scorer
     assert "clips" in shown
 
 
-def test_the_means_of_the_csv_are_the_tables(recordings: Recordings, scorer: Scorer, tmp_path: Path) -> None:
+def test_the_means_of_the_csv_equal_those_of_the_tables(recordings: Recordings, scorer: Scorer, tmp_path: Path) -> None:
     test_set = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(test_set, {"tiny.pt": halved, "other": muted}, scorer, QUIET)
     state = json.loads(json.dumps(comparison.summary(test_set, results)))
@@ -188,13 +190,13 @@ def test_every_system_has_a_row_with_gain_interval_and_share_made_worse(recordin
     assert "silent: 16 values could not be computed and count as the metric's worst" in shown
 
 
-def test_one_table_is_enough_for_the_model_alone(recordings: Recordings, scorer: Scorer) -> None:
+def test_a_single_model_has_no_table_by_system(recordings: Recordings, scorer: Scorer) -> None:
     test_set = evaluation.of_folders(*recordings(1), QUIET)
     results = evaluation.compare(test_set, {"m.pt": halved}, scorer, QUIET)
     assert "made worse (" not in printed(comparison.summary(test_set, results))
 
 
-def test_a_narrow_terminal_loses_no_digit(recordings: Recordings, scorer: Scorer) -> None:
+def test_a_narrow_terminal_shows_every_digit(recordings: Recordings, scorer: Scorer) -> None:
     test_set = evaluation.of_folders(*recordings(), QUIET)
     results = evaluation.compare(test_set, {"m.pt": halved, "other": halved}, scorer, QUIET)
     state = comparison.summary(test_set, results)
@@ -213,21 +215,19 @@ def spend(seconds: float) -> None:
         pass
 
 
-def test_the_real_time_factor_is_cpu_time_and_leaves_out_what_is_built_once(
-    recordings: Recordings, scorer: Scorer
-) -> None:
+def test_the_real_time_factor_is_cpu_time_without_the_first_call(recordings: Recordings, scorer: Scorer) -> None:
     test_set = evaluation.of_folders(*recordings(), QUIET)
     calls = []
 
     def slow_at_first(samples: Signal, sample_rate: int) -> Signal:
         calls.append(len(samples))
-        time.sleep(0.1)  # is no CPU time
+        time.sleep(0.1)  # wall time only
         spend(0.3 if len(calls) == 1 else 0.06)
         return samples
 
     result = comparison.measure("slow", slow_at_first, test_set, scorer, lambda done, of: None)
     assert len(calls) == 2 * (1 + 2 + 2 + 2)  # twice, each channel
-    # 60 ms of 1.2 s for a channel. A shared core adds what its caches lose, and up to 30 ms have been seen at once.
+    # 60 ms of 1.2 s per channel. On a shared core cache misses add up to 30 ms at once.
     assert result.rtf == pytest.approx([0.05, 0.1, 0.1, 0.1], rel=0.5)
     system = comparison.summary(test_set, [result, result])["systems"][1]
     assert system["rtf"] == pytest.approx(7 * 0.06 / 4.8, rel=0.5)
@@ -235,20 +235,20 @@ def test_the_real_time_factor_is_cpu_time_and_leaves_out_what_is_built_once(
     assert system["first_call_s"] == pytest.approx(0.3, rel=0.5)
 
 
-class Opinions:
-    """Answers at once in the place of processes that compute DNSMOS: louder recordings sound worse."""
+class FakeDNSMOS:
+    """Stands in for the processes that compute DNSMOS: louder recordings score lower."""
 
     def run(self, jobs: Any, count: int, progress: Any) -> list[ClipScore]:
         loud = [float(np.abs(job.args[0]).mean()) for job in jobs]
         return [ClipScore(dict.fromkeys(dnsmos.NAMES, 5 - level), ()) for level in loud]
 
 
-def test_without_clean_recordings_dnsmos_is_called_an_estimate(
+def test_without_clean_recordings_the_scores_are_dnsmos_estimates(
     recordings: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dnsmos, "require", lambda: None)
     test_set = evaluation.of_folders(recordings()[0], None, QUIET)
-    results = evaluation.compare(test_set, {"m.pt": lambda samples, rate: samples / 2}, Opinions(), QUIET)  # type: ignore[arg-type]
+    results = evaluation.compare(test_set, {"m.pt": lambda samples, rate: samples / 2}, FakeDNSMOS(), QUIET)  # type: ignore[arg-type]
     state = json.loads(json.dumps(comparison.summary(test_set, results)))
     assert state["by_snr"] == []
     assert state["worse"] == dict.fromkeys(dnsmos.NAMES, 0.0)
@@ -263,7 +263,7 @@ def test_without_clean_recordings_dnsmos_is_called_an_estimate(
     assert np.mean([float(row["ovrl"]) for row in rows[4:]]) == pytest.approx(state["denoised"]["ovrl"])
 
 
-def test_dnsmos_hears_through_the_processes_that_score(recordings: Recordings, scorer: Scorer) -> None:
+def test_dnsmos_runs_in_the_scoring_processes(recordings: Recordings, scorer: Scorer) -> None:
     for package in dnsmos.PACKAGES:
         pytest.importorskip(package)
     test_set = evaluation.of_folders(recordings(1, 16_000)[0], None, QUIET)
@@ -272,17 +272,17 @@ def test_dnsmos_hears_through_the_processes_that_score(recordings: Recordings, s
     assert results[1].scores.means() == dict.fromkeys(dnsmos.NAMES, 1.0)
 
 
-def test_a_csv_file_is_replaced_only_when_asked_and_never_by_half(
+def test_a_csv_file_is_replaced_only_with_overwrite_and_never_half_written(
     recordings: Recordings, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out.csv"
     path.write_text("mine")
     with pytest.raises(TuningError, match=r"out\.csv: exists already, expected a new file"):
-        evaluation.refuse_csv(path, overwrite=False)
-    evaluation.refuse_csv(path, overwrite=True)
+        evaluation.check_csv(path, overwrite=False)
+    evaluation.check_csv(path, overwrite=True)
     for wrong in (tmp_path, tmp_path / "no" / "out.csv"):
-        with pytest.raises(TuningError, match=f"{wrong}: not a file in a folder that exists"):
-            evaluation.refuse_csv(wrong, overwrite=True)
+        with pytest.raises(TuningError, match=f"{wrong}: not a file in an existing folder"):
+            evaluation.check_csv(wrong, overwrite=True)
     test_set = evaluation.of_folders(*recordings(1), QUIET)
     results = evaluation.compare(test_set, {"m.pt": halved}, scorer, QUIET)
 
@@ -328,7 +328,7 @@ def test_baselines_are_compared_by_name(
     assert all(row["rtf"] > 0 for row in state["systems"][1:])
 
 
-def test_models_of_ours_and_of_others_share_a_table(
+def test_exported_and_third_party_models_share_a_table(
     recordings: Recordings, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = torch.jit.trace(torch.nn.Identity(), torch.zeros(1, 100))
@@ -347,7 +347,7 @@ def test_models_of_ours_and_of_others_share_a_table(
         systems.named_systems([str(model), str(model)])
 
 
-def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
+def test_without_a_model_the_included_one_for_the_sample_rate_is_evaluated(
     recordings: Recordings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for rate in (8_000, 16_000):
@@ -362,10 +362,10 @@ def test_without_a_model_the_shipped_one_of_the_recordings_rate_is_evaluated(
         assert of_study.model is not None and of_study.model.sample_rate == rate
 
 
-def test_a_model_of_another_rate_is_refused_and_one_of_another_corpus_named(small_corpus: Corpus) -> None:
+def test_a_model_of_another_rate_is_an_error_and_one_of_another_corpus_a_warning(small_corpus: Corpus) -> None:
     shown = Console(file=io.StringIO(), width=200)
     one = systems.NamedSystem("m.pt", halved, identity(16_000))
-    with pytest.raises(TuningError, match=r"^m\.pt: sampled at 16000 Hz, expected that of the study, 8000 Hz; "):
+    with pytest.raises(TuningError, match=r"^m\.pt: a model of 16000 Hz, expected that of the study, 8000 Hz; "):
         evaluation.check_models([one], small_corpus, shown)
     known = replace(identity(8_000), metadata={"corpus": small_corpus.fingerprint})
     others = [systems.NamedSystem("theirs", halved), systems.NamedSystem("known.pt", halved, known)]
@@ -374,7 +374,7 @@ def test_a_model_of_another_rate_is_refused_and_one_of_another_corpus_named(smal
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "message"),
     [
         ({}, "neither given, expected one of them"),
         ({"study": Path("s.toml"), "noisy": Path("n")}, "both given, expected one of them"),
@@ -383,13 +383,13 @@ def test_a_model_of_another_rate_is_refused_and_one_of_another_corpus_named(smal
         ({"noisy": Path("n"), "baseline": ""}, "'', expected some of noisy, spectral-gate, rnnoise"),
     ],
 )
-def test_wrong_usage_is_said_before_anything_is_loaded(given: dict[str, Any], said: str) -> None:
+def test_wrong_usage_is_an_error_before_any_file_is_opened(options: dict[str, Any], message: str) -> None:
     with pytest.raises(typer.BadParameter) as caught:
-        evaluate(["nowhere.pt"], **given)
-    assert said in str(caught.value)
+        evaluate(["nowhere.pt"], **options)
+    assert message in str(caught.value)
 
 
-def test_what_cannot_be_evaluated_is_named(
+def test_an_error_names_the_file_that_cannot_be_evaluated(
     recordings: Recordings, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy, clean = recordings(2)

@@ -38,7 +38,7 @@ def quell(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-def test_check_tells_minutes_files_and_classes_of_every_split(quell: Callable[..., subprocess.CompletedProcess[str]]):
+def test_check_lists_minutes_files_and_classes_of_every_split(quell: Callable[..., subprocess.CompletedProcess[str]]):
     done = quell("corpus", "check", "tiny.toml", "--json")
     assert done.returncode == 0, done.stderr
     state = json.loads(done.stdout)
@@ -54,7 +54,7 @@ def test_check_tells_minutes_files_and_classes_of_every_split(quell: Callable[..
     assert shown.stdout.splitlines()[-1].startswith("0 errors, ")
 
 
-def test_check_fails_and_names_what_is_wrong(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
+def test_check_fails_and_names_bad_recordings(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
     bad = place / "recordings" / "speech" / "s3" / "1.wav"
     bad.write_bytes(bad.read_bytes()[:5_000])
     shutil.copytree(place / "recordings" / "speech" / "s2", place / "recordings" / "speech" / "alias")
@@ -78,7 +78,7 @@ def test_check_draws_levels_durations_and_spectrograms(
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
-def test_many_findings_of_a_kind_are_counted() -> None:
+def test_of_many_findings_of_a_kind_five_are_printed_and_the_others_counted() -> None:
     findings = [{"severity": "warning", "kind": "clipped", "recordings": [], "text": f"{i}.wav"} for i in range(7)]
     lines = audit_report.lines({"findings": findings, "errors": 0})
     assert lines == [
@@ -88,7 +88,7 @@ def test_many_findings_of_a_kind_are_counted() -> None:
     ]
 
 
-def test_preview_writes_what_trainings_hear(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
+def test_preview_writes_mixtures_of_the_training(place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]):
     done = quell("corpus", "preview", "tiny.toml", "-n", "4", "-o", "mixtures")
     assert done.returncode == 0, done.stderr
     written = sorted(path.name for path in (place / "mixtures").iterdir())
@@ -104,7 +104,7 @@ def test_preview_writes_what_trainings_hear(place: Path, quell: Callable[..., su
         with Image.open(place / noisy.replace("noisy.wav", "picture.png")) as picture:
             assert picture.format == "PNG"
     again = quell("corpus", "preview", "tiny.toml", "-n", "4", "-o", "mixtures")
-    assert again.returncode == 1 and "already there, expected a folder without previews" in again.stderr
+    assert again.returncode == 1 and "exists already, expected a folder without previews" in again.stderr
 
 
 def spoil(place: Path) -> list[str]:
@@ -116,14 +116,14 @@ def spoil(place: Path) -> list[str]:
     return ["clean/s3/1.wav", "noise/white/5.wav"]
 
 
-def test_a_link_to_nothing_is_left_out_like_any_other_broken_file(
+def test_a_broken_link_is_left_out_as_other_broken_files_are(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
     (place / "recordings" / "speech" / "s3" / "gone.wav").symlink_to(place / "nothing.wav")
     refused = quell("tune", "tiny.toml", "--workers", "1")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].endswith(
-        "; `quell corpus check` tells all, --skip-bad leaves such recordings out"
+        "; `quell corpus check` lists all, --skip-bad leaves such recordings out"
     )
     done = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
     assert done.returncode == 0, done.stderr
@@ -133,13 +133,13 @@ def one_of(names: Sequence[str]) -> set[str]:
     return {"clean/s2/0.wav", "clean/s4/copy.wav"} & {*names}
 
 
-def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
+def test_a_search_refuses_bad_recordings_and_leaves_them_out_with_skip_bad(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
     names = spoil(place)
     refused = quell("tune", "tiny.toml", "--workers", "1")
     assert refused.returncode == 1
-    assert "(and 2 more errors); `quell corpus check` tells all, --skip-bad leaves" in refused.stderr.splitlines()[-1]
+    assert "(and 2 more errors); `quell corpus check` lists all, --skip-bad leaves" in refused.stderr.splitlines()[-1]
     assert not list((place / "runs" / "corpora").glob("*/index.json"))
     done = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
     assert done.returncode == 0, done.stderr
@@ -148,7 +148,7 @@ def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
     skipped = study.user_attrs["skipped"]
     assert {*names} < {*skipped} and len(one_of(skipped)) == 1 and len(skipped) == 3
     assert all(trial.state.is_finished() for trial in study.trials)
-    # The study knows what it leaves out: nobody has to say it again.
+    # The study stores its exclusions: later commands need no --skip-bad.
     more = quell("tune", "tiny.toml", "--workers", "1", "--trials", "2")
     assert more.returncode == 0, more.stderr
     assert "left out" not in more.stderr
@@ -156,7 +156,7 @@ def test_a_search_refuses_bad_recordings_and_goes_on_without_them_when_told(
     assert scored.returncode == 0, scored.stderr
 
 
-def test_what_a_preview_has_decoded_is_checked_all_the_same(
+def test_recordings_decoded_by_a_preview_are_still_audited_by_a_search(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
     speech = place / "recordings" / "speech"
@@ -167,7 +167,7 @@ def test_what_a_preview_has_decoded_is_checked_all_the_same(
     assert "the same audio as clean/s" in refused.stderr.splitlines()[-1]
 
 
-def test_a_search_that_weighs_noises_that_are_not_there_is_refused(
+def test_weights_of_absent_kinds_of_noise_are_an_error(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
     text = (place / "tiny.toml").read_text().replace("[training]", "[training]\nnoise_weights = { snow = 2.0 }")
@@ -178,7 +178,7 @@ def test_a_search_that_weighs_noises_that_are_not_there_is_refused(
     assert said in refused.stderr.splitlines()[-1]
 
 
-def test_a_split_that_is_too_short_cannot_be_skipped(
+def test_a_split_that_is_too_short_is_an_error_despite_skip_bad(
     place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
 ):
     for path in (place / "recordings" / "speech").rglob("*.wav"):

@@ -53,7 +53,7 @@ def denoise(
         str, typer.Option("--encoding", help="Encoding of raw samples: s16le, s24le, s32le or f32le.")
     ] = "s16le",
 ) -> int:
-    """Denoise recordings with your own or the included model; rate, channels, length and format stay."""
+    """Denoise recordings. With the included or your own model; sample rate, channels, length and format stay."""
     from quell.audio import ENCODINGS, Raw
     from quell.inference.jobs import DenoiseOptions
 
@@ -137,20 +137,18 @@ def _run(plan: batch.Plan, model: Path | None, options: DenoiseOptions, processe
     from quell_tuning import progress
 
     failed = 0
-    with progress.bar("denoising, seconds", console) as update:
-
-        def update_seconds(done: float, total: float) -> None:
-            update(round(done), round(total))
-
-        with closing(batch.run(plan.jobs, model, options, processes, update_seconds, plan.journal)) as results:
-            for result in results:
-                if result.error is not None:
-                    failed += 1
-                    _print(f"quell: {result.error}", console)
-                elif result.report is not None:
-                    _warn(str(result.job.target), result.report, console)
-                    if plan.journal is not None:
-                        plan.journal.add(result.job)
+    with (
+        progress.bar("denoising, seconds", console) as update,
+        closing(batch.run(plan.jobs, model, options, processes, update, plan.journal)) as results,
+    ):
+        for result in results:
+            if result.error is not None:
+                failed += 1
+                _print(f"quell: {result.error}", console)
+            elif result.report is not None:
+                _warn(str(result.job.target), result.report, console)
+                if plan.journal is not None:
+                    plan.journal.add(result.job)
     return failed
 
 

@@ -1,4 +1,4 @@
-"""Command `evaluate`: a denoiser's scores on recordings that it does not know."""
+"""The command evaluate: scores denoisers on a study's test split or on recordings."""
 
 from __future__ import annotations
 
@@ -38,25 +38,27 @@ def evaluate(
     study: StudyOption = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
     clean: Annotated[
-        Path | None, typer.Option("--clean", help="Their clean versions, by the same paths; DNSMOS estimates without.")
+        Path | None,
+        typer.Option("--clean", help="Their clean versions, under the same paths; DNSMOS estimates if omitted."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option("--baseline", help="Others to compare with: noisy, spectral-gate, rnnoise, with commas.")
+        str,
+        typer.Option("--baseline", help="Systems to compare with, separated by commas: noisy, spectral-gate, rnnoise."),
     ] = "noisy",
-    table: Annotated[Path | None, typer.Option("--csv", help="A file for a row for each clip and system.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="File to write a row per clip and system to.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --csv file if it exists.")] = False,
     corpus: CorpusOption = None,
     mixtures: Annotated[
-        int, typer.Option("--mixtures", min=6, help="Test mixtures of --study, at six SNRs in turn.")
+        int, typer.Option("--mixtures", min=6, help="Number of test mixtures of --study, at six SNRs in turn.")
     ] = 240,
     as_json: JsonOption = False,
     runs: RunsOption = Path("runs"),
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Score denoisers on a study's test split, or on recordings, by SNR."""
-    _refuse(study, noisy, clean)
-    others = _systems(baseline)
+    """Score denoisers by SNR. On the test split of a study, or on recordings."""
+    _check_test_set(study, noisy, clean)
+    baselines = _baselines(baseline)
     import torch
 
     from quell.evaluation import comparison
@@ -66,7 +68,7 @@ def evaluate(
     from quell_tuning.evaluation.systems import named_systems
 
     if table is not None:
-        evaluation.refuse_csv(table, overwrite)
+        evaluation.check_csv(table, overwrite)
     torch.set_num_threads(1)  # a real-time factor is that of one thread; scoring takes the other cores
     console = stderr()
     spec = None if study is None else load_spec(study)
@@ -78,7 +80,7 @@ def evaluate(
             data = _corpus(spec, open_workspace(runs, storage, storage_file, corpus), console)
             evaluation.check_models(compared, data, console)
             test_set = evaluation.of_study(spec, data, mixtures, scorer, console)
-        systems = {one.name: one.system for one in compared} | others
+        systems = {one.name: one.system for one in compared} | baselines
         results = evaluation.compare(test_set, systems, scorer, console)
     state = comparison.summary(test_set, results)
     if as_json:
@@ -90,24 +92,24 @@ def evaluate(
     return 0
 
 
-def _refuse(study: Path | None, noisy: Path | None, clean: Path | None) -> None:
-    """Raises BadParameter unless exactly one thing to evaluate on is given."""
+def _check_test_set(study: Path | None, noisy: Path | None, clean: Path | None) -> None:
+    """Raises BadParameter unless either --study or --noisy is given."""
     if (study is None) == (noisy is None):
-        found = "neither" if study is None else "both"
-        raise typer.BadParameter(f"{found} given, expected one of them", param_hint="--study, --noisy")
+        number = "neither" if study is None else "both"
+        raise typer.BadParameter(f"{number} given, expected one of them", param_hint="--study, --noisy")
     if clean is not None and noisy is None:
         raise typer.BadParameter(f"{clean}, expected it with --noisy", param_hint="--clean")
 
 
-def _systems(baseline: str) -> dict[str, System]:
-    """The systems that are asked for, but for the noisy input, which is always there."""
+def _baselines(names_of_systems: str) -> dict[str, System]:
+    """The named baselines, without the noisy input, which is always compared."""
     from quell.evaluation import baselines
 
-    names = [name.strip() for name in baseline.split(",")]
-    unknown = [name for name in names if name not in baselines.SYSTEMS]
-    if unknown:
-        known = ", ".join(baselines.SYSTEMS)
-        raise typer.BadParameter(f"{unknown[0]!r}, expected some of {known}", param_hint="--baseline")
+    names = [name.strip() for name in names_of_systems.split(",")]
+    for name in names:
+        if name not in baselines.SYSTEMS:
+            allowed = ", ".join(baselines.SYSTEMS)
+            raise typer.BadParameter(f"{name!r}, expected some of {allowed}", param_hint="--baseline")
     return {name: baselines.system(name) for name in names if name != "noisy"}
 
 
@@ -115,6 +117,6 @@ def _corpus(spec: StudySpec, place: Workspace, console: Console) -> Corpus:
     from quell_tuning.recordings import exclusions
     from quell_tuning.study.stored_study import corpus_of
 
-    if place.corpus is None:  # the study knows which decoded corpus it was made from
+    if place.corpus is None:  # the study stores which decoded corpus it uses
         return corpus_of(open_study(spec.study.name, place), place.runs.corpora)
     return place.open_corpus(spec, console, exclusions.stored(spec, place))

@@ -1,4 +1,4 @@
-"""`quell evaluate`: an exported denoiser and others on the same recordings, beside the noisy input."""
+"""`quell evaluate`: scores exported denoisers and other systems on the same recordings, with the noisy input."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ OTHER_CORPUS = "trained on another corpus, whose training recordings may be in t
 
 
 def check_models(named_systems: Sequence[NamedSystem], corpus: Corpus, console: Console) -> None:
-    """Says which of our models may have heard the recordings that they are evaluated on.
+    """Warns of exported models that may have been trained on the recordings they are evaluated on.
 
     Raises:
-        TuningError: one of them runs at another rate.
+        TuningError: a model of another sample rate than the study's.
     """
     for name, model in ((one.name, one.model) for one in named_systems if one.model is not None):
         if model.sample_rate != corpus.sample_rate:
             rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
-            raise TuningError(f"{name}: sampled at {rates}; evaluate it on another study")
+            raise TuningError(f"{name}: a model of {rates}; evaluate it on another study")
         if model.metadata.get("corpus") != corpus.fingerprint:
             console.print(f"quell: {name}: {OTHER_CORPUS}")
 
 
 def of_study(spec: StudySpec, corpus: Corpus, mixtures: int, scorer: Scorer, console: Console) -> TestSet:
-    """So many of the study's test mixtures."""
-    with progress.bar("scoring the noisy mixtures", console) as move:
-        return MixtureSet(evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, move))
+    """The first `mixtures` test mixtures of a study."""
+    with progress.bar("scoring the noisy mixtures", console) as update:
+        return MixtureSet(evaluation_set(corpus, "test", mixtures, spec.corpus.snr_db, spec.study.seed, scorer, update))
 
 
 def of_folders(noisy: Path, clean: Path | None, console: Console) -> TestSet:
-    """The recordings of a folder, with or without their clean versions; all are read once.
+    """The recordings of a folder, with or without their clean versions; reads each once.
 
     Raises:
         AudioError, CorpusError: as `quell.evaluation.test_sets.pair_up` and `quell.evaluation.test_sets.PairedSet`.
@@ -56,34 +56,37 @@ def of_folders(noisy: Path, clean: Path | None, console: Console) -> TestSet:
     if clean is None:
         dnsmos.require()
     pairs = pair_up(noisy, clean)
-    with progress.bar("reading the recordings", console) as move:
-        return UnpairedSet(pairs, move) if clean is None else PairedSet(pairs, move)
+    with progress.bar("reading the recordings", console) as update:
+        return UnpairedSet(pairs, update) if clean is None else PairedSet(pairs, update)
 
 
 def compare(test_set: TestSet, systems: dict[str, System], scorer: Scorer, console: Console) -> list[Result]:
-    """Results of the noisy input, then of each system. CPU time is that of this thread: set torch to one."""
-    known = test_set.noisy_scores
-    results = [Result(NOISY, known)] if known is not None else []
-    todo: dict[str, System | None] = {**({NOISY: None} if known is None else {}), **systems}
-    for name, system in todo.items():
-        with progress.bar(f"scoring {name}", console) as move:
-            results.append(measure(name, system, test_set, scorer, move))
+    """Results of the noisy input, then of each system.
+
+    CPU time is measured in this thread, so torch should use no other (`torch.set_num_threads(1)`).
+    """
+    noisy_scores = test_set.noisy_scores
+    results = [Result(NOISY, noisy_scores)] if noisy_scores is not None else []
+    measured: dict[str, System | None] = {**({NOISY: None} if noisy_scores is None else {}), **systems}
+    for name, system in measured.items():
+        with progress.bar(f"scoring {name}", console) as update:
+            results.append(measure(name, system, test_set, scorer, update))
     return results
 
 
-def refuse_csv(path: Path, overwrite: bool) -> None:
-    """Raises TuningError where `write_csv` must not or could not write."""
+def check_csv(path: Path, overwrite: bool) -> None:
+    """Raises TuningError if `write_csv` could not write the file, or would replace it without `overwrite`."""
     if path.exists() and not overwrite:
         raise TuningError(f"{path}: exists already, expected a new file; remove it, or give --overwrite")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise TuningError(f"{path}: not a file in a folder that exists, expected one; give another --csv")
+        raise TuningError(f"{path}: not a file in an existing folder, expected one; give another --csv")
 
 
 def write_csv(path: Path, test_set: TestSet, results: list[Result]) -> None:
-    """A row for each clip and system, with all digits; what is not known stays empty.
+    """Writes a row per clip and system, with all digits; unknown values stay empty.
 
     Raises:
-        TuningError: the disk refuses.
+        TuningError: the file cannot be written.
     """
     try:
         with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -101,5 +104,4 @@ def _rows(test_set: TestSet, result: Result) -> Iterator[list[str | float]]:
         snr_db = float(test_set.snr_db[place])
         values = [float(result.scores.values[name][place]) for name in test_set.names]
         rtf = "" if result.rtf is None else float(result.rtf[place])
-        known = "" if np.isnan(snr_db) else snr_db
-        yield [label, result.system, known, *values, float(test_set.seconds[place]), rtf]
+        yield [label, result.system, "" if np.isnan(snr_db) else snr_db, *values, float(test_set.seconds[place]), rtf]

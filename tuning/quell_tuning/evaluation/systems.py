@@ -1,4 +1,4 @@
-"""What `quell evaluate` compares: exported denoisers, the one that comes with Quell, models and methods of others."""
+"""The systems that `quell evaluate` compares: exported and included models, and third-party ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quell.inference import pretrained
 from quell.inference.enhancement import denoise
 from quell_tuning.errors import UsageError
 
-SHIPPED = "quell"  # what the denoiser that comes with the package is called
+SHIPPED = "quell"  # the argument that means the included models
 
 
 @dataclass(frozen=True)
 class NamedSystem:
-    """A system with its name in tables, and the model that it runs where that is one of ours."""
+    """A system with its name in tables, and its model if it is one of Quell's."""
 
     name: str
     system: System
@@ -27,38 +27,38 @@ class NamedSystem:
 
 
 def as_system(model: Model) -> System:
-    """An exported denoiser, at any rate."""
+    """An exported denoiser as a system for any sample rate."""
     return lambda samples, sample_rate: denoise(samples, sample_rate, model)
 
 
-def named_systems(given: Sequence[str], sample_rate: int | None = None) -> list[NamedSystem]:
-    """Models by FILE, FILE@RATE for those of others, or SHIPPED, which is also what is meant by none.
+def named_systems(arguments: Sequence[str], sample_rate: int | None = None) -> list[NamedSystem]:
+    """Parses MODEL arguments: FILE, FILE@RATE for third-party models, or SHIPPED (also for no argument).
 
     Args:
-        sample_rate: Hz, that all recordings have, for the choice of the shipped one; by recording without it.
+        sample_rate: Hz, of all recordings, selects the included model; None selects it by recording.
 
     Raises:
-        ExportError: a file is missing, or is no model that maps waveforms to waveforms.
-        UsageError: two are called the same.
+        ExportError: a file is missing, or is not a model that maps waveforms to waveforms.
+        UsageError: two systems of the same name.
     """
-    made = [_shipped(sample_rate) if name == SHIPPED else _of(name) for name in given or [SHIPPED]]
-    _check_unique(contender.name for contender in made)
-    return made
+    systems = [_shipped(sample_rate) if name == SHIPPED else _from_file(name) for name in arguments or [SHIPPED]]
+    _check_unique(system.name for system in systems)
+    return systems
 
 
 def _shipped(sample_rate: int | None) -> NamedSystem:
     if sample_rate is None:
-        pretrained.paths()  # says what is not there
+        pretrained.paths()  # raises if one is missing
         return NamedSystem(SHIPPED, denoise)
     model = pretrained.load(sample_rate=sample_rate)
     return NamedSystem(SHIPPED, as_system(model), model)
 
 
-def _of(given: str) -> NamedSystem:
-    file, at, rate = given.rpartition("@")
+def _from_file(argument: str) -> NamedSystem:
+    file, at, rate = argument.rpartition("@")
     if at and rate.isdecimal():
-        return NamedSystem(Path(given).name, external_models.system(Path(file), int(rate)))
-    path = Path(given)
+        return NamedSystem(Path(argument).name, external_models.system(Path(file), int(rate)))
+    path = Path(argument)
     try:
         model = load(path)
     except ExportError:

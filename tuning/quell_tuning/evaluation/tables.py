@@ -1,4 +1,4 @@
-"""An evaluation as tables: by SNR for the model, and one row for each system."""
+"""An evaluation as tables: the first model by SNR, and a row per system."""
 
 from __future__ import annotations
 
@@ -12,54 +12,56 @@ from quell.metrics import dnsmos, intrusive
 from quell_tuning.formatting import number
 
 UNITS = intrusive.UNITS | dnsmos.UNITS
-# What a clip made worse is told by, where several metrics are known.
-WORSE = ("stoi", "ovrl")
+WORSE = ("stoi", "ovrl")  # the metrics, with and without clean recordings, by which a clip counts as made worse
 
 
 def show(state: dict[str, Any], console: Console) -> None:
-    """Prints a summary. A terminal too narrow for a table breaks its lines and loses no digit."""
+    """Prints a summary. On narrow terminals tables wrap their cells and lose no digit."""
     if state["by_snr"]:
         console.print(_by_snr(state))
     if len(state["systems"]) > 2 or not state["by_snr"]:
         console.print(_by_system(state))
     model = state["systems"][1]
-    times = f"{model['rtf_new']:.3g} on lengths that are new, first call {model['first_call_s']:.2g} s"
+    times = f"{model['rtf_new']:.3g} on new lengths, first call {model['first_call_s']:.2g} s"
     console.print(f"real-time factor of {model['system']} on one thread: {model['rtf']:.3g} ({times})", highlight=False)
     for row in state["systems"]:
         if row["failures"]:
-            lost = f"{row['failures']} values could not be computed and count as the metric's worst"
-            console.print(f"{row['system']}: {lost}", highlight=False)
+            failures = f"{row['failures']} values could not be computed and count as the metric's worst"
+            console.print(f"{row['system']}: {failures}", highlight=False)
 
 
 def _by_snr(state: dict[str, Any]) -> Table:
     names = list(state["denoised"])
     measured = state["kind"] == "pairs"
-    table = Table(title=f"{_what(state)}, noisy -> denoised")
+    table = Table(title=f"{_description(state)}, noisy -> denoised")
     table.add_column(f"measured SNR (dB, ± {BIN_DB / 2:g})" if measured else "SNR (dB)", justify="right")
     if measured:
         table.add_column("clips", justify="right", no_wrap=True)
     for name in names:
         table.add_column(f"{name} ({UNITS[name]})", justify="right")
+
+    def head(label: str, clips: object = "") -> list[str]:
+        return [label, str(clips)] if measured else [label]
+
     for row in state["by_snr"]:
-        clips = [str(row["clips"])] if measured else []
-        table.add_row(f"{row['snr_db']:g}", *clips, *(_pair(name, row["noisy"], row["denoised"]) for name in names))
+        scores = (_pair(name, row["noisy"], row["denoised"]) for name in names)
+        table.add_row(*head(f"{row['snr_db']:g}", row["clips"]), *scores)
     table.add_section()
-    blank = [""] if measured else []
-    clips = [str(state["mixtures"])] if measured else []
-    table.add_row("all", *clips, *(_pair(name, state["noisy"], state["denoised"]) for name in names))
-    table.add_row("gain [95 %]", *blank, *(_gain(name, gain) for name, gain in state["gain"].items()))
-    table.add_row("made worse", *blank, *(f"{share:.0%}" for share in state["worse"].values()))
+    scores = (_pair(name, state["noisy"], state["denoised"]) for name in names)
+    table.add_row(*head("all", state["mixtures"]), *scores)
+    table.add_row(*head("gain [95 %]"), *(_gain(name, gain) for name, gain in state["gain"].items()))
+    table.add_row(*head("made worse"), *(f"{share:.0%}" for share in state["worse"].values()))
     return table
 
 
 def _by_system(state: dict[str, Any]) -> Table:
     names = list(state["denoised"])
-    judged = next(name for name in WORSE if name in names)
-    table = Table(title=f"{_what(state)}: mean and gain over noisy [95 %]")
+    worse_by = next(name for name in WORSE if name in names)
+    table = Table(title=f"{_description(state)}: mean and gain over noisy [95 %]")
     table.add_column("system")
     for name in names:
         table.add_column(f"{name} ({UNITS[name]})", justify="right")
-    table.add_column(f"made worse ({judged})", justify="right")
+    table.add_column(f"made worse ({worse_by})", justify="right")
     table.add_column("rtf", justify="right")
     for row in state["systems"]:
         means = [number(name, row["means"][name]) for name in names]
@@ -67,11 +69,11 @@ def _by_system(state: dict[str, Any]) -> Table:
             table.add_row(row["system"], *means)
             continue
         cells = [f"{mean}\n{_gain(name, row['gain'][name])}" for name, mean in zip(names, means, strict=True)]
-        table.add_row(row["system"], *cells, f"{row['worse'][judged]:.0%}", f"{row['rtf']:.3g}")
+        table.add_row(row["system"], *cells, f"{row['worse'][worse_by]:.0%}", f"{row['rtf']:.3g}")
     return table
 
 
-def _what(state: dict[str, Any]) -> str:
+def _description(state: dict[str, Any]) -> str:
     clips, minutes = state["mixtures"], f"{state['minutes']:.1f} minutes"
     if state["kind"] == "recordings":
         return f"DNSMOS estimates, no clean reference: {clips} recordings, {minutes}"

@@ -1,1 +1,1 @@
-"""A study's recordings before the search."""
+"""A study's recordings before the search: audit report, exclusions, previews."""

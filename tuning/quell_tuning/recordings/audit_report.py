@@ -1,4 +1,4 @@
-"""What an audit found, as a dictionary and as a table."""
+"""The findings of an audit as a JSON summary and as a table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.table import Table
 
 from quell.audit.corpus_audit import Audit
 from quell.audit.inspection import Inspection
+from quell.corpus.recordings import Recording
 from quell.corpus.splits import SPLITS
 
-LINES = 5  # of findings of one kind that are told one by one
+LINES = 5  # printed findings per kind
 
 
 def summary(audit: Audit) -> dict[str, Any]:
-    """Minutes, files and groups of each split, and all findings; everything is JSON."""
+    """Minutes, files and groups per split, and all findings, as a JSON object."""
     rooms = len(audit.of("train", "room"))
     return {
         "files": len(audit.recordings),
@@ -34,12 +35,8 @@ def _split(audit: Audit, split: str) -> dict[str, Any]:
     speech, noise = audit.of(split, "clean"), audit.of(split, "noise")
     pairs = _pairs(audit, split)
     return pairs | {
-        "speech": _side(speech) | {"groups": len({recording.group for recording, _ in speech})},
-        "noise": _side(noise)
-        | {
-            "groups": len({recording.group for recording, _ in noise}),
-            "classes": sorted({recording.category for recording, _ in noise}),
-        },
+        "speech": _side(speech),
+        "noise": _side(noise) | {"classes": sorted({recording.category for recording, _ in noise})},
     }
 
 
@@ -51,20 +48,21 @@ def _pairs(audit: Audit, split: str) -> dict[str, Any]:
     return {
         "pairs": {
             "files": len(pairings),
-            "snr_db": [round(float(level), 1) for level in levels],  # least, median, most
+            "snr_db": [round(float(level), 1) for level in levels],  # lowest, median, highest
             "longest_lag_ms": round(1000 * max(abs(one.lag_s) for one in pairings), 2),
         }
     }
 
 
-def _side(found: list[tuple[Any, Inspection]]) -> dict[str, Any]:
-    inspections = [inspection for _, inspection in found]
+def _side(recordings: list[tuple[Recording, Inspection]]) -> dict[str, Any]:
+    inspections = [inspection for _, inspection in recordings]
     levels = [20 * np.log10(one.rms) for one in inspections if one.rms > 0]
     return {
-        "files": len(found),
+        "files": len(recordings),
         "minutes": round(sum(one.seconds for one in inspections) / 60, 2),
-        "level_db": round(float(np.median(levels)), 1) if levels else None,  # rms, median, of full scale
+        "level_db": round(float(np.median(levels)), 1) if levels else None,  # median rms over full scale
         "rates": sorted({one.sample_rate for one in inspections}),
+        "groups": len({recording.group for recording, _ in recordings}),
     }
 
 
@@ -74,17 +72,16 @@ def show(state: dict[str, Any], console: Console) -> None:
     for column in ("split", "speech (min)", "files", "groups", "noise (min)", "files", "groups", "classes"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for name, split in state["splits"].items():
-        speech, noise = split["speech"], split["noise"]
-        cells = (*_cells(speech), *_cells(noise), str(len(noise["classes"])))
-        table.add_row(name, *cells)
+        noise = split["noise"]
+        table.add_row(name, *_cells(split["speech"]), *_cells(noise), str(len(noise["classes"])))
     console.print(table)
     for name, split in state["splits"].items():
         if "pairs" in split:
-            least, median, most = split["pairs"]["snr_db"]
-            said = f"{split['pairs']['files']} pairs at {least:g} to {most:g} dB SNR, median {median:g}"
-            console.print(f"{name}: {said}; up to {split['pairs']['longest_lag_ms']:g} ms apart", highlight=False)
+            lowest, median, highest = split["pairs"]["snr_db"]
+            pairs = f"{split['pairs']['files']} pairs at {lowest:g} to {highest:g} dB SNR, median {median:g}"
+            console.print(f"{name}: {pairs}; up to {split['pairs']['longest_lag_ms']:g} ms apart", highlight=False)
     if "rooms" in state:
-        console.print(f"{state['rooms']} room responses, heard in training", highlight=False)
+        console.print(f"{state['rooms']} room responses for training", highlight=False)
     for line in lines(state):
         console.print(line, highlight=False, markup=False)
 
@@ -94,14 +91,14 @@ def _cells(side: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def lines(state: dict[str, Any]) -> list[str]:
-    """Findings, of each kind the first; then how many there are."""
-    said: list[str] = []
+    """The first LINES findings per kind, and the numbers of errors and warnings."""
+    printed: list[str] = []
     kinds: dict[tuple[str, str], list[str]] = {}
     for finding in state["findings"]:
         kinds.setdefault((finding["severity"], finding["kind"]), []).append(finding["text"])
     for (severity, kind), texts in kinds.items():
-        said += [f"{severity}, {kind}: {text}" for text in texts[:LINES]]
+        printed += [f"{severity}, {kind}: {text}" for text in texts[:LINES]]
         if len(texts) > LINES:
-            said.append(f"{severity}, {kind}: and {len(texts) - LINES} more; --json has all")
+            printed.append(f"{severity}, {kind}: and {len(texts) - LINES} more; --json has all")
     warnings = len(state["findings"]) - state["errors"]
-    return [*said, f"{state['errors']} errors, {warnings} warnings"]
+    return [*printed, f"{state['errors']} errors, {warnings} warnings"]

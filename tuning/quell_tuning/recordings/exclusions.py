@@ -1,4 +1,4 @@
-"""Recordings that a study leaves out, because they are broken or leak: found before anything is decoded."""
+"""Recordings that a study leaves out because they are broken or leak between splits; determined before decoding."""
 
 from __future__ import annotations
 
@@ -22,43 +22,46 @@ if TYPE_CHECKING:
     from quell_tuning.study.study_file import StudySpec
 
 
-def checked(spec: StudySpec, place: Workspace, console: Console, *, skip_bad: bool) -> frozenset[str]:
-    """The recordings that a search leaves out: those that its study does already, else those with errors where
-    `skip_bad` allows it.
+def exclusions(spec: StudySpec, place: Workspace, console: Console, *, skip_bad: bool) -> frozenset[str]:
+    """Audits a study's recordings and returns the names of those to leave out: the study's own exclusions, and with
+    `skip_bad` recordings with errors.
 
-    A corpus that a search was begun on before is not read again.
+    Recordings that an earlier search has audited are not read again.
 
     Raises:
-        CorpusError: errors in recordings that may not be skipped, or too few recordings without them.
+        CorpusError: errors without `skip_bad`, or too few recordings without errors.
     """
-    known = stored(spec, place)
-    config = place.corpus_config(spec, console).without(known)
-    if _checked_before(config, place):
-        return known
-    with progress.bar("reading recordings", console) as move:
-        found = audit(config, cores(), move)
-    skipped = _skipped(found, console, skip_bad=skip_bad)
-    mark = _mark(config.without(skipped), place)
+    earlier = stored(spec, place)
+    config = place.corpus_config(spec, console).without(earlier)
+    if _audited(config, place):
+        return earlier
+    with progress.bar("reading recordings", console) as update:
+        result = audit(config, cores(), update)
+    excluded = _bad_recordings(result, console, skip_bad=skip_bad)
+    mark = _mark(config.without(excluded), place)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    return known | skipped
+    return earlier | excluded
 
 
-def _checked_before(config: CorpusConfig, place: Workspace) -> bool:
+def _audited(config: CorpusConfig, place: Workspace) -> bool:
     try:
         return _mark(config, place).exists()
-    except AudioError:  # the audit says it, with all else that is wrong
+    except AudioError:  # the audit reports it, with all other errors
         return False
 
 
 def _mark(config: CorpusConfig, place: Workspace) -> Path:
-    """A file that says that these very recordings were checked. That they were decoded does not: a preview decodes."""
+    """An empty file that exists once exactly these recordings were audited.
+
+    A decoded corpus does not prove that: `corpus preview` decodes without an audit.
+    """
     folder = home(config, place.runs.corpora)[1]
     return folder.with_name(f"{folder.name}.checked")
 
 
 def stored(spec: StudySpec, place: Workspace) -> frozenset[str]:
-    """What the study of a specification leaves out; nothing where there is no such study yet."""
+    """The recordings that the stored study leaves out; none if it is not stored yet."""
     try:
         with closing(place.open_storage()) as storage:
             return frozenset(load_study(spec.study.name, storage).user_attrs.get(SKIPPED, ()))
@@ -66,19 +69,20 @@ def stored(spec: StudySpec, place: Workspace) -> frozenset[str]:
         return frozenset()
 
 
-def _skipped(found: Audit, console: Console, *, skip_bad: bool) -> frozenset[str]:
-    skipped: set[str] = set()
-    while found.errors:
-        first = found.errors[0]
-        bad = {name for error in found.errors for name in error.names}
+def _bad_recordings(result: Audit, console: Console, *, skip_bad: bool) -> frozenset[str]:
+    """The recordings to leave out until no error remains."""
+    excluded: set[str] = set()
+    while result.errors:
+        first = result.errors[0]
+        bad = {name for error in result.errors for name in error.names}
         if not bad:  # a split that is too short
             raise CorpusError(first.text)
         if not skip_bad:
-            more = f" (and {len(found.errors) - 1} more errors)" if found.errors[1:] else ""
-            advice = "`quell corpus check` tells all, --skip-bad leaves such recordings out"
+            more = f" (and {len(result.errors) - 1} more errors)" if result.errors[1:] else ""
+            advice = "`quell corpus check` lists all, --skip-bad leaves such recordings out"
             raise CorpusError(f"{first.text}{more}; {advice}")
-        for error in found.errors:
+        for error in result.errors:
             console.print(f"left out: {error.text}", highlight=False, markup=False)
-        skipped |= bad
-        found = without(found, bad)
-    return frozenset(skipped)
+        excluded |= bad
+        result = without(result, bad)
+    return frozenset(excluded)

@@ -75,7 +75,7 @@ class Tune:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.workspace.runs.check(write=True)  # before anything takes time
         open_artifacts(self.workspace.artifacts_url, self.workspace.runs)
-        skipped = sorted(exclusions.checked(self.spec, self.workspace, self.console, skip_bad=self.skip_bad))
+        skipped = sorted(exclusions.exclusions(self.spec, self.workspace, self.console, skip_bad=self.skip_bad))
         corpus = self.workspace.open_corpus(self.spec, self.console, skipped)
         for split, minutes in _minutes(corpus).items():
             noise = "each with a noisy version" if minutes["noisy"] else f"{minutes['noise']:.1f} min of noise"
