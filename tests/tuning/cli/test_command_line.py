@@ -1,4 +1,4 @@
-"""`quell` as a user has it: a whole search, and what wrong input is answered."""
+"""The program `quell`: a whole search, and the messages for wrong input."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def quell(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def exported(tuned: Path) -> tuple[Path, str]:
-    """A folder with the best trial in best.pt and a noisy recording, and what the export said."""
+    """A folder with the best trial in best.pt and a noisy recording, and the output of the export."""
     done = quell("export", "-o", "best.pt", "--licence", "CC0", cwd=tuned)
     assert done.returncode == 0, done.stderr
     (tuned / "noisy").mkdir()
@@ -43,7 +43,7 @@ def test_a_study_runs_exactly_the_trials_asked_for_and_continues_to_more(tuned: 
     assert after["noisy"] == before["noisy"]
 
 
-def test_a_study_is_made_by_one_command_and_run_by_workers(
+def test_tune_without_workers_creates_a_study_for_workers_to_run(
     tmp_path: Path, tiny_study: str, tiny_recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests run beside this one
@@ -59,17 +59,17 @@ def test_a_study_is_made_by_one_command_and_run_by_workers(
 
 
 def test_the_best_trial_is_exported(exported: tuple[Path, str]) -> None:
-    folder, said = exported
+    folder, output = exported
     status = json.loads(quell("status", "--json", cwd=folder).stdout)
     leader, noisy = status["leaderboard"][0], status["noisy"]["si_sdr"]
     card = (folder / "best.md").read_text()
     assert "Licence: CC0" in card and "quell denoise best.pt" in card and "| 20 | " in card
-    # The file on the validation mixtures is the trial: what rounds differently is nothing that two decimals show.
+    # On the validation mixtures the file scores as the trial: rounding differs by less than two decimals show.
     denoised = leader["metrics"]["si_sdr"]
     assert f"{noisy:.2f} -> {denoised:.2f}, {denoised - noisy:+.2f} [" in card
-    assert f"trial {leader['trial']} of tiny" in said
-    assert f"{leader['cost']['parameters']:,} parameters" in said
-    assert "real-time factor 0.0" in said
+    assert f"trial {leader['trial']} of tiny" in output
+    assert f"{leader['cost']['parameters']:,} parameters" in output
+    assert "real-time factor 0.0" in output
 
 
 def test_an_exported_file_denoises_and_is_evaluated(exported: tuple[Path, str]) -> None:
@@ -83,12 +83,12 @@ def test_an_exported_file_denoises_and_is_evaluated(exported: tuple[Path, str]) 
     table = json.loads(result.stdout)
     assert [row["snr_db"] for row in table["by_snr"]] == [-5, 0, 5, 10, 15, 20]
     assert table["noisy"]["si_sdr"] == pytest.approx(7.5, abs=0.5)  # the mean of the SNRs; the noise is not orthogonal
-    shown = io.StringIO()
-    tables.show(table, Console(file=shown, width=200))
-    assert all(f" {snr_db} │" in shown.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
+    printed = io.StringIO()
+    tables.show(table, Console(file=printed, width=200))
+    assert all(f" {snr_db} │" in printed.getvalue() for snr_db in (-5, 0, 5, 10, 15, 20, "all", "made worse"))
 
 
-def test_a_refit_hears_train_and_validation_and_says_whose_the_scores_are(tuned: Path) -> None:
+def test_a_refit_is_trained_on_train_and_validation_and_its_card_says_so(tuned: Path) -> None:
     exported = quell("export", "--refit", "-o", "refit.pt", cwd=tuned)
     assert exported.returncode == 0, exported.stderr
     assert "validation, measured before refitting: " in exported.stdout
@@ -101,9 +101,9 @@ def test_a_refit_hears_train_and_validation_and_says_whose_the_scores_are(tuned:
 
 
 def test_tables_never_cut_names_when_piped(tuned: Path) -> None:
-    shown = quell("status", cwd=tuned).stdout
-    assert "parameters" in shown
-    assert "…" not in shown
+    table = quell("status", cwd=tuned).stdout
+    assert "parameters" in table
+    assert "…" not in table
 
 
 def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_recordings: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         ("tune tiny.toml --corpus bad", 1, "bad/speech/a/x.wav: "),
         ("tune tiny.toml --corpus empty", 1, "empty/speech: no sound files, expected clean recordings"),
@@ -154,8 +154,8 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
         ("evaluate best.pt --noisy noisy --csv tiny.toml", 1, "tiny.toml: exists already, expected a new file"),
     ],
 )
-def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
-    exported: tuple[Path, str], arguments: str, code: int, said: str
+def test_wrong_input_is_an_error_of_one_line_and_writes_no_file(
+    exported: tuple[Path, str], arguments: str, code: int, message: str
 ) -> None:
     tuned, _ = exported
     for folder in ("bad/speech/a", "bad/noise", "empty/speech", "empty/noise"):
@@ -177,7 +177,7 @@ def test_wrong_input_is_answered_in_one_line_and_writes_nothing(
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("quell: ")
-    assert said in lines[0]
+    assert message in lines[0]
     assert "secret" not in done.stderr
     after = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file() and "runs" not in path.parts}
     assert after == before
@@ -194,23 +194,21 @@ def test_help_answers_without_heavy_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("environment", "count"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
     ids=["nothing", "a count", "a policy"],
 )
-def test_torch_threads_that_wait_leave_the_core_to_others_soon(given: dict[str, str], taken: str) -> None:
+def test_waiting_threads_of_torch_spin_briefly(environment: dict[str, str], count: str) -> None:
     code = (
         "import sys; from quell_tuning.cli import __main__ as cli; sys.argv = ['quell', '--help']\n"
         "try: cli.main()\nexcept SystemExit: import torch"
     )
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
-    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **given}
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = others | {"OMP_DISPLAY_ENV": "VERBOSE", **environment}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
     if "GOMP" not in done.stderr:
         pytest.skip("torch without GNU's OpenMP")
-    assert f"GOMP_SPINCOUNT = '{taken}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{count}'" in done.stderr
 
 
 def test_a_study_is_read_and_a_worker_waits_without_torch() -> None:

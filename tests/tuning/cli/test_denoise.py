@@ -1,4 +1,4 @@
-"""`quell denoise` as a user has it: interrupted, killed, piped, on a terminal, with names that are no text."""
+"""The program `quell denoise`: interrupted, killed, piped, on a terminal, with file names that are not text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from quell.audio import Raw
 from quell.errors import AudioError, ExportError
 from quell.inference.jobs import DenoiseOptions
 
-LONG_S = 400  # of sound; a second of work
+LONG_S = 400  # of sound: about a second of denoising
 INTERRUPTED = "quell: interrupted\n"
 RESUMABLE = "quell: interrupted; the same command resumes with the rest\n"
-# Stands in for a module that denoise imports: Ctrl-C comes in the middle of it.
+# Replaces a module that denoise imports, to send SIGINT during the import.
 CTRL_C = """
 import os, signal, sys
 from pathlib import Path
@@ -63,22 +63,22 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def started(*arguments: str | Path, **settings: Any) -> subprocess.Popen[str]:
-    """In a process group of its own, as a shell would."""
+    """Starts it in its own process group, as a shell does."""
     usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command(*arguments), start_new_session=True, **(usual | settings))
 
 
 def in_group(group: int) -> list[int]:
-    """Processes of a group that run."""
-    found = []
+    """The running processes of a group."""
+    running = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
         if int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            running.append(int(stat.parent.name))
+    return running
 
 
 def names(folder: Path) -> list[str]:
@@ -86,7 +86,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_folder_goes_on_where_it_was(
+def test_an_interrupted_folder_is_resumed(
     model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any], number: int, code: int
 ) -> None:
     out = tmp_path / "out"
@@ -107,7 +107,7 @@ def test_an_interrupted_folder_goes_on_where_it_was(
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
 
 
-def test_a_killed_run_leaves_no_process_and_the_next_one_clears_up(
+def test_a_killed_run_leaves_no_process_and_the_next_one_removes_its_partial_files(
     model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
     out = tmp_path / "out"
@@ -123,7 +123,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_clears_up(
 
 
 @pytest.mark.parametrize("wait_s", [0.8])
-def test_a_run_that_is_interrupted_while_it_starts_shows_no_traceback(
+def test_an_interruption_during_the_start_prints_no_traceback(
     model: Path, long_ones: Path, tmp_path: Path, wait_s: float
 ) -> None:
     running = started(model, long_ones, "-o", tmp_path / "out", "--jobs", "1")
@@ -134,9 +134,7 @@ def test_a_run_that_is_interrupted_while_it_starts_shows_no_traceback(
     assert not names(tmp_path / "out")
 
 
-def test_an_import_that_is_interrupted_comes_to_its_end_before_the_command_does(
-    model: Path, long_ones: Path, tmp_path: Path
-) -> None:
+def test_an_interruption_during_an_import_takes_effect_after_it(model: Path, long_ones: Path, tmp_path: Path) -> None:
     (tmp_path / "soundfile.py").write_text(CTRL_C)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
@@ -149,7 +147,7 @@ def test_an_import_that_is_interrupted_comes_to_its_end_before_the_command_does(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_single_output_that_is_interrupted_leaves_a_line_and_no_file(
+def test_an_interrupted_single_output_prints_one_line_and_leaves_no_file(
     model: Path, long_ones: Path, tmp_path: Path, wait_for: Callable[..., Any], number: int, code: int, raw: bool
 ) -> None:
     out = tmp_path / "out"
@@ -163,7 +161,7 @@ def test_a_single_output_that_is_interrupted_leaves_a_line_and_no_file(
     assert not names(out)
 
 
-def test_names_that_are_no_text_or_look_like_markup_are_shown_as_they_are(model: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_not_text_or_look_like_markup_are_printed_literally(model: Path, tmp_path: Path) -> None:
     odd = ["a b.wav", "quo'te\".wav", "[red].wav", ":smile:.wav", "-o.wav", "new\nline.wav", os.fsdecode(b"\xff.wav")]
     for name in [*odd, "[/bold]/1.wav", "x.wav/2.wav"]:
         write(tmp_path / "in" / name)
@@ -184,7 +182,7 @@ def test_names_that_are_no_text_or_look_like_markup_are_shown_as_they_are(model:
     }
 
 
-def test_a_reader_that_has_enough_ends_the_pipe_quietly(model: Path) -> None:
+def test_a_closed_pipe_ends_the_program_without_a_message(model: Path) -> None:
     running = started(model, "-", "-o", "-", "--rate", "8000", text=False, stdin=subprocess.PIPE)
     assert running.stdin is not None and running.stdout is not None and running.stderr is not None
     running.stdin.write(bytes(400_000))
@@ -196,7 +194,7 @@ def test_a_reader_that_has_enough_ends_the_pipe_quietly(model: Path) -> None:
     running.stderr.close()
 
 
-def test_a_terminal_shows_a_bar_that_moves_within_a_file_and_the_time_left(
+def test_a_terminal_shows_progress_within_a_file_and_the_time_left(
     model: Path, long_ones: Path, tmp_path: Path
 ) -> None:
     controller, terminal = pty.openpty()
@@ -233,7 +231,7 @@ def piped(model: Path | None, output: Path, content: bytes, monkeypatch: pytest.
     return denoise.stream(model, output, Raw(8_000, 1, "PCM_16"), DenoiseOptions(), **(usual | settings))
 
 
-def test_an_output_that_cannot_take_raw_samples_is_refused(
+def test_an_output_unfit_for_raw_samples_is_an_error(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(output: Path, overwrite: bool = False) -> int:
@@ -253,7 +251,7 @@ def test_an_output_that_cannot_take_raw_samples_is_refused(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_only_a_terminal_shows_how_much_sound_has_passed_through_a_pipe_and_how_fast(
+def test_the_progress_and_speed_of_a_pipe_are_shown_on_terminals_only(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=80)
@@ -265,7 +263,7 @@ def test_only_a_terminal_shows_how_much_sound_has_passed_through_a_pipe_and_how_
         assert re.search(r"denoising +━+ 0:01:15 of 0:01:15, \d+\.\d times real time", shown)
 
 
-def test_without_a_model_recordings_and_pipes_pass_through_the_shipped_one_of_their_rate(
+def test_without_a_model_recordings_and_pipes_use_the_included_one_for_their_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handlers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noisy = write(tmp_path / "a.wav", 4_000)
@@ -280,7 +278,7 @@ def test_without_a_model_recordings_and_pipes_pass_through_the_shipped_one_of_th
     assert np.abs(np.frombuffer((tmp_path / "out.raw").read_bytes(), "<i2") - clean).max() <= 1
 
 
-def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_path: Path) -> None:
+def test_a_run_with_another_model_is_not_resumed(model: Path, tmp_path: Path) -> None:
     noisy, out = tmp_path / "in", tmp_path / "out"
     for name in "ab":
         write(noisy / f"{name}.wav")
@@ -293,25 +291,25 @@ def test_what_one_model_has_begun_another_does_not_go_on_with(model: Path, tmp_p
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout"])
-def test_closed_streams_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+def test_a_closed_stream_is_an_error_that_names_it(model: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
     monkeypatch.setattr(sys, closed, None)
     with pytest.raises(AudioError, match=rf"^standard {closed[3:]}put: closed, expected"):
         denoise.stream(model, Path("-"), Raw(8_000, 1, "PCM_16"), DenoiseOptions(), overwrite=False, console=quiet())
 
 
-def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> None:
+def test_a_full_disk_at_standard_output_is_an_error(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     with Path("/dev/full").open("w") as full:
         for arguments in ([tmp_path / "a.wav", "-o", tmp_path / "b.wav"], ["-", "-o", "-"]):
             done = subprocess.run(
                 command(model, *arguments), input="ab" * 9, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
             )
-            said = "quell: standard output: No space left on device, expected to write to it; redirect it\n"
-            assert (done.returncode, done.stderr) == (1, said)
+            message = "quell: standard output: No space left on device, expected to write to it; redirect it\n"
+            assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["a.wav", "-o", "-"], "- for recordings, expected a file or a folder"),
         (["a.wav", "-o", "out", "--wet", "nan"], "wet"),
@@ -322,23 +320,23 @@ def test_a_standard_output_without_room_is_said(model: Path, tmp_path: Path) -> 
         (["a.wav", "other.onnx", "-o", "out"], "other.onnx among recordings, expected one model, first"),
     ],
 )
-def test_what_makes_no_sense_is_wrong_usage(
+def test_contradictory_arguments_are_wrong_usage(
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
     handlers: None,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["quell", "denoise", str(model), *arguments])
     with pytest.raises(SystemExit) as left:
         __main__.main()
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("quell: ") and said in line
+    assert line.startswith("quell: ") and message in line
 
 
-def test_a_model_that_is_missing_is_said_before_the_recordings_are_looked_at(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error_before_recordings_are_read(tmp_path: Path) -> None:
     missing = tmp_path / "model.pt"
     with pytest.raises(ExportError, match=f"^{re.escape(str(missing))}: no such file, expected an exported denoiser"):
         denoise.files(missing, [tmp_path], tmp_path, DenoiseOptions(), overwrite=False, processes=1, console=quiet())

@@ -24,7 +24,7 @@ def run(*arguments: str, cwd: Path, module: str = "quell_tuning.cli", **variable
 
 
 def complete(*words: str, cwd: Path) -> list[str]:
-    """What bash would offer for the last word."""
+    """The completions of the last word in bash."""
     variables = {"COMP_WORDS": " ".join(("quell", *words)), "COMP_CWORD": str(len(words))}
     done = run(cwd=cwd, _QUELL_COMPLETE="complete_bash", **variables)
     assert done.returncode == 0, done.stderr
@@ -114,7 +114,7 @@ def test_studies_lists_all_and_copies_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("studies demos", "'demos', expected one of demo, esc10-16k, "),
         ("studies -o new.toml", "new.toml, expected a name before it; see `quell studies --help`"),
@@ -122,16 +122,18 @@ def test_studies_lists_all_and_copies_one(tmp_path: Path) -> None:
         ("studies demo -o nowhere/new.toml", "nowhere/new.toml: No such file or directory, expected a file that can"),
     ],
 )
-def test_a_study_file_is_not_copied_over_another_nor_to_nowhere(arguments: str, said: str, tmp_path: Path) -> None:
+def test_a_study_file_is_never_copied_over_a_file_or_into_an_absent_folder(
+    arguments: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "mine.toml").write_text("mine")
     done = run(*arguments.split(), cwd=tmp_path)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.toml": "mine"}
 
 
 @pytest.mark.parametrize("command", ["tune", "worker", "corpus check"])
-def test_a_study_file_of_the_package_is_taken_by_name_and_said(command: str, tmp_path: Path) -> None:
+def test_a_study_file_of_the_package_is_found_by_name_and_printed(command: str, tmp_path: Path) -> None:
     done = run(*command.split(), "esc10-16k", "--corpus", "nowhere", cwd=tmp_path)
     assert done.returncode == 1
     first, last = done.stderr.splitlines()

@@ -19,7 +19,7 @@ from quell_tuning.storage.urls import storage_url
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.workspace import Workspace
 
-SECRET = "sesame"  # the part of the password that looks the same in every spelling
+SECRET = "sesame"  # the part of the password that is the same quoted and unquoted
 
 
 def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
 
 @contextmanager
 def command_lines(folder: Path) -> Iterator[set[str]]:
-    """Of every process at work in the folder, while the block runs."""
+    """Collects the command lines of all processes in the folder, while the block runs."""
     seen: set[str] = set()
     over = threading.Event()
 
@@ -62,7 +62,7 @@ def contents(folder: Path) -> Iterator[tuple[Path | str, bytes]]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
-def test_a_search_keeps_the_password_to_itself(
+def test_a_search_shows_the_password_nowhere(
     postgres: PostgresServer, tmp_path: Path, tiny_study: str, tiny_recordings: Path, study_name: str
 ) -> None:
     runs = tmp_path / "there"
@@ -88,9 +88,9 @@ def test_a_search_keeps_the_password_to_itself(
     }
     assert not [command for command in seen if SECRET in command]
     assert not [one.args for one in done if SECRET in one.stdout + one.stderr]
-    found = dict(contents(runs))
-    assert {path.name for path in map(Path, found)} >= {"worker-0.log", "quell.json", "best.pt"}
-    assert not [path for path, content in found.items() if SECRET.encode() in content]
+    files = dict(contents(runs))
+    assert {path.name for path in map(Path, files)} >= {"worker-0.log", "quell.json", "best.pt"}
+    assert not [path for path, content in files.items() if SECRET.encode() in content]
     storage = open_storage(postgres.url)
     study = optuna.load_study(study_name=study_name, storage=storage)
     attributes = [study.user_attrs, storage.get_study_system_attrs(study_id_of(study))]
@@ -100,15 +100,13 @@ def test_a_search_keeps_the_password_to_itself(
     assert SECRET not in str(attributes)
 
 
-def test_a_place_does_not_show_its_storage(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_the_text_of_a_workspace_is_without_its_storage(postgres: PostgresServer, tmp_path: Path) -> None:
     assert SECRET in postgres.url
     place = Workspace(RunFolder(tmp_path), postgres.url, None)
     assert SECRET not in f"{place!r} {place}"
 
 
-def test_the_file_goes_before_the_environment_and_the_flag_before_both(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flag_overrides_the_file_and_a_file_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, file = RunFolder(tmp_path / "runs"), tmp_path / "url"
     file.write_text("\n  grpc://file:1 \n")
     assert storage_url(None, None, runs.storage_url) == f"sqlite:///{tmp_path}/runs/quell.db"
@@ -123,7 +121,7 @@ def write(content: bytes) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("make", "arguments", "code", "said"),
+    ("make", "arguments", "code", "message"),
     [
         (write(b"x"), ["--storage", "grpc://host:1"], 2, "--storage and --storage-file: both given, expected one"),
         (lambda path: None, [], 1, "url: No such file or directory, expected a file that holds a storage URL"),
@@ -134,14 +132,14 @@ def write(content: bytes) -> Callable[[Path], object]:
         (write(b"me:sesame@host"), [], 1, "--storage: 'me', expected sqlite:///FILE"),
     ],
 )
-def test_a_storage_file_that_is_no_good_is_told_in_one_line_without_what_is_in_it(
-    make: Callable[[Path], object], arguments: list[str], code: int, said: str, tmp_path: Path
+def test_an_unusable_storage_file_is_an_error_of_one_line_without_its_content(
+    make: Callable[[Path], object], arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
     make(tmp_path / "url")
     done = quell("status", "--storage-file", "url", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("quell: ")
-    assert said in line
+    assert message in line
     assert SECRET not in line
     assert not (tmp_path / "runs").exists()

@@ -31,7 +31,7 @@ def check(
     ] = None,
     runs: RunsOption = Path("runs"),
 ) -> int:
-    """Read every recording and list broken, duplicated and leaking ones; exit 1 on errors."""
+    """List broken, duplicated and leaking recordings. Reads every one; exits with 1 on errors."""
     from quell.audit.corpus_audit import audit
     from quell_tuning import progress
     from quell_tuning.recordings import audit_report
@@ -60,7 +60,7 @@ def preview(
     corpus: CorpusOption = None,
     runs: RunsOption = Path("runs"),
 ) -> int:
-    """Write examples of the training mixtures: noisy, clean and noise as WAV, with pictures."""
+    """Write examples of the training mixtures. Noisy, clean and noise as WAV, with pictures."""
     from quell_tuning import progress
     from quell_tuning.recordings import exclusions
     from quell_tuning.recordings.mixture_preview import preview as write
@@ -81,7 +81,7 @@ def get(
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before downloading more than 1 GB.")] = False,
 ) -> int:
-    """Download a public corpus, resuming if interrupted, verify it and lay it out for its study."""
+    """Download a public corpus. Resumes an interrupted download, verifies it and lays it out for its study."""
     from contextlib import ExitStack
 
     from quell_tuning import progress

@@ -48,7 +48,7 @@ def export(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Export the best trial, or another, as one file with a model card."""
+    """Export the best trial as one file with a model card. Or another trial, see --trial."""
     from quell_tuning.export.export_trial import export_best
     from quell_tuning.workers.devices import check_device
 
@@ -82,7 +82,7 @@ def reproduce(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Train a trial again and compare its score; exit 1 when it differs."""
+    """Train a trial again and compare its score. Exits with 1 if it differs."""
     from quell_tuning.export.retraining import reproduce as train_again
     from quell_tuning.workers.devices import check_device
 

@@ -22,7 +22,6 @@ from quell_tuning.cli.options import (
     stderr,
     stdout,
 )
-from quell_tuning.optuna_private import storage_of
 
 
 def dashboard(
@@ -52,6 +51,7 @@ def dashboard(
     from quell_tuning.artifacts.artifact_store import open_artifacts
     from quell_tuning.dashboard import page_refresh
     from quell_tuning.dashboard.server import Access, serve
+    from quell_tuning.optuna_private import storage_of
 
     log_to_stderr()
     place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
@@ -75,7 +75,7 @@ def report(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Write a study as one HTML page, sounds included, for readers without the dashboard."""
+    """Write a study as one HTML page with sounds. For readers without the dashboard."""
     from quell_tuning.artifacts.artifact_store import open_artifacts
     from quell_tuning.report.page import check, write
 
@@ -97,7 +97,7 @@ def status(
     storage: StorageOption = None,
     storage_file: StorageFileOption = None,
 ) -> int:
-    """Show trials by state, running workers, the best trials and the time left."""
+    """Show the progress of a study. Trials by state, running workers, the best trials and the time left."""
     from quell_tuning.results import status as state
 
     stored = open_study(study, open_workspace(runs, storage, storage_file))
