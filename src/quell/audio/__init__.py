@@ -1,7 +1,7 @@
 """Sound files and waveforms, with numpy alone."""
 
 from quell.audio.formats import ENCODINGS, Format, Raw
-from quell.audio.reader import READ_BLOCK, SUFFIXES, AudioFile, find, read, read_mono
+from quell.audio.reader import READ_BLOCK, SUFFIXES, AudioFile, find, read, read_mono, seconds
 from quell.audio.resampling import FloatArray, resample
 from quell.audio.writer import write, writing
 
@@ -17,6 +17,7 @@ __all__ = [
     "read",
     "read_mono",
     "resample",
+    "seconds",
     "write",
     "writing",
 ]

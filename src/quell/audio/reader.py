@@ -153,6 +153,15 @@ def _bad_samples(block: FloatArray) -> str:
     return f"samples of up to {np.abs(block).max():.0e} times full scale"
 
 
+def seconds(path: Path) -> float:
+    """Length of a recording by its header; 0 where it cannot be read, which reading it reports."""
+    try:
+        file = AudioFile(path)
+    except Exception:
+        return 0.0
+    return file.frames / file.stored.sample_rate
+
+
 def read(path: Path) -> tuple[FloatArray, Format]:
     """All samples of a sound file, shape (T, C), full scale at 1, and how they were stored.
 

@@ -21,7 +21,7 @@ from quell.corpus.memory_map import Clip, Corpus, open_store
 from quell.corpus.recordings import CorpusConfig, Kind, Recording
 from quell.corpus.scan import leaks, scan, unpaired
 from quell.corpus.splits import SPLITS, point
-from quell.errors import AudioError, CorpusError
+from quell.errors import CorpusError
 from quell.progress import Progress
 
 
@@ -115,21 +115,13 @@ def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: P
     if config.hours:
         return  # only a part is decoded
     with ThreadPoolExecutor(8) as threads:  # they wait for the disk
-        seconds = sum(threads.map(lambda one: _seconds(config.folder(one.kind) / one.path), recordings))
+        seconds = sum(threads.map(lambda one: audio.seconds(config.folder(one.kind) / one.path), recordings))
     needed, free = 2 * config.sample_rate * seconds, shutil.disk_usage(store).free
     if needed > free:
         raise CorpusError(
             f"{store}: {free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB for the decoded corpus; free the disk, "
             "choose other --runs, or set corpus.hours"
         )
-
-
-def _seconds(path: Path) -> float:
-    try:
-        header = audio.AudioFile(path)
-    except AudioError:
-        return 0.0  # the decoder raises the error
-    return header.frames / header.stored.sample_rate
 
 
 def _decode(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from quell import audio
 from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
 from quell.inference.journal import Journal
 from quell.progress import Progress
 
@@ -132,7 +132,7 @@ def run(
     from quell.inference.enhancement import denoise_job
 
     loaded = None if model is None else load(model)
-    total_s, done_s = sum(seconds(job.source) for job in jobs), 0.0
+    total_s, done_s = sum(audio.seconds(job.source) for job in jobs), 0.0
     if journal is not None:
         journal.begin(jobs)
 

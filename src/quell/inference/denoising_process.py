@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, seconds
+from quell import audio
+from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
 
 
 class SharedState(ctypes.Structure):
@@ -83,7 +84,7 @@ def lengths_s(paths: Sequence[Path]) -> list[float]:
     with _busy(setup.state):
         for path in paths:
             setup.state.steps += 1
-            lengths.append(0.0 if setup.stop.value else seconds(path))
+            lengths.append(0.0 if setup.stop.value else audio.seconds(path))
     return lengths
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from quell import audio
 from quell.errors import AudioError
 
 
@@ -61,12 +60,3 @@ class JobResult(NamedTuple):
     job: DenoiseJob
     report: Report | None
     error: AudioError | None
-
-
-def seconds(path: Path) -> float:
-    """Length of a recording; 0 where it cannot be read, which its job reports."""
-    try:
-        file = audio.AudioFile(path)
-    except Exception:
-        return 0.0
-    return file.frames / file.stored.sample_rate

@@ -157,17 +157,12 @@ def _build(
     if failed:
         found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
+    noisy, clean, labels = map(list, zip(*(mixtures[index] for index in range(count)), strict=True))
     if pairs:
-        measured = [measured_snr_db(mixtures[index].noisy, mixtures[index].clean) for index in range(count)]
+        measured = [measured_snr_db(*sides) for sides in zip(noisy, clean, strict=True)]
         levels = snr_row(np.clip(measured, *SNR_ROWS))
-    return EvaluationSet(
-        corpus.sample_rate,
-        [mixtures[index].noisy for index in range(count)],
-        [mixtures[index].clean for index in range(count)],
-        [mixtures[index].label for index in range(count)],
-        levels,
-        Scores.of([scores[index] for index in range(count)], levels),
-    )
+    clips = [scores[index] for index in range(count)]
+    return EvaluationSet(corpus.sample_rate, noisy, clean, labels, levels, Scores.of(clips, levels))
 
 
 def _draws(

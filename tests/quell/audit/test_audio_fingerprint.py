@@ -91,6 +91,6 @@ def test_silence_and_short_recordings_match_nothing(voice):
 
 
 def test_a_word_has_a_bit_for_each_pair_of_bands(voice):
-    words, heard = of(voice)
-    assert words.dtype == np.uint32 and len(words) == len(heard)
+    words, audible = of(voice)
+    assert words.dtype == np.uint32 and len(words) == len(audible)
     assert 0.4 < np.bitwise_count(words).mean() / BITS < 0.6
