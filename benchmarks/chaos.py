@@ -1,12 +1,12 @@
-"""What is left of a study whose workers are killed, frozen and sent away at random, and whose database goes away.
+"""Fault injection: a study whose workers are killed, stopped and frozen at random, and whose database is stopped.
 
     python benchmarks/chaos.py                     # SQLite, Postgres, gRPC in front of Postgres, one after another
     python benchmarks/chaos.py --storage postgres --away 60
 
 Two starters with half of the workers each run one study of stub trials (five rungs, a checkpoint at each). Every few
 seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period; once a starter is killed; once
-Postgres is away, and the gRPC proxy killed. Everything else is Quell's: budget, lease, worker, pool, storages. Ends
-with 1 when a trial is missing, surplus, running, or scored twice, or when more was done again than a checkpoint allows.
+Postgres is stopped, and the gRPC proxy killed. Budget, lease, worker, pool and storages are Quell's own. Exits with 1
+if a trial is missing, surplus, running, or scored twice, or if more work is repeated than since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNIT_S = 0.15  # the longest: trials take 1 to 3 s
 
 @dataclass(frozen=True)
 class Backend:
-    """A storage for one run, and how to send it away."""
+    """A storage for one run, and how to stop it for some seconds."""
 
     url: str
     away: Callable[[float], None] | None
@@ -102,7 +102,7 @@ STORAGES = {"sqlite": sqlite, "postgres": postgres, "grpc": grpc}
 
 
 class Starter:
-    """A pool in a process of its own: as `quell tune` is."""
+    """A pool in a process of its own, as in `quell tune`."""
 
     def __init__(self, url: str, folder: Path, trials: int, workers: int) -> None:
         self.environment = {**os.environ, "QUELL_STORAGE": url, "QUELL_GRACE_S": str(GRACE_S), "OMP_NUM_THREADS": "1"}
@@ -121,18 +121,18 @@ class Starter:
         return []
 
 
-def harass(
-    starters: list[Starter], place: Backend, options: argparse.Namespace, began: float, frozen: dict[int, float]
+def inject_faults(
+    starters: list[Starter], backend: Backend, options: argparse.Namespace, began: float, frozen: dict[int, float]
 ) -> Counter[str]:
-    """Until all starters have ended; returns what was done to whom.
+    """Injects faults until all starters have ended; returns their counts by kind.
 
     Args:
-        frozen: is filled with the workers that are to be woken, and when.
+        frozen: filled with the stopped workers and the time at which to continue each.
     """
-    done: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
     draw = random.Random(options.seed)
-    pending = ["starter", *(["database"] if place.away else [])]
-    next_blow = began + options.every
+    pending = ["starter", *(["database"] if backend.away else [])]
+    next_fault = began + options.every
     outage: threading.Thread | None = None
     while any(starter.process.poll() is None for starter in starters):
         now = time.monotonic()
@@ -140,23 +140,23 @@ def harass(
             if now > until:
                 _signal(worker, signal.SIGCONT)
                 del frozen[worker]
-        if now > next_blow:
-            next_blow = now + options.every
+        if now > next_fault:
+            next_fault = now + options.every
             awake = [worker for starter in starters for worker in starter.workers() if worker not in frozen]
             if awake:
-                victim, blow = draw.choice(awake), draw.choice(("SIGKILL", "SIGTERM", "SIGSTOP"))
-                _signal(victim, signal.Signals[blow])
-                done[blow] += 1
-                if blow == "SIGSTOP":
+                victim, fault = draw.choice(awake), draw.choice(("SIGKILL", "SIGTERM", "SIGSTOP"))
+                _signal(victim, signal.Signals[fault])
+                faults[fault] += 1
+                if fault == "SIGSTOP":
                     frozen[victim] = now + STOP_S
-        # `quell tune` itself does not start without its database.
+        # `quell tune` does not start without its database.
         away = outage is not None and outage.is_alive()
         starting = any(starter.process.poll() is None and not starter.workers() for starter in starters)
         if pending and now - began > options.strike * (3 - len(pending)) and not away and not starting:
             kind = pending.pop()
-            done[kind] += 1
+            faults[kind] += 1
             if kind == "database":
-                outage = threading.Thread(target=place.away, args=(options.away,))
+                outage = threading.Thread(target=backend.away, args=(options.away,))
                 outage.start()
             else:
                 starters[0].process.kill()
@@ -167,7 +167,7 @@ def harass(
         time.sleep(0.1)
     if outage is not None:
         outage.join()
-    return done
+    return faults
 
 
 def _signal(process: int, number: signal.Signals) -> None:
@@ -175,18 +175,18 @@ def _signal(process: int, number: signal.Signals) -> None:
         os.kill(process, number)
 
 
-def verdict(url: str, folder: Path, trials: int, blows: Counter[str]) -> tuple[list[str], list[str]]:
-    """(lines of the report, what is wrong)."""
+def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[list[str], list[str]]:
+    """(lines of the report, violations)."""
     storage = open_storage(url)
     study = optuna.load_study(study_name=STUDY, storage=storage)
-    found = study.get_trials(deepcopy=False)
+    stored = study.get_trials(deepcopy=False)
     slots = Budget(study, trials).slots()
-    counted = [trial for trial in found if trial.state.is_finished() and not is_lost(trial)]
+    counted = [trial for trial in stored if trial.state.is_finished() and not is_lost(trial)]
     per_slot = Counter(trial.user_attrs["slot"] for trial in counted)
     states = Counter(trial.state.name.lower() for trial in counted)
-    lost = [trial for trial in found if "lost" in trial.user_attrs and is_lost(trial)]
-    units, done_again = executed(folder)
-    interruptions = blows["SIGKILL"] + blows["SIGSTOP"] + blows["SIGTERM"] + blows["starter"] * 8
+    lost = [trial for trial in stored if "lost" in trial.user_attrs and is_lost(trial)]
+    units, repeated = executed(folder)
+    interruptions = faults["SIGKILL"] + faults["SIGSTOP"] + faults["SIGTERM"] + faults["starter"] * 8
     storage.close()
     wrong = [
         text
@@ -197,19 +197,19 @@ def verdict(url: str, folder: Path, trials: int, blows: Counter[str]) -> tuple[l
             ),
             f"running: {[trial.number for trial in slots.running]}": bool(slots.running),
             f"waiting: {[trial.number for trial in slots.waiting]}": bool(slots.waiting),
-            f"{max(done_again, default=0)} units done again at once, expected at most {UNITS_PER_RUNG}": (
-                max(done_again, default=0) > UNITS_PER_RUNG
+            f"{max(repeated, default=0)} units repeated at once, expected at most {UNITS_PER_RUNG}": (
+                max(repeated, default=0) > UNITS_PER_RUNG
             ),
         }.items()
         if bad
     ]
     ended = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    again = sum(done_again)
+    again = sum(repeated)
     lines = [
         f"{len(counted)} of {trials} trials ended ({ended}), in {len(per_slot)} slots; {len(lost)} attempts lost",
-        f"blows: {', '.join(f'{count} {kind}' for kind, count in sorted(blows.items()))} ({interruptions} at most hit)",
-        f"work done again: {again} of {units} units ({100 * again / max(units, 1):.1f} %), "
-        f"at most {max(done_again, default=0)} at once, a checkpoint every {UNITS_PER_RUNG}",
+        f"faults: {', '.join(f'{count} {kind}' for kind, count in sorted(faults.items()))} ({interruptions} hits)",
+        f"work repeated: {again} of {units} units ({100 * again / max(units, 1):.1f} %), "
+        f"at most {max(repeated, default=0)} at once, a checkpoint every {UNITS_PER_RUNG}",
     ]
     return lines, wrong
 
@@ -218,20 +218,20 @@ def run(name: str, options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         folder.chmod(0o755)
-        with STORAGES[name](folder) as place:
+        with STORAGES[name](folder) as backend:
             began = time.monotonic()
             each = max(1, options.workers // STARTERS)
-            starters = [Starter(place.url, folder, options.trials, each) for _ in range(STARTERS)]
+            starters = [Starter(backend.url, folder, options.trials, each) for _ in range(STARTERS)]
             frozen: dict[int, float] = {}
             try:
-                blows = harass(starters, place, options, began, frozen)
+                faults = inject_faults(starters, backend, options, began, frozen)
             finally:
-                for worker in frozen:  # a killed starter cannot wake its frozen worker, which ends once it is awake
+                for worker in frozen:  # one of a killed starter ends once it is continued
                     _signal(worker, signal.SIGCONT)
                 for starter in starters:
                     starter.process.kill()
             seconds = time.monotonic() - began
-            lines, wrong = verdict(place.url, folder, options.trials, blows)
+            lines, wrong = verdict(backend.url, folder, options.trials, faults)
             codes = [starter.process.returncode for starter in starters]
             if any(codes):
                 wrong.append(f"starters ended with {codes}: {(folder / 'pool.log').read_text()[-2000:]}")
@@ -246,12 +246,12 @@ def main() -> None:
     parser.add_argument("--storage", choices=[*STORAGES, "all"], default="all")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between two blows")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two signals to workers")
     parser.add_argument(
-        "--strike", type=float, default=12.0, help="seconds to the outage, half of those to the killing"
+        "--strike", type=float, default=12.0, help="seconds before the outage; a starter is killed after half"
     )
-    parser.add_argument("--away", type=float, default=5.0, help="seconds that the database is away")
-    parser.add_argument("--limit", type=float, default=360.0, help="seconds that a run may take")
+    parser.add_argument("--away", type=float, default=5.0, help="seconds without the database")
+    parser.add_argument("--limit", type=float, default=360.0, help="time limit of a run in seconds")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     names = list(STORAGES) if options.storage == "all" else [options.storage]

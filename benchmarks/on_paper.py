@@ -1,9 +1,8 @@
-"""Workers on paper: what single calls cost a server and its clients, for more workers than there are machines.
+"""Simulation of many workers on one server, from the measured times of single calls.
 
-Every worker has a core of its own and is two threads, as in `quell_tuning`: one makes a trial's calls and then trains,
-the other renews its lease and looks at the others' trials. Calls wait for a core of the server, in the order in which
-they come. A server may share reads: who asks for all trials while somebody waits for them joins him
-(`quell_tuning.storage.grpc_service`).
+Every worker has its own core and two threads, as in `quell_tuning`: one makes a trial's calls and then trains, the
+other renews its lease and looks at the others' trials. Calls queue for a core of the server, first come, first served.
+A server may share reads: a request for all trials joins one that is still queued (`quell_tuning.storage.grpc_service`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from itertools import count
 from quell_tuning.trials.budget import MAX_REAPERS, REAP_EVERY
 from quell_tuning.trials.lease_watch import GRACE_S, RENEW_S
 
-CYCLES = 3  # trials of each worker; of the first one, nothing is counted
-LONGEST_S = 900.0  # of a trial's training that is simulated; the rest is like it
+CYCLES = 3  # trials of each worker; the first one is not counted
+LONGEST_S = 900.0  # simulated seconds of a trial's training; the rest would look the same
 
 
 @dataclass(frozen=True)
 class Call:
-    """Seconds of one call, on the server and beside it: `each` more for every trial that runs."""
+    """Seconds of one call on the server and elsewhere, and `each` more per running trial."""
 
     server_s: float
     client_s: float
@@ -36,16 +35,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Trial:
-    """Calls of one, besides those of its lease: such that read all trials, and others."""
+    """Calls of one trial, without those of its lease: `looks` read all trials."""
 
     looks: float
     others: float
 
 
 @dataclass(frozen=True)
-class Played:
+class Simulated:
     share: float  # of the throughput of workers that only train
-    late_s: float  # the longest that a lease was not renewed
+    late_s: float  # the longest time between two renewals of a lease
 
     def __str__(self) -> str:
         return f"{self.share:.1%}" if self.late_s < GRACE_S else "loses trials"
@@ -58,10 +57,10 @@ class Server:
 
 
 Request = tuple[str, float]  # "sleep", seconds; or "look" or "other", 0
-Thread = Generator[Request, float, None]  # receives the time at which it continues
+Thread = Generator[Request, float, None]  # is sent the time at which it continues
 
 
-def play(
+def simulate(
     server: Server,
     look: Call,
     other: Call,
@@ -71,30 +70,30 @@ def play(
     *,
     running: int | None = None,
     begin_s: float | None = None,
-) -> Played:
-    """So many workers with trials of so many seconds of training.
+) -> Simulated:
+    """Simulates `workers` with trials of `trial_s` seconds of training.
 
     Args:
-        running: trials at any time, where other workers are on other servers of the same study.
-        begin_s: they all begin within it; at any time of a trial without, as trials that take different times do.
+        running: running trials in the study, if other servers have workers too; `workers` if None.
+        begin_s: workers start within it; if None within the length of a trial, as with trials of different lengths.
     """
     running = workers if running is None else running
     draw = random.Random(0)
-    played_s = min(trial_s, LONGEST_S)
+    simulated_s = min(trial_s, LONGEST_S)
     took_s: list[float] = []
     late_s = [0.0]
 
     def train() -> Thread:
-        now = yield "sleep", draw.uniform(0, played_s if begin_s is None else begin_s)
-        for cycle in count():  # without end, so that a worker that is ready first does not lower the load of the others
+        now = yield "sleep", draw.uniform(0, simulated_s if begin_s is None else begin_s)
+        for cycle in count():  # without end: a worker that is done first would lighten the load of the others
             began = now
             calls = ["look"] * _whole(trial.looks, draw) + ["other"] * _whole(trial.others, draw)
             draw.shuffle(calls)
             for call in calls:
                 now = yield call, 0.0
-            now = yield "sleep", played_s
+            now = yield "sleep", simulated_s
             if 0 < cycle < CYCLES:
-                took_s.append(now - began - played_s)
+                took_s.append(now - began - simulated_s)
 
     def renew(number: int) -> Thread:
         now = yield "sleep", draw.uniform(0, RENEW_S)
@@ -108,9 +107,10 @@ def play(
                 yield "look", 0.0
 
     free = [0.0] * server.cores
-    joined_until = -1.0  # when the last read that was asked for begins
+    joined_until = -1.0  # when the last read of all trials begins
 
-    def called(what: str, now: float) -> float:
+    def end_of_call(what: str, now: float) -> float:
+        """When a call that is made now returns."""
         nonlocal joined_until
         begins = max(now, heapq.heappop(free))
         call = look if what == "look" else other
@@ -130,10 +130,10 @@ def play(
     while len(took_s) < workers * (CYCLES - 1):
         now, order, thread = heapq.heappop(waiting)
         what, seconds = thread.send(now)
-        then = now + seconds if what == "sleep" else called(what, now)
+        then = now + seconds if what == "sleep" else end_of_call(what, now)
         heapq.heappush(waiting, (then, order, thread))
     calls_s = sum(took_s) / len(took_s)
-    return Played(trial_s / (trial_s + calls_s), late_s[0])
+    return Simulated(trial_s / (trial_s + calls_s), late_s[0])
 
 
 def _whole(number: float, draw: random.Random) -> int:

@@ -1,11 +1,11 @@
-"""The presets at equal training audio, and the best of them on recordings that no choice was based on.
+"""Compares the presets at equal training audio, on the validation split and the best one on the test split.
 
     python benchmarks/presets.py --corpus FOLDER --audio-hours 1 [--presets compressed-unet recurrent-unet]
 
-A preset may be followed by changes, of parameters or of what a study's [training] holds:
-phase-unet,phase=noisy,clean=0.05. Each trains in a process of its own, on one CPU thread, as many at once as there are
-cores. The first table is of the validation split; the second one holds the best there against all others on the test
-split. A run that is interrupted continues from its checkpoints.
+A preset may be followed by changed parameters or keys of a study's [training], as in phase-unet,phase=noisy,clean=0.05.
+Each trains in its own process, on one CPU thread, one process per core at a time. The first table is of the validation
+split; the second one compares the best there with all others on the test split. An interrupted run resumes from its
+checkpoints.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from header import header
 from quell_tuning.study.presets import PRESETS
-from trainings import Outcome, Wanted, mixtures, train_all, variant
+from trainings import Outcome, Training, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
 from quell.corpus.recordings import CorpusConfig
@@ -43,16 +43,15 @@ def show_validation(outcomes: list[Outcome], noisy: Scores) -> None:
             print(f"\n{outcome.name}: intersection over union of the binarised spectrograms {outcome.iou:.3f}")
 
 
-def show_test(best: Outcome, test: EvaluationSet, found: dict[str, Scores]) -> None:
-    """Args: found: the trained ones' test scores, by name."""
-    scores = found[best.name]
+def show_test(best: Outcome, test: EvaluationSet, test_scores: dict[str, Scores]) -> None:
+    scores = test_scores[best.name]
     print(f"\nBest on validation: {best.name}. On {len(test.noisy)} test mixtures:\n")
     print("| | PESQ | STOI | SI-SDR (dB) |\n|---|---|---|---|")
     print(f"| noisy | {_means(test.noisy_scores)} |\n| denoised | {_means(scores)} |")
     print("| gain, 95 % interval | " + _gains(scores, test.noisy_scores) + " |")
     worse = (f"{scores.worse_than(test.noisy_scores, name):.0%}" for name in METRICS)
     print("| clips made worse | " + " | ".join(worse) + " |")
-    for name, other in found.items():
+    for name, other in test_scores.items():
         if other is not scores:
             print(f"| gain over {name} | {_gains(scores, other)} |")
 
@@ -69,7 +68,7 @@ def _means(scores: Scores) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
-    parser.add_argument("--audio-hours", type=float, required=True, help="training audio of each preset")
+    parser.add_argument("--audio-hours", type=float, required=True, help="hours of training audio per preset")
     parser.add_argument("--presets", nargs="+", metavar="PRESET[,KEY=VALUE...]", default=list(PRESETS))
     parser.add_argument("--sample-rate", type=int, choices=(8_000, 16_000), default=16_000)
     parser.add_argument("--runs", type=Path, default=Path("runs/presets"), help="for weights and the decoded corpus")
@@ -84,14 +83,14 @@ def main() -> None:
     store = prepare(replace(config, sample_rate=given.sample_rate), given.runs / "corpora").folder
     with Scorer(cores()) as scorer:
         noisy = mixtures(store, "validation", scorer).noisy_scores
-        wanted = [Wanted(recipe, recipe) for recipe in given.presets]
-        outcomes = train_all(wanted, store, given.audio_hours, given.runs)
+        recipes = [Training(recipe, recipe) for recipe in given.presets]
+        outcomes = train_all(recipes, store, given.audio_hours, given.runs)
         print(header(f"python benchmarks/presets.py {' '.join(sys.argv[1:])}"))
         show_validation(outcomes, noisy)
         best = max(outcomes, key=lambda outcome: outcome.scores.mean("pesq"))
         test = mixtures(store, "test", scorer)
-        found = {outcome.name: score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes}
-        show_test(best, test, found)
+        scores = {outcome.name: score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes}
+        show_test(best, test, scores)
 
 
 if __name__ == "__main__":

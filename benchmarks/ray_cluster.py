@@ -1,11 +1,11 @@
-"""What is left of a study on a Ray cluster whose workers, processes and nodes are lost, and how fast it is left alone.
+"""Fault injection on a Ray cluster: a study that loses workers, Ray processes and nodes, and one that is stopped.
 
     python benchmarks/ray_cluster.py
 
-Two logical nodes with two GPUs each, which Ray only believes in, 8 slots of half a GPU, stub trials (`chaos_stub.py`)
-on a real Postgres. One worker gets SIGKILL, then one of Ray's processes that keep a worker, then a whole node is
-removed; at the end a second search is asked to stop. Runs in a network namespace of its own where it may make one, so
-that whatever else listens on this machine does not matter. Ends with 1 when something is not as it should be.
+Two logical nodes with two simulated GPUs each, 8 slots of half a GPU, stub trials (`chaos_stub.py`) on a real Postgres.
+One worker gets SIGKILL, then one of Ray's processes that supervise a worker, then a whole node is removed; at the end a
+second search gets SIGTERM. Runs in its own network namespace where that is allowed, so that the ports of this machine
+do not matter. Exits with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ALONE = "QUELL_ALONE"  # set inside the namespace
 
 @dataclass
 class Search:
-    """`chaos_stub.py ray` in a process of its own, as `quell tune --ray` is."""
+    """`chaos_stub.py ray` in a process of its own, as in `quell tune --ray`."""
 
     folder: Path
     url: str
@@ -57,13 +57,13 @@ class Search:
             self.process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
 
     def workers(self) -> list[psutil.Process]:
-        """The stubs at work on any node."""
-        found = []
+        """The running stub workers of all nodes."""
+        workers = []
         for process in psutil.process_iter(["cmdline", "status"]):
             words = process.info["cmdline"] or []
             if [*words[1:4]] == [STUB, "worker", str(self.folder)] and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+                workers.append(process)
+        return workers
 
     def slots(self) -> Counter[str]:
         with closing(open_storage(self.url)) as storage:
@@ -79,40 +79,40 @@ class Search:
 
 
 def wait(until: Callable[[], bool], at_most_s: float) -> float:
-    """Seconds until it holds, or what was waited in vain."""
+    """Waits until `until` holds, or `at_most_s`; returns the seconds that passed."""
     began = time.monotonic()
     while not until() and time.monotonic() - began < at_most_s:
         time.sleep(0.1)
     return time.monotonic() - began
 
 
-def strike(search: Search, nodes: object, second: object) -> list[tuple[str, str, bool]]:
-    """Three blows, and what back_s of them: (what, found, as it should be)."""
+def inject_faults(search: Search, nodes: object, second: object) -> list[tuple[str, str, bool]]:
+    """Injects three faults; returns a row per check: (check, result, passed)."""
     rows = []
     seconds = wait(lambda: len(search.workers()) == SLOTS and search.slots()["ended"] >= 2, 60)
     rows.append((f"{SLOTS} workers on {NODES} nodes", f"after {seconds:.1f} s", len(search.workers()) == SLOTS))
 
     one, *_ = search.workers()
     one.kill()
-    back_s = wait(lambda: one.pid not in {w.pid for w in search.workers()} and len(search.workers()) == SLOTS, 20)
-    rows.append(("a killed worker is launched again", f"after {back_s:.1f} s", len(search.workers()) == SLOTS))
+    seconds = wait(lambda: one.pid not in {w.pid for w in search.workers()} and len(search.workers()) == SLOTS, 20)
+    rows.append(("a killed worker is restarted", f"after {seconds:.1f} s", len(search.workers()) == SLOTS))
 
     other, *_ = search.workers()
-    slot = other.parent()
-    assert slot is not None and slot.name().startswith("ray::")
-    slot.kill()
-    stopped_s = wait(lambda: not other.is_running(), 10)
-    rows.append(("the worker of a killed Ray process stops", f"after {stopped_s:.1f} s", not other.is_running()))
-    back_s = wait(lambda: len(search.workers()) == SLOTS, 30)
-    rows.append(("and its slot comes back", f"after {back_s:.1f} s", len(search.workers()) == SLOTS))
+    parent = other.parent()
+    assert parent is not None and parent.name().startswith("ray::")
+    parent.kill()
+    seconds = wait(lambda: not other.is_running(), 10)
+    rows.append(("the worker of a killed Ray process leaves", f"after {seconds:.1f} s", not other.is_running()))
+    seconds = wait(lambda: len(search.workers()) == SLOTS, 30)
+    rows.append(("its slot has a worker again", f"after {seconds:.1f} s", len(search.workers()) == SLOTS))
 
     before = {worker.pid for worker in search.workers()}
     nodes.remove_node(second, allow_graceful=False)  # type: ignore[attr-defined]
     room = SLOTS // NODES
-    stopped_s = wait(lambda: len(before & {w.pid for w in search.workers()}) <= room, 15)
-    rows.append(("workers of a removed node stop", f"after {stopped_s:.1f} s", stopped_s < 15))
-    back_s = wait(lambda: len(search.workers()) == room, 30)
-    rows.append(("the slots of the other one are full", f"{len(search.workers())} of {room}", back_s < 30))
+    seconds = wait(lambda: len(before & {w.pid for w in search.workers()}) <= room, 15)
+    rows.append(("workers of a removed node leave", f"after {seconds:.1f} s", seconds < 15))
+    seconds = wait(lambda: len(search.workers()) == room, 30)
+    rows.append(("the slots of the other one are full", f"{len(search.workers())} of {room}", seconds < 30))
     return rows
 
 
@@ -133,7 +133,7 @@ def finish(search: Search, limit_s: float) -> list[tuple[str, str, bool]]:
 
 
 def drain(search: Search) -> list[tuple[str, str, bool]]:
-    """Asks a search in full swing to stop."""
+    """Stops a search while its workers train."""
     lost, faulty = (search.slots()[name] for name in ("lost", "faulty"))
     search.start()
     wait(lambda: search.slots()["running"] >= SLOTS // NODES, 60)
@@ -142,13 +142,13 @@ def drain(search: Search) -> list[tuple[str, str, bool]]:
     code = search.process.wait(60)
     seconds = time.monotonic() - began
     slots = search.slots()
-    kept = (slots["running"], slots["lost"], slots["faulty"] - faulty) == (0, lost, 0) and slots["waiting"] > 0
+    returned = (slots["running"], slots["lost"], slots["faulty"] - faulty) == (0, lost, 0) and slots["waiting"] > 0
     return [
         ("SIGTERM: left", f"after {seconds:.1f} s, exit code {code}", seconds < DRAIN_S and code == 143),
         (
-            "trials handed back, none lost or failed by it",
+            "trials returned, none lost or failed",
             f"{slots['waiting']} wait, {slots['lost'] - lost} lost",
-            kept,
+            returned,
         ),
         ("workers left behind", str(len(search.workers())), not search.workers()),
     ]
@@ -166,8 +166,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, bool]
         search = Search(folder, postgres.url, nodes.address, options.trials, options.unit_s)
         began = time.monotonic()
         search.start()
-        rows = strike(search, nodes, second) + finish(search, options.limit)
-        rows.append(("all that took", f"{time.monotonic() - began:.0f} s", True))
+        rows = inject_faults(search, nodes, second) + finish(search, options.limit)
+        rows.append(("time in all", f"{time.monotonic() - began:.0f} s", True))
         nodes.add_node(num_cpus=SLOTS, num_gpus=GPUS)
         again = Search(folder, postgres.url, nodes.address, 3 * options.trials, options.unit_s)
         return rows + drain(again)
@@ -176,8 +176,8 @@ def run(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, bool]
         postgres.stop()
 
 
-def in_a_namespace() -> bool:
-    """Whether we are in a network of our own, or may not make one."""
+def in_own_namespace() -> bool:
+    """Whether this process is in a network namespace of its own, or is not allowed to create one."""
     if os.environ.get(ALONE):
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         return True
@@ -190,10 +190,12 @@ def in_a_namespace() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--unit-s", type=float, default=0.5, help="of work, the longest; a trial has up to 20")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that the search may take")
+    parser.add_argument(
+        "--unit-s", type=float, default=0.5, help="longest unit of work in seconds; a trial has up to 20"
+    )
+    parser.add_argument("--limit", type=float, default=300.0, help="time limit of the search in seconds")
     options = parser.parse_args()
-    if not in_a_namespace():
+    if not in_own_namespace():
         sys.exit(
             subprocess.run(["unshare", "--net", sys.executable, *sys.argv], env={**os.environ, ALONE: "1"}).returncode
         )
@@ -201,10 +203,10 @@ def main() -> None:
     print(header(f"python benchmarks/ray_cluster.py {' '.join(sys.argv[1:])}".strip()))
     with tempfile.TemporaryDirectory(prefix="quell-ray-") as folder:
         rows = run(options, Path(folder))
-        print("| what | found | |\n|---|---|---|")
-        for what, found, good in rows:
-            print(f"| {what} | {found} | {'ok' if good else 'NOT AS IT SHOULD BE'} |")
-        if not all(good for *_, good in rows):
+        print("| check | result | |\n|---|---|---|")
+        for check, result, passed in rows:
+            print(f"| {check} | {result} | {'ok' if passed else 'FAILED'} |")
+        if not all(passed for *_, passed in rows):
             print((Path(folder) / "search.log").read_text(), file=sys.stderr)
             sys.exit(1)
 

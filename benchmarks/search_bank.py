@@ -1,11 +1,11 @@
-"""Every configuration of a finite search space, trained once: what `search_replay.py` replays searches on.
+"""Trains every configuration of a finite search space once, for the replayed searches of `search_replay.py`.
 
     OMP_NUM_THREADS=1 python benchmarks/search_bank.py --corpus FOLDER
 
-Training is a function of the configuration, so a search that asks for one again gets the same scores: with all of them
-recorded, a sampler and a pruner can be tried on hundreds of seeds in a minute. One line of JSON is appended for each
-configuration, with the PESQ of every validation mixture and the seconds spent up to each rung. Configurations that the
-file has already are left out, so an interrupted run continues. Scores are rounded to thousandths.
+Training is a function of the configuration, so a search that repeats one gets the same scores: with all of them
+recorded, a sampler and a pruner can be tried on hundreds of seeds in a minute. One line of JSON is appended per
+configuration, with the PESQ of every validation mixture and the seconds spent up to each rung. Configurations already
+in the file are skipped, so an interrupted run resumes. Scores are rounded to thousandths.
 """
 
 import argparse
@@ -76,12 +76,12 @@ class Configuration:
 
 
 def read_bank(path: Path) -> list[Configuration]:
-    """The configurations of a file; none when there is no file."""
+    """The configurations of a file; none if it does not exist."""
     return [Configuration.read(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def searched(spec: StudySpec) -> list[Searched]:
-    """All points of a space of choices, the default preset's first, the others in random order."""
+    """All points of a space of choices: the default preset first, the others in random order."""
     choices = {
         name: domain.values() for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)
     }
@@ -92,7 +92,7 @@ def searched(spec: StudySpec) -> list[Searched]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all configurations are trained and scored on."""
+    """The data that all configurations are trained and scored on."""
 
     spec: StudySpec
     corpus: Corpus
@@ -124,45 +124,48 @@ class Bench:
             rungs.append(Rung(hours, cpu, wall, time.perf_counter() - began_scoring, scores.values["pesq"]))
         return Configuration(point, tuple(rungs))
 
-    def check(self, found: Configuration) -> None:
-        """That `train` reaches the same scores to the last bit."""
-        trainer = self.trainer(found.point)
+    def check(self, configuration: Configuration) -> None:
+        """Checks that `train` reaches the same scores to the last bit."""
+        trainer = self.trainer(configuration.point)
         trained = train(trainer.model, trainer.config, self.corpus, self.validation, self.scorer)
-        gap = np.abs(trained.scores.values["pesq"] - found.rungs[-1].pesq).max()
+        gap = np.abs(trained.scores.values["pesq"] - configuration.rungs[-1].pesq).max()
         if not gap == 0:
             raise SystemExit(
-                f"{dict(found.point)}: off by {gap} PESQ from quell.training.training_loop.train, expected the same"
+                f"{dict(configuration.point)}: PESQ is off by {gap} from quell.training.training_loop.train, expected 0"
             )
 
 
 def fill(bench: Bench, path: Path, check: bool) -> None:
-    """Trains what the file does not have."""
-    known = [found.point for found in read_bank(path)]
-    left: Sequence[Searched] = [point for point in searched(bench.spec) if point not in known]
+    """Trains the configurations that the file does not have."""
+    done = [configuration.point for configuration in read_bank(path)]
+    missing: Sequence[Searched] = [point for point in searched(bench.spec) if point not in done]
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as shown:
-        task = shown.add_task("configurations", total=len(known) + len(left), completed=len(known))
-        for point in left:
-            found = bench.measure(point)
+    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as bars:
+        task = bars.add_task("configurations", total=len(done) + len(missing), completed=len(done))
+        for point in missing:
+            configuration = bench.measure(point)
             with path.open("a") as file:
-                file.write(found.line())
+                file.write(configuration.line())
             values = ", ".join(f"{value}" for value in point.values())
-            scores = " ".join(f"{rung.pesq.mean():.3f}" for rung in found.rungs)
-            shown.console.print(f"{values}: PESQ {scores} in {found.rungs[-1].train_s:.0f} s", highlight=False)
+            scores = " ".join(f"{rung.pesq.mean():.3f}" for rung in configuration.rungs)
+            seconds = configuration.rungs[-1].train_s
+            bars.console.print(f"{values}: PESQ {scores} in {seconds:.0f} s", highlight=False)
             if check:
-                bench.check(found)
-                shown.console.print("equal to quell.training.training_loop.train")
+                bench.check(configuration)
+                bars.console.print("equal to quell.training.training_loop.train")
                 check = False
-            shown.advance(task)
+            bars.advance(task)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
-    parser.add_argument("--study", type=Path, default=STUDY, help="a study whose parameters are all choices")
+    parser.add_argument("--study", type=Path, default=STUDY, help="a study that searches choices only")
     parser.add_argument("--bank", type=Path, default=BANK, help="the file that lines are appended to")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"), help="for the decoded corpus")
-    parser.add_argument("--check", action="store_true", help="train the first configuration again, the ordinary way")
+    parser.add_argument(
+        "--check", action="store_true", help="also train the first configuration with training_loop.train"
+    )
     given = parser.parse_args()
     spec = study_file.load(given.study)
     torch.set_num_threads(1)

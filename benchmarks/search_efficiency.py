@@ -2,11 +2,11 @@
 
     python benchmarks/search_efficiency.py --corpus FOLDER --minutes 20
 
-(a) plain: study.optimize with TPESampler as it comes, every trial trained to the end. (b) random: the same with
-RandomSampler. (c) quell: the command `quell tune`. All search the space of one study file, on one and the same core,
-and are interrupted when their processes, scorers included, have used up their CPU minutes. A search that has ended is
-not run again: remove its .json to do so. A study's seed is also that of its validation mixtures, so searches are
-compared seed by seed, and scores are shown above the mixtures' own.
+(a) plain: study.optimize with a default TPESampler, every trial trained to the end. (b) random: the same with
+RandomSampler. (c) quell: the command `quell tune`. All search the space of one study file, on the same core, and are
+interrupted when their processes, scorers included, have used up their CPU minutes. A search that has ended is not run
+again: remove its .json to repeat it. A study's seed is also that of its validation mixtures, so searches are compared
+seed by seed, by their gain over the noisy mixtures.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from matplotlib import pyplot
 ARMS = {"plain": "(a) plain Optuna loop", "random": "(b) random search", "quell": "(c) quell tune"}
 CLOCKS = {"cpu_minutes": "CPU", "wall_minutes": "wall"}
 SAMPLE_S = 0.5
-TRIALS_PER_MINUTE = 10  # more than any search gets through
-STOP_S = 60.0  # that a search has to stop by itself
+TRIALS_PER_MINUTE = 10  # more than any search completes
+STOP_S = 60.0  # for a search to stop in
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial that ended, and when, since its search was launched."""
+    """A trial that ended, with the time since its search was started."""
 
     state: str
     score: float | None
@@ -61,7 +61,7 @@ class Outcome:
 
     arm: str
     seed: int
-    noisy: float  # the score of the mixtures as they are
+    noisy: float  # score of the noisy mixtures
     cpu_minutes: float
     wall_minutes: float
     trials: list[Ended]
@@ -72,22 +72,22 @@ class Outcome:
         return cls(**stored | {"trials": [Ended(**trial) for trial in stored["trials"]]})
 
     def gains(self, clock: str) -> list[tuple[float, float]]:
-        """(minutes, score above the noisy mixtures') of complete trials."""
+        """(minutes, gain over the noisy mixtures) of complete trials."""
         complete = [trial for trial in self.trials if trial.state == "COMPLETE"]
         return [(getattr(trial, clock), trial.score - self.noisy) for trial in complete]
 
     def best(self, grid: NDArray[np.float64], clock: str = "cpu_minutes") -> NDArray[np.float64]:
-        """Best gain so far at each of the minutes; 0, the mixtures as they are, before there is any."""
+        """Best gain so far at each of the minutes; 0 before the first trial is complete."""
         gains = self.gains(clock)
         return np.array([max([gain for at, gain in gains if at <= minutes], default=0.0) for minutes in grid])
 
     def minutes_to(self, gain: float, clock: str) -> float:
-        """When it first got so far; infinite when it never did."""
-        return min((at for at, found in self.gains(clock) if found >= gain - 1e-9), default=float("inf"))
+        """When the search first reached a gain; infinite if it never did."""
+        return min((at for at, reached in self.gains(clock) if reached >= gain - 1e-9), default=float("inf"))
 
 
 def run(arm: str, seed: int, study: Path, corpus: Path, folder: Path, minutes: float, core: int) -> list[list[float]]:
-    """Runs one search on one core until it has used up its minutes; returns samples of (seconds, CPU seconds)."""
+    """Runs one search on one core until its minutes are used up; returns samples of (seconds, CPU seconds)."""
     tools = {"plain": "tpe", "random": "random"}
     if arm in tools:
         command = [str(Path(__file__).parent / "search_plain.py"), "--sampler", tools[arm], "--study", str(study)]
@@ -107,8 +107,8 @@ def run(arm: str, seed: int, study: Path, corpus: Path, folder: Path, minutes: f
         ]
     samples = []
     columns = (TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with (folder / "log").open("wb") as log, Progress(*columns, transient=True) as shown:
-        task = shown.add_task(f"{ARMS[arm]}, seed {seed}", total=60 * minutes)
+    with (folder / "log").open("wb") as log, Progress(*columns, transient=True) as bars:
+        task = bars.add_task(f"{ARMS[arm]}, seed {seed}", total=60 * minutes)
         started = time.monotonic()
         process = subprocess.Popen(
             ["taskset", "--cpu-list", str(core), sys.executable, *command, "--corpus", corpus, "--runs", folder],
@@ -121,7 +121,7 @@ def run(arm: str, seed: int, study: Path, corpus: Path, folder: Path, minutes: f
         try:
             while process.poll() is None and (not samples or samples[-1][1] < 60 * minutes):
                 samples.append([time.monotonic() - started, cpu_seconds(process.pid)])
-                shown.update(task, completed=samples[-1][1])
+                bars.update(task, completed=samples[-1][1])
                 time.sleep(SAMPLE_S)
         finally:
             stop(process)
@@ -139,18 +139,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_seconds(process: int) -> float:
-    """CPU time of a process, of the processes that it started, and of those it saw end."""
+    """CPU time of a process, of its children, and of those that it waited for."""
     try:
         ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
         threads = list(Path(f"/proc/{process}/task").iterdir())
         children = {child for thread in threads for child in (thread / "children").read_text().split()}
-    except OSError:  # it has ended meanwhile
+    except OSError:  # it ended meanwhile
         return 0.0
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(cpu_seconds(int(child)) for child in children)
 
 
 def race(arm: str, seed: int, given: argparse.Namespace, corpora: Path) -> Outcome:
-    """The outcome of one search, which is run when there is none."""
+    """The outcome of one search; runs it if there is none yet."""
     path = given.runs / f"{arm}-{seed}.json"
     if path.exists():
         return Outcome.read(path)
@@ -182,13 +182,13 @@ def race(arm: str, seed: int, given: argparse.Namespace, corpora: Path) -> Outco
 
 
 def show(outcomes: dict[str, list[Outcome]], minutes: float) -> None:
-    """The gain at parts of the budget, and how soon each search had what the plain one of its seed ended with."""
+    """Prints the gain at parts of the budget, and when each search reached the final gain of the plain one."""
     marks = np.array([minutes / 4, minutes / 2, minutes])
     heads = " | ".join(f"{mark:g} min" for mark in marks)
     print(f"| search | {heads} | complete, pruned | CPU-min to (a)'s last | share of (a)'s | wall-min to it | share |")
     print("|---|" + "---|" * (len(marks) + 5))
     targets = [plain.gains("cpu_minutes") for plain in outcomes["plain"]]
-    last = [max((gain for _, gain in found), default=0.0) for found in targets]
+    last = [max((gain for _, gain in gains), default=0.0) for gains in targets]
     for arm, searches in outcomes.items():
         gains = [spread(values, "+.3f") for values in np.array([search.best(marks) for search in searches]).T]
         counts = [
@@ -209,7 +209,7 @@ def spread(values: NDArray[np.float64], form: str) -> str:
 
 
 def plot(outcomes: dict[str, list[Outcome]], minutes: float, path: Path) -> None:
-    """Median over the seeds, and from the least to the best."""
+    """Plots the median over the seeds, and the range from the lowest to the best."""
     grid = np.linspace(0, minutes, 400)
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for arm, searches in outcomes.items():
@@ -233,7 +233,7 @@ def main() -> None:
     given.runs.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     outcomes: dict[str, list[Outcome]] = {arm: [] for arm in ARMS}
-    for seed in given.seeds:  # seed by seed, so that what else the machine does falls on all
+    for seed in given.seeds:  # seed by seed, so that other load on the machine affects all
         for arm in ARMS:
             outcome = race(arm, seed, given, given.runs / "corpora")
             outcomes[arm].append(outcome)

@@ -1,4 +1,4 @@
-"""Postgres, and the proxy in front of it where there is one, and what they spend on single calls."""
+"""Postgres and the gRPC proxy in front of it, and the time they spend on single calls."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.retrying import RetryingStorage
 from storage_overhead import BEFORE
 
-FEW, MANY = 8, 64  # trials that run while a single look is timed
-LOOKS, OTHERS = 40, 400  # of them timed
+FEW, MANY = 8, 64  # running trials while a read of all trials is timed
+LOOKS, OTHERS = 40, 400  # timed calls
 
 
 @dataclass
 class Servers:
-    """Postgres, the proxy where there is one, and what they spend."""
+    """Postgres, and the proxy if there is one; their connections, transactions and CPU time."""
 
     database: sqlalchemy.Engine
     url: str
     narrowest: psutil.Process
-    connections: int = 0  # the most that were seen at once
+    connections: int = 0  # the largest number at once
     _over: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
@@ -49,7 +49,7 @@ class Servers:
         return self._ask("SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database")
 
     def cpu_s(self) -> float:
-        """Of the narrowest server so far, also of connections that were closed."""
+        """CPU seconds of the narrowest server so far, including closed connections."""
         children = self.narrowest.children(recursive=True)
         spent_s: float = sum(self.narrowest.cpu_times()[:4])
         for child in children:
@@ -87,23 +87,23 @@ def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
 
 
 def single_calls(there: Servers, storage: RetryingStorage) -> tuple[Call, Call]:
-    """One that reads all trials, and one that writes; while the server has nothing else to do."""
-    found = []
+    """Times of a call that reads all trials, and of one that writes, on idle servers."""
+    seconds = []
     for running in (FEW, MANY):
         study = optuna.create_study(storage=storage, direction="maximize")
         for _ in range(running):
             trial = study.ask({f"x{number}": FloatDistribution(0, 1) for number in range(6)})
             for key, value in BEFORE.items():
                 trial.set_user_attr(key, value)
-        found.append(timed(there, LOOKS, partial(study.get_trials, deepcopy=False)))
-    (few_server, few_client), (many_server, many_client) = found
+        seconds.append(timed(there, LOOKS, partial(study.get_trials, deepcopy=False)))
+    (few_server, few_client), (many_server, many_client) = seconds
     server_each, client_each = (many_server - few_server) / (MANY - FEW), (many_client - few_client) / (MANY - FEW)
     look = Call(few_server - FEW * server_each, few_client - FEW * client_each, server_each, client_each)
     return look, Call(*timed(there, OTHERS, lambda: trial.set_user_attr("lease", [1, 0.0])))
 
 
 def timed(there: Servers, calls: int, call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of a call, of the server and besides."""
+    """Seconds of a call: (CPU time of the server, the rest)."""
     call()
     began, server_s = time.monotonic(), there.cpu_s()
     for _ in range(calls):

@@ -1,6 +1,6 @@
-"""Presets and changes of them, trained side by side: each in a process of its own, on one CPU thread.
+"""Trains presets and variants of them side by side, each in its own process, on one CPU thread.
 
-A run that is interrupted continues from its checkpoints.
+An interrupted run resumes from its checkpoints.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ VALIDATION, TEST = 128, 240  # mixtures
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What shall be trained: `recipe` is PRESET[,KEY=VALUE...], and some kinds of noise may be kept from it."""
+class Training:
+    """A training to run: `recipe` is PRESET[,KEY=VALUE...]; kinds of noise in `without` are left out of its data."""
 
     name: str
     recipe: str
@@ -47,7 +47,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one training; scores are of the validation mixtures."""
+    """The result of one training; scores are of the validation mixtures."""
 
     name: str
     weights: Path
@@ -55,7 +55,7 @@ class Outcome:
     iou: float | None
     cost: Cost
     audio_hours: float
-    cpu_minutes: float  # of the training process; PESQ and STOI are computed beside it
+    cpu_minutes: float  # of the training process; another one computes PESQ and STOI
 
 
 def variant(text: str, base: TrainingConfig) -> tuple[search_space.Point, TrainingConfig]:
@@ -69,20 +69,20 @@ def variant(text: str, base: TrainingConfig) -> tuple[search_space.Point, Traini
         raise ValueError(f"{name!r}, expected one of {', '.join(PRESETS)}")
     point: search_space.Point = dict(PRESETS[name])
     for change in changes:
-        key, _, given = change.partition("=")
+        key, _, value = change.partition("=")
         if key in point:
-            point[key] = type(point[key])(given) if not isinstance(point[key], bool) else given == "true"
+            point[key] = type(point[key])(value) if not isinstance(point[key], bool) else value == "true"
             if problem := PARAMETERS[key].problem(point[key]):
                 raise ValueError(f"{key}: {problem}")
         elif key in {field.name for field in fields(TrainingConfig)}:
-            base = replace(base, **{key: type(getattr(base, key))(given)})
+            base = replace(base, **{key: type(getattr(base, key))(value)})
         else:
             raise ValueError(f"{key!r} in {text!r}, expected a parameter of the search or of [training]")
     return point, base
 
 
-def train_all(wanted: Sequence[Wanted], store: Path, audio_hours: float, folder: Path) -> list[Outcome]:
-    """Trains all on equally much audio, as many at once as there are cores; weights and checkpoints go to `folder`."""
+def train_all(trainings: Sequence[Training], store: Path, audio_hours: float, folder: Path) -> list[Outcome]:
+    """Trains all on equal audio, one process per core at a time; weights and checkpoints go to `folder`."""
     context = multiprocessing.get_context("spawn")
     with (
         context.Manager() as manager,
@@ -90,13 +90,13 @@ def train_all(wanted: Sequence[Wanted], store: Path, audio_hours: float, folder:
         progress.Trainings(Console(stderr=True)) as bars,
     ):
         queue = manager.Queue()
-        jobs = [pool.submit(_train, one, store, audio_hours, folder, queue) for one in wanted]
+        jobs = [pool.submit(_train, one, store, audio_hours, folder, queue) for one in trainings]
         while not all(job.done() for job in jobs):
             try:
-                kind, *news = queue.get(timeout=0.5)
+                kind, *arguments = queue.get(timeout=0.5)
             except Empty:
                 continue
-            {"step": bars.step, "rung": bars.rung, "end": bars.end}[kind](*news)
+            {"step": bars.step, "rung": bars.rung, "end": bars.end}[kind](*arguments)
         return [job.result() for job in jobs]
 
 
@@ -105,23 +105,23 @@ def mixtures(store: Path, split: str, scorer: Scorer, snr_db: tuple[float, float
     return evaluation_set(open_store(store), split, {"validation": VALIDATION, "test": TEST}[split], snr_db, 0, scorer)
 
 
-def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue: Any) -> Outcome:
+def _train(training: Training, store: Path, audio_hours: float, folder: Path, queue: Any) -> Outcome:
     torch.set_num_threads(1)
-    corpus = _keep_from(open_store(store), wanted.without)
-    name = wanted.name
+    corpus = _without(open_store(store), training.without)
+    name = training.name
     rungs = tuple(round(audio_hours * share, 6) for share in (0.25, 0.5, 1.0))
-    point, base = variant(wanted.recipe, TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB))
+    point, base = variant(training.recipe, TrainingConfig(rungs_audio_hours=rungs, snr_db=SNR_DB))
     model = search_space.denoiser_config(point, corpus.sample_rate)
     config = search_space.training_config(point, base, 0, model)
     weights = folder / f"{name}-{corpus.sample_rate}-{audio_hours:g}h.weights"
     checkpoint = weights.with_suffix(".checkpoint")
-    printed = 0.0
+    reported = 0.0
 
     def on_step(hours: float, loss: float) -> None:
-        nonlocal printed
-        if time.monotonic() - printed > 1.0:
+        nonlocal reported
+        if time.monotonic() - reported > 1.0:
             queue.put(("step", name, hours, audio_hours, loss))
-            printed = time.monotonic()
+            reported = time.monotonic()
 
     def on_rung(hours: float, clips: NDArray[np.float64]) -> None:
         queue.put(("rung", name, "pesq", float(clips.mean())))
@@ -140,7 +140,8 @@ def _train(wanted: Wanted, store: Path, audio_hours: float, folder: Path, queue:
     return Outcome(name, weights, trained.scores, trained.iou, cost(model), hours, minutes)
 
 
-def _keep_from(corpus: Corpus, kinds: Sequence[str]) -> Corpus:
-    train_split = corpus.splits["train"]
-    clips = [clip for clip in train_split.clips if clip.kind != "noise" or clip.category not in kinds]
-    return replace(corpus, splits={**corpus.splits, "train": replace(train_split, clips=clips)})
+def _without(corpus: Corpus, kinds: Sequence[str]) -> Corpus:
+    """The corpus without some kinds of noise in its train split."""
+    split = corpus.splits["train"]
+    clips = [clip for clip in split.clips if clip.kind != "noise" or clip.category not in kinds]
+    return replace(corpus, splits={**corpus.splits, "train": replace(split, clips=clips)})

@@ -1,10 +1,10 @@
-"""What a recipe does against kinds of noise that it was not trained on.
+"""Scores a recipe on kinds of noise absent from its training.
 
     python benchmarks/unseen_noises.py --corpus FOLDER --audio-hours 2 [--recipe phase-unet] [--folds 3]
 
-The kinds of noise, which are the folders of noise/, are dealt into folds. One training has all kinds, and one for
-each fold has those of the other folds. Then the test mixtures are denoised twice: by the training with all kinds,
-and by the one without the kind of the mixture. A recipe is PRESET[,KEY=VALUE...] as in presets.py.
+The kinds of noise (the folders of noise/) are divided into folds. One training has all kinds, and one per fold has
+those of the other folds. Then the test mixtures are denoised twice: by the model trained on all kinds, and by the one
+trained without the mixture's kind. A recipe is PRESET[,KEY=VALUE...] as in presets.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quell_tuning.cli.options import stderr
 from quell_tuning.evaluation import evaluate
 from quell_tuning.formatting import number
 from rich.console import Console
-from trainings import Wanted, mixtures, train_all, variant
+from trainings import Training, mixtures, train_all, variant
 
 from quell.config import TrainingConfig
 from quell.corpus.memory_map import open_store
@@ -36,39 +36,39 @@ from quell.network.denoiser import load_weights
 from quell.processes import cores
 
 METRICS = {"pesq": "PESQ", "stoi": "STOI", "si_sdr": "SI-SDR (dB)"}
-TRAINED, UNSEEN = "trained on", "not trained on"
+SEEN, UNSEEN = "noise seen in training", "noise not seen"
 
 
 def folds_of(kinds: list[str], folds: int) -> list[tuple[str, ...]]:
-    """The kinds dealt out in turn: each is in one fold."""
+    """The kinds distributed in turn: each is in one fold."""
     return [tuple(kinds[number::folds]) for number in range(folds)]
 
 
-def pieced(parts: list[tuple[NDArray[np.bool_], Scores]]) -> Scores:
-    """Scores of a set, each part of whose clips is taken from other scores."""
+def merged(parts: list[tuple[NDArray[np.bool_], Scores]]) -> Scores:
+    """Scores of a set, with the marked clips of each part taken from its scores."""
     whole = parts[0][1]
     values = {name: whole.values[name].copy() for name in whole.values}
-    for chosen, scores in parts:
+    for mask, scores in parts:
         for name in values:
-            values[name][chosen] = scores.values[name][chosen]
+            values[name][mask] = scores.values[name][mask]
     return Scores(values, whole.snr_db, 0)
 
 
-def show(test: EvaluationSet, kinds: NDArray[np.str_], found: dict[str, Scores]) -> None:
-    """Markdown: means by system with gains over the noisy input, then by kind of noise."""
+def show(test: EvaluationSet, kinds: NDArray[np.str_], results: dict[str, Scores]) -> None:
+    """Prints Markdown: means by system with gains over the noisy input, then by kind of noise."""
     print(f"{len(test.noisy)} test mixtures, {test.seconds / 60:.1f} minutes.\n")
     print(f"| | {' | '.join(f'{head}, gain [95 %]' for head in METRICS.values())} |\n|---|---|---|---|")
     noisy = test.noisy_scores
     print(f"| noisy | {' | '.join(number(name, noisy.mean(name)) for name in METRICS)} |")
-    for system, scores in found.items():
+    for system, scores in results.items():
         cells = (f"{number(name, scores.mean(name))}, {_gain(scores, noisy, name)}" for name in METRICS)
         print(f"| {system} | {' | '.join(cells)} |")
-    cells = (_gain(found[UNSEEN], found[TRAINED], name) for name in METRICS)
-    print(f"| {UNSEEN} against {TRAINED} | {' | '.join(cells)} |")
-    print(f"\nPESQ / STOI / SI-SDR (dB):\n\n| noise | clips | noisy | {' | '.join(found)} |")
-    print("|---" * (len(found) + 3) + "|")
+    cells = (_gain(results[UNSEEN], results[SEEN], name) for name in METRICS)
+    print(f"| {UNSEEN} against {SEEN} | {' | '.join(cells)} |")
+    print(f"\nPESQ / STOI / SI-SDR (dB):\n\n| noise | clips | noisy | {' | '.join(results)} |")
+    print("|---" * (len(results) + 3) + "|")
     for kind in sorted(set(kinds)):
-        rows = [scores.of_clips(kinds == kind) for scores in (noisy, *found.values())]
+        rows = [scores.of_clips(kinds == kind) for scores in (noisy, *results.values())]
         cells = (" / ".join(number(name, row.mean(name)) for name in METRICS) for row in rows)
         print(f"| {kind} | {(kinds == kind).sum()} | {' | '.join(cells)} |")
 
@@ -79,7 +79,7 @@ def _gain(scores: Scores, other: Scores, name: str) -> str:
 
 
 def of_rnnoise(test: EvaluationSet, scorer: Scorer, console: Console) -> dict[str, Scores]:
-    """A released denoiser, for which all recordings are new; nothing where it is not installed."""
+    """Scores of RNNoise, for which all recordings are new; none if it is not installed."""
     try:
         system = baselines.system("rnnoise")
     except PackageError as error:
@@ -91,7 +91,7 @@ def of_rnnoise(test: EvaluationSet, scorer: Scorer, console: Console) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="folder with speech/ and noise/")
-    parser.add_argument("--audio-hours", type=float, required=True, help="of each training")
+    parser.add_argument("--audio-hours", type=float, required=True, help="training audio of each model")
     parser.add_argument("--recipe", metavar="PRESET[,KEY=VALUE...]", default="phase-unet")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--snr-db", type=float, nargs=2, default=(0.0, 20.0), help="of the test mixtures")
@@ -108,16 +108,16 @@ def main() -> None:
     console = stderr()
     kinds = sorted({clip.category for clip in open_store(store).splits["train"].of("noise")})
     folds = folds_of(kinds, given.folds)
-    wanted = [Wanted(f"without {'+'.join(fold)}", given.recipe, fold) for fold in folds]
-    outcomes = train_all([Wanted(given.recipe, given.recipe), *wanted], store, given.audio_hours, given.runs)
+    partial = [Training(f"without {'+'.join(fold)}", given.recipe, fold) for fold in folds]
+    outcomes = train_all([Training(given.recipe, given.recipe), *partial], store, given.audio_hours, given.runs)
     with Scorer(cores()) as scorer:
         test = mixtures(store, "test", scorer, tuple(given.snr_db))
-        of = np.array([label.partition(" + ")[2].partition("/")[0] for label in test.labels])
-        all_kinds, *without = (score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes)
-        parts = [(np.isin(of, fold), scores) for fold, scores in zip(folds, without, strict=True)]
-        found = {TRAINED: all_kinds, UNSEEN: pieced(parts), **of_rnnoise(test, scorer, console)}
+        kind_of = np.array([label.partition(" + ")[2].partition("/")[0] for label in test.labels])
+        seen, *unseen = (score_denoiser(scorer, load_weights(outcome.weights), test) for outcome in outcomes)
+        parts = [(np.isin(kind_of, fold), scores) for fold, scores in zip(folds, unseen, strict=True)]
+        results = {SEEN: seen, UNSEEN: merged(parts), **of_rnnoise(test, scorer, console)}
     print(header(f"python benchmarks/unseen_noises.py {' '.join(sys.argv[1:])}"))
-    show(test, of, found)
+    show(test, kind_of, results)
 
 
 if __name__ == "__main__":
