@@ -36,6 +36,9 @@ class Setup(NamedTuple):
     state: Any  # a SharedState
 
 
+AGAIN_S = 0.01  # until a stop that a destructor swallowed is raised again
+
+
 class _Stopped(BaseException):
     """The run was interrupted, or this process received SIGTERM."""
 
@@ -49,6 +52,8 @@ def begin(setup: Setup) -> None:
     _setup.append(setup)
     setup.state.pid = os.getpid()
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGALRM, _leave)
+    sys.unraisablehook = _stop_again
     # Decoders print warnings, some of them to the standard output; Python keeps its own standard error.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -61,6 +66,14 @@ def _leave(*_: object) -> None:
     if not _setup[0].state.busy:
         os._exit(143)
     raise _Stopped
+
+
+def _stop_again(unraisable: Any) -> None:
+    """Python prints and drops what is raised while a generator is closed by its destructor."""
+    if unraisable.exc_type is _Stopped:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def load_model() -> bool:

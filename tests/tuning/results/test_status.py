@@ -305,7 +305,7 @@ def test_the_study_by_default_is_the_search_that_was_tuned_last(
 
     place = Workspace(RunFolder(tmp_path / "runs"), f"sqlite:///{tmp_path / 'q.db'}", None)
     monkeypatch.setattr(Workspace, "open_corpus", lambda *_: small_corpus)
-    monkeypatch.setattr(exclusions, "checked", lambda *_, skip_bad: frozenset())
+    monkeypatch.setattr(exclusions, "exclusions", lambda *_, skip_bad: frozenset())
     for name in ("first", "second", "first"):
         tune(name, presets=True)
         assert load_study(None, storage).study_name == name
