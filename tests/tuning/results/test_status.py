@@ -296,7 +296,7 @@ def test_the_study_by_default_is_the_search_that_was_tuned_last(
     class WithoutTrials(Tune):
         """`quell tune` that trains nothing."""
 
-        def _pool(self, part: str, study: optuna.Study, starts: object) -> int:
+        def _run_part(self, part: str, study: optuna.Study, starts: object) -> int:
             return 0
 
     def tune(name: str, **parts: bool) -> None:
