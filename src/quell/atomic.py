@@ -1,7 +1,5 @@
 """Writes files atomically: whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator

@@ -3,8 +3,6 @@
 Needs no torch, so that a study file is checked quickly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any

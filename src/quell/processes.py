@@ -1,7 +1,5 @@
 """Child processes that end with their parent, and the number of cores."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import math

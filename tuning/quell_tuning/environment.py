@@ -3,8 +3,6 @@
 No other module reads a variable whose name begins with QUELL_. A test compares this table with docs/environment.md.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

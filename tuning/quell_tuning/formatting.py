@@ -1,7 +1,5 @@
 """Metrics and costs as text: their names, units, and numbers with the digits that mean something."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

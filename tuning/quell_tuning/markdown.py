@@ -1,7 +1,5 @@
 """Pages, tables and escaping in GitHub's Markdown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

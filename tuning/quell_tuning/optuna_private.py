@@ -3,8 +3,6 @@
 Optuna's gRPC service, which ours extends, has its own in `storage.grpc_service`.
 """
 
-from __future__ import annotations
-
 import optuna
 from optuna.study._frozen import FrozenStudy as FrozenStudy  # what BaseStorage.get_all_studies returns
 

@@ -1,7 +1,5 @@
 """Noisy recordings and their clean versions: alignment in time by cross-correlation, and the SNR of a pair."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How sound files are stored: container, sub-format and tags of a file, and the layout of samples without a header."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ libsndfile reads the rest of a truncated file without an error, and estimates th
 frame has no count.
 """
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple

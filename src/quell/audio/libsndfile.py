@@ -1,7 +1,5 @@
 """What soundfile and libsndfile need around them, for reading and for writing."""
 
-from __future__ import annotations
-
 import soundfile
 
 

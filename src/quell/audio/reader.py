@@ -1,7 +1,5 @@
 """Finds sound files and reads them, whole or block by block."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

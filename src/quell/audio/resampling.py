@@ -1,7 +1,5 @@
 """Resampling, whole or block by block, in soxr's highest quality (linear phase, no delay)."""
 
-from __future__ import annotations
-
 import numpy as np
 import soxr
 from numpy.typing import NDArray

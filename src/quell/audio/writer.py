@@ -1,7 +1,5 @@
 """Writes sound files in the format of another one, atomically."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -8,8 +8,6 @@ Departures: frames of 0.26 s instead of 0.37 s, to find recordings of a few seco
 are left out, since their bits are those of silence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Audits a corpus before training: reads every recording whole and applies the rules of `findings`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

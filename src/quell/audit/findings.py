@@ -1,7 +1,5 @@
 """The rules of an audit: damaged files, unlike pairs, leaks and copies between splits, too few recordings."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Measures one recording by reading it whole: level, pauses, clipping, bandwidth and audio fingerprint."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decodes a recording, or a noisy/clean pair, to 16-bit mono samples at the rate of a corpus."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

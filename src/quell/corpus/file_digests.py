@@ -1,7 +1,5 @@
 """Content digests of files, cached by size and times, so that unchanged files are not read again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

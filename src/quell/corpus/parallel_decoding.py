@@ -1,7 +1,5 @@
 """Decodes the recordings of a corpus in processes, in order; copies those that another corpus has decoded."""
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Scans folders for recordings with their groups and splits; finds leaks between splits and missing partners."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 All recordings of a group are in one split. A group is a speaker, or the source from which several noise takes were cut.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

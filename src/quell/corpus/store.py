@@ -1,7 +1,5 @@
 """Builds a decoded corpus once, with several processes, or opens it."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

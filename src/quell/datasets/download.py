@@ -1,7 +1,5 @@
 """Resumable downloads with checksums, and safe unpacking of zip and tar archives."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os

@@ -4,8 +4,6 @@ Addresses and checksums are those published by the authors and by libraries that
 generates for each download have no checksum.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

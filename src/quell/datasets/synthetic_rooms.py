@@ -1,7 +1,5 @@
 """Synthetic room impulse responses: boxes with random sizes, absorption and positions, by the image method."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -4,8 +4,6 @@ A system maps (samples, sample_rate) to samples: (T,) float32, full scale at 1, 
 length of the input and is aligned with it.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Denoisers on one test set: scores, real-time factor, summary."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """TorchScript and ONNX models of others as systems: waveform in, waveform out, at one sample rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Cost of a denoiser in use: parameters, multiply-accumulates, latency, real-time factor."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

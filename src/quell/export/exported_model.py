@@ -1,7 +1,5 @@
 """Loads an exported denoiser, TorchScript or ONNX, and runs it on whole signals or on streams."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Writes a denoiser as one file (TorchScript, ONNX or torch.export) and checks it against the eager denoiser."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict

@@ -4,8 +4,6 @@ Transforms are convolutions: ONNX Runtime's own DFT is slow and inexact for leng
 runtime supports complex numbers. A recurrence is ONNX's GRU. All lengths and batches use the same nodes.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Denoises many files: plans inputs and outputs, then runs them; one failure never stops the others."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Generator, Sequence

@@ -1,7 +1,5 @@
 """What runs in a process of `process_pool`: its setup, the state that it shares, the calls that it takes."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -1,7 +1,5 @@
 """Denoises waveforms and files of any rate and length with an exported model, block by block."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Options, jobs and results of denoising; without torch, so that the command line starts fast."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Records the finished jobs of a run, so that the same command resumes it after an interruption."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Denoises raw samples from one stream to another: `quell denoise -`."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ SIG, BAK and OVRL of ITU-T P.835 (Reddy et al. 2022, arXiv:2110.01763) and the M
 arXiv:2010.15258), 1 to 5 each, by the networks in the package speechmos. Nothing is downloaded.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path

@@ -4,8 +4,6 @@ Every metric takes the estimate first, then the target, both (T,) float; higher 
 estimate (silence, NaN) scores the metric's worst value, so that muting a clip never pays.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

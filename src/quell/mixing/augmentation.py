@@ -1,7 +1,5 @@
 """Augmentation of training mixtures: rooms, equalisation, band limits, clipping and lossy codecs."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

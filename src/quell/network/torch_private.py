@@ -1,7 +1,5 @@
 """Private names of torch that Quell uses, as read in torch 2.13; look here first when a new version of torch fails."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

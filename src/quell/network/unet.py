@@ -1,7 +1,5 @@
 """The network: a U-Net over (bin, frame) planes with an optional recurrence at its deepest level."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

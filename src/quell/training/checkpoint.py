@@ -1,7 +1,5 @@
 """The checkpoint file of one training: written atomically, loaded, or refused."""
 
-from __future__ import annotations
-
 import time
 import zipfile
 from dataclasses import asdict

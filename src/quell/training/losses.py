@@ -15,8 +15,6 @@ Every term takes the estimate first (e), then the target (t), and averages over 
 | si_sdr | `negative_si_sdr` | waveforms | Le Roux et al. 2019 |
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -4,8 +4,6 @@ Why not torch.optim.Muon (torch 2.13): it refuses all but 2-D weights, hence con
 gates of a recurrence, which torch stacks in one weight, for a single matrix.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 import torch

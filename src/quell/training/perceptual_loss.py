@@ -1,7 +1,5 @@
 """A differentiable loss after PESQ (ITU-T P.862)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

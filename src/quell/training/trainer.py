@@ -1,7 +1,5 @@
 """Optimiser steps of one training: mixtures, loss, gradients, averaged weights. Its state can be stored and loaded."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

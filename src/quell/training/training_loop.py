@@ -1,7 +1,5 @@
 """Trains one denoiser to its last rung, scores it at every rung, and resumes from a checkpoint."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

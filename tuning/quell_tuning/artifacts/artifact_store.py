@@ -1,7 +1,5 @@
 """The store of artifacts, the audio files and pictures of trials: a folder, or an S3 bucket."""
 
-from __future__ import annotations
-
 import io
 import re
 from contextlib import closing

@@ -1,7 +1,5 @@
 """`quell demo`: search, export and denoise on a synthetic corpus."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

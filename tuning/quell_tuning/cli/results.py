@@ -1,7 +1,5 @@
 """Commands that show the results of a study: dashboard, report, status."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -5,8 +5,6 @@ Optuna's databases once held 2048 characters in a field: the dashboard still cut
 Read in optuna-dashboard 0.21.0: `_note.py`, `_custom_plot_data.py`, and `_serializer.py` for the constraints.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import NamedTuple

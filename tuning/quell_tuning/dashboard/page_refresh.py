@@ -4,8 +4,6 @@ Only what changed is written, each text in one piece. The dashboard's own functi
 of old versions, and take a second to import.
 """
 
-from __future__ import annotations
-
 import json
 
 import optuna

@@ -4,8 +4,6 @@ A figure is a dictionary of `data` and `layout`, as plotly.js takes it: the obje
 half a second to import, and add 7 kB of defaults to each figure.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ It makes up for what optuna-dashboard 0.21 lacks: constraints in Optuna 5's form
 while, and notes that are not searched for among all attributes.
 """
 
-from __future__ import annotations
-
 import copy
 import heapq
 from collections.abc import Callable, Container, Mapping, Sequence

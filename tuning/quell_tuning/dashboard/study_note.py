@@ -3,8 +3,6 @@
 What a study of an older version has not stored is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`quell evaluate`: scores exported denoisers and other systems on the same recordings, with the noisy input."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path

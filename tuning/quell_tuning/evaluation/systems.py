@@ -1,7 +1,5 @@
 """The systems that `quell evaluate` compares: exported and included models, and third-party ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An evaluation as tables: the first model by SNR, and a row per system."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

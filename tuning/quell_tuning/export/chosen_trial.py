@@ -1,7 +1,5 @@
 """The trial that is exported: the one asked for, else the confirmed one, else the best."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import optuna

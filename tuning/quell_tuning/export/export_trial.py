@@ -1,7 +1,5 @@
 """`quell export`: a trial's weights as one file that holds its history, with a model card beside it."""
 
-from __future__ import annotations
-
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path

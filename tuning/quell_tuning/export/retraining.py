@@ -1,7 +1,5 @@
 """Trains a stored trial again: `quell reproduce` to compare its scores, `quell export --refit` on more recordings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace

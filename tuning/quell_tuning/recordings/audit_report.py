@@ -1,7 +1,5 @@
 """The findings of an audit as a JSON summary and as a table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

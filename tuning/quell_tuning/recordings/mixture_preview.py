@@ -1,7 +1,5 @@
 """Examples of a study's training mixtures as WAV files and pictures, before anything is trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A chart in the report's style: one pair of matplotlib axes, written as SVG."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The content of a report, read from a study once: its facts, the rows of its tables, the trials behind its plots."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Numbers, lists and limits as the report writes them, for readers who know no study file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from quell_tuning import formatting

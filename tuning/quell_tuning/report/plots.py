@@ -1,7 +1,5 @@
 """The report's plots, drawn with matplotlib."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan

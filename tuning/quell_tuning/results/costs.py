@@ -1,7 +1,5 @@
 """What a trial costs, and which constraints it breaks, in words."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Points of the plots that dashboard and report both draw: score against cost, by SNR, and against time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 

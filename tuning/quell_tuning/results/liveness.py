@@ -1,7 +1,5 @@
 """The workers of a study: which running trial each of them has, and whether it is alive."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

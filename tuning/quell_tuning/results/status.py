@@ -1,7 +1,5 @@
 """`quell status`: how far a study is, as JSON, as tables, and as one line."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Opens Optuna storages by URL: SQLite, Postgres or the gRPC proxy, each as a `RetryingStorage`."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

@@ -1,7 +1,5 @@
 """`quell storage serve`: a gRPC server in front of a database, for more workers than that has connections."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 import socket

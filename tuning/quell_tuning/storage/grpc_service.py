@@ -3,8 +3,6 @@
 Subclasses private names of Optuna, read in Optuna 5.0.0: `storages._grpc.servicer` and its generated protobuf modules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock

@@ -12,8 +12,6 @@ The package's own `get_server(folder, cleanup_mode="stop")`, version 0.6.0, was 
 - max_connections stays at 100 and cannot be given, nor can a limit for idle transactions.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import signal

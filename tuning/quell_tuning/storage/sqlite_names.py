@@ -3,8 +3,6 @@
 Tables and columns are those of Optuna 5.0. What cannot be read has no names.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path

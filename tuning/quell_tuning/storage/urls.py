@@ -1,7 +1,5 @@
 """Storage URLs: by flag, file, environment or default; how they are shown without their passwords."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Study files that come with the package, by name."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from pathlib import Path
 

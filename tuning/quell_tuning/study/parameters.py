@@ -3,8 +3,6 @@
 Search space, presets, error messages, notes, reports and the table in `docs/search-space.md` follow from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Known designs as values of all parameters. A study's first trials are the presets that lie in its search."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from quell_tuning.study.parameters import DEFAULTS, Value

@@ -1,7 +1,5 @@
 """Samplers and pruners by name. Optuna stores neither with a study, so each worker creates its own."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 

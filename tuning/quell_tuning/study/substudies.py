@@ -3,8 +3,6 @@
 Presets and confirmation are studies of their own, outside the search's number of trials, run by the same workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pydantic's ValidationError of a study file as one line: key, found, expected."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

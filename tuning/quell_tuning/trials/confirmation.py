@@ -1,7 +1,5 @@
 """The confirmation of a search: its best trials, trained again with other seeds and ranked by their means."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which running trials have lost their worker: its process on this machine ended, or its lease stands still."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

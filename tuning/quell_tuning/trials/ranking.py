@@ -1,7 +1,5 @@
 """Which trials are lost, which are feasible, and which are the best."""
 
-from __future__ import annotations
-
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 

@@ -1,7 +1,5 @@
 """Known configurations that slots start from: presets, repetitions, the best trials of another study."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Identifies a worker process, as written on its trial: host, process id, machine and start time."""
 
-from __future__ import annotations
-
 import functools
 import os
 import socket

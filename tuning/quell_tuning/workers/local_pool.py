@@ -1,7 +1,5 @@
 """Workers on this machine, one process for each of the devices that are given."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Ray only places long-lived slots, each a task that runs our own worker command (
 workers never import ray, and trials are coordinated by Optuna's storage alone.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

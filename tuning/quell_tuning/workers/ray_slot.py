@@ -1,7 +1,5 @@
 """Runs one worker, restarting it, inside a slot of a cluster; independent of Ray."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

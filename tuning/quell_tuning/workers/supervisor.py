@@ -1,7 +1,5 @@
 """Runs a study to its end with workers that are launched, watched and stopped, wherever they run."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

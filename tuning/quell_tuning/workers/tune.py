@@ -1,7 +1,5 @@
 """`quell tune`: runs a checked study file to its last trial."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """One worker process: claims trials, runs them, and hands its trial back when it is asked to stop."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

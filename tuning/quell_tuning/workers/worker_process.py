@@ -1,7 +1,5 @@
 """One worker process: started, started again when it dies, and stopped."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import time

@@ -4,8 +4,6 @@ By slot, since the trial that replaces a lost one has another number. Each attem
 that was taken for dead and wakes up overwrites no other's.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Paths below the runs folder, and which weights are kept there and in a bucket."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
