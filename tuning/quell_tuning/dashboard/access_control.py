@@ -3,8 +3,6 @@
 A password, read-only mode, a list of the writes that are allowed, and the headers of a web page's security.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hmac
@@ -13,14 +11,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from quell_tuning import environment
 from quell_tuning.errors import UsageError
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 READ_METHODS = ("GET", "HEAD", "OPTIONS")
 # What a page may write. Other writes would break what Quell relies on: a study's name is also in its file and in

@@ -4,8 +4,6 @@ The dashboard's own route has no ranges, so that a browser cannot seek in a reco
 of the dashboard, with all its rights.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -14,20 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages import BaseStorage
 
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.dashboard.access_control import Refusal
 from quell_tuning.optuna_private import ARTIFACT_KEY
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from optuna.storages import BaseStorage
-
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 
@@ -120,7 +114,7 @@ class Part:
     partial: bool
 
     @classmethod
-    def requested(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Part | None:
+    def requested(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Self | None:
         """The range of a request (RFC 9110, section 14); None when the file has none of its bytes.
 
         It is the whole file without a range, and for several ranges, for one that cannot be parsed, and for one of

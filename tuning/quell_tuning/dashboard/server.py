@@ -1,7 +1,5 @@
 """`quell dashboard`: a web server for optuna-dashboard, behind access control and with its own artifact route."""
 
-from __future__ import annotations
-
 import gzip
 import logging
 import os
@@ -10,26 +8,22 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 import optuna_dashboard
 import waitress
 from optuna.artifacts.exceptions import ArtifactNotFound
+from rich.console import Console
 
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.dashboard.access_control import Guard, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
 from quell_tuning.dashboard.storage_view import DashboardStorage
 from quell_tuning.errors import UsageError
 from quell_tuning.optuna_private import storage_of, study_id_of
 from quell_tuning.storage.retrying import RetryingStorage
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from rich.console import Console
-
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 

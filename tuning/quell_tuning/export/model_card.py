@@ -1,23 +1,19 @@
 """The model card beside an exported file: its training data, scores and weak spots, its cost, how to load it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quell.atomic import replacing
+from quell.corpus.memory_map import Corpus
 from quell.errors import ExportError
+from quell.export.cost import Cost
 from quell.metrics.intrusive import UNITS
+from quell_tuning.export.chosen_trial import ChosenTrial
 from quell_tuning.export.validation_scores import Validation, score_table, weak_spots, weakest_noises
 from quell_tuning.formatting import number
 from quell_tuning.markdown import plain_table
-
-if TYPE_CHECKING:
-    from quell.corpus.memory_map import Corpus
-    from quell.export.cost import Cost
-    from quell_tuning.export.chosen_trial import ChosenTrial
 
 MARK = "<!-- model card, written by quell export -->"
 

@@ -1,19 +1,14 @@
 """What an exported file scores on the validation mixtures, and where it is weak: Markdown for the model card."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quell.corpus.memory_map import Corpus
 from quell.metrics.intrusive import UNITS
+from quell.metrics.scorer import Scores
 from quell_tuning.formatting import number
 from quell_tuning.markdown import plain_table
-
-if TYPE_CHECKING:
-    from quell.corpus.memory_map import Corpus
-    from quell.metrics.scorer import Scores
 
 WEAKEST_NOISES = 3  # rows of the table of noise categories
 

@@ -1,21 +1,17 @@
 """The sounds and pictures of a report, read from the artifact store as data URIs."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import soundfile
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from quell.progress import Progress
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.report.content import Content
 from quell_tuning.results.trial_row import TrialRow
-
-if TYPE_CHECKING:
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 
 @dataclass(frozen=True)

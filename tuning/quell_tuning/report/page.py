@@ -1,31 +1,25 @@
 """`quell report`: template, style and script rendered to one HTML file."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import optuna
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.console import Console
 
 from quell.atomic import replacing
 from quell_tuning import progress
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.errors import TuningError
 from quell_tuning.formatting import cost_number, parameter_value, plain, title
 from quell_tuning.report import formatting
 from quell_tuning.report.content import Content
 from quell_tuning.report.media import Gallery, gallery
 from quell_tuning.report.plots import Plot, plots
-
-if TYPE_CHECKING:
-    import optuna
-    from rich.console import Console
-
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 # By their names in the template: filters have one argument, functions a name and a value.
 FILTERS: dict[str, Callable[..., str]] = {
