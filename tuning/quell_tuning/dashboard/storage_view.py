@@ -61,10 +61,10 @@ class DashboardStorage(RetryingStorage):
         # Of finished trials: as stored, as the page gets them, and the same without a curve.
         self._converted: dict[int, tuple[FrozenTrial, FrozenTrial, FrozenTrial]] = {}
 
-    def _call(self, method: Callable[..., T], *arguments: Any) -> T:
+    def _call(self, method: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         try:
             with self.waiting(at_most_s=WAIT_S):
-                return super()._call(method, *arguments)
+                return super()._call(method, *arguments, **keywords)
         except StorageError as error:
             reason = "the study's database does not answer; this goes on when it is back"
             raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from error

@@ -6,27 +6,27 @@ The loop is our own: with `tenacity` 9 it had 27 lines instead of 28, and a call
 instead of 6.
 """
 
+from __future__ import annotations
+
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy.exc
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
-from quell_tuning.optuna_private import FrozenStudy
 
 log = logging.getLogger("quell")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE_S = environment.PATIENCE_S.seconds()
@@ -59,6 +59,16 @@ class _Waiting(threading.local):
 
     at_most_s = PATIENCE_S
     unless: Callable[[], None] = staticmethod(lambda: None)
+
+
+def _repeated(method: Callable[Concatenate[BaseStorage, P], T]) -> Callable[Concatenate[RetryingStorage, P], T]:
+    """The backend's method of this name, repeated while the database cannot be reached."""
+
+    def repeated(self: RetryingStorage, /, *arguments: P.args, **keywords: P.kwargs) -> T:
+        attempt: Callable[P, T] = getattr(self.backend, method.__name__)
+        return self._call(attempt, *arguments, **keywords)
+
+    return repeated
 
 
 class RetryingStorage(BaseStorage):
@@ -99,12 +109,12 @@ class RetryingStorage(BaseStorage):
         finally:
             self._waiting.at_most_s, self._waiting.unless = before
 
-    def _call(self, method: Callable[..., T], *arguments: Any) -> T:
+    def _call(self, method: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         pauses = 0
         while True:
             try:
                 with self._reading() if getattr(method, "__name__", "").startswith("get_") else nullcontext():
-                    result = method(*arguments)
+                    result = method(*arguments, **keywords)
             except Exception as error:
                 reason = unreachable(error)
                 if reason is None:
@@ -140,63 +150,24 @@ class RetryingStorage(BaseStorage):
                 return True
             raise
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        return self._call(self.backend.create_new_study, directions, study_name)
-
-    def delete_study(self, study_id: int) -> None:
-        self._call(self.backend.delete_study, study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._call(self.backend.set_study_user_attr, study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._call(self.backend.set_study_system_attr, study_id, key, value)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._call(self.backend.get_study_id_from_name, study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return self._call(self.backend.get_study_name_from_id, study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._call(self.backend.get_study_directions, study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._call(self.backend.get_study_user_attrs, study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._call(self.backend.get_study_system_attrs, study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return self._call(self.backend.get_all_studies)
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        return self._call(self.backend.create_new_trial, study_id, template_trial)
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        self._call(self.backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        self._call(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._call(self.backend.set_trial_user_attr, trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._call(self.backend.set_trial_system_attr, trial_id, key, value)
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._call(self.backend.get_trial_id_from_study_id_trial_number, study_id, trial_number)
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._call(self.backend.get_trial, trial_id)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return self._call(self.backend.get_all_trials, study_id, deepcopy, states)
+    create_new_study = _repeated(BaseStorage.create_new_study)
+    delete_study = _repeated(BaseStorage.delete_study)
+    set_study_user_attr = _repeated(BaseStorage.set_study_user_attr)
+    set_study_system_attr = _repeated(BaseStorage.set_study_system_attr)
+    get_study_id_from_name = _repeated(BaseStorage.get_study_id_from_name)
+    get_study_name_from_id = _repeated(BaseStorage.get_study_name_from_id)
+    get_study_directions = _repeated(BaseStorage.get_study_directions)
+    get_study_user_attrs = _repeated(BaseStorage.get_study_user_attrs)
+    get_study_system_attrs = _repeated(BaseStorage.get_study_system_attrs)
+    get_all_studies = _repeated(BaseStorage.get_all_studies)
+    create_new_trial = _repeated(BaseStorage.create_new_trial)
+    set_trial_param = _repeated(BaseStorage.set_trial_param)
+    set_trial_intermediate_value = _repeated(BaseStorage.set_trial_intermediate_value)
+    set_trial_user_attr = _repeated(BaseStorage.set_trial_user_attr)
+    set_trial_system_attr = _repeated(BaseStorage.set_trial_system_attr)
+    get_trial_id_from_study_id_trial_number = _repeated(BaseStorage.get_trial_id_from_study_id_trial_number)
+    get_trial = _repeated(BaseStorage.get_trial)
+    get_all_trials = _repeated(BaseStorage.get_all_trials)
 
     def remove_session(self) -> None:
         with suppress(Exception):
