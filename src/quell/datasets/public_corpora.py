@@ -7,12 +7,14 @@ generates for each download have no checksum.
 import csv
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from quell.errors import DownloadError
 from quell.progress import Progress
+
+Moves = Iterator[tuple[Path, Path]]  # (unpacked file, its path below the folder of the corpus)
 
 # Exists in a folder once it is complete.
 DONE = "SOURCE.txt"
@@ -26,7 +28,6 @@ class Archive:
 
     name: str
     url: str
-    about_mb: int | None  # 10 ** 6 bytes, roughly; None if unknown
     checksum: str | None = None  # as `quell.datasets.download.fetch` takes it
 
 
@@ -38,14 +39,9 @@ class PublicCorpus:
     licence: str
     cite: str
     study: str  # file of studies/ that is made for it
+    about_mb: int | None  # size of all archives, 10 ** 6 bytes, roughly; None if unknown
     archives: tuple[Archive, ...]
-    arrange: Callable[[Path, Path], None]  # from the unpacked archives to the folder
-
-    @property
-    def about_mb(self) -> int | None:
-        """Size of all archives, 10 ** 6 bytes; None if unknown."""
-        sizes = [archive.about_mb for archive in self.archives]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+    layout: Callable[[Path], Moves]  # of the unpacked archives
 
 
 def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
@@ -72,7 +68,7 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
         fetch(archive.url, path, checksum=archive.checksum, progress=progress(f"downloading {archive.name}"))
         unpack(path, unpacked / archive.name, progress(f"unpacking {archive.name}"))
     try:
-        corpus.arrange(unpacked, folder)
+        _move(corpus.layout(unpacked), folder)
         (folder / DONE).write_text(source(name))
         shutil.rmtree(beside)
     except OSError as error:
@@ -87,7 +83,7 @@ def source(name: str) -> str:
     return f"{name}: {corpus.what}\nLicence: {corpus.licence}\nCite: {corpus.cite}\n{urls}\n"
 
 
-def _move(files: Iterable[tuple[Path, Path]], folder: Path) -> None:
+def _move(files: Moves, folder: Path) -> None:
     """Moves files to paths below a folder; files that an earlier try has moved stay there."""
     count = 0
     for source, path in files:
@@ -99,48 +95,43 @@ def _move(files: Iterable[tuple[Path, Path]], folder: Path) -> None:
         raise DownloadError(f"{folder}: nothing to move, expected recordings in the archive; was it published anew?")
 
 
-def _librispeech(unpacked: Path, folder: Path) -> None:
+def _librispeech(unpacked: Path) -> Moves:
     """speech/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac"""
-    paths = sorted(unpacked.glob("*/LibriSpeech/*/*/*/*.flac"))
-    _move(((path, Path("speech", *path.parts[-3:])) for path in paths), folder)
+    for path in sorted(unpacked.glob("*/LibriSpeech/*/*/*/*.flac")):
+        yield path, Path("speech", *path.parts[-3:])
 
 
-def _esc_50(unpacked: Path, folder: Path) -> None:
+def _esc_50(unpacked: Path) -> Moves:
     """noise/<class>/<fold>-<source>-<take>-<number of the class>.wav"""
     table = next(iter(unpacked.glob("*/*/meta/esc50.csv")), None)
     if table is None:
         raise DownloadError(f"{unpacked}: no meta/esc50.csv, expected the archive of ESC-50; was it published anew?")
     with table.open(newline="") as file:
         classes = {row["filename"]: row["category"] for row in csv.DictReader(file)}
-    paths = sorted(unpacked.glob("*/*/audio/*.wav"))
-    _move(((path, Path("noise", classes[path.name], path.name)) for path in paths if path.name in classes), folder)
+    for path in sorted(unpacked.glob("*/*/audio/*.wav")):
+        if path.name in classes:
+            yield path, Path("noise", classes[path.name], path.name)
 
 
-def _voicebank(unpacked: Path, folder: Path) -> None:
+def _voicebank(unpacked: Path) -> Moves:
     """clean/<split>/<speaker>_<utterance>.wav and noisy/ with the same names"""
-    files = []
     for path in sorted(unpacked.rglob("*.wav")):
         side, part = re.match(r"(clean|noisy)_(train|test)", path.relative_to(unpacked).parts[0]).groups()  # type: ignore[union-attr]
         if part == "train" and path.name.split("_")[0] in VALIDATION_SPEAKERS:
             part = "validation"
-        files.append((path, Path(side, part, path.name)))
-    _move(files, folder)
+        yield path, Path(side, part, path.name)
 
 
-def _ms_snsd(unpacked: Path, folder: Path) -> None:
+def _ms_snsd(unpacked: Path) -> Moves:
     """speech/<part>/<name>.wav and noise/<class>/<part>-<class>_<number>.wav; the parts are train and test, but the
     speakers are unknown, and studies split the recordings themselves"""
-    files = []
     for path in sorted(unpacked.rglob("*.wav")):
         side, _, part = path.parent.name.partition("_")
         if side == "clean" and part in ("train", "test"):
-            files.append((path, Path("speech", part, path.name)))
+            yield path, Path("speech", part, path.name)
         elif side == "noise" and part in ("train", "test"):
-            files.append((path, Path("noise", re.split(r"[_\d]", path.name)[0], f"{part}-{path.name}")))
-    _move(files, folder)
+            yield path, Path("noise", re.split(r"[_\d]", path.name)[0], f"{part}-{path.name}")
 
-
-_EDINBURGH = "https://datashare.ed.ac.uk/bitstream/handle/10283/2791/"
 
 CORPORA = {
     "librispeech-dev": PublicCorpus(
@@ -148,11 +139,11 @@ CORPORA = {
         "CC BY 4.0",
         "Panayotov et al. 2015, Librispeech: an ASR corpus based on public domain audio books, ICASSP",
         "esc50-8k.toml",
+        338,
         (
             Archive(
                 "dev-clean.tar.gz",
                 "https://www.openslr.org/resources/12/dev-clean.tar.gz",
-                338,
                 "sha256:76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
             ),
         ),
@@ -163,7 +154,8 @@ CORPORA = {
         "CC BY-NC 3.0; its subset ESC-10 CC BY 3.0",
         "Piczak 2015, ESC: Dataset for environmental sound classification, ACM Multimedia",
         "esc50-8k.toml",
-        (Archive("esc-50.zip", "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip", 600),),
+        600,
+        (Archive("esc-50.zip", "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"),),
         _esc_50,
     ),
     "voicebank-demand": PublicCorpus(
@@ -172,31 +164,15 @@ CORPORA = {
         "Valentini-Botinhao et al. 2016, Investigating RNN-based speech enhancement methods for noise-robust "
         "text-to-speech, SSW 9",
         "voicebank-demand.toml",
-        (
-            Archive(
-                "clean_trainset_28spk_wav.zip",
-                f"{_EDINBURGH}clean_trainset_28spk_wav.zip",
-                2315,
-                "md5:d2d5a45ec32f8fcbf201bde0447e20ba",
-            ),
-            Archive(
-                "noisy_trainset_28spk_wav.zip",
-                f"{_EDINBURGH}noisy_trainset_28spk_wav.zip",
-                2635,
-                "md5:1fca9e8bafb8cd069f6653c6d92f9e9c",
-            ),
-            Archive(
-                "clean_testset_wav.zip",
-                f"{_EDINBURGH}clean_testset_wav.zip",
-                147,
-                "md5:34eb1c0ba7ef667e9b966866c542fc16",
-            ),
-            Archive(
-                "noisy_testset_wav.zip",
-                f"{_EDINBURGH}noisy_testset_wav.zip",
-                163,
-                "md5:fb1b86caa31e8ba5b506c0c64da9aab5",
-            ),
+        5260,
+        tuple(
+            Archive(name, f"https://datashare.ed.ac.uk/bitstream/handle/10283/2791/{name}", f"md5:{digest}")
+            for name, digest in (
+                ("clean_trainset_28spk_wav.zip", "d2d5a45ec32f8fcbf201bde0447e20ba"),
+                ("noisy_trainset_28spk_wav.zip", "1fca9e8bafb8cd069f6653c6d92f9e9c"),
+                ("clean_testset_wav.zip", "34eb1c0ba7ef667e9b966866c542fc16"),
+                ("noisy_testset_wav.zip", "fb1b86caa31e8ba5b506c0c64da9aab5"),
+            )
         ),
         _voicebank,
     ),
@@ -205,7 +181,8 @@ CORPORA = {
         "ODbL and CC0, CC BY 3.0, CC BY-SA 4.0 by recording; LICENSE and the lists inside say which",
         "Reddy et al. 2019, A scalable noisy speech dataset and online subjective test framework, Interspeech",
         "ms-snsd.toml",
-        (Archive("ms-snsd.zip", "https://github.com/microsoft/MS-SNSD/archive/refs/heads/master.zip", None),),
+        None,
+        (Archive("ms-snsd.zip", "https://github.com/microsoft/MS-SNSD/archive/refs/heads/master.zip"),),
         _ms_snsd,
     ),
 }
