@@ -23,20 +23,17 @@ BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0
 TRIES = 8  # in a row without a new byte
 FIRST_TRIES = 2  # before the first byte
-PAUSE_S = 1.0  # before the second try, doubled before each later one
+PAUSE_S = 2.0  # before the second try, doubled before each later one
 MOST_FILES = 1_000_000  # of an archive
 MOST_TIMES = 200  # size of the contents over that of the archive; with more it is made to fill the disk
 
 
-def fetch(
-    url: str, path: Path, size: int | None = None, checksum: str | None = None, progress: Progress | None = None
-) -> None:
+def fetch(url: str, path: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
     """Downloads a file to `path`, which appears only when complete; resumes an interrupted download.
 
     A partial download is beside it as `<name>.part`.
 
     Args:
-        size: bytes, if known.
         checksum: as published, "md5:<hexadecimal digits>" or "sha256:...".
 
     Raises:
@@ -47,75 +44,77 @@ def fetch(
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fill(url, part, size, progress)
-        _check(url, part, size, checksum)
+        _fill(url, part, progress)
+        if checksum is not None:
+            _check(url, part, checksum)
         part.replace(path)
     except OSError as error:
         needed = "expected to write there; choose another folder, or free the disk"
         raise DownloadError(f"{path}: {error.strerror or error}, {needed}") from error
 
 
-def _fill(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
+def _fill(url: str, part: Path, progress: Progress | None) -> None:
     """Appends to the partial download until it is complete, over several connections if necessary."""
-    tries, pause, has_data = 0, PAUSE_S, False
+    tries, most = 0, FIRST_TRIES
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
-            total = _append(url, part, size, progress)
-            done = part.stat().st_size
-            if total is None or done >= total:
+            total = _append(url, part, progress)
+            if total is None or _size(part) >= total:
                 return
-            reason = f"broke off after {done} of {total} bytes"
-        except _Refused as refused:
-            raise DownloadError(f"{url}: {refused}, expected the file; check the address") from None
+            reason = f"broke off after {_size(part)} of {total} bytes"
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = " ".join(str(getattr(error, "reason", error) or type(error).__name__).split())
-        progressed = (part.stat().st_size if part.exists() else 0) > before
-        tries, pause, has_data = (0, PAUSE_S, True) if progressed else (tries + 1, 2 * pause, has_data)
-        if tries >= (TRIES if has_data else FIRST_TRIES):
+        if _size(part) > before:
+            tries, most = 0, TRIES
+            continue
+        tries += 1
+        if tries >= most:
             raise DownloadError(f"{url}: {reason}, expected the whole file; the same command resumes the download")
-        time.sleep(0.0 if progressed else pause)
+        time.sleep(PAUSE_S * 2 ** (tries - 1))
 
 
-class _Refused(Exception):
-    """The server's response is final; another try is useless."""
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
-def _append(url: str, part: Path, size: int | None, progress: Progress | None) -> int | None:
-    """Downloads over one connection. Returns the bytes of the whole file, None if unknown."""
-    begun = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
+def _append(url: str, part: Path, progress: Progress | None) -> int | None:
+    """Downloads over one connection. Returns the bytes of the whole file, None if unknown.
+
+    Raises:
+        DownloadError: another try is useless, as the server's response is final or the disk is full.
+    """
+    done = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 total = _total(error.headers.get("Content-Range"))
-                if total == begun:
+                if total == done:
                     return total
                 part.unlink()  # it is of another file
-                raise ConnectionError(f"{begun} bytes downloaded, the server has {total}") from None
+                raise ConnectionError(f"{done} bytes downloaded, the server has {total}") from None
             if error.code < 500 and error.code not in (408, 429):
-                raise _Refused(f"HTTP {error.code} {error.reason}") from None
+                found = f"HTTP {error.code} {error.reason}"
+                raise DownloadError(f"{url}: {found}, expected the file; check the address") from None
             raise
-    with answer:
-        if begun and answer.status != http.client.PARTIAL_CONTENT:
-            begun = 0  # the server sends the whole file
-        total = _total(answer.headers.get("Content-Range"))
-        length = answer.headers.get("Content-Length")
+    with response:
+        if done and response.status != http.client.PARTIAL_CONTENT:
+            done = 0  # the server sends the whole file
+        total = _total(response.headers.get("Content-Range"))
+        length = response.headers.get("Content-Length")
         if total is None and length is not None:
-            total = begun + int(length)
-        expected = total if total is not None else size
-        _refuse_full(part, (expected or 0) - begun)
-        with part.open("r+b" if begun else "wb") as file:
-            file.seek(begun)
-            while block := answer.read(BLOCK):
+            total = done + int(length)
+        _refuse_full(part.parent, (total or 0) - done, "for the download")
+        with part.open("r+b" if done else "wb") as file:
+            file.seek(done)
+            while block := response.read(BLOCK):
                 file.write(block)
-                begun += len(block)
-                if size is not None and begun > size:
-                    raise _Refused(f"more than {size} bytes")
+                done += len(block)
                 if progress is not None:
-                    progress(begun, expected or begun)
+                    progress(done, total or done)
     return total
 
 
@@ -125,27 +124,21 @@ def _total(content_range: str | None) -> int | None:
     return int(total) if total.isdigit() else None
 
 
-def _refuse_full(part: Path, more: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if more > free:
-        found = f"{free / 1e9:.1f} GB free, expected {more / 1e9:.1f} GB for the download"
-        raise DownloadError(f"{part.parent}: {found}; free the disk or choose another folder")
+def _refuse_full(folder: Path, needed: int, purpose: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        found = f"{free / 1e9:.1f} GB free, expected {needed / 1e9:.1f} GB {purpose}"
+        raise DownloadError(f"{folder}: {found}; free the disk or choose another folder")
 
 
-def _check(url: str, part: Path, size: int | None, checksum: str | None) -> None:
+def _check(url: str, part: Path, checksum: str) -> None:
     """Raises DownloadError and removes the file when it is not the published one."""
-    found = part.stat().st_size
-    if size is not None and found != size:
-        part.unlink()
-        raise DownloadError(f"{url}: {found} bytes, expected {size}; try again, else the file was changed there")
-    if checksum is None:
-        return
-    kind, _, digits = checksum.partition(":")
+    kind, _, expected = checksum.partition(":")
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, kind).hexdigest()
-    if digest != digits:
+    if digest != expected:
         part.unlink()
-        raise DownloadError(f"{url}: {kind} {digest}, expected {digits}; try again, else the file was changed there")
+        raise DownloadError(f"{url}: {kind} {digest}, expected {expected}; try again, else the file was changed there")
 
 
 def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
@@ -209,10 +202,7 @@ def _extract(archive: Path, members: list[_Member], folder: Path, progress: Prog
     if len(members) > MOST_FILES or total > MOST_TIMES * max(archive.stat().st_size, BLOCK):
         found = f"{len(members)} files of {total / 1e9:.1f} GB in {archive.stat().st_size / 1e6:.1f} MB"
         raise DownloadError(f"{archive}: {found}, expected recordings; do not use it")
-    free = shutil.disk_usage(folder).free
-    if total > free:
-        found = f"{free / 1e9:.1f} GB free, expected {total / 1e9:.1f} GB"
-        raise DownloadError(f"{folder.parent}: {found} to unpack {archive.name}; free the disk")
+    _refuse_full(folder.parent, total, f"to unpack {archive.name}")
     for member in members:
         _refuse(archive, member)
     done = 0
