@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quell.atomic import replacing, sweep
+from quell.atomic import new_folder, replacing, sweep
 
 
 def test_the_final_name_appears_when_the_block_ends(tmp_path):
@@ -35,6 +35,18 @@ def test_a_block_that_writes_nothing_fails_and_leaves_what_was_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"\.a\.\d+\.wav"), replacing(tmp_path / "a.wav"):
         pass
     assert (tmp_path / "a.wav").read_text() == "old"
+
+
+def test_a_folder_appears_when_the_block_ends_and_not_at_all_when_it_fails(tmp_path):
+    with new_folder(tmp_path / "new" / "a") as partial:
+        (partial / "file").write_text("new")
+        assert not (tmp_path / "new" / "a").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+    assert (tmp_path / "new" / "a" / "file").read_text() == "new"
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "new" / "b") as partial:
+        (partial / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
 
 def test_the_longest_names_can_be_written(tmp_path):

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quell import audio
+from quell.atomic import new_folder
 from quell.corpus import parallel_decoding
 from quell.corpus.file_digests import Digests
 from quell.corpus.memory_map import Clip, Corpus, open_store
@@ -93,19 +93,15 @@ def _build(
 ) -> None:
     for problem in (*leaks(config, recordings), *unpaired(config, recordings)):
         raise CorpusError(problem.text)
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
     for partial in folder.parent.glob(".[0-9a-f]*.*"):  # of killed builds: under the lock no other runs
         shutil.rmtree(partial, ignore_errors=True)
     stored = parallel_decoding.decoded_before(config, folder.parent)
     _refuse_full(config, recordings, folder.parent)
-    building.mkdir()
     try:
-        _decode(config, recordings, stored, building, progress, processes)
-        building.rename(folder)
+        with new_folder(folder) as partial_folder:
+            _decode(config, recordings, stored, partial_folder, progress, processes)
     except OSError as error:
         raise CorpusError(f"{folder}: {error}, expected room for the decoded corpus; free the disk") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import shutil
 import stat
 import tarfile
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from quell.atomic import new_folder
 from quell.errors import DownloadError
 from quell.progress import Progress
 
@@ -151,20 +151,14 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
     """
     if folder.exists():
         return
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
     try:
-        building.mkdir(parents=True)
-        with _opened(archive) as members:
-            _extract(archive, members, building, progress)
-        building.rename(folder)
+        with new_folder(folder) as partial_folder, _opened(archive) as members:
+            _extract(archive, members, partial_folder, progress)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else "cut off"
         raise DownloadError(f"{archive}: {reason}, expected a zip or tar archive; remove it and try again") from error
     except OSError as error:
         raise DownloadError(f"{folder}: {error.strerror or error}, expected space for it; free the disk") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 class _Member(NamedTuple):

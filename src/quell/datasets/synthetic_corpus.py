@@ -4,7 +4,6 @@ The speech is espeak-ng's formant synthesis, with consonants, pauses and intonat
 than natural speech. Scores on it show that everything works; they do not predict scores on real recordings.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import soundfile
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from quell.atomic import new_folder
 from quell.datasets.espeak import SPEECH_RATE, Espeak
 from quell.errors import CorpusError
 
@@ -128,15 +128,11 @@ def make_demo_corpus(folder: Path, *, seed: int = 0, progress: Callable[[str], N
         raise CorpusError(f"{folder}: exists, expected a new folder; name another or remove it")
     rng = np.random.default_rng(seed)
     espeak = Espeak(seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as scratch:
-        partial_corpus = Path(scratch) / folder.name
-        partial_corpus.mkdir()
-        for line in _write_corpus(partial_corpus, espeak, rng):
+    with new_folder(folder) as partial_folder:
+        for line in _write_corpus(partial_folder, espeak, rng):
             if progress is not None:
                 progress(line)
-        (partial_corpus / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
-        partial_corpus.rename(folder)
+        (partial_folder / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
 
 
 def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> Iterator[str]:

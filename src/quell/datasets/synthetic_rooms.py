@@ -1,13 +1,12 @@
 """Synthetic room impulse responses: boxes with random sizes, absorption and positions, by the image method."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quell.atomic import new_folder
 from quell.audio import FloatArray
 from quell.audio.formats import Format
 from quell.audio.writer import write
@@ -40,22 +39,18 @@ def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Pr
         raise PackageError(
             "corpus.generated_rooms: needs pyroomacoustics; pip install 'quell-denoiser[rooms]'"
         ) from error
-    building = folder / f".{home.name}.{os.getpid()}"
     rng = np.random.default_rng(seed)
     try:
-        building.mkdir(parents=True)
-        for number in range(count):
-            response, decay_s = _response(pyroomacoustics, rng, sample_rate)
-            path = building / f"{number:04d}_{decay_s:.2f}s.wav"
-            write(path, response, Format(sample_rate, "WAV", "PCM_16"))
-            if progress is not None:
-                progress(number + 1, count)
-        building.rename(home)
+        with new_folder(home) as partial:
+            for number in range(count):
+                response, decay_s = _response(pyroomacoustics, rng, sample_rate)
+                path = partial / f"{number:04d}_{decay_s:.2f}s.wav"
+                write(path, response, Format(sample_rate, "WAV", "PCM_16"))
+                if progress is not None:
+                    progress(number + 1, count)
     except OSError as error:
         if not home.is_dir():  # else another process was faster, with the same rooms
             raise CorpusError(f"{home}: {error.strerror}, expected to write there; check --runs") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return home
 
 
