@@ -1,17 +1,15 @@
-"""Denoises many files: plans inputs and outputs, then runs them; one failure never stops the others."""
+"""Plans which files a run denoises, and where each result goes."""
 
 import glob
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from quell import audio
-from quell.atomic import sweep
 from quell.errors import AudioError
-from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
+from quell.inference.jobs import DenoiseJob
 from quell.inference.journal import Journal
-from quell.progress import Progress
 
 
 class Plan(NamedTuple):
@@ -93,52 +91,3 @@ def _check(jobs: Sequence[DenoiseJob], to_run: Sequence[DenoiseJob], overwrite: 
     for job in to_run:
         if job.target.exists() and not overwrite:
             raise AudioError(f"{job.target}: exists already, expected a new file; remove it, or give --overwrite")
-
-
-def run(
-    jobs: Sequence[DenoiseJob],
-    model: Path | None,
-    options: DenoiseOptions,
-    processes: int = 0,
-    progress: Progress | None = None,
-    journal: Journal | None = None,
-) -> Generator[JobResult]:
-    """Denoises the files, several at once, and yields each result as it ends; a failure does not stop the others.
-
-    Close the generator to stop early; partial outputs are then removed.
-
-    Args:
-        model: an exported file; without one each recording gets the denoiser of `quell.inference.pretrained` that fits
-            its rate.
-        processes: how many files at once, each in a process of its own, which a damaged file may crash; a single
-            process uses all threads. 0 denoises in this process.
-        progress: called with (seconds of audio denoised, seconds in all).
-        journal: records the jobs before the first of them begins.
-
-    Raises:
-        ExportError: the model cannot be loaded.
-    """
-    sweep(job.target for job in jobs)
-    if not jobs:
-        return
-    if processes:
-        from quell.inference.process_pool import denoise
-
-        yield from denoise(jobs, model, options, min(processes, len(jobs)), progress, journal)
-        return
-    from quell.export.exported_model import load
-    from quell.inference.enhancement import denoise_job
-
-    loaded = None if model is None else load(model)
-    total_s, done_s = sum(audio.seconds(job.source) for job in jobs), 0.0
-    if journal is not None:
-        journal.begin(jobs)
-
-    def report(more_s: float) -> None:
-        nonlocal done_s
-        done_s += more_s
-        if progress is not None:
-            progress(min(done_s, total_s), total_s)
-
-    for job in jobs:
-        yield denoise_job(job, loaded, options, report)

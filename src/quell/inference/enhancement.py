@@ -1,6 +1,5 @@
 """Denoises waveforms and files of any rate and length with an exported model, block by block."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Report
+from quell.progress import ignore
 
 # A mean of more than this share of the rms is a DC offset of the recorder, subtracted before the level is measured; in
 # recordings shorter than OFFSET_S it may as well be sound.
@@ -68,7 +68,7 @@ def enhance_file(
     target: Path,
     model: Model,
     options: DenoiseOptions | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = ignore,
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
 
@@ -98,7 +98,7 @@ def transfer(
     model: Model,
     append: Callable[[FloatArray], None],
     options: DenoiseOptions | None = None,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = ignore,
 ) -> Report:
     """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
     peak, limited, frames = 0.0, 0, 0
@@ -106,8 +106,7 @@ def transfer(
 
     def pieces() -> Iterator[FloatArray]:
         for piece in recording.blocks():
-            if progress is not None:
-                progress(0.0)  # lets the caller stop while the level of a long recording is measured
+            progress(0.0)  # lets the caller stop while the level of a long recording is measured
             yield piece
 
     for piece in denoised(pieces, rate, model, options):
@@ -120,8 +119,7 @@ def transfer(
         limited += int((loud > limit).sum())
         frames += len(piece)
         append(piece)
-        if progress is not None:
-            progress(len(piece) / rate)
+        progress(len(piece) / rate)
     return Report(frames / rate, peak, limited)
 
 
@@ -138,16 +136,18 @@ def denoised(
     way_in = Resampler(sample_rate, model.sample_rate, channels, signal.frames)
     stream = Stream(model, signal.levels.tolist())
     way_out = Resampler(model.sample_rate, sample_rate, channels, way_in.length, signal.frames)
-    inputs = _Queue()
+    inputs = np.zeros((0, channels), np.float32)  # those that wait to be mixed with the output
 
     def mixed(clean: FloatArray) -> FloatArray:
+        nonlocal inputs
         if share == 1:
             return clean
-        return (share * clean + (1 - share) * inputs.take(len(clean))).astype(np.float32)
+        noisy, inputs = np.split(inputs, [len(clean)])
+        return (share * clean + (1 - share) * noisy).astype(np.float32)
 
     for piece in pieces():
         if share != 1:
-            inputs.put(piece)
+            inputs = np.concatenate([inputs, piece])
         for block in stream.push(_tensor(way_in.push(piece - signal.offsets))):
             yield mixed(way_out.push(block.numpy().T))
     for rest in (stream.push(_tensor(way_in.finish())), stream.finish()):
@@ -184,27 +184,6 @@ def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
         squares += np.square(resampler.push(piece - offsets), dtype=np.float64).sum(axis=0)
     squares += np.square(resampler.finish(), dtype=np.float64).sum(axis=0)
     return _Signal(frames, offsets, np.sqrt(squares / resampler.length))
-
-
-class _Queue:
-    """Input samples that wait to be mixed with the output."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[FloatArray] = deque()
-
-    def put(self, piece: FloatArray) -> None:
-        self._pieces.append(piece)
-
-    def take(self, frames: int) -> FloatArray:
-        """The next (frames, C)."""
-        taken: list[FloatArray] = []
-        while frames > 0:
-            piece = self._pieces.popleft()
-            if len(piece) > frames:
-                self._pieces.appendleft(piece[frames:])
-            taken.append(piece[:frames])
-            frames -= len(taken[-1])
-        return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
 
 
 def denoise_job(

@@ -11,7 +11,7 @@ from quell.errors import AudioError
 from quell.export.exported_model import Model
 from quell.inference.enhancement import transfer
 from quell.inference.jobs import DenoiseOptions, Report
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 # First bytes of files that a user may pipe in; their headers would be denoised as sound.
 HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
@@ -26,7 +26,7 @@ def pipe(
     model: Model,
     raw: audio.Raw,
     options: DenoiseOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> Report:
     """Denoises interleaved samples.
 
@@ -41,7 +41,6 @@ def pipe(
             space for them on disk.
         OSError: writing to `target` failed, BrokenPipeError included.
     """
-    progress = progress or (lambda done_s, total_s: None)
     try:
         folder = tempfile.TemporaryDirectory(prefix="quell-")
     except OSError as error:

@@ -6,15 +6,13 @@ the same start-up (40 files by two processes: 6.3 s of CPU time, here 7.0 s, mea
 handed over its result stopped the others for 120 s, and one killed while idle broke the whole pool.
 """
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -27,93 +25,13 @@ from quell.inference import denoising_process, pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
 from quell.inference.journal import Journal
 from quell.processes import pool
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 POLL_S = 0.2
 ATTEMPTS = 2  # a process killed by chance, as for want of memory, is not killed by the same file again
 LENGTHS_AT_ONCE = 50  # files
 STOP_GRACE_S = 30.0  # for a process to notice the end of the run, which it does between two blocks
 STALLED_S = 600.0  # without progress, which a process reports at least every 8 s of audio
-
-
-def denoise(
-    jobs: Sequence[DenoiseJob],
-    model: Path | None,
-    options: DenoiseOptions,
-    processes: int,
-    progress: Progress | None,
-    journal: Journal | None,
-) -> Iterator[JobResult]:
-    """`batch.run` with at least one process. A job whose process dies runs once more, then is reported as failed."""
-    stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
-    slots = [_Slot(model, options, processes, stop) for _ in range(processes)]
-    try:
-        slots[0].load_model()
-        lengths_s = _lengths_s(slots, [job.source for job in jobs])
-        total_s = sum(lengths_s.values())
-        if journal is not None:
-            journal.begin(jobs)
-
-        def report() -> None:
-            if progress is not None:
-                progress(min(sum(slot.state.seconds for slot in slots), total_s), total_s)
-
-        # The longest first, so that none of them runs at the end while the other processes are idle.
-        queue = deque(sorted(jobs, key=lambda job: lengths_s[job.source], reverse=True))
-        attempts: Counter[DenoiseJob] = Counter()
-        for job, result, stalled in _spread(slots, denoising_process.denoise, queue, report):
-            if result is not None:
-                yield result
-                continue
-            sweep([job.target])
-            attempts[job] += 1
-            if stalled or attempts[job] == ATTEMPTS:
-                reason = f"the process that denoised it was killed {ATTEMPTS} times"
-                if stalled:
-                    reason = f"no progress in {STALLED_S:.0f} s"
-                needed = "expected it to be denoised; try --jobs 1, or leave it out"
-                yield JobResult(job, None, AudioError(f"{job.source}: {reason}, {needed}"))
-            else:
-                queue.append(job)
-    finally:
-        stop.value = True
-        deadline = time.monotonic() + STOP_GRACE_S
-        for slot in slots:
-            slot.close(deadline)
-        sweep(job.target for job in jobs)
-
-
-def _lengths_s(slots: Sequence[_Slot], paths: Sequence[Path]) -> dict[Path, float]:
-    """Seconds of audio in each file, for the progress bar; 0 where it cannot be read."""
-    lengths_s = dict.fromkeys(paths, 0.0)
-    queue = deque(paths[start : start + LENGTHS_AT_ONCE] for start in range(0, len(paths), LENGTHS_AT_ONCE))
-    for chunk, result, _ in _spread(slots, denoising_process.lengths_s, queue):
-        lengths_s |= zip(chunk, result or [], strict=False)
-    return lengths_s
-
-
-def _spread(
-    slots: Sequence[_Slot], call: Callable[[Any], Any], queue: deque[Any], report: Callable[[], None] = lambda: None
-) -> Iterator[tuple[Any, Any, bool]]:
-    """Calls `call` in the slots' processes with each argument of the queue, which may grow meanwhile.
-
-    Yields (argument, result, stalled) as calls end; the result is None where the process died. `report` is called
-    every POLL_S.
-    """
-    running: dict[Future[Any], tuple[_Slot, Any]] = {}
-    idle = list(slots)
-    while queue or running:
-        while queue and idle:
-            slot, argument = idle.pop(), queue.popleft()
-            running[slot.submit(call, argument)] = slot, argument
-        ended = wait(running, POLL_S, FIRST_COMPLETED).done
-        report()
-        for future in ended:
-            slot, argument = running.pop(future)
-            idle.append(slot)
-            yield argument, *slot.result(future)
-        for slot, _ in running.values():
-            slot.kill_if_stalled()
 
 
 class _Slot:
@@ -182,3 +100,101 @@ class _Slot:
             if self.state.busy:
                 self._kill()
         self._executor.shutdown()
+
+
+def denoise(
+    jobs: Sequence[DenoiseJob],
+    model: Path | None,
+    options: DenoiseOptions,
+    processes: int,
+    progress: Progress = ignore,
+    journal: Journal | None = None,
+) -> Generator[JobResult]:
+    """Denoises the files and yields each result as it ends; a failure does not stop the others.
+
+    A job whose process dies runs once more, then is reported as failed. Close the generator to stop early; partial
+    outputs are then removed.
+
+    Args:
+        model: an exported file; without one each recording gets the denoiser of `quell.inference.pretrained` that fits
+            its rate.
+        processes: how many files at once, each in a process of its own, which a damaged file may crash; a single
+            process uses all threads.
+        progress: called with (seconds of audio denoised, seconds in all).
+        journal: records the jobs before the first of them begins.
+
+    Raises:
+        ExportError: the model cannot be loaded.
+    """
+    sweep(job.target for job in jobs)
+    if not jobs:
+        return
+    processes = min(processes, len(jobs))
+    stop = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
+    slots = [_Slot(model, options, processes, stop) for _ in range(processes)]
+    try:
+        slots[0].load_model()
+        lengths_s = _lengths_s(slots, [job.source for job in jobs])
+        total_s = sum(lengths_s.values())
+        if journal is not None:
+            journal.begin(jobs)
+
+        def report() -> None:
+            progress(min(sum(slot.state.seconds for slot in slots), total_s), total_s)
+
+        # The longest first, so that none of them runs at the end while the other processes are idle.
+        queue = deque(sorted(jobs, key=lambda job: lengths_s[job.source], reverse=True))
+        attempts: Counter[DenoiseJob] = Counter()
+        for job, result, stalled in _spread(slots, denoising_process.denoise, queue, report):
+            if result is not None:
+                yield result
+                continue
+            sweep([job.target])
+            attempts[job] += 1
+            if stalled or attempts[job] == ATTEMPTS:
+                reason = f"the process that denoised it was killed {ATTEMPTS} times"
+                if stalled:
+                    reason = f"no progress in {STALLED_S:.0f} s"
+                needed = "expected it to be denoised; try --jobs 1, or leave it out"
+                yield JobResult(job, None, AudioError(f"{job.source}: {reason}, {needed}"))
+            else:
+                queue.append(job)
+    finally:
+        stop.value = True
+        deadline = time.monotonic() + STOP_GRACE_S
+        for slot in slots:
+            slot.close(deadline)
+        sweep(job.target for job in jobs)
+
+
+def _lengths_s(slots: Sequence[_Slot], paths: Sequence[Path]) -> dict[Path, float]:
+    """Seconds of audio in each file, for the progress bar; 0 where it cannot be read."""
+    lengths_s = dict.fromkeys(paths, 0.0)
+    queue = deque(paths[start : start + LENGTHS_AT_ONCE] for start in range(0, len(paths), LENGTHS_AT_ONCE))
+    for chunk, result, _ in _spread(slots, denoising_process.lengths_s, queue):
+        lengths_s |= zip(chunk, result or [], strict=False)
+    return lengths_s
+
+
+def _spread(
+    slots: Sequence[_Slot], call: Callable[[Any], Any], queue: deque[Any], report: Callable[[], None] = ignore
+) -> Iterator[tuple[Any, Any, bool]]:
+    """Calls `call` in the slots' processes with each argument of the queue, which may grow meanwhile.
+
+    Yields (argument, result, stalled) as calls end; the result is None where the process died. `report` is called
+    every POLL_S.
+    """
+    running: dict[Future[Any], tuple[_Slot, Any]] = {}
+    idle = list(slots)
+    while queue or running:
+        while queue and idle:
+            slot, argument = idle.pop(), queue.popleft()
+            running[slot.submit(call, argument)] = slot, argument
+        ended = wait(running, POLL_S, FIRST_COMPLETED).done
+        report()
+        for future in ended:
+            slot, argument = running.pop(future)
+            idle.append(slot)
+            yield argument, *slot.result(future)
+        for slot, _ in running.values():
+            slot.kill_if_stalled()

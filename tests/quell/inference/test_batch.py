@@ -12,8 +12,9 @@ import soundfile
 
 from quell.errors import AudioError
 from quell.inference import batch, enhancement
-from quell.inference.batch import run
+from quell.inference.enhancement import denoise_job
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
+from quell.inference.process_pool import denoise
 
 OPTIONS = DenoiseOptions()
 
@@ -22,14 +23,13 @@ def plan(*args, **settings) -> list[DenoiseJob]:
     return batch.plan(*args, **settings).jobs
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_a_folder_keeps_its_tree(tmp_path, model, processes, write):
+def test_a_folder_keeps_its_tree(tmp_path, model, write):
     for name in ("a.wav", "x/b.flac", "x/y/c.wav", "x/.hidden/d.wav", "x/notes.txt"):
         path = tmp_path / "in" / name
         write(path) if path.suffix != ".txt" else path.write_text("notes")
     passed = []
     jobs = plan([tmp_path / "in"], tmp_path / "out")
-    ended = list(run(jobs, model, OPTIONS, processes, lambda *at: passed.append(at)))
+    ended = list(denoise(jobs, model, OPTIONS, 2, lambda *at: passed.append(at)))
     assert {done.job for done in ended} == set(jobs) and not any(done.error for done in ended)
     outputs = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert outputs == ["a.wav", "x/b.flac", "x/y/c.wav"]
@@ -49,12 +49,11 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, write):
     ]
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_a_corrupt_file_is_reported_and_the_others_are_denoised(tmp_path, model, processes, write):
+def test_a_corrupt_file_is_reported_and_the_others_are_denoised(tmp_path, model, write):
     for name in "abc":
         write(tmp_path / "in" / f"{name}.wav")
     (tmp_path / "in" / "b.wav").write_text("no sound\n" * 50)
-    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS, processes))
+    ended = list(denoise(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS, 2))
     (error,) = (done.error for done in ended if done.error)
     assert str(error).startswith(f"{tmp_path / 'in' / 'b.wav'}: ")
     assert len(ended) == 3
@@ -65,7 +64,7 @@ def test_an_existing_output_is_refused_without_overwrite(tmp_path, model, write,
     source, target = write(tmp_path / "a.wav"), write(tmp_path / "b.wav", np.zeros(3))
     with pytest.raises(AudioError, match=re.escape(f"{target}: exists already")):
         plan([source], target)
-    (done,) = run(plan([source], target, overwrite=True), model, OPTIONS)
+    (done,) = denoise(plan([source], target, overwrite=True), model, OPTIONS, 1)
     assert done.error is None
     assert stored(target) == stored(source)
 
@@ -130,7 +129,7 @@ def test_links_are_followed_and_broken_ones_are_reported(tmp_path, model, write,
     (tmp_path / "in" / "above").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "gone.wav").symlink_to("nowhere")
     (tmp_path / "in" / "self.wav").symlink_to("self.wav")
-    ended = list(run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS))
+    ended = list(denoise(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS, 1))
     assert [str(done.error) for done in ended if done.error] == [
         f"{tmp_path / 'in' / name}: no such file, expected a sound file; repair it or leave it out"
         for name in ("gone.wav", "self.wav")
@@ -138,7 +137,7 @@ def test_links_are_followed_and_broken_ones_are_reported(tmp_path, model, write,
     assert stored(tmp_path / "out" / "linked" / "a.wav") == stored(tmp_path / "elsewhere" / "a.wav")
 
 
-def test_an_unexpected_error_ends_one_file_only(tmp_path, model, monkeypatch, write):
+def test_an_unexpected_error_ends_one_file_only(tmp_path, loaded, monkeypatch, write):
     def fail(source, *_):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
@@ -147,7 +146,8 @@ def test_an_unexpected_error_ends_one_file_only(tmp_path, model, monkeypatch, wr
     monkeypatch.setattr(enhancement, "enhance_file", fail)
     for name in "ab":
         write(tmp_path / "in" / f"{name}.wav")
-    one, other = run(plan([tmp_path / "in"], tmp_path / "out"), model, OPTIONS)
+    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    one, other = (denoise_job(job, loaded, OPTIONS, lambda seconds: None) for job in jobs)
     expected = f"{tmp_path / 'in' / 'a.wav'}: MemoryError: 9 GiB wanted, expected to be denoised; leave it out"
     assert (str(one.error), other.error) == (expected, None)
 
@@ -164,7 +164,7 @@ def test_an_output_folder_that_cannot_be_made_is_reported(tmp_path, model, write
     source, blocked = write(tmp_path / "a.wav"), tmp_path / "out"
     jobs = plan([source], blocked)
     blocked.write_text("a file where the folder should be")
-    (done,) = run(jobs, model, OPTIONS)
+    (done,) = denoise(jobs, model, OPTIONS, 1)
     assert isinstance(done.error, AudioError) and str(done.error).startswith(f"{blocked / 'a.wav'}: ")
 
 
@@ -185,7 +185,7 @@ def test_an_interrupted_run_leaves_no_partial_output(tmp_path, model, write):
     for number in range(6):
         write(tmp_path / "in" / f"{number}.wav", 0.1 * np.ones(400_000))
     jobs = plan([tmp_path / "in"], tmp_path / "out")
-    ended = run(jobs, model, OPTIONS, processes=2)
+    ended = denoise(jobs, model, OPTIONS, processes=2)
     next(ended)
     ended.close()
     left = list((tmp_path / "out").iterdir())
@@ -196,5 +196,5 @@ def test_partial_outputs_of_a_killed_run_are_removed_by_the_next(tmp_path, model
     source = write(tmp_path / "in" / "a.wav")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")
-    assert [done.error for done in run(plan([source], tmp_path / "out"), model, OPTIONS)] == [None]
+    assert [done.error for done in denoise(plan([source], tmp_path / "out"), model, OPTIONS, 1)] == [None]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]

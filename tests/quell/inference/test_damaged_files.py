@@ -16,6 +16,7 @@ import soundfile
 
 from quell import audio
 from quell.inference import batch
+from quell.inference.enhancement import denoise_job
 from quell.inference.jobs import DenoiseOptions
 
 KINDS = [
@@ -140,10 +141,10 @@ def check(folder, output, errors):
     assert 20 < len(outputs) < NUMBER - 20  # else the damage is too little, or too much
 
 
-def test_each_damaged_file_is_refused_with_a_reason_or_denoised_whole(hostile, model, tmp_path):
+def test_each_damaged_file_is_refused_with_a_reason_or_denoised_whole(hostile, loaded, tmp_path):
     before, start = state(hostile), time.perf_counter()
     jobs = batch.plan([hostile], tmp_path / "out").jobs
-    ended = list(batch.run(jobs, model, DenoiseOptions(wet=0.9)))
+    ended = [denoise_job(job, loaded, DenoiseOptions(wet=0.9), lambda seconds: None) for job in jobs]
     assert time.perf_counter() - start < MOST_S
     assert state(hostile) == before
     assert sorted(done.job.source for done in ended) == sorted(before)

@@ -10,9 +10,9 @@ import pytest
 
 from quell.errors import AudioError, ExportError
 from quell.inference import batch
-from quell.inference.batch import run
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
 from quell.inference.journal import JOURNAL, Journal, settings_key
+from quell.inference.process_pool import denoise
 
 OPTIONS = DenoiseOptions()
 
@@ -29,7 +29,7 @@ def test_files_that_an_interrupted_run_finished_are_skipped(tmp_path, model, wri
 
     journal, jobs, before = begin()
     assert (len(jobs), before) == (4, [])
-    ended = run(jobs, model, OPTIONS)
+    ended = denoise(jobs, model, OPTIONS, 1)
     for _ in range(2):
         journal.add(next(ended).job)
     ended.close()  # interrupted
@@ -45,15 +45,14 @@ def test_files_that_an_interrupted_run_finished_are_skipped(tmp_path, model, wri
     journal, jobs, before = begin(overwrite=True)
     assert [job.source.name for job in jobs] == ["b.wav", "c.wav", "d.wav"]
     assert [job.source.name for job in before] == ["a.wav"]
-    for done in run(jobs, model, OPTIONS):
+    for done in denoise(jobs, model, OPTIONS, 1):
         journal.add(done.job)
     assert (out / "a.wav").stat().st_mtime_ns == finished
     journal.close([*jobs, *before])
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav", "c.wav", "d.wav"]
 
 
-@pytest.mark.parametrize("processes", [0, 1])
-def test_files_that_a_killed_run_finished_are_skipped(tmp_path, model, write, processes):
+def test_files_that_a_killed_run_finished_are_skipped(tmp_path, model, write):
     for name in "ab":
         write(tmp_path / "in" / f"{name}.wav")
     out = tmp_path / "out"
@@ -63,7 +62,7 @@ def test_files_that_a_killed_run_finished_are_skipped(tmp_path, model, write, pr
         return batch.plan([tmp_path / "in"], out, journal=journal), journal
 
     plan, journal = begin()
-    ended = run(plan.jobs, model, OPTIONS, processes, journal=journal)
+    ended = denoise(plan.jobs, model, OPTIONS, 1, journal=journal)
     next(ended)
     ended.close()  # before the first is recorded
     left, _ = begin()
@@ -84,7 +83,7 @@ def test_outputs_below_the_input_folder_are_no_inputs_when_a_run_is_resumed(tmp_
         write(tmp_path / "in" / f"{name}.wav")
     out = tmp_path / "in" / "out"
     journal = Journal(out, settings_key(model, OPTIONS))
-    ended = run(batch.plan([tmp_path / "in"], out, journal=journal).jobs, model, OPTIONS)
+    ended = denoise(batch.plan([tmp_path / "in"], out, journal=journal).jobs, model, OPTIONS, 1)
     journal.add(next(ended).job)
     ended.close()
     left = batch.plan([tmp_path / "in"], out, journal=Journal(out, settings_key(model, OPTIONS)))
@@ -96,7 +95,7 @@ def test_a_run_into_the_same_folder_keeps_the_lines_of_another(tmp_path, model, 
     out = tmp_path / "out"
     one, other = (batch.plan([write(tmp_path / name / f"{name}.wav").parent], out).jobs for name in "ab")
     journal = Journal(out, settings_key(model, OPTIONS))
-    for done in run([*one, *other], model, OPTIONS):
+    for done in denoise([*one, *other], model, OPTIONS, 1):
         journal.add(done.job)
     Journal(out, settings_key(model, OPTIONS)).close(other)
     assert batch.plan([tmp_path / "a"], out, journal=Journal(out, settings_key(model, OPTIONS))).already_done == one

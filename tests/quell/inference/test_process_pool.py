@@ -14,8 +14,9 @@ import soundfile
 
 from quell.errors import AudioError, ExportError
 from quell.inference import process_pool
-from quell.inference.batch import run
+from quell.inference.enhancement import denoise_job
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
+from quell.inference.process_pool import denoise
 
 # A path whose file kills the process that reads it, as a bug of a decoder might: when it is opened ("early"), or when
 # its output is half written ("late"). Its name is <when>.<signal>.<times>.wav. Spawned processes import the class.
@@ -61,7 +62,7 @@ def test_processes_that_die_are_replaced_and_a_file_that_kills_two_is_reported(t
     names = ["early.SIGKILL.1.wav", "late.SIGSEGV.1.wav", "late.SIGTERM.1.wav"]
     killer = "late.SIGABRT.9.wav"
     todo = [*jobs(tmp_path, [killer, *names], deadly), *jobs(tmp_path, ["a.wav", "b.wav"])]
-    ended = {done.job.target.name: done.error for done in run(todo, model, DenoiseOptions(), processes=1)}
+    ended = {done.job.target.name: done.error for done in denoise(todo, model, DenoiseOptions(), processes=1)}
     error = ended.pop(killer)
     assert isinstance(error, AudioError)
     assert str(error).startswith(f"{tmp_path / 'in' / killer}: the process that denoised it was killed 2 times, expec")
@@ -74,7 +75,7 @@ def test_processes_that_die_are_replaced_and_a_file_that_kills_two_is_reported(t
 def test_a_stalled_process_is_killed_and_its_file_reported(tmp_path, model, deadly, monkeypatch):
     monkeypatch.setattr(process_pool, "STALLED_S", 1.5)
     todo = [*jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), *jobs(tmp_path, ["a.wav"])]
-    ended = {done.job.target.name: done.error for done in run(todo, model, DenoiseOptions(), processes=1)}
+    ended = {done.job.target.name: done.error for done in denoise(todo, model, DenoiseOptions(), processes=1)}
     assert ended.pop("a.wav") is None
     assert str(ended["late.SIGSTOP.1.wav"]).startswith(f"{todo[0].source}: no progress in 2 s, expected it to")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
@@ -89,20 +90,24 @@ def test_an_interrupted_run_ends_in_time_despite_a_stalled_process(tmp_path, mod
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(run(jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), model, DenoiseOptions(), processes=1, progress=leave))
+        list(
+            denoise(
+                jobs(tmp_path, ["late.SIGSTOP.1.wav"], deadly), model, DenoiseOptions(), processes=1, progress=leave
+            )
+        )
     assert set(multiprocessing.active_children()) == before
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_output_printed_by_decoders_is_suppressed(tmp_path, model, capfd):
+def test_output_printed_by_decoders_is_suppressed(tmp_path, model, loaded, capfd):
     todo = [DenoiseJob(write(tmp_path / "in" / name, 9_000), tmp_path / "out" / name) for name in ("a.mp3", "b.sds")]
     for job in todo:
         content = bytearray(job.source.read_bytes())
         content[1_000:1_050] = bytes(50)
         job.source.write_bytes(content)
-    (done,) = run(todo[:1], model, DenoiseOptions())
+    done = denoise_job(todo[0], loaded, DenoiseOptions(), lambda seconds: None)
     assert done.error and "resync" in capfd.readouterr().err  # else there were nothing to hide
-    assert len(list(run(todo, model, DenoiseOptions(), processes=1))) == 2
+    assert len(list(denoise(todo, model, DenoiseOptions(), processes=1))) == 2
     assert capfd.readouterr() == ("", "")
 
 
@@ -110,13 +115,13 @@ def test_a_model_that_cannot_be_loaded_is_reported_once(tmp_path):
     (tmp_path / "model.pt").write_text("no model")
     before = set(multiprocessing.active_children())
     with pytest.raises(ExportError, match=r"model\.pt: not an exported denoiser"):
-        list(run(jobs(tmp_path, ["a.wav", "b.wav"]), tmp_path / "model.pt", DenoiseOptions(), processes=1))
+        list(denoise(jobs(tmp_path, ["a.wav", "b.wav"]), tmp_path / "model.pt", DenoiseOptions(), processes=1))
     assert set(multiprocessing.active_children()) == before
 
 
 def test_an_idle_process_that_is_killed_is_replaced(tmp_path, model):
     todo, before = jobs(tmp_path, ["a.wav", "b.wav"]), set(multiprocessing.active_children())
-    ended = run(todo, model, DenoiseOptions(), processes=1)
+    ended = denoise(todo, model, DenoiseOptions(), processes=1)
     assert next(ended).error is None
     (child,) = set(multiprocessing.active_children()) - before
     os.kill(child.pid, signal.SIGKILL)

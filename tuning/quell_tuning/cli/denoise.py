@@ -133,13 +133,13 @@ def files(
 
 def _run(plan: batch.Plan, model: Path | None, options: DenoiseOptions, processes: int, console: Console) -> int:
     """Denoises the recordings of a plan, each independent of the others; returns how many failed."""
-    from quell.inference import batch
+    from quell.inference import process_pool
     from quell_tuning import progress
 
     failed = 0
     with (
         progress.bar("denoising, seconds", console) as update,
-        closing(batch.run(plan.jobs, model, options, processes, update, plan.journal)) as results,
+        closing(process_pool.denoise(plan.jobs, model, options, processes, update, plan.journal)) as results,
     ):
         for result in results:
             if result.error is not None:
