@@ -47,7 +47,7 @@ def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = 
     inspections: dict[str, Inspection | str] = {}
     if progress is not None:
         progress(0, len(recordings))
-    paths = [config.folder(recording.kind) / recording.path for recording in recordings]
+    paths = [config.path(recording) for recording in recordings]
     for recording, inspection in zip(recordings, _map(_inspect, paths, processes), strict=True):
         inspections[recording.name] = inspection
         if progress is not None:
@@ -77,10 +77,7 @@ def _pairings(
         for noisy, clean in partners(recordings)
         if not isinstance(inspections[noisy.name], str) and not isinstance(inspections[clean.name], str)
     ]
-    jobs = [
-        (config.folder("noisy") / noisy.path, config.folder("clean") / clean.path, config.sample_rate)
-        for noisy, clean in pairs
-    ]
+    jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]
     return dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
 
 

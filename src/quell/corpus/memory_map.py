@@ -1,10 +1,9 @@
 """The decoded corpus: one int16 memory map per split, which every worker opens."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +61,7 @@ class Corpus:
     def minutes(self, split: str, kind: Kind) -> float:
         return sum(clip.length for clip in self.splits[split].of(kind)) / self.sample_rate / 60
 
-    def with_validation_in_train(self) -> Corpus:
+    def with_validation_in_train(self) -> Self:
         """The corpus with the validation recordings added to the train split, whose samples are then in memory."""
         train, validation = self.splits["train"], self.splits["validation"]
         shifted = [replace(clip, offset=clip.offset + len(train.samples)) for clip in validation.clips]

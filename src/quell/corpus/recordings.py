@@ -1,15 +1,30 @@
 """A corpus's configuration, its recordings, and the noisy/clean partners among them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, Self
 
 Kind = Literal["clean", "noisy", "noise", "room"]
 SHARES: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FOLDERS = "folders"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of the corpus, with its group and split."""
+
+    kind: Kind
+    path: str  # relative to its folder, with forward slashes
+    group: str
+    category: str  # top folder ("rain"), the stratum of the splits; "" for clean speech
+    split: str
+    digest: str = ""  # of the file's bytes, by `scan`
+
+    @property
+    def name(self) -> str:
+        """Name in `CorpusConfig.skip`."""
+        return f"{self.kind}/{self.path}"
 
 
 @dataclass(frozen=True)
@@ -49,26 +64,13 @@ class CorpusConfig:
         assert folder is not None
         return folder
 
-    def without(self, names: Iterable[str]) -> CorpusConfig:
+    def path(self, recording: Recording) -> Path:
+        """Path of a recording's file."""
+        return self.folder(recording.kind) / recording.path
+
+    def without(self, names: Iterable[str]) -> Self:
         """The configuration without some recordings, by `Recording.name`."""
         return replace(self, skip=self.skip | frozenset(names))
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A file of the corpus, with its group and split."""
-
-    kind: Kind
-    path: str  # relative to its folder, with forward slashes
-    group: str
-    category: str  # top folder ("rain"), the stratum of the splits; "" for clean speech
-    split: str
-    digest: str = ""  # of the file's bytes, by `scan`
-
-    @property
-    def name(self) -> str:
-        """Name in `CorpusConfig.skip`."""
-        return f"{self.kind}/{self.path}"
 
 
 def stem(path: str) -> str:

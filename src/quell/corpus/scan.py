@@ -47,9 +47,7 @@ def scan(config: CorpusConfig, digest: Callable[[Path], str]) -> list[Recording]
         AudioError: a file cannot be read.
         CorpusError: as `find`.
     """
-    return [
-        replace(recording, digest=digest(config.folder(recording.kind) / recording.path)) for recording in find(config)
-    ]
+    return [replace(recording, digest=digest(config.path(recording))) for recording in find(config)]
 
 
 class Problem(NamedTuple):
@@ -83,9 +81,8 @@ def unpaired(config: CorpusConfig, recordings: Sequence[Recording]) -> Iterator[
     for recording in recordings:
         if recording.kind in ("clean", "noisy") and recording.name not in paired:
             partner: Kind = "clean" if recording.kind == "noisy" else "noisy"
-            path = config.folder(recording.kind) / recording.path
             needed = f"expected {config.folder(partner) / stem(recording.path)}.*; add it or leave this one out"
-            yield Problem((recording.name,), f"{path}: no {partner} partner, {needed}")
+            yield Problem((recording.name,), f"{config.path(recording)}: no {partner} partner, {needed}")
 
 
 def _of_kinds(folder: Path, paths: Sequence[Path], kinds: Sequence[str], below: bool) -> list[Path]:

@@ -109,7 +109,7 @@ def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: P
     if config.hours:
         return  # only a part is decoded
     with ThreadPoolExecutor(8) as threads:  # they wait for the disk
-        seconds = sum(threads.map(lambda one: audio.seconds(config.folder(one.kind) / one.path), recordings))
+        seconds = sum(threads.map(lambda one: audio.seconds(config.path(one)), recordings))
     needed, free = 2 * config.sample_rate * seconds, shutil.disk_usage(store).free
     if needed > free:
         raise CorpusError(

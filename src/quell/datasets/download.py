@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from quell.atomic import new_folder
@@ -212,7 +212,6 @@ def _refuse(archive: Path, member: _Member) -> None:
     name = member.name
     if not member.plain:
         raise DownloadError(f"{archive}: {name!r} is no file, expected files and folders; do not use it")
-    path = PurePosixPath(name.replace("\\", "/"))
-    drive = len(name) > 1 and name[1] == ":"
-    if path.is_absolute() or ".." in path.parts or drive or "\0" in name or not path.parts:
+    path = PureWindowsPath(name)  # takes both kinds of slashes, and drives
+    if path.anchor or ".." in path.parts or "\0" in name or not path.parts:
         raise DownloadError(f"{archive}: {name!r} lies outside of its folder, expected paths inside; do not use it")
