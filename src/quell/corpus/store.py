@@ -16,7 +16,7 @@ from quell.atomic import new_folder
 from quell.corpus import parallel_decoding
 from quell.corpus.file_digests import Digests
 from quell.corpus.memory_map import Clip, Corpus, open_store
-from quell.corpus.recordings import CorpusConfig, Kind, Recording
+from quell.corpus.recordings import CorpusConfig, Recording
 from quell.corpus.scan import leaks, scan, unpaired
 from quell.corpus.splits import SPLITS, point
 from quell.errors import CorpusError
@@ -121,7 +121,7 @@ def _refuse_full(config: CorpusConfig, recordings: Sequence[Recording], store: P
 def _decode(
     config: CorpusConfig,
     recordings: list[Recording],
-    stored: dict[str, dict[Kind, parallel_decoding.StoredSamples]],
+    stored: parallel_decoding.Stored,
     folder: Path,
     progress: Progress | None,
     processes: int,
@@ -141,7 +141,7 @@ def _decode(
         jobs.sort(key=lambda job: point(job.recording.path))
     files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
     try:
-        for done, (job, decoded) in enumerate(parallel_decoding.decoded(config, jobs, stored, is_full, processes)):
+        for done, (job, decoded) in enumerate(parallel_decoding.decoded(jobs, stored, is_full, processes)):
             if progress is not None:
                 progress(done, len(jobs))
             recording, split = job.recording, job.recording.split

@@ -125,10 +125,9 @@ def test_only_some_recordings_per_process_are_in_memory(config, monkeypatch):
             submitted.append(arguments)
             return super().submit(*arguments)
 
-    monkeypatch.setattr("quell.processes.pool", Pool)
-    given = parallel_decoding.decoded(
-        config, parallel_decoding.decoding_jobs(config, recordings), {}, lambda recording: False, 2
-    )
+    monkeypatch.setattr(parallel_decoding, "pool", Pool)
+    jobs = parallel_decoding.decoding_jobs(config, recordings)
+    given = parallel_decoding.decoded(jobs, {}, lambda recording: False, 2)
     for number, (job, decoded) in enumerate(given, 1):
         assert job.recording == recordings[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
@@ -137,12 +136,13 @@ def test_only_some_recordings_per_process_are_in_memory(config, monkeypatch):
 
 def test_long_recordings_are_in_separate_batches(config):
     todo = parallel_decoding.decoding_jobs(config, find(config))
-    size = todo[0].size(config)
+    size = todo[0].size
     assert size == 44 + 2 * 800
     for most, room, lengths in ((16, 10**9, [6]), (4, 10**9, [4, 2]), (16, 2 * size, [2, 2, 2]), (16, 1, [1] * 6)):
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parallel_decoding, "BATCH", most)
             patch.setattr(parallel_decoding, "BATCH_BYTES", room)
-            batches = list(parallel_decoding._batches(config, todo, most))
+            batches = list(parallel_decoding._batches(todo))
         assert [len(batch) for batch in batches] == lengths
         assert [job for batch in batches for job in batch] == todo
 
