@@ -135,7 +135,7 @@ def complete_or_reap(budget: Budget, number: int) -> list[str]:
         start.wait(60)
         if number > 0:
             start.wait(60)
-            done.append("reaped" if trial.number in budget.reap() else "")
+            done.append("reaped" if trial.number in budget.reap(budget.slots()) else "")
             continue
         budget.storage.set_trial_user_attr(trial_id_of(trial), "worker", gone(trial.user_attrs["worker"]))
         start.wait(60)
@@ -178,7 +178,7 @@ def test_a_trial_that_completes_between_a_reapers_two_writes_stays_complete(
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
 
     monkeypatch.setattr(storage, "set_trial_user_attr", write_and_complete)
-    assert budget.reap() == []
+    assert budget.reap(budget.slots()) == []
     assert "lost" in study.trials[0].user_attrs
     budget.enqueue_missing()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
@@ -279,7 +279,7 @@ def test_a_trial_that_was_reaped_is_not_handed_back(study: optuna.Study) -> None
     budget = Budget(study, 1)
     trial = claimed(budget)
     trial.set_user_attr("worker", gone(trial.user_attrs["worker"]))
-    assert budget.reap() == [trial.number]
+    assert budget.reap(budget.slots()) == [trial.number]
     budget.hand_back(trial)
     assert study.trials[0].state == TrialState.FAIL
 
@@ -293,9 +293,9 @@ def test_lost_trials_are_replaced_until_they_count_as_failed(study: optuna.Study
         budget.enqueue_missing()
         trial = claimed(budget)
         values.append(trial.suggest_float("x", 0, 1))
-        assert budget.reap() == []  # its worker, this process, is alive
+        assert budget.reap(budget.slots()) == []  # its worker, this process, is alive
         trial.set_user_attr("worker", gone(trial.user_attrs["worker"], ended.pid))
-        assert budget.reap() == [trial.number]
+        assert budget.reap(budget.slots()) == [trial.number]
     budget.enqueue_missing()
     assert budget.claim() is None
     assert budget.slots().left == 0
@@ -310,7 +310,7 @@ def test_a_process_that_reuses_a_dead_workers_id_is_not_taken_for_it(study: optu
     trial = claimed(budget)
     name = trial.user_attrs["worker"].rpartition(".")[0]
     trial.set_user_attr("worker", f"{name}.1")
-    assert budget.reap() == [trial.number]
+    assert budget.reap(budget.slots()) == [trial.number]
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def look_every_5_s(budget: Budget, clock: list[float], between: Callable[[], None] = lambda: None) -> float:
     """Seconds until a trial is reaped, at most 100."""
     began = clock[0]
-    while clock[0] < began + 100 and not budget.reap():
+    while clock[0] < began + 100 and not budget.reap(budget.slots()):
         between()
         clock[0] += 5
     return clock[0] - began
@@ -367,10 +367,10 @@ def test_a_worker_that_renews_its_lease_keeps_its_trial(study: optuna.Study, clo
 def test_time_without_a_look_is_not_counted_as_silence(study: optuna.Study, clock: list[float]) -> None:
     budget = Budget(study, 1)
     elsewhere(budget)
-    assert budget.reap() == []
+    assert budget.reap(budget.slots()) == []
     clock[0] += 3600  # frozen, or the database was away
-    assert budget.reap() == []
-    assert budget.reap() == []
+    assert budget.reap(budget.slots()) == []
+    assert budget.reap(budget.slots()) == []
 
 
 def running(budget: Budget, count: int) -> list[optuna.Trial]:
@@ -415,11 +415,14 @@ def test_other_workers_become_reapers_when_the_first_are_lost(study: optuna.Stud
     assert all(study.trials[trial.number].state == TrialState.RUNNING for trial in left)
 
 
-def test_only_the_first_of_many_workers_fills(study: optuna.Study, clock: list[float]) -> None:
+def test_only_the_first_of_many_workers_fills(
+    study: optuna.Study, storage: RetryingStorage, clock: list[float]
+) -> None:
     budget = Budget(study, 12)
     trials = running(budget, 2)
-    for trial in budget.slots().waiting:
-        budget._discard(trial)
+    for waiting in budget.slots().waiting:
+        storage.set_trial_state_values(trial_id_of(waiting), TrialState.RUNNING)
+        storage.set_trial_state_values(trial_id_of(waiting), TrialState.FAIL)
     later, first = Budget(study, 12), Budget(study, 12)
     assert later.reconcile(trials[1].number).waiting == []
     assert len(first.reconcile(trials[0].number).waiting) == AHEAD

@@ -6,16 +6,16 @@ the lowest number is ever claimed, so the budget cannot be overshot. A trial tha
 failed, does not fill its slot, and is enqueued again with the same parameters.
 """
 
-from __future__ import annotations
-
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.optuna_private import storage_of, trial_id_of
@@ -49,17 +49,17 @@ class Slots:
     running: Sequence[FrozenTrial]  # in any slot, also beyond `trials`
 
     @classmethod
-    def of(cls, stored: Sequence[FrozenTrial], trials: int) -> Slots:
+    def of(cls, stored: Sequence[FrozenTrial], trials: int) -> Self:
         filled: dict[int, FrozenTrial] = {}
         lost: dict[int, list[FrozenTrial]] = {}
-        asked: dict[int, int] = {}
+        asked: Counter[int] = Counter()
         superfluous = []
         for trial in stored:
             slot = trial.user_attrs.get("slot")
             if slot is None:
                 continue
             if "superfluous" in trial.user_attrs:
-                asked[slot] = asked.get(slot, 0) + ("asked" in trial.user_attrs)
+                asked[slot] += "asked" in trial.user_attrs
             elif is_lost(trial):
                 lost.setdefault(slot, []).append(trial)
             elif slot not in filled:
@@ -116,7 +116,7 @@ class Budget:
                 fills: eight that did so at once, over a storage that took a second, filled each slot eight times.
         """
         slots = self.slots()
-        reaped = self._reap(slots)
+        reaped = self.reap(slots)
         first = own is None or own in self._watch.renewed[:1]
         if reaped or (first and (slots.superfluous or (slots.empty and len(slots.waiting) < AHEAD))):
             self.enqueue_missing()
@@ -131,7 +131,8 @@ class Budget:
         """Puts waiting trials into the lowest empty slots, until AHEAD of them wait; ends superfluous ones."""
         slots = self.slots()
         for trial in slots.superfluous:
-            self._discard(trial)
+            if self._claim(trial):  # so that no worker runs it meanwhile
+                self._fail(trial, "superfluous", "another trial fills its slot")
         self._enqueue(slots, slots.empty[: max(0, AHEAD - len(slots.waiting))])
 
     def _enqueue(self, slots: Slots, chosen: Sequence[int]) -> None:
@@ -154,9 +155,8 @@ class Budget:
         while True:
             slots = slots or self.slots()
             waiting = slots.waiting
-            if (
-                len(slots.running) > MAX_REAPERS
-            ):  # else many workers that become free at once would all try the same one first
+            if len(slots.running) > MAX_REAPERS:
+                # Else many workers that become free at once would all try the same one first.
                 random.shuffle(waiting)
             for trial in waiting:
                 if self._claim(trial):
@@ -172,56 +172,43 @@ class Budget:
     def _claim(self, trial: FrozenTrial) -> bool:
         try:
             return self.storage.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING)
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except UpdateFinishedTrialError:
             return False
-
-    def _discard(self, trial: FrozenTrial) -> None:
-        """Ends a waiting trial that no slot needs; claims it first, so that no worker runs it meanwhile."""
-        if self._claim(trial):
-            self.storage.set_trial_user_attr(trial_id_of(trial), "superfluous", "another trial fills its slot")
-            self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def give_up(self, trial: optuna.Trial, reason: str) -> None:
         """Ends a trial of this process that need not be run; its slot gets another one, with new parameters."""
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # this worker was taken for dead
+        with suppress(UpdateFinishedTrialError):  # this worker was taken for dead
             trial.set_user_attr("asked", reason)
-            trial.set_user_attr("superfluous", reason)
-            self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
+            self._fail(trial, "superfluous", reason)
 
     def hand_back(self, trial: optuna.Trial) -> None:
         """Lets a running trial of this process wait again, as when the worker is asked to stop."""
-        with suppress(
-            optuna.exceptions.UpdateFinishedTrialError
-        ):  # this worker was taken for dead, and the trial replaced
-            trial.set_user_attr(
-                "worker", ""
-            )  # a worker that has claimed it and not yet written its name must not be taken for this one
+        with suppress(UpdateFinishedTrialError):  # this worker was taken for dead, and the trial replaced
+            # A worker that has claimed it and not yet written its name must not be taken for this one.
+            trial.set_user_attr("worker", "")
             self.storage.set_trial_state_values(trial_id_of(trial), TrialState.WAITING)
 
-    def reap(self) -> list[int]:
+    def reap(self, slots: Slots) -> list[int]:
         """Ends running trials whose worker is lost; `enqueue_missing` replaces them. Returns their numbers.
 
         To be called every few seconds, since leases are compared between calls.
         """
-        return self._reap(self.slots())
-
-    def _reap(self, slots: Slots) -> list[int]:
         self._watch.look(slots.running)
         reaped = []
         for trial in slots.running:
             reason = self._watch.lost(trial)
             if reason:
                 try_again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # it ended, or another worker reaped it
-                    self._end(trial, reason, try_again)
+                error = trial.user_attrs.get("error")  # a bug, or a full disk, as the worker wrote
+                text = f"{reason} ({error})" if error else reason
+                key, text = ("lost", text) if try_again else ("failure", f"{text}, {ATTEMPTS} times")
+                with suppress(UpdateFinishedTrialError):  # it ended, or another worker reaped it
+                    self._fail(trial, key, text)
                     reaped.append(trial.number)
         return reaped
 
-    def _end(self, trial: FrozenTrial, reason: str, try_again: bool) -> None:
-        error = trial.user_attrs.get("error")  # a bug, or a full disk, as the worker wrote
-        text = f"{reason} ({error})" if error else reason
-        key, text = ("lost", text) if try_again else ("failure", f"{text}, {ATTEMPTS} times")
-        self.storage.set_trial_user_attr(trial_id_of(trial), key, text)
+    def _fail(self, trial: optuna.Trial | FrozenTrial, key: str, reason: str) -> None:
+        self.storage.set_trial_user_attr(trial_id_of(trial), key, reason)
         self.storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
 
     def common_failure(self, slots: Slots) -> str | None:
