@@ -3,26 +3,22 @@
 wandb finds project, owner and key by itself (WANDB_PROJECT, WANDB_ENTITY, WANDB_API_KEY, WANDB_MODE, `wandb login`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.errors import StorageError, UsageError
-
-if TYPE_CHECKING:
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
 
 log = logging.getLogger("quell")
 
@@ -30,8 +26,22 @@ TRACKERS = ("wandb",)
 EXTRA = "pip install 'quell-denoiser[wandb]'"
 PROJECT = "quell"
 POINT_S = 5.0  # of training, whose mean loss is a point of the curve
-BEGIN_S = 8.0  # after which a server that does not answer is away
 END_S = 5.0  # to send the rest at the end of a trial, of the 10 s that a worker has to stop
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "x_disable_meta": True,  # command lines and paths are private
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "symlink": False,
+    "init_timeout": 8.0,  # after which a server that does not answer is away
+    "finish_timeout": END_S,
+    "finish_timeout_raises": True,
+    "stop_fn": lambda: None,  # else its Stop button interrupts the worker
+}
 # Metrics under names with their units.
 NAMES = {"pesq": "pesq_mos", "si_sdr": "si_sdr_db"}
 # Attributes that a trial has before it is trained.
@@ -87,13 +97,18 @@ class Tracker:
         settings = {"CACHE_DIR": f"{files}/cache", "DATA_DIR": f"{files}/data", "ERROR_REPORTING": "false"}
         for key, value in settings.items():
             os.environ.setdefault(f"WANDB_{key}", value)
+        import wandb
+
+        self._wandb: Any = wandb
 
     def started(self, trial: FrozenTrial) -> None:
         """Called when a trial starts to train; one that continues from its checkpoint keeps its run."""
         self._end(1)
         attributes = self.study.user_attrs
         self._losses, self._point = [], time.monotonic()
-        self._try(lambda: self._start(trial, attributes))
+        if not self._broken:
+            with self._guarded():
+                self._start(trial, attributes)
 
     def step(self, audio_hours: float, loss: float) -> None:
         """Called after every training step."""
@@ -110,18 +125,18 @@ class Tracker:
         """Called when the trial has ended, with all its attributes."""
         if self._run is not None:
             attributes = self.study.user_attrs
-            self._try(lambda: self._tell(trial, attributes))
+            with self._guarded():
+                self._tell(trial, attributes)
             self._end(1 if trial.state == TrialState.FAIL else 0)
 
     def close(self) -> None:
         """Called when the worker stops; another one continues an unfinished trial in the same run."""
         if self._run is not None:
-            self._try(lambda: self._run.mark_preempting())
+            with self._guarded():
+                self._run.mark_preempting()
             self._end(1)
 
     def _start(self, trial: FrozenTrial, study: dict[str, Any]) -> None:
-        import wandb
-
         initial = {key: trial.user_attrs[key] for key in INITIAL if key in trial.user_attrs}
         slot, seed = initial.get("slot"), initial["training"]["seed"]  # the seed identifies the configuration
         identity = [self.study.study_name, study["spec_hash"], study["corpus"], slot, seed]
@@ -134,17 +149,17 @@ class Tracker:
             "resume": "allow",
             "reinit": "create_new",
             "config": {"study": self.study.study_name, "trial": trial.number, "params": trial.params, **initial},
-            "settings": _settings(),
+            "settings": self._wandb.Settings(**SETTINGS),
         }
         if not self._offline:
             try:
-                self._run = wandb.init(**arguments)
-            except wandb.errors.CommError as error:
+                self._run = self._wandb.init(**arguments)
+            except self._wandb.errors.CommError as error:
                 self._offline = True
-                wandb.teardown()  # else its service keeps the run's id
+                self._wandb.teardown()  # else its service keeps the run's id
                 log.warning("wandb: %s; runs are kept in %s/wandb, for `wandb sync`", _line(error), self.folder)
         if self._offline:
-            self._run = wandb.init(**arguments, mode="offline")
+            self._run = self._wandb.init(**arguments, mode="offline")
         for axis, curves in (("audio_hours", ("train/*", "rung/*")), ("snr_db", ("by_snr/*",))):
             self._run.define_metric(axis, hidden=True)
             for curve in curves:
@@ -174,16 +189,15 @@ class Tracker:
 
     def _show(self, gallery: list[dict[str, Any]], showcase: list[dict[str, Any]]) -> None:
         """Sends the trial's clips, one panel for each: noisy, denoised, clean."""
-        import wandb
-
         with TemporaryDirectory(dir=self.folder / "wandb") as folder:
             for number, (of_trial, of_study) in enumerate(zip(gallery, showcase, strict=False), 1):
                 caption = f"{of_study['label']}, {of_study['snr_db']:g} dB SNR"
                 ids = {"noisy": of_study["noisy"], "denoised": of_trial["denoised"], "clean": of_study["clean"]}
                 clips = [
-                    wandb.Audio(self._file(folder, id, "wav"), caption=f"{side}: {caption}") for side, id in ids.items()
+                    self._wandb.Audio(self._file(folder, id, "wav"), caption=f"{side}: {caption}")
+                    for side, id in ids.items()
                 ]
-                picture = wandb.Image(self._file(folder, of_trial["picture"], "png"), caption=caption)
+                picture = self._wandb.Image(self._file(folder, of_trial["picture"], "png"), caption=caption)
                 self._run.log({f"showcase/clip_{number}": clips, f"showcase/picture_{number}": picture})
 
     def _file(self, folder: str, artifact: str, suffix: str) -> str:
@@ -200,54 +214,29 @@ class Tracker:
 
     def _log(self, values: dict[str, float]) -> None:
         if self._run is not None:
-            self._try(lambda: self._run.log(values))
+            with self._guarded():
+                self._run.log(values)
 
     def _end(self, code: int) -> None:
         run, self._run = self._run, None
-        if run is not None and not self._broken:
-            try:
-                run.finish(exit_code=code)
-            except TimeoutError:
-                log.warning(
-                    "wandb: not everything was sent in %g s; `wandb sync %s` sends it", END_S, Path(run.dir).parent
-                )
-            except Exception as error:
-                self._give_up(error)
+        if run is not None:
+            with self._guarded():
+                try:
+                    run.finish(exit_code=code)
+                except TimeoutError:
+                    folder = Path(run.dir).parent
+                    log.warning("wandb: not everything was sent in %g s; `wandb sync %s` sends it", END_S, folder)
 
-    def _try(self, call: Callable[[], None]) -> None:
-        if not self._broken:
-            try:
-                call()
-            except Exception as error:  # anything that wandb raises
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._broken, self._run = True, None
-        log.warning("wandb: %s; trials go on without it", _line(error))
-        with suppress(Exception):
-            import wandb
-
-            wandb.teardown()  # else it fails at the end of the process too, with a traceback
-
-
-def _settings() -> Any:
-    import wandb
-
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        disable_code=True,
-        disable_git=True,
-        x_disable_meta=True,  # command lines and paths are private
-        x_disable_machine_info=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-        symlink=False,
-        init_timeout=BEGIN_S,
-        finish_timeout=END_S,
-        finish_timeout_raises=True,
-        stop_fn=lambda: None,  # else its Stop button interrupts the worker
-    )
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turns an error of wandb inside the block into a warning, after which nothing is tracked."""
+        try:
+            yield
+        except Exception as error:  # anything that wandb raises
+            self._broken, self._run = True, None
+            log.warning("wandb: %s; trials go on without it", _line(error))
+            with suppress(Exception):
+                self._wandb.teardown()  # else it fails at the end of the process too, with a traceback
 
 
 def _name(metric: str) -> str:
