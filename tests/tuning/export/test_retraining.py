@@ -12,6 +12,7 @@ import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.export.retraining import reproduce
+from quell_tuning.progress import Trainings
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
 from quell_tuning.study.stored_study import create_study
@@ -55,7 +56,7 @@ def study(tiny_spec, runs: RunFolder, small_corpus: Corpus, scorer: Scorer, one_
     storage = open_storage(runs.storage_url, create=True)
     study = create_study(spec, small_corpus, storage)
     validation = study_file.validation_set(spec, small_corpus, scorer)
-    task = objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
+    task = objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs, Trainings(Console()))
     for pruned in (False, True, False):
         study.pruner = optuna.pruners.ThresholdPruner(lower=1000.0 if pruned else -1000.0)
         study.enqueue_trial({}, user_attrs={"repeat": int(pruned)})

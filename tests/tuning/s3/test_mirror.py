@@ -10,10 +10,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from quell_tuning.export import chosen_trial
+from quell_tuning.progress import Trainings
 from quell_tuning.trials import objective, outcome
 from quell_tuning.workspace.bucket_mirror import open_mirror
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import open_bucket
+from rich.console import Console
 
 from quell.network.denoiser import load_weights
 
@@ -44,7 +46,8 @@ class RunningTrial:
 @pytest.fixture
 def task(tiny_spec, small_corpus, validation, scorer) -> Callable[[RunFolder], objective.Task]:
     spec = tiny_spec(training={"audio_hours": 0.03, "rungs_audio_hours": [0.03]}, search={"depth": 2})
-    return lambda runs: objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs)
+    device, bars = torch.device("cpu"), Trainings(Console())
+    return lambda runs: objective.Task(spec, small_corpus, validation, scorer, device, runs, bars)
 
 
 def test_a_trial_stopped_on_one_machine_ends_on_another_and_is_exported_from_a_third(

@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from quell_tuning.progress import Trainings
 from quell_tuning.study import search_space, substudies
 from quell_tuning.study import sections as study_sections
 from quell_tuning.study.presets import PRESETS
@@ -17,6 +18,7 @@ from quell_tuning.trials import objective, ranking
 from quell_tuning.trials.budget import Slots
 from quell_tuning.trials.lease import DuplicateTrial
 from quell_tuning.workspace.run_folder import RunFolder
+from rich.console import Console
 
 from quell.config import DenoiserConfig
 from quell.errors import TrainingError
@@ -47,7 +49,8 @@ class RunningTrial:
 def task(tiny_spec, small_corpus, validation, scorer, tmp_path):
     def task(limits: dict[str, float], **sections: dict[str, Any]) -> objective.Task:
         spec = tiny_spec(limits=limits, **sections)
-        return objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), RunFolder(tmp_path / "runs"))
+        runs = RunFolder(tmp_path / "runs")
+        return objective.Task(spec, small_corpus, validation, scorer, torch.device("cpu"), runs, Trainings(Console()))
 
     return task
 

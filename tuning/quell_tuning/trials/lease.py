@@ -3,14 +3,13 @@
 Not Optuna's heartbeat, whose thread ends with the first database error, and which its gRPC proxy does not pass on.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import logging
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Self
 
 import optuna
 
@@ -51,7 +50,7 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -36,10 +36,10 @@ class LeaseWatch:
     def look(self, running: Sequence[FrozenTrial]) -> None:
         now = time.monotonic()
         passed_s, self._looked = now - self._looked, now
-        before, self._leases = (
-            self._leases,
-            {trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running},
-        )
+        before = self._leases
+        self._leases = {
+            trial.number: (trial.user_attrs.get("worker"), trial.user_attrs.get("lease")) for trial in running
+        }
         self.renewed = [number for number, lease in self._leases.items() if before.get(number) != lease]
         known = passed_s <= self.away_s
         self.silent_s = {

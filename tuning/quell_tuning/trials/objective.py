@@ -1,16 +1,11 @@
 """The objective: one trial from its parameters to its scores."""
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import optuna
 import torch
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 import quell
@@ -24,25 +19,21 @@ from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
 from quell_tuning import progress
 from quell_tuning.artifacts import gallery
+from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.study import search_space
 from quell_tuning.study.sections import RTF_MARGIN, LimitsSection
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials import outcome
-from quell_tuning.trials.confirmation import hopeless
+from quell_tuning.trials.confirmation import ClipScores, hopeless
 from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
+from quell_tuning.trials.tracking import Tracker
 from quell_tuning.workspace.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from quell_tuning.artifacts.artifact_store import ArtifactStore
-    from quell_tuning.trials.tracking import Tracker
 
 log = logging.getLogger("quell")
 
 # How often a duplicate of a running trial is sampled again before both are run.
 MAX_SAMPLES = 3
-
-ClipScores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,8 +46,8 @@ class Task:
     scorer: Scorer
     device: torch.device
     runs: RunFolder
+    bars: progress.Trainings
     artifacts: ArtifactStore | None = None  # for sounds and pictures of trials; none are made without
-    bars: progress.Trainings | None = None
     tracker: Tracker | None = None
 
 
@@ -85,8 +76,7 @@ def run_trial(running: RunningTrial, task: Task) -> None:
     else:
         attempt.complete(trained, training.clips)
     finally:
-        if task.bars is not None:
-            task.bars.end(attempt.name)
+        task.bars.end(attempt.name)
     attempt.checkpoints.drop(attempt.slot)
     if task.tracker is not None:
         task.tracker.ended(attempt.stored())
@@ -136,13 +126,10 @@ class _Attempt:
             gallery.copy_clips(trial, same)
             outcome.copy_result(trial, same)
             return True
-        if same is not None and not self.before.system_attrs.get("fixed_params") and self._samples() < MAX_SAMPLES:
+        planned = self.before.system_attrs.get("fixed_params")
+        if same is not None and not planned and self.running.lease.budget.slots().asked.get(self.slot, 0) < MAX_SAMPLES:
             raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
         return self._over_a_limit()
-
-    def _samples(self) -> int:
-        """How often the slot was sampled again."""
-        return self.running.lease.budget.slots().asked.get(self.slot, 0)
 
     def _over_a_limit(self) -> bool:
         """Constrains the trial by its costs, and prunes it when one is too high; returns whether it did."""
@@ -212,7 +199,7 @@ class _Training:
         attempt.trial.set_user_attr("machine", machine(task.device))
         if task.tracker is not None:
             task.tracker.started(attempt.stored())
-        for _ in range(2):
+        while True:
             if checkpoint.exists():
                 log.info("%s continues from its checkpoint", attempt.name)
             try:
@@ -233,19 +220,16 @@ class _Training:
             except CheckpointError as error:
                 log.warning("%s", error)
                 checkpoint.unlink()
-        raise AssertionError("a checkpoint was refused although there is none")
 
     def _step(self, audio_hours: float, loss: float) -> None:
         self.attempt.running.step(audio_hours)
         if self.task.tracker is not None:
             self.task.tracker.step(audio_hours, loss)
-        if self.task.bars is not None:
-            self.task.bars.step(self.attempt.name, audio_hours, self.audio_hours, loss)
+        self.task.bars.step(self.attempt.name, audio_hours, self.audio_hours, loss)
 
     def _scored(self, done: float, of: float) -> None:
         self.attempt.running.look_up()
-        if self.task.bars is not None:
-            self.task.bars.scored(self.attempt.name, done, of)
+        self.task.bars.scored(self.attempt.name, done, of)
 
     def _rung(self, hours: float, clips: ClipScores) -> None:
         trial, score = self.attempt.trial, float(clips.mean())
@@ -253,8 +237,7 @@ class _Training:
         self.clips[str(step)] = [round(float(clip), 4) for clip in clips]
         if self.task.tracker is not None:
             self.task.tracker.rung(hours, self.study.metric, score)
-        if self.task.bars is not None:
-            self.task.bars.rung(self.attempt.name, self.study.metric, score)
+        self.task.bars.rung(self.attempt.name, self.study.metric, score)
         if len(self.study.scores) > 1:  # Optuna prunes by a single score only
             return
         if step not in self.attempt.before.intermediate_values:
@@ -290,4 +273,4 @@ def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float
         # 0, neither under nor over: no measurement where the trial is refused anyway.
         refused = any(share > 0 for share in excess.values())
         excess["real_time_factor"] = 0.0 if refused else real_time_factor(Denoiser(model)) / RTF_MARGIN / limit - 1
-    return {name: excess[name] for name in allowed}
+    return excess

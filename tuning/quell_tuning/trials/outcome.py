@@ -1,23 +1,19 @@
 """Ends trials: objective values, constraints, duplicates, and which weights are kept."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from quell.export.cost import Cost
+from quell.metrics.scorer import Scores
+from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell_tuning.formatting import SCORED_COSTS
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.ranking import best_trainings
 from quell_tuning.workspace.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from quell.export.cost import Cost
-    from quell.metrics.scorer import Scores
-    from quell.mixing.evaluation_mixtures import EvaluationSet
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
 KEPT_WEIGHTS = 3

@@ -113,7 +113,7 @@ def _objective(
     if track is not None:
         tracker = stack.enter_context(closing(Tracker(study, workspace.runs.study(spec.study.name), store)))
     mixtures = study_file.validation_set(spec, corpus, scorer, lambda *_: stop.check())
-    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), workspace.runs, store, bars, tracker)
+    task = objective.Task(spec, corpus, mixtures, scorer, torch.device(device), workspace.runs, bars, store, tracker)
 
     def run(running: RunningTrial) -> None:
         objective.run_trial(running, task)
