@@ -8,28 +8,20 @@ import typer
 
 from quell.datasets import public_corpora
 from quell.processes import cores
-from quell_tuning.cli.options import (
-    CorpusOption,
-    JsonOption,
-    RunsOption,
-    StudyFile,
-    load_spec,
-    local_workspace,
-    stderr,
-    stdout,
-)
+from quell_tuning.cli import options
+from quell_tuning.cli.options import load_spec, local_workspace, stderr, stdout
 
 ASK_MB = 1000  # a larger download asks first
 
 
 def check(
-    study: StudyFile,
-    corpus: CorpusOption = None,
-    as_json: JsonOption = False,
+    study: options.StudyFile,
+    corpus: options.Corpus = None,
+    as_json: options.Json = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Folder to write histograms and a sheet of spectrograms to.")
+        Path | None, typer.Option(help="Folder to write histograms and a sheet of spectrograms to.")
     ] = None,
-    runs: RunsOption = Path("runs"),
+    runs: options.Runs = Path("runs"),
 ) -> int:
     """List broken, duplicated and leaking recordings. Reads every one; exits with 1 on errors."""
     from quell.audit.corpus_audit import audit
@@ -54,11 +46,11 @@ def check(
 
 
 def preview(
-    study: StudyFile,
+    study: options.StudyFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the mixtures.")],
     count: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of mixtures.")] = 12,
-    corpus: CorpusOption = None,
-    runs: RunsOption = Path("runs"),
+    corpus: options.Corpus = None,
+    runs: options.Runs = Path("runs"),
 ) -> int:
     """Write examples of the training mixtures. Noisy, clean and noise as WAV, with pictures."""
     from quell_tuning import progress

@@ -39,19 +39,15 @@ def denoise(
         Path, typer.Option("-o", "--output", help="A file for one recording, else a folder; - for stdout.")
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=0, help="Recordings at once; 0: one per core.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Recordings at once; 0: one per core.")] = 0,
     wet: Annotated[
         float,
-        typer.Option("--wet", min=0, max=1, help="Share of the denoised signal in the output; the rest is input."),
+        typer.Option(min=0, max=1, help="Share of the denoised signal in the output; the rest is input."),
     ] = 1.0,
-    attenuation_limit: Annotated[
-        float | None, typer.Option("--attenuation-limit", min=0, help="Lower the noise by at most N dB.")
-    ] = None,
-    rate: Annotated[int, typer.Option("--rate", min=1000, help="Sample rate of raw samples in Hz.")] = 16000,
-    channels: Annotated[int, typer.Option("--channels", min=1, help="Channels of raw samples, interleaved.")] = 1,
-    encoding: Annotated[
-        str, typer.Option("--encoding", help="Encoding of raw samples: s16le, s24le, s32le or f32le.")
-    ] = "s16le",
+    attenuation_limit: Annotated[float | None, typer.Option(min=0, help="Lower the noise by at most N dB.")] = None,
+    rate: Annotated[int, typer.Option(min=1000, help="Sample rate of raw samples in Hz.")] = 16000,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of raw samples, interleaved.")] = 1,
+    encoding: Annotated[str, typer.Option(help="Encoding of raw samples: s16le, s24le, s32le or f32le.")] = "s16le",
 ) -> int:
     """Denoise recordings. With the included or your own model; sample rate, channels, length and format stay."""
     from quell.audio import ENCODINGS, Raw

@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from quell.processes import cores
-from quell_tuning.cli.options import (
-    CorpusOption,
-    JsonOption,
-    ModelFiles,
-    RunsOption,
-    StorageFileOption,
-    StorageOption,
-    StudyOption,
-    load_spec,
-    open_study,
-    open_workspace,
-    stderr,
-    stdout,
-)
+from quell_tuning.cli import options
+from quell_tuning.cli.options import load_spec, open_study, open_workspace, stderr, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,27 +22,27 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    models: ModelFiles = None,
-    study: StudyOption = None,
-    noisy: Annotated[Path | None, typer.Option("--noisy", help="A folder of noisy recordings.")] = None,
+    models: options.ModelFiles = None,
+    study: options.StudyOption = None,
+    noisy: Annotated[Path | None, typer.Option(help="A folder of noisy recordings.")] = None,
     clean: Annotated[
         Path | None,
-        typer.Option("--clean", help="Their clean versions, under the same paths; DNSMOS estimates if omitted."),
+        typer.Option(help="Their clean versions, under the same paths; DNSMOS estimates if omitted."),
     ] = None,
     baseline: Annotated[
         str,
-        typer.Option("--baseline", help="Systems to compare with, separated by commas: noisy, spectral-gate, rnnoise."),
+        typer.Option(help="Systems to compare with, separated by commas: noisy, spectral-gate, rnnoise."),
     ] = "noisy",
     table: Annotated[Path | None, typer.Option("--csv", help="File to write a row per clip and system to.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --csv file if it exists.")] = False,
-    corpus: CorpusOption = None,
+    corpus: options.Corpus = None,
     mixtures: Annotated[
-        int, typer.Option("--mixtures", min=6, help="Number of test mixtures of --study, at six SNRs in turn.")
+        int, typer.Option(min=6, help="Number of test mixtures of --study, at six SNRs in turn.")
     ] = 240,
-    as_json: JsonOption = False,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    as_json: options.Json = False,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Score denoisers by SNR. On the test split of a study, or on recordings."""
     _check_test_set(study, noisy, clean)

@@ -7,46 +7,33 @@ from typing import Annotated
 import typer
 
 from quell.config import FORMATS
-from quell_tuning.cli.options import (
-    ArtifactsOption,
-    DeviceOption,
-    RunsOption,
-    StorageFileOption,
-    StorageOption,
-    StudyName,
-    complete_trial,
-    open_study,
-    open_workspace,
-    stderr,
-    stdout,
-)
+from quell_tuning.cli import options
+from quell_tuning.cli.options import complete_trial, open_study, open_workspace, stderr, stdout
 
 
 def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The file to write; the model card is written beside it.")
     ],
-    study: StudyName = None,
+    study: options.StudyName = None,
     trial: Annotated[
         int | None,
-        typer.Option("--trial", min=0, help="Number of the trial; the best if omitted.", autocompletion=complete_trial),
+        typer.Option(min=0, help="Number of the trial; the best if omitted.", autocompletion=complete_trial),
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option("--format", help=f"One of {', '.join(FORMATS)}; by the suffix of -o if omitted."),
     ] = None,
-    licence: Annotated[
-        str, typer.Option("--licence", help="Licence to state in the model card and the metadata.")
-    ] = "",
+    licence: Annotated[str, typer.Option(help="Licence to state in the model card and the metadata.")] = "",
     refit: Annotated[
         bool,
         typer.Option("--refit", help="First train it again, on train and validation."),
     ] = False,
-    device: DeviceOption = "cpu",
-    artifacts: ArtifactsOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    device: options.Device = "cpu",
+    artifacts: options.Artifacts = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Export the best trial as one file with a model card. Or another trial, see --trial."""
     from quell_tuning.export.export_trial import export_best
@@ -75,12 +62,12 @@ def export(
 
 
 def reproduce(
-    study: StudyName,
+    study: options.StudyName,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of the trial.", autocompletion=complete_trial)],
-    device: DeviceOption = "cpu",
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    device: options.Device = "cpu",
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Train a trial again and compare its score. Exits with 1 if it differs."""
     from quell_tuning.export.retraining import reproduce as train_again

@@ -78,7 +78,6 @@ StudyName = Annotated[
 StudyOption = Annotated[
     Path | None,
     typer.Option(
-        "--study",
         help="A study file, or the name of one, whose test split is used.",
         callback=_find_study,
         autocompletion=complete_study_file,
@@ -92,43 +91,33 @@ ModelFiles = Annotated[
         "included model (also if omitted). The table by SNR is about the first.",
     ),
 ]
-RunsOption = Annotated[
-    Path, typer.Option("--runs", envvar=environment.RUNS.name, help="Folder for the database, weights and logs.")
-]
-StorageOption = Annotated[
+Runs = Annotated[Path, typer.Option(envvar=environment.RUNS.name, help="Folder for the database, weights and logs.")]
+Storage = Annotated[
     str | None,
     typer.Option(
-        "--storage",
         help="sqlite:///FILE, postgresql+psycopg://..., grpc://HOST:PORT, or postgres for a server that Quell starts "
         f"under RUNS. Also {environment.STORAGE.name}; RUNS/quell.db if omitted.",
     ),
 ]
-StorageFileOption = Annotated[
-    Path | None, typer.Option("--storage-file", help="A file that contains the storage URL, for a URL with a password.")
+StorageFile = Annotated[
+    Path | None, typer.Option(help="A file that contains the storage URL, for a URL with a password.")
 ]
-ArtifactsOption = Annotated[
+Artifacts = Annotated[
     str | None,
     typer.Option(
-        "--artifacts",
         envvar=environment.ARTIFACTS.name,
         help="Folder or s3://BUCKET/PREFIX for sounds and pictures; a bucket also stores weights and checkpoints, for "
         "workers on other machines. RUNS/artifacts if omitted.",
     ),
 ]
-TrackOption = Annotated[
-    str | None, typer.Option("--track", help="wandb: also log every trial as a run of Weights & Biases.")
-]
-CorpusOption = Annotated[
+Track = Annotated[str | None, typer.Option(help="wandb: also log every trial as a run of Weights & Biases.")]
+Corpus = Annotated[
     Path | None,
-    typer.Option(
-        "--corpus", envvar=environment.CORPUS.name, help="Folder that contains the study's clean and noise folders."
-    ),
+    typer.Option(envvar=environment.CORPUS.name, help="Folder that contains the study's clean and noise folders."),
 ]
-TrialsOption = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Total number of trials, instead of the study file's.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda:N.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, instead of the study file's.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_spec(study: Path, trials: int | None = None, confirm: int | None = None) -> StudySpec:

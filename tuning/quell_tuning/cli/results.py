@@ -7,38 +7,25 @@ from typing import Annotated
 import typer
 
 from quell_tuning import environment
-from quell_tuning.cli.options import (
-    ArtifactsOption,
-    JsonOption,
-    RunsOption,
-    StorageFileOption,
-    StorageOption,
-    StudyName,
-    log_to_stderr,
-    open_study,
-    open_workspace,
-    stderr,
-    stdout,
-)
+from quell_tuning.cli import options
+from quell_tuning.cli.options import log_to_stderr, open_study, open_workspace, stderr, stdout
 
 
 def dashboard(
-    study: StudyName = None,
+    study: options.StudyName = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; any but this machine's own needs a password.")
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 chooses a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 chooses a free one.")] = 8080,
     password_file: Annotated[
         Path | None,
-        typer.Option(
-            "--password-file", help=f"A file that contains the password. Also {environment.DASHBOARD_PASSWORD.name}."
-        ),
+        typer.Option(help=f"A file that contains the password. Also {environment.DASHBOARD_PASSWORD.name}."),
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Allow no notes and no deletions.")] = False,
-    artifacts: ArtifactsOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    artifacts: options.Artifacts = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Show trials, sounds and pictures of a study in the browser."""
     from quell_tuning.dashboard import access_control
@@ -62,16 +49,14 @@ def dashboard(
 
 def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")],
-    study: StudyName = None,
-    best: Annotated[int, typer.Option("--best", min=1, help="Number of trials on the leaderboard.")] = 10,
-    listen: Annotated[
-        int, typer.Option("--listen", min=0, help="Number of best trials with sounds; about 2 MB each.")
-    ] = 3,
+    study: options.StudyName = None,
+    best: Annotated[int, typer.Option(min=1, help="Number of trials on the leaderboard.")] = 10,
+    listen: Annotated[int, typer.Option(min=0, help="Number of best trials with sounds; about 2 MB each.")] = 3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
-    artifacts: ArtifactsOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    artifacts: options.Artifacts = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Write a study as one HTML page with sounds. For readers without the dashboard."""
     from quell_tuning.artifacts.artifact_store import open_artifacts
@@ -88,12 +73,12 @@ def report(
 
 
 def status(
-    study: StudyName = None,
-    as_json: JsonOption = False,
+    study: options.StudyName = None,
+    as_json: options.Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 s until all trials have ended.")] = False,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Show the progress of a study. Trials by state, running workers, the best trials and the time left."""
     from quell_tuning.results import status as state

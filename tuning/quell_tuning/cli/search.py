@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quell_tuning.cli import options
 from quell_tuning.cli.options import (
-    ArtifactsOption,
-    CorpusOption,
-    RunsOption,
-    StorageFileOption,
-    StorageOption,
-    StudyFile,
-    TrackOption,
-    TrialsOption,
     complete_study_file,
     load_spec,
     local_workspace,
@@ -36,7 +29,7 @@ if TYPE_CHECKING:
     from quell_tuning.workspace.workspace import Workspace
 
 
-def demo(runs: RunsOption = Path("runs"), study: StudyFile = Path("demo")) -> int:
+def demo(runs: options.Runs = Path("runs"), study: options.StudyFile = Path("demo")) -> int:
     """Search, export and denoise on a synthetic corpus."""
     from quell_tuning.cli.demo import demo as run_demo
 
@@ -78,60 +71,50 @@ def studies(
 
 
 def tune(
-    study: StudyFile,
-    corpus: CorpusOption = None,
+    study: options.StudyFile,
+    corpus: options.Corpus = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
             min=0,
             help="Worker processes on this machine; one per device if omitted. 0 only creates the study.",
         ),
     ] = None,
-    devices: Annotated[
-        str, typer.Option("--devices", help="cpu, cuda:0,cuda:1, ...; assigned to the workers in turn.")
-    ] = "",
-    per_gpu: Annotated[int, typer.Option("--per-gpu", min=1, help="Workers per device.")] = 1,
-    trials: TrialsOption = None,
+    devices: Annotated[str, typer.Option(help="cpu, cuda:0,cuda:1, ...; assigned to the workers in turn.")] = "",
+    per_gpu: Annotated[int, typer.Option(min=1, help="Workers per device.")] = 1,
+    trials: options.Trials = None,
     presets: Annotated[
         bool, typer.Option("--presets", help="Also train the presets, outside the search, in the study NAME-presets.")
     ] = False,
     confirm: Annotated[
-        int | None, typer.Option("--confirm", min=0, help="At the end, train the best N trials with two more seeds.")
+        int | None, typer.Option(min=0, help="At the end, train the best N trials with two more seeds.")
     ] = None,
-    warm_start: Annotated[
-        str | None, typer.Option("--warm-start", help="A study whose best trials are run first.")
-    ] = None,
-    warm_start_storage: Annotated[
-        str | None, typer.Option("--warm-start-storage", help="The storage of that study, if another.")
-    ] = None,
-    warm_start_best: Annotated[
-        int, typer.Option("--warm-start-best", min=1, help="Number of its best trials to run.")
-    ] = 5,
+    warm_start: Annotated[str | None, typer.Option(help="A study whose best trials are run first.")] = None,
+    warm_start_storage: Annotated[str | None, typer.Option(help="The storage of that study, if another.")] = None,
+    warm_start_best: Annotated[int, typer.Option(min=1, help="Number of its best trials to run.")] = 5,
     ray: Annotated[
         str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT or auto."),
+        typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT or auto."),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            "--gpus-per-worker",
             min=0,
             help="Of a Ray cluster; 0.25 puts four workers on a GPU. If omitted, 1 where the cluster has GPUs.",
         ),
     ] = None,
     cpus_per_worker: Annotated[
         float,
-        typer.Option("--cpus-per-worker", min=0, help="Of a Ray cluster; 1 or more is also the threads per worker."),
+        typer.Option(min=0, help="Of a Ray cluster; 1 or more is also the threads per worker."),
     ] = 1.0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out recordings with errors, and list them in the study.")
     ] = False,
-    artifacts: ArtifactsOption = None,
-    track: TrackOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    artifacts: options.Artifacts = None,
+    track: options.Track = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Create or continue a study and run it."""
     from quell_tuning.results import status as state
@@ -184,19 +167,15 @@ def _warm_starts(
 
 
 def worker(
-    study: StudyFile,
-    corpus: CorpusOption = None,
-    device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda:N, or auto: the GPU with the fewest workers.")
-    ] = "auto",
-    part: Annotated[
-        str, typer.Option("--part", help="search, or one of its sub-studies: presets, confirm.")
-    ] = "search",
-    artifacts: ArtifactsOption = None,
-    track: TrackOption = None,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    study: options.StudyFile,
+    corpus: options.Corpus = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda:N, or auto: the GPU with the fewest workers.")] = "auto",
+    part: Annotated[str, typer.Option(help="search, or one of its sub-studies: presets, confirm.")] = "search",
+    artifacts: options.Artifacts = None,
+    track: options.Track = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Add a worker, on this machine, to an existing study."""
     from quell_tuning.study.substudies import PARTS
@@ -219,14 +198,14 @@ def worker(
 
 
 def serve(
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 13000,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; there is no password.")] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 13000,
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = ("127.0.0.1"),
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Server processes that share the clients; each uses one core.")
+        int, typer.Option(min=1, help="Server processes that share the clients; each uses one core.")
     ] = 1,
-    runs: RunsOption = Path("runs"),
-    storage: StorageOption = None,
-    storage_file: StorageFileOption = None,
+    runs: options.Runs = Path("runs"),
+    storage: options.Storage = None,
+    storage_file: options.StorageFile = None,
 ) -> int:
     """Serve a database through Optuna's gRPC proxy, for many workers."""
     from quell_tuning.storage.grpc_server import Backend
