@@ -41,8 +41,7 @@ def denoise(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Recordings at once; 0: one per core.")] = 0,
     wet: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Share of the denoised signal in the output; the rest is input."),
+        float, typer.Option(min=0, max=1, help="Share of the denoised signal in the output; the rest is input.")
     ] = 1.0,
     attenuation_limit: Annotated[float | None, typer.Option(min=0, help="Lower the noise by at most N dB.")] = None,
     rate: Annotated[int, typer.Option(min=1000, help="Sample rate of raw samples in Hz.")] = 16000,
@@ -97,7 +96,7 @@ def files(
     processes: int,
     console: Console,
 ) -> int:
-    """Denoises recordings and folders; returns the exit code, 1 if any recording failed.
+    """Denoises recordings and folders, each independent of the others; returns the exit code, 1 if any failed.
 
     Args:
         model: an exported file; None for the included models, chosen by each recording's sample rate.
@@ -106,9 +105,10 @@ def files(
         AudioError: an input or output that cannot be used, before anything is denoised.
         ExportError: the model cannot be loaded.
     """
-    from quell.inference import batch, pretrained
+    from quell.inference import batch, pretrained, process_pool
     from quell.inference.journal import Journal, settings_key
     from quell.processes import cores
+    from quell_tuning import progress
 
     if model is not None and not model.is_file():
         from quell.export.exported_model import load
@@ -118,24 +118,11 @@ def files(
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.already_done:
         _print(f"{len(plan.already_done)} recordings were done before, by the same model", console)
-    with _resumable(plan):
-        failed = _run(plan, model, options, processes or cores(), console)
-    if plan.journal is not None and not failed:
-        plan.journal.close([*plan.jobs, *plan.already_done])
-    with _writing_stdout():
-        print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
-    return 1 if failed else 0
-
-
-def _run(plan: batch.Plan, model: Path | None, options: DenoiseOptions, processes: int, console: Console) -> int:
-    """Denoises the recordings of a plan, each independent of the others; returns how many failed."""
-    from quell.inference import process_pool
-    from quell_tuning import progress
-
     failed = 0
     with (
+        _resumable(plan),
         progress.bar("denoising, seconds", console) as update,
-        closing(process_pool.denoise(plan.jobs, model, options, processes, update, plan.journal)) as results,
+        closing(process_pool.denoise(plan.jobs, model, options, processes or cores(), update, plan.journal)) as results,
     ):
         for result in results:
             if result.error is not None:
@@ -145,7 +132,11 @@ def _run(plan: batch.Plan, model: Path | None, options: DenoiseOptions, processe
                 _warn(str(result.job.target), result.report, console)
                 if plan.journal is not None:
                     plan.journal.add(result.job)
-    return failed
+    if plan.journal is not None and not failed:
+        plan.journal.close([*plan.jobs, *plan.already_done])
+    with _writing_stdout():
+        print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
+    return 1 if failed else 0
 
 
 def stream(

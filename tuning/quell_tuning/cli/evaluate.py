@@ -26,12 +26,10 @@ def evaluate(
     study: options.StudyOption = None,
     noisy: Annotated[Path | None, typer.Option(help="A folder of noisy recordings.")] = None,
     clean: Annotated[
-        Path | None,
-        typer.Option(help="Their clean versions, under the same paths; DNSMOS estimates if omitted."),
+        Path | None, typer.Option(help="Their clean versions, under the same paths; DNSMOS estimates if omitted.")
     ] = None,
     baseline: Annotated[
-        str,
-        typer.Option(help="Systems to compare with, separated by commas: noisy, spectral-gate, rnnoise."),
+        str, typer.Option(help="Systems to compare with, separated by commas: noisy, spectral-gate, rnnoise.")
     ] = "noisy",
     table: Annotated[Path | None, typer.Option("--csv", help="File to write a row per clip and system to.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --csv file if it exists.")] = False,

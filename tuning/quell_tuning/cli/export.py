@@ -21,14 +21,10 @@ def export(
         typer.Option(min=0, help="Number of the trial; the best if omitted.", autocompletion=complete_trial),
     ] = None,
     kind: Annotated[
-        str | None,
-        typer.Option("--format", help=f"One of {', '.join(FORMATS)}; by the suffix of -o if omitted."),
+        str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}; by the suffix of -o if omitted.")
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence to state in the model card and the metadata.")] = "",
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="First train it again, on train and validation."),
-    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="First train it again, on train and validation.")] = False,
     device: options.Device = "cpu",
     artifacts: options.Artifacts = None,
     runs: options.Runs = Path("runs"),

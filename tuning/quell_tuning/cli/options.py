@@ -115,7 +115,6 @@ Corpus = Annotated[
     Path | None,
     typer.Option(envvar=environment.CORPUS.name, help="Folder that contains the study's clean and noise folders."),
 ]
-Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, instead of the study file's.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

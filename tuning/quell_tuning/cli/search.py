@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quell_tuning.study.study_file import StudySpec
-    from quell_tuning.workers.ray_pool import RayCluster
     from quell_tuning.workspace.workspace import Workspace
 
 
@@ -76,13 +75,14 @@ def tune(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            help="Worker processes on this machine; one per device if omitted. 0 only creates the study.",
+            min=0, help="Worker processes on this machine; one per device if omitted. 0 only creates the study."
         ),
     ] = None,
     devices: Annotated[str, typer.Option(help="cpu, cuda:0,cuda:1, ...; assigned to the workers in turn.")] = "",
     per_gpu: Annotated[int, typer.Option(min=1, help="Workers per device.")] = 1,
-    trials: options.Trials = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total number of trials, instead of the study file's.")
+    ] = None,
     presets: Annotated[
         bool, typer.Option("--presets", help="Also train the presets, outside the search, in the study NAME-presets.")
     ] = False,
@@ -93,19 +93,16 @@ def tune(
     warm_start_storage: Annotated[str | None, typer.Option(help="The storage of that study, if another.")] = None,
     warm_start_best: Annotated[int, typer.Option(min=1, help="Number of its best trials to run.")] = 5,
     ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT or auto."),
+        str | None, typer.Option(metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT or auto.")
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            help="Of a Ray cluster; 0.25 puts four workers on a GPU. If omitted, 1 where the cluster has GPUs.",
+            min=0, help="Of a Ray cluster; 0.25 puts four workers on a GPU. If omitted, 1 where the cluster has GPUs."
         ),
     ] = None,
     cpus_per_worker: Annotated[
-        float,
-        typer.Option(min=0, help="Of a Ray cluster; 1 or more is also the threads per worker."),
+        float, typer.Option(min=0, help="Of a Ray cluster; 1 or more is also the threads per worker.")
     ] = 1.0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out recordings with errors, and list them in the study.")
@@ -120,6 +117,7 @@ def tune(
     from quell_tuning.results import status as state
     from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.workers.devices import check_devices, share_devices
+    from quell_tuning.workers.ray_pool import RayCluster, check_storage
     from quell_tuning.workers.tune import Tune
 
     log_to_stderr()
@@ -128,11 +126,12 @@ def tune(
     if ray is None:
         names = [name.strip() for name in devices.split(",") if name.strip()]
         cluster, worker_devices = None, share_devices(check_devices(names), per_gpu, workers)
+    elif not workers or devices or per_gpu > 1:
+        problem = "--devices or --per-gpu beside it" if workers else "no number of workers"
+        raise UsageError(f"--ray: {problem}, expected --workers N and --gpus-per-worker SHARE; change the options")
     else:
-        if not workers or devices or per_gpu > 1:
-            problem = "--devices or --per-gpu beside it" if workers else "no number of workers"
-            raise UsageError(f"--ray: {problem}, expected --workers N and --gpus-per-worker SHARE; change the options")
-        cluster, worker_devices = _ray_cluster(ray, workers, gpus_per_worker, cpus_per_worker, place), []
+        check_storage(place.storage_url)
+        cluster, worker_devices = RayCluster(ray, workers, gpus_per_worker, cpus_per_worker), []
     check_tracking(track)
     starts: list[dict[str, Any]] = []
     if warm_start is not None:
@@ -143,13 +142,6 @@ def tune(
     for stored in studies:
         state.show(state.summary(stored), stdout())
     return _exit_code(code)
-
-
-def _ray_cluster(address: str, workers: int, gpus: float | None, cpus: float, place: Workspace) -> RayCluster:
-    from quell_tuning.workers.ray_pool import RayCluster, check_storage
-
-    check_storage(place.storage_url)
-    return RayCluster(address, workers, gpus, cpus)
 
 
 def _warm_starts(
