@@ -19,11 +19,6 @@ class ChosenTrial:
     trial: FrozenTrial
     label: str
 
-    @property
-    def weights_number(self) -> int:
-        """Number of the trial whose weights these are: of equal configurations only one was trained."""
-        return _weights_number(self.trial)
-
 
 def choose(study: optuna.Study, runs: RunFolder, number: int | None = None) -> ChosenTrial:
     """The trial `number`, else the confirmed one, else the best.
@@ -34,7 +29,7 @@ def choose(study: optuna.Study, runs: RunFolder, number: int | None = None) -> C
     """
     ranked = best_trials(study)
     stored = runs.kept_weights(study.study_name)
-    exportable = [trial for trial in ranked if _weights_number(trial) in stored]
+    exportable = [trial for trial in ranked if weights_number(trial) in stored]
     names = ", ".join(str(trial.number) for trial in exportable) or "none yet"
     if not ranked:
         raise StudyNotFound(
@@ -61,7 +56,7 @@ def _confirmed(study: optuna.Study, runs: RunFolder, ranked: list[FrozenTrial]) 
     None when no trial was confirmed, or when the search went on afterwards and found a better one.
     """
     confirmed = study.user_attrs.get("confirmed")
-    if confirmed is None or _weights_number(ranked[0]) not in confirmed["of"]:
+    if confirmed is None or weights_number(ranked[0]) not in confirmed["of"]:
         return None
     name, number = confirmed["study"], confirmed["trial"]
     trials = optuna.load_study(study_name=name, storage=storage_of(study)).get_trials(deepcopy=False)
@@ -71,5 +66,6 @@ def _confirmed(study: optuna.Study, runs: RunFolder, ranked: list[FrozenTrial]) 
     return ChosenTrial(name, trials[number], f"trial {number} of {name}{of}, the best seed of the confirmed winner")
 
 
-def _weights_number(trial: FrozenTrial) -> int:
+def weights_number(trial: FrozenTrial) -> int:
+    """Number of the trial whose weights a trial has: of equal configurations only one was trained."""
     return int(trial.user_attrs.get("same_as", trial.number))

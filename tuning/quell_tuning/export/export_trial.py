@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 import quell
+from quell.atomic import replacing
 from quell.config import FORMATS
 from quell.corpus.memory_map import Corpus
 from quell.errors import CorpusError
@@ -22,7 +23,7 @@ from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.export import model_card
-from quell_tuning.export.chosen_trial import ChosenTrial, choose
+from quell_tuning.export.chosen_trial import ChosenTrial, choose, weights_number
 from quell_tuning.export.model_card import ExportedTrial
 from quell_tuning.export.retraining import refit
 from quell_tuning.export.validation_scores import Validation
@@ -53,8 +54,9 @@ def export_best(
         ExportError: the file cannot be written, or its output differs from the trial's.
     """
     chosen = choose(study, runs, number)
-    denoiser = load_weights(runs.fetch_weights(chosen.study, chosen.weights_number))
-    model_card.check(path.with_suffix(".md"))
+    denoiser = load_weights(runs.fetch_weights(chosen.study, weights_number(chosen.trial)))
+    card = path.with_suffix(".md")
+    model_card.check(card)
     if again_on is not None:
         denoiser = refit(study, chosen.trial, runs, torch.device(again_on), console)
     costs = cost(denoiser.config)
@@ -71,7 +73,8 @@ def export_best(
         if corpus is not None and again_on is None:
             validation = _validation(study, corpus, load(path), console)
     exported = ExportedTrial(chosen, costs, rtf, metadata, corpus, validation)
-    model_card.write(path, exported)
+    with replacing(card) as partial:
+        partial.write_text(model_card.text(path, exported), encoding="utf-8")
     return exported
 
 

@@ -1,11 +1,12 @@
 """The model card beside an exported file: its training data, scores and weak spots, its cost, how to load it."""
 
-import math
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from quell.atomic import replacing
+from jinja2 import Environment, StrictUndefined
+
 from quell.corpus.memory_map import Corpus
 from quell.errors import ExportError
 from quell.export.cost import Cost
@@ -16,45 +17,6 @@ from quell_tuning.formatting import number
 from quell_tuning.markdown import plain_table
 
 MARK = "<!-- model card, written by quell export -->"
-
-REFITTED = (
-    "The scores of the trial that was chosen. This file was trained again, on the recordings of that split too: it has "
-    "no validation scores of its own, and only the test split is new to it."
-)
-VALIDATED = (
-    "The exported file over {} mixtures of speakers and noises that are not in the training data; noisy -> denoised, "
-    "gain with its 95 % interval (paired bootstrap over clips). The trial was chosen by these scores: on other "
-    "recordings expect a little less."
-)
-
-USE = {
-    ".pt": """```python
-import torch
-
-denoise = torch.jit.load("{name}")
-clean = denoise(noisy)  # float32, (T,) or (B, T) at {rate} Hz; the same shape comes back
-```
-
-```cpp
-torch::jit::Module denoise = torch::jit::load("{name}");
-torch::InferenceMode guard;
-torch::Tensor clean = denoise.forward({{noisy}}).toTensor();  // float32, (T,) or (B, T) at {rate} Hz
-```""",
-    ".onnx": """```python
-import onnxruntime
-
-session = onnxruntime.InferenceSession("{name}")
-(clean,) = session.run(["clean"], {{"noisy": noisy}})  # float32, (B, T) at {rate} Hz; the same shape comes back
-```
-
-The other inputs have defaults; they carry a long signal's level and state from block to block.""",
-    ".pt2": """```python
-import torch
-
-denoise = torch.export.load("{name}").module()
-(clean,) = denoise(noisy)  # float32, (B, T) at {rate} Hz; the same shape comes back
-```""",
-}
 
 
 @dataclass(frozen=True)
@@ -69,21 +31,8 @@ class ExportedTrial:
     validation: Validation | None  # None without a corpus
 
 
-def write(path: Path, exported: ExportedTrial) -> Path:
-    """Writes the card beside an exported file; the card of an earlier export is replaced.
-
-    Raises:
-        ExportError: a file of the card's name is there and is no card.
-    """
-    card = path.with_suffix(".md")
-    check(card)
-    with replacing(card) as partial:
-        partial.write_text(text(path, exported), encoding="utf-8")
-    return card
-
-
 def check(card: Path) -> None:
-    """Checks that a card may be written there.
+    """Checks that a card may be written there: nothing is there, or the card of an earlier export.
 
     Raises:
         ExportError: a file of that name is there and is no card.
@@ -97,64 +46,53 @@ def check(card: Path) -> None:
 
 
 def text(path: Path, exported: ExportedTrial) -> str:
-    """The card, in Markdown."""
-    metadata, corpus = exported.metadata, exported.corpus
-    weak = ["Not in the training data:", "\n".join(f"- {what}" for what in untrained(metadata, corpus))]
-    if exported.validation is not None and corpus is not None:
-        weak[:0] = weak_spots(exported.validation), weakest_noises(exported.validation, corpus)
-    parts = [
-        MARK,
-        f"# {path.name}",
-        f"A speech denoiser, waveform to waveform, at {metadata['sample_rate']} Hz: {exported.chosen.label}, exported "
-        f"{metadata['exported']} with Quell {metadata['quell']} and torch {metadata['torch']}.",
-        f"Licence: {metadata['licence'] or 'not stated'}",
-        _provenance(metadata),
-        "## Trained on",
-        _corpus(metadata, corpus),
-        "## Scores on the validation split",
-        _scores(exported),
-        "## Weak where",
-        *weak,
-        "## Cost",
-        _cost(exported),
-        "## How to use it",
-        USE[path.suffix].format(name=path.name, rate=metadata["sample_rate"]),
-        f"Or without code: `quell denoise {path.name} noisy.wav -o clean.wav`." if path.suffix != ".pt2" else "",
-    ]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    """The card of the file at `path`, in Markdown."""
+    metadata, corpus, validation = exported.metadata, exported.corpus, exported.validation
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = (files("quell_tuning.export") / "model_card.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        vars(exported),
+        mark=MARK,
+        path=path,
+        training=_training(metadata, corpus),
+        splits=_split_table(corpus) if corpus else "",
+        noises=sorted({clip.category for clip in corpus.splits["train"].of("noise")} - {""}) if corpus else [],
+        scores=score_table(validation) if validation else _trial_scores(**metadata["validation"]),
+        weak_spots=weak_spots,
+        weakest_noises=weakest_noises,
+        untrained=untrained(metadata, corpus),
+    )
 
 
-def _provenance(metadata: dict[str, Any]) -> str:
-    """What the file was made from, so that it can be made again."""
-    facts = {
-        "study": f"`{metadata['study']}`, whose specification has the hash {metadata['spec_hash']}",
-        "recordings": f"corpus {metadata['corpus']}",
-        "seed": str(metadata["training"].get("seed", "")),
-        "commit": metadata["commit"],
-    }
-    return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
-
-
-def _corpus(metadata: dict[str, Any], corpus: Corpus | None) -> str:
+def _training(metadata: dict[str, Any], corpus: Corpus | None) -> str:
+    """What it was trained on, in a sentence or more."""
     hours = metadata["training"]["rungs_audio_hours"][-1]
     low, high = metadata["training"]["snr_db"]
     pairs = corpus is not None and bool(corpus.splits["train"].of("noisy"))
-    training = f"{hours:g} h of training audio, "
+    source = corpus.fingerprint if corpus else f"{metadata['corpus']}, whose recordings are not here"
+    training = f"Corpus {source}; {hours:g} h of training audio, "
     training += "of pairs as they were recorded." if pairs else f"mixed from it at {low:g} to {high:g} dB SNR."
     if metadata.get("refit"):
         training += " It was trained on the recordings of train and validation."
     if metadata.get("skipped"):
         training += f" {metadata['skipped']} recordings with errors were left out."
-    if corpus is None:
-        return f"Corpus {metadata['corpus']}, whose recordings are not here; {training}"
+    return training
+
+
+def _split_table(corpus: Corpus) -> str:
     rows = []
     for split, data in corpus.splits.items():
         minutes = [f"{corpus.minutes(split, kind):.1f}" for kind in ("clean", "noise")]
         rows.append([split, *minutes, str(len({clip.group for clip in data.of("clean")}))])
-    table = plain_table(["split", "speech, min", "noise, min", "groups of speech"], rows)
-    noises = sorted({clip.category for clip in corpus.splits["train"].of("noise")} - {""})
-    named = f"Noises: {', '.join(noises)}." if noises else ""
-    return "\n\n".join(filter(None, [f"Corpus {corpus.fingerprint}; {training}", table, named]))
+    return plain_table(["split", "speech, min", "noise, min", "groups of speech"], rows)
+
+
+def _trial_scores(noisy: dict[str, float], denoised: dict[str, float]) -> str:
+    """A table of the scores that the trial ended with."""
+    rows = [[f"{name} ({UNITS[name]})", number(name, noisy[name]), number(name, denoised[name])] for name in denoised]
+    return plain_table(["", "noisy", "denoised"], rows)
 
 
 def untrained(metadata: dict[str, Any], corpus: Corpus | None) -> list[str]:
@@ -174,27 +112,3 @@ def untrained(metadata: dict[str, Any], corpus: Corpus | None) -> list[str]:
             kinds.append("reverberation that was not recorded with the speech")
     kinds.append(f"sound above {metadata['sample_rate'] / 2000:g} kHz, which does not come back")
     return kinds
-
-
-def _scores(exported: ExportedTrial) -> str:
-    """The file's own scores on the validation mixtures; without them those of the trial."""
-    if exported.validation is not None:
-        how = VALIDATED.format(len(exported.validation.labels))
-        return f"{how}\n\n{score_table(exported.validation)}"
-    before, after = exported.metadata["validation"]["noisy"], exported.metadata["validation"]["denoised"]
-    rows = [[f"{name} ({UNITS[name]})", number(name, before[name]), number(name, after[name])] for name in after]
-    table = plain_table(["", "noisy", "denoised"], rows)
-    return f"{REFITTED}\n\n{table}" if exported.metadata.get("refit") else table
-
-
-def _cost(exported: ExportedTrial) -> str:
-    costs = exported.costs
-    infinite = math.isinf(costs.latency_ms)
-    latency = "the whole recording (the network also runs backwards)" if infinite else f"{costs.latency_ms:.0f} ms"
-    lines = [
-        f"- {costs.parameters:,} parameters, {costs.macs_per_s / 1e6:.0f} M multiply-accumulates per second of audio",
-        f"- latency: {latency}",
-    ]
-    if exported.rtf is not None:
-        lines.append(f"- real-time factor {exported.rtf:.4f} on one CPU thread of the machine that exported it")
-    return "\n".join(lines)
