@@ -34,17 +34,13 @@ def dashboard(
     access_control.check(host, password)
 
     from quell_tuning.artifacts.artifact_store import open_artifacts
-    from quell_tuning.dashboard import page_refresh
     from quell_tuning.dashboard.server import Access, serve
-    from quell_tuning.optuna_private import storage_of
 
     log_to_stderr()
     place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
-    stored = open_study(study, place)
-    artifact_store = open_artifacts(place.artifacts_url, place.runs)
-    access = Access(host, port, password, read_only)
-    return serve(stored, artifact_store, access, stderr(), lambda: page_refresh.refresh(stored, storage_of(stored)))
+    stored, store = open_study(study, place), open_artifacts(place.artifacts_url, place.runs)
+    return serve(stored, store, Access(host, port, password, read_only), stderr())
 
 
 def report(

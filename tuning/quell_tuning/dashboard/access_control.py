@@ -10,6 +10,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +91,7 @@ def check(host: str, password: str | None) -> None:
         )
 
 
+@dataclass
 class Guard:
     """Passes allowed requests on to `app`; answers the others with a status and a reason.
 
@@ -99,10 +101,9 @@ class Guard:
         read_only: refuse all writes.
     """
 
-    def __init__(self, app: WSGIApplication, password: str | None, read_only: bool) -> None:
-        self.app = app
-        self.password = password
-        self.read_only = read_only
+    app: WSGIApplication
+    password: str | None = field(repr=False)
+    read_only: bool
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
@@ -122,9 +123,7 @@ class Guard:
         elif not is_loopback(_hostname(environ.get("HTTP_HOST", ""))):
             raise Refusal("403 Forbidden", "asked for under a name that is not this machine's own, without a password")
         path = environ["PATH_INFO"]
-        if (
-            not path.isascii()
-        ):  # the dashboard drops bytes that are not UTF-8, and would see a path other than the one checked here
+        if not path.isascii():  # the dashboard drops bytes that are not UTF-8, and would see another path than this one
             raise Refusal("404 Not Found", "no such page")
         if environ["REQUEST_METHOD"] in READ_METHODS:
             return

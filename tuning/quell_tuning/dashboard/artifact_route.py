@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -34,13 +34,13 @@ INLINE = re.compile(r"audio/.*|image/(png|jpeg|webp|gif)")
 CHUNK = 1 << 16
 
 
+@dataclass
 class Artifacts:
     """Answers all paths under /artifacts; other requests go on to `app`."""
 
-    def __init__(self, app: WSGIApplication, storage: BaseStorage, store: ArtifactStore) -> None:
-        self.app = app
-        self.storage = storage
-        self.store = store
+    app: WSGIApplication
+    storage: BaseStorage
+    store: ArtifactStore
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -76,15 +76,16 @@ class Artifacts:
             return []
         file = self._open(artifact)
         size = file.seek(0, os.SEEK_END)
-        part = Part.requested(environ, artifact, size)
-        if part is None:
+        requested = _requested(environ, artifact, size)
+        part = range(size) if requested is None else requested
+        if requested is not None and not part:
             file.close()
             whole = {"Content-Range": f"bytes */{size}"}
             raise Refusal("416 Range Not Satisfiable", f"{size} bytes, expected a range that begins in them", whole)
-        headers += [("Accept-Ranges", "bytes"), ("Content-Length", str(part.length))]
-        if part.partial:
-            headers.append(("Content-Range", f"bytes {part.start}-{part.start + part.length - 1}/{size}"))
-        start_response("206 Partial Content" if part.partial else "200 OK", headers)
+        headers += [("Accept-Ranges", "bytes"), ("Content-Length", str(len(part)))]
+        if requested:
+            headers.append(("Content-Range", f"bytes {part.start}-{part.stop - 1}/{size}"))
+        start_response("206 Partial Content" if requested else "200 OK", headers)
         if environ["REQUEST_METHOD"] == "HEAD":
             file.close()
             return []
@@ -105,48 +106,34 @@ class Artifacts:
             raise Refusal("503 Service Unavailable", f"{artifact}: the artifacts cannot be read now") from error
 
 
-@dataclass(frozen=True)
-class Part:
-    """The part of a file that is sent."""
+def _requested(environ: WSGIEnvironment, artifact: str, size: int) -> range | None:
+    """The bytes that a request asks for (RFC 9110, section 14); empty when the file has none of them.
 
-    start: int
-    length: int
-    partial: bool
-
-    @classmethod
-    def requested(cls, environ: WSGIEnvironment, artifact: str, size: int) -> Self | None:
-        """The range of a request (RFC 9110, section 14); None when the file has none of its bytes.
-
-        It is the whole file without a range, and for several ranges, for one that cannot be parsed, and for one of
-        another version.
-        """
-        match = RANGE.fullmatch(environ.get("HTTP_RANGE", "").strip())
-        other_version = environ.get("HTTP_IF_RANGE", f'"{artifact}"') != f'"{artifact}"'
-        if not match or match.groups() == ("", "") or other_version:
-            return cls(0, size, False)
-        first, last = match.groups()
-        if not first:
-            start, stop = max(0, size - int(last)), size
-        else:
-            start, stop = int(first), min(size, int(last) + 1) if last else size
-            if last and int(last) < int(first):
-                return cls(0, size, False)
-        return cls(start, stop - start, True) if start < stop else None
+    None, the whole file, without a range, for several ranges, for one that cannot be parsed, and for one of another
+    version.
+    """
+    match = RANGE.fullmatch(environ.get("HTTP_RANGE", "").strip())
+    if not match or environ.get("HTTP_IF_RANGE", f'"{artifact}"') != f'"{artifact}"':
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(0, size - int(last)), size) if last else None
+    if not last:
+        return range(int(first), size)
+    return range(int(first), min(size, int(last) + 1)) if int(first) <= int(last) else None
 
 
+@dataclass
 class _Pieces:
     """A part of a file in chunks; the server closes it, also when the client disconnects."""
 
-    def __init__(self, file: BinaryIO, part: Part) -> None:
-        self.file = file
-        self.part = part
+    file: BinaryIO
+    part: range
 
     def __iter__(self) -> Iterator[bytes]:
         self.file.seek(self.part.start)
-        remaining = self.part.length
-        while remaining > 0 and (chunk := self.file.read(min(CHUNK, remaining))):
-            remaining -= len(chunk)
-            yield chunk
+        for start in self.part[::CHUNK]:
+            yield self.file.read(min(CHUNK, self.part.stop - start))
 
     def close(self) -> None:
         self.file.close()

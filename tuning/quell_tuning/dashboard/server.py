@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -18,6 +19,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from rich.console import Console
 
 from quell_tuning.artifacts.artifact_store import ArtifactStore
+from quell_tuning.dashboard import page_refresh
 from quell_tuning.dashboard.access_control import Guard, is_loopback
 from quell_tuning.dashboard.artifact_route import Artifacts
 from quell_tuning.dashboard.storage_view import DashboardStorage
@@ -53,18 +55,11 @@ class Access:
     read_only: bool
 
 
-def serve(
-    study: optuna.Study,
-    store: ArtifactStore,
-    access: Access,
-    console: Console,
-    refresh: Callable[[], None] | None = None,
-) -> int:
+def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Console) -> int:
     """Prints the address of the study's page on stdout and serves until it is interrupted.
 
-    Args:
-        refresh: brings the study's notes and plots up to date; called in a thread, at the start and every REFRESH_S. It
-            takes 0.1 s for 1000 trials when nothing has changed.
+    The study's notes and plots are brought up to date at the start and every REFRESH_S. When nothing has changed that
+    takes 0.1 s for 1000 trials.
 
     Raises:
         UsageError: the address is taken, or not this machine's.
@@ -80,8 +75,8 @@ def serve(
         # Not in this thread: waitress swallows KeyboardInterrupt in the main thread.
         serving = threading.Thread(target=server.run, daemon=True)
         ended = threading.Event()
-        if refresh is not None:
-            threading.Thread(target=keep_fresh, args=(refresh, ended), daemon=True).start()
+        refresh = partial(page_refresh.refresh, study, storage)
+        threading.Thread(target=keep_fresh, args=(refresh, ended), daemon=True).start()
         if not is_loopback(access.host):
             console.print(
                 f"quell: {access.host}: the password crosses the network unencrypted; use a network that you trust, or "
@@ -129,11 +124,11 @@ def application(
     return Guard(Artifacts(JsonAnswers(page), view, store), password, read_only)
 
 
+@dataclass
 class JsonAnswers:
     """Makes JSON answers never empty, as the page's scripts need, and gzips them (to a tenth, with 1000 trials)."""
 
-    def __init__(self, app: WSGIApplication) -> None:
-        self.app = app
+    app: WSGIApplication
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         encodings = environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files fail without it

@@ -78,7 +78,7 @@ def _presets(presets: Sequence[TrialRow]) -> str:
             broken = infeasible(preset.trial)
             state = f"infeasible, {broken}" if broken else preset.trial.state.name.lower()
             lines.append(f"{escape(preset.preset)} is {state}.")
-    return "\n\n".join([markdown.table(header, rows), *lines]) if rows else ""
+    return "\n\n".join([markdown.table(header, rows), *lines])
 
 
 def _budget(snapshot: StudySnapshot, spec: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ def _budget(snapshot: StudySnapshot, spec: Mapping[str, Any]) -> str:
 
 def _limits(limits: Mapping[str, float | None]) -> str:
     rows = [[COSTS[name].title, cost_number(name, limit)] for name, limit in limits.items() if limit is not None]
-    return markdown.table(["", "at most"], rows) if rows else ""
+    return markdown.table(["", "at most"], rows)
 
 
 def _corpus(corpus: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
@@ -122,7 +122,7 @@ def _corpus(corpus: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
         [split, f"{split_minutes['clean']:.1f}", f"{split_minutes['noise']:.1f}"]
         for split, split_minutes in attributes.get("minutes", {}).items()
     ]
-    table = markdown.table(["split", "speech (min)", "noise (min)"], minutes) if minutes else ""
+    table = markdown.table(["split", "speech (min)", "noise (min)"], minutes)
     return "\n\n".join(filter(None, [facts, table and f"Recordings by split:\n\n{table}"]))
 
 
