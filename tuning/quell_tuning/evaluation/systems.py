@@ -1,6 +1,6 @@
 """The systems that `quell evaluate` compares: exported and included models, and third-party ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,10 @@ def named_systems(arguments: Sequence[str], sample_rate: int | None = None) -> l
         UsageError: two systems of the same name.
     """
     systems = [_shipped(sample_rate) if name == SHIPPED else _from_file(name) for name in arguments or [SHIPPED]]
-    _check_unique(system.name for system in systems)
+    names = [*baselines.SYSTEMS, *(system.name for system in systems)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name}: two systems of that name, expected one; rename a file")
     return systems
 
 
@@ -64,11 +67,3 @@ def _from_file(argument: str) -> NamedSystem:
             raise
         return NamedSystem(path.name, external_models.system(path))
     return NamedSystem(path.name, as_system(model), model)
-
-
-def _check_unique(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen or name in baselines.SYSTEMS:
-            raise UsageError(f"{name}: two systems of that name, expected one; rename a file")
-        seen.add(name)
