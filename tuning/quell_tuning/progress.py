@@ -1,7 +1,5 @@
 """Progress bars with the time left; on terminals only, and removed at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -72,7 +70,7 @@ class _Sound(ProgressColumn):
         return Text(clock if speed is None else f"{clock}, {speed:.1f} times real time")
 
 
-class Trainings:
+class Trainings(Bars):
     """A bar for each running trial: audio-hours, loss, last score, time left. A context manager."""
 
     def __init__(self, console: Console) -> None:
@@ -83,33 +81,26 @@ class Trainings:
             TextColumn("{task.fields[loss]}{task.fields[score]} left"),
             TimeRemainingColumn(),
         )
-        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Trainings:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._trials: dict[str, TaskID] = {}
 
     def step(self, name: str, audio_hours: float, of: float, loss: float) -> None:
         """Updates the bar of a trial; a new name opens one."""
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=of, loss="", score="")
-        self._bars.update(self._tasks[name], completed=audio_hours, loss=f"loss {loss:.4f}")
+        if name not in self._trials:
+            self._trials[name] = self.add_task(name, total=of, loss="", score="")
+        self.update(self._trials[name], completed=audio_hours, loss=f"loss {loss:.4f}")
 
     def scored(self, name: str, done: float, of: float) -> None:
         """Shows how many clips are scored."""
-        if name in self._tasks:
-            self._bars.update(self._tasks[name], score=f", {done} of {of} clips scored,")
+        if name in self._trials:
+            self.update(self._trials[name], score=f", {done} of {of} clips scored,")
 
     def rung(self, name: str, metric: str, score: float) -> None:
         """Shows the score of a rung."""
-        if name in self._tasks:
-            self._bars.update(self._tasks[name], score=f", {metric} {score:.3f},")
+        if name in self._trials:
+            self.update(self._trials[name], score=f", {metric} {score:.3f},")
 
     def end(self, name: str) -> None:
         """Removes a bar."""
-        if name in self._tasks:
-            self._bars.remove_task(self._tasks.pop(name))
+        if name in self._trials:
+            self.remove_task(self._trials.pop(name))

@@ -14,7 +14,7 @@ from quell_tuning.markdown import escape, table
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.costs import costs, infeasible
 from quell_tuning.results.snapshot import StudySnapshot
-from quell_tuning.results.trial_row import TrialRow, gains
+from quell_tuning.results.trial_row import TrialRow, gains, trained_hours
 
 PICTURE = "waveforms and spectrograms of the three"
 
@@ -110,9 +110,7 @@ def _audio(trial: FrozenTrial) -> str:
     rungs = trial.user_attrs.get("training", {}).get("rungs_audio_hours", ())
     if not rungs:
         return ""
-    complete = trial.state == TrialState.COMPLETE
-    lease = trial.user_attrs.get("lease", (0, 0.0))
-    hours = rungs[-1] if complete else max(lease[1], max(trial.intermediate_values, default=0) / 3600)
+    hours = rungs[-1] if trial.state == TrialState.COMPLETE else trained_hours(trial)
     return f"{hours:.3g} of {rungs[-1]:g} h"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from quell_tuning.results.trial_row import trained_hours
 from quell_tuning.trials.lease_watch import LeaseWatch
 from quell_tuning.trials.worker_id import runs_here, shown
 
@@ -41,12 +42,11 @@ class Liveness:
 
 
 def _worker(trial: FrozenTrial) -> dict[str, Any]:
-    rungs, lease = trial.intermediate_values, trial.user_attrs.get("lease", (0, 0.0))
-    rung = max(rungs, default=None)
+    rung = max(trial.intermediate_values, default=None)
     return {
         "worker": shown(trial.user_attrs.get("worker", "")),
         "trial": trial.number,
         "rung_hours": None if rung is None else rung / 3600,
-        "score": None if rung is None else rungs[rung],
-        "audio_hours": max(lease[1], (rung or 0) / 3600),
+        "score": None if rung is None else trial.intermediate_values[rung],
+        "audio_hours": trained_hours(trial),
     }

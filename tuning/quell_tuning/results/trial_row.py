@@ -1,9 +1,7 @@
 """A trial as notes, tables and plots show it; what a study of an older version has not stored is empty."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -55,7 +53,7 @@ class TrialRow:
         """Gain of a metric over the noisy input; None where one of them is missing."""
         return gains(self.metrics, self.noisy).get(name)
 
-    def over(self, other: TrialRow | None, name: str) -> float | None:
+    def over(self, other: Self | None, name: str) -> float | None:
         """Gain of a metric over another trial; None where one of them is missing."""
         return gains(self.metrics, other.metrics).get(name) if other else None
 
@@ -72,6 +70,12 @@ def seconds(trial: FrozenTrial) -> float:
     if trial.datetime_start is None or trial.datetime_complete is None:
         return 0.0
     return max(0.0, (trial.datetime_complete - trial.datetime_start).total_seconds())
+
+
+def trained_hours(trial: FrozenTrial) -> float:
+    """Hours of audio that a running trial was trained on, by its lease or by its last rung."""
+    lease = trial.user_attrs.get("lease", (0, 0.0))
+    return float(max(lease[1], max(trial.intermediate_values, default=0) / 3600))
 
 
 def gains(values: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:

@@ -1,10 +1,9 @@
 """What `quell tune` prints while it runs: a live table on a terminal; elsewhere a line for every trial that ends."""
 
-from __future__ import annotations
-
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
 from optuna.trial import FrozenTrial, TrialState
@@ -13,12 +12,14 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from quell_tuning.results.trial_row import trained_hours
 from quell_tuning.trials.budget import Slots
 from quell_tuning.trials.ranking import feasible
+from quell_tuning.trials.worker_id import shown
 
 
 class LiveView:
-    """A live view of the slots; to be used as a context.
+    """A live view of the slots, while its attribute `live` is entered as a context.
 
     Args:
         audio_hours: of a whole training.
@@ -42,20 +43,10 @@ class LiveView:
         )
         # Hours of audio instead of trials: the bar then moves during the first trials too.
         self._task = self._bar.add_task("starting", total=trials * audio_hours, remaining="")
-        self._live = (
-            Live(self._bar, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
-        )
+        live = Live(self._bar, console=console, refresh_per_second=2, transient=True)
+        self.live: Live | nullcontext[None] = live if console.is_terminal else nullcontext()
         self._started = time.monotonic()
         self._hours_before: float | None = None  # of audio, at the first look
-
-    def __enter__(self) -> LiveView:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def show(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> None:
         """Shows the slots as they are now.
@@ -68,12 +59,12 @@ class LiveView:
         best = max((trial.values[0] for trial in complete), default=None)
         best_score = f", best {self.score} {best:.3f}" if best is not None else ""
         self._print_ended(ended, best_score)
-        if self._live is None:
+        if not isinstance(self.live, Live):
             return
         hours = sum(self._trained_hours(trial) for trial in slots.filled.values())
         description = f"{len(ended)} of {self.trials} trials{best_score}"
         self._bar.update(self._task, completed=hours, description=description, remaining=self._remaining(hours))
-        self._live.update(Group(self._table(slots, workers), self._bar))
+        self.live.update(Group(self._table(slots, workers), self._bar))
 
     def _print_ended(self, ended: list[FrozenTrial], best: str) -> None:
         if self._printed is None:
@@ -84,10 +75,10 @@ class LiveView:
             if trial.number not in self._printed:
                 self._printed.add(trial.number)
                 preset = f" {trial.user_attrs['preset']}" if "preset" in trial.user_attrs else ""
-                line = (
-                    f"trial {trial.number}{preset} {self._ending(trial)} ({len(self._printed)} of {self.trials}{best})"
+                count = f"{len(self._printed)} of {self.trials}"
+                self.console.print(
+                    f"trial {trial.number}{preset} {self._ending(trial)} ({count}{best})", highlight=False
                 )
-                self.console.print(line, highlight=False)
 
     def _ending(self, trial: FrozenTrial) -> str:
         same = f", the same as trial {trial.user_attrs['same_as']}" if "same_as" in trial.user_attrs else ""
@@ -96,9 +87,9 @@ class LiveView:
             return f"{trial.state.name.lower()}: {trial.user_attrs.get(key, '')}{same}"
         score = f"{self.score} {trial.values[0]:.3f}"
         worse = " and ".join(name for name, value in trial.constraints.items() if value > 0)
-        return (
-            f"infeasible: {score}, but {worse} below the noisy input's{same}" if worse else f"complete: {score}{same}"
-        )
+        if worse:
+            return f"infeasible: {score}, but {worse} below the noisy input's{same}"
+        return f"complete: {score}{same}"
 
     def _table(self, slots: Slots, workers: Sequence[tuple[str, int | None]]) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -123,12 +114,9 @@ class LiveView:
 
     def _trained_hours(self, trial: FrozenTrial) -> float:
         """Hours of audio that a trial was trained on; all of them once it has ended, if only early."""
-        if trial.state.is_finished():
-            return self.audio_hours
         if trial.state == TrialState.WAITING:
             return 0.0
-        lease = trial.user_attrs.get("lease", (0, 0.0))
-        return float(max(lease[1], max(trial.intermediate_values, default=0) / 3600))
+        return self.audio_hours if trial.state.is_finished() else trained_hours(trial)
 
     def _remaining(self, hours: float) -> str:
         """Time to the end at the speed since this process began, which may have continued a study."""
@@ -143,6 +131,4 @@ class LiveView:
 
 def _worker(trial: FrozenTrial) -> str:
     """Process id of a trial's worker on this machine, host:process of one elsewhere."""
-    host, _, rest = str(trial.user_attrs.get("worker", "::")).partition(":")
-    process = rest.partition(":")[0]
-    return process if host == socket.gethostname() else f"{host}:{process}"
+    return shown(trial.user_attrs.get("worker", "")).removeprefix(f"{socket.gethostname()}:")

@@ -36,7 +36,7 @@ class Supervisor(ABC):
         self.begin()
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self.view:
+            with self.view.live:
                 self._watch()
         finally:
             self._stop()
