@@ -74,14 +74,14 @@ def test_the_front_is_that_of_a_comparison_of_all_pairs(mixed: optuna.Study) -> 
         for ours, theirs in itertools.product(places, places)
         if theirs != ours and theirs[0] <= ours[0] and theirs[1] >= ours[1]
     }
-    edge = trace(plots.score_against_cost(StudySnapshot.of(mixed)), "Pareto front")
+    edge = trace(plots.score_against_cost(StudySnapshot(mixed)), "Pareto front")
     assert list(zip(edge["x"], edge["y"], strict=True)) == sorted(places - beaten)
     assert len(edge["x"]) > 3
     assert 9.0 not in edge["y"]
 
 
 def test_infeasible_trials_are_drawn_apart_and_are_never_the_best(mixed: optuna.Study) -> None:
-    figures = plots.plots(StudySnapshot.of(mixed))
+    figures = plots.plots(StudySnapshot(mixed))
     apart = {name: trace(figures[name], "infeasible") for name in ("score-against-cost", "score-against-hours")}
     assert all(set(found["y"]) == {9.0} for found in apart.values())
     for figure in figures.values():
@@ -91,7 +91,7 @@ def test_infeasible_trials_are_drawn_apart_and_are_never_the_best(mixed: optuna.
 
 
 def test_the_best_so_far_only_rises_and_ends_with_all_hours_spent(mixed: optuna.Study) -> None:
-    figure = plots.score_against_hours(StudySnapshot.of(mixed))
+    figure = plots.score_against_hours(StudySnapshot(mixed))
     best = trace(figure, "best so far")
     assert best["x"] == sorted(best["x"]) and best["y"] == sorted(best["y"])
     failed = sum(trial.state == TrialState.FAIL for trial in mixed.trials)  # without clock or word: no time
@@ -104,10 +104,10 @@ def test_the_best_so_far_only_rises_and_ends_with_all_hours_spent(mixed: optuna.
 
 def test_scores_by_snr_are_those_of_noisy_input_best_trial_and_best_preset(study: optuna.Study) -> None:
     study.add_trial(trial(0, 1.5, 1e6, preset="plain-cnn"))
-    alone = plots.score_by_snr(StudySnapshot.of(study))
+    alone = plots.score_by_snr(StudySnapshot(study))
     assert [found["name"] for found in alone["data"]] == ["noisy", "best trial (0)"]
     study.add_trial(trial(1, 2.5, 1e6))
-    figure = plots.score_by_snr(StudySnapshot.of(study))
+    figure = plots.score_by_snr(StudySnapshot(study))
     assert [found["name"] for found in figure["data"]] == ["noisy", "best preset (plain-cnn)", "best trial (1)"]
     assert all(found["x"] == [-5.0, 2.5, 10.0] for found in figure["data"])
     assert [found["y"] for found in figure["data"]] == [[1.0, 1.0, 1.0], [1.0, 1.75, 2.5], [2.0, 2.75, 3.5]]
@@ -119,7 +119,7 @@ def test_presets_are_named_wherever_they_were_trained(study: optuna.Study) -> No
     beside.add_trial(trial(0, 2.0, 3e6, preset="mask-unet"))
     study.add_trial(trial(0, 1.5, 1e6, preset="plain-cnn"))
     study.add_trial(trial(1, 2.5, 2e6))
-    figure = plots.score_against_cost(StudySnapshot.of(study, beside))
+    figure = plots.score_against_cost(StudySnapshot(study, beside))
     named = trace(figure, "presets")
     assert dict(zip(named["text"], zip(named["x"], named["y"], strict=True), strict=True)) == {
         "mask-unet": (3.0, 2.0),
@@ -133,7 +133,7 @@ def test_presets_are_named_wherever_they_were_trained(study: optuna.Study) -> No
 
 
 def test_axes_have_units_and_plotly_accepts_every_key(mixed: optuna.Study) -> None:
-    figures = plots.plots(StudySnapshot.of(mixed))
+    figures = plots.plots(StudySnapshot(mixed))
     titles = {
         name: tuple(figure["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis"))
         for name, figure in figures.items()
@@ -149,10 +149,10 @@ def test_axes_have_units_and_plotly_accepts_every_key(mixed: optuna.Study) -> No
 
 
 def test_a_study_without_a_scored_trial_has_no_plots(study: optuna.Study) -> None:
-    assert plots.plots(StudySnapshot.of(study)) == {}
+    assert plots.plots(StudySnapshot(study)) == {}
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": "step 3: loss nan"}))
     study.add_trial(create_trial(state=TrialState.PRUNED, constraints={"parameters": 0.5}))
-    assert plots.plots(StudySnapshot.of(study)) == {}
+    assert plots.plots(StudySnapshot(study)) == {}
 
 
 def test_of_several_scores_the_first_is_drawn() -> None:
@@ -162,7 +162,7 @@ def test_of_several_scores_the_first_is_drawn() -> None:
         made = create_trial(values=values, user_attrs=trial(0, values[0], values[1]).user_attrs)
         made.datetime_complete = START + timedelta(minutes=number)
         study.add_trial(made)
-    figures = plots.plots(StudySnapshot.of(study))
+    figures = plots.plots(StudySnapshot(study))
     assert trace(figures["score-against-cost"], "Pareto front")["x"] == [2.0, 3.0]
     assert trace(figures["score-against-hours"], "best so far")["y"] == [1.5, 2.5, 2.5]
     assert trace(figures["score-by-snr"], "best trial (1)")["y"][0] == 2.0

@@ -69,7 +69,7 @@ def study(tiny_spec) -> optuna.Study:
 def note_of(study: optuna.Study, trial: FrozenTrial) -> str:
     """Adds the trial to the study and returns its note."""
     study.add_trial(trial)
-    snapshot = StudySnapshot.of(study)
+    snapshot = StudySnapshot(study)
     return trial_note(snapshot, snapshot.row(snapshot.trials[-1]))
 
 
@@ -99,7 +99,7 @@ def test_a_trial_has_gains_over_the_best_preset_unless_it_is_that_preset(study: 
     note = note_of(study, complete(3.5))
     assert "**SI-SDR (dB): 5.38**, +3.50 over the noisy input, +1.50 over the best preset, mask-unet." in note
     assert ["-5", "-5.00", "-1.50", "+3.50", "-3.00", "+1.50"] in rows(note)
-    snapshot = StudySnapshot.of(study)
+    snapshot = StudySnapshot(study)
     assert "best preset" not in trial_note(snapshot, snapshot.row(study.trials[1]))
     assert "-1.00 over the best preset, mask-unet" in trial_note(snapshot, snapshot.row(study.trials[0]))
 
@@ -158,7 +158,7 @@ def test_values_that_an_older_study_lacks_are_left_out() -> None:
     )
     partial = parameters.configuration({"depth": 3, "sample_rate": 8000}, {"learning_rate": 0.01})
     assert partial == {"learning rate": "0.01"}
-    assert "None" not in study_note(StudySnapshot.of(study))
+    assert "None" not in study_note(StudySnapshot(study))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -173,7 +173,7 @@ def test_every_preset_is_described_completely(name: str, tiny_spec) -> None:
 
 
 def test_the_commands_of_notes_are_valid(study: optuna.Study) -> None:
-    notes = [note_of(study, complete(1.0)), study_note(StudySnapshot.of(study))]
+    notes = [note_of(study, complete(1.0)), study_note(StudySnapshot(study))]
     lines = [line for note in notes for line in note.splitlines() if line.startswith("quell ")]
     assert len(lines) == 7
     group = typer.main.get_command(app)
@@ -210,13 +210,13 @@ def test_special_characters_of_file_names_are_escaped(study: optuna.Study) -> No
 
 
 def test_the_note_of_a_study_has_best_trial_presets_budget_corpus_and_search(study: optuna.Study) -> None:
-    assert "No trial is complete and feasible yet." in study_note(StudySnapshot.of(study))
+    assert "No trial is complete and feasible yet." in study_note(StudySnapshot(study))
     beside = optuna.create_study(study_name="tiny-presets", direction="maximize", storage=storage_of(study))
     beside.set_user_attr("spec", study.user_attrs["spec"])
     beside.add_trial(complete(2.0, preset="plain-cnn"))
     study.add_trial(complete(9.0, {"stoi": 0.2}, preset="mask-unet"))
     study.add_trial(complete(3.0))
-    note = study_note(StudySnapshot.of(study, beside))
+    note = study_note(StudySnapshot(study, beside))
     assert "Best so far: trial 1, **SI-SDR (dB): 4.88**, +3.00 over the noisy input, +1.00 over" in note
     cells = rows(note)
     assert ["depth", "2 to 3 levels"] in cells
@@ -234,7 +234,7 @@ def test_the_note_of_a_study_with_several_scores_lists_the_front(tiny_spec) -> N
     study.set_user_attr("spec", tiny_spec(study={"score": ["si_sdr", "macs"]}).resolved())
     for values in ((5.0, 3e6), (4.0, 1e6), (3.0, 2e6)):
         study.add_trial(create_trial(values=values, user_attrs=attributes(1.0)))
-    snapshot = StudySnapshot.of(study)
+    snapshot = StudySnapshot(study)
     note = study_note(snapshot)
     assert "2 trials that none beats in every score:" in note
     assert [row for row in rows(note) if row[0] in ("0", "1", "2")] == [
@@ -249,6 +249,6 @@ def test_the_note_of_a_study_with_several_scores_lists_the_front(tiny_spec) -> N
 @pytest.mark.parametrize(("count", "names"), [(0, None), (2, "a0.wav, a1.wav"), (7, "a4.wav and 2 more")])
 def test_the_note_of_a_study_names_the_excluded_recordings(study: optuna.Study, count: int, names: str | None) -> None:
     study.set_user_attr("skipped", [f"clean/a{number}.wav" for number in range(count)])
-    note = study_note(StudySnapshot.of(study))
+    note = study_note(StudySnapshot(study))
     assert ("left out for errors" in note) == (names is not None)
     assert names is None or names.replace("a0.wav, a1", "a0.wav, clean/a1") in note.replace("\\", "")

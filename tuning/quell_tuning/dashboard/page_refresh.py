@@ -29,9 +29,9 @@ def refresh(study: optuna.Study, storage: BaseStorage) -> None:
     A note that a user edited stays as it is, until the user empties it.
     """
     others = beside(study, storage)
-    _refresh(StudySnapshot.of(study, *others), storage)
+    _refresh(StudySnapshot(study, *others), storage)
     for other in others:
-        _refresh(StudySnapshot.of(other, study), storage)
+        _refresh(StudySnapshot(other, study), storage)
 
 
 def _refresh(snapshot: StudySnapshot, storage: BaseStorage) -> None:

@@ -26,7 +26,7 @@ class Content:
     """
 
     def __init__(self, study: optuna.Study, best: int) -> None:
-        self.snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
+        self.snapshot = StudySnapshot(study, *beside(study, storage_of(study)))
         self.name, self.metric = self.snapshot.name, self.snapshot.metric
         self.attributes = self.snapshot.attributes
         self.spec: dict[str, Any] = self.attributes["spec"]

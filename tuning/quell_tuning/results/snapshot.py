@@ -1,10 +1,7 @@
 """A study read at one moment: its trials, best first, its presets, what is gained over them, and the worker-hours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -16,11 +13,13 @@ from quell_tuning.study.stored_study import metric
 from quell_tuning.trials.ranking import best_trials, is_lost
 
 
-@dataclass(frozen=True)
 class StudySnapshot:
     """A study at one moment, read once.
 
     Args:
+        others: studies whose presets are shown too.
+
+    Attributes:
         attributes: the study's user attributes.
         metric: its first score.
         noisy: metric -> mean of the noisy mixtures; empty in a study that has not begun.
@@ -28,30 +27,20 @@ class StudySnapshot:
         presets: best first, then those that are not complete and feasible.
     """
 
-    study_id: int
-    name: str
-    attributes: Mapping[str, Any]
-    metric: str
-    noisy: Mapping[str, float]
-    trials: Sequence[FrozenTrial]
-    ranked: Sequence[TrialRow]
-    presets: Sequence[TrialRow]
-
-    @classmethod
-    def of(cls, study: optuna.Study, *others: optuna.Study) -> StudySnapshot:
-        """The study, with the presets of the others too."""
-        score, noisy = metric(study), study.user_attrs.get("noisy", {})
+    def __init__(self, study: optuna.Study, *others: optuna.Study) -> None:
+        self.study_id, self.name = study_id_of(study), study.study_name
+        self.attributes, self.metric = study.user_attrs, metric(study)
+        self.noisy: Mapping[str, float] = self.attributes.get("noisy", {})
         studies = {member.study_name: member.get_trials(deepcopy=False) for member in (study, *others)}
-        ranked = [TrialRow(study.study_name, trial, noisy) for trial in best_trials(study)]
-        presets = [
-            TrialRow(name, trial, noisy)
+        self.trials = studies[self.name]
+        self.ranked = [self.row(trial) for trial in best_trials(study)]
+        self.presets = [
+            TrialRow(name, trial, self.noisy)
             for name, trials in studies.items()
             for trial in trials
             if "preset" in trial.user_attrs and not is_lost(trial)
         ]
-        presets.sort(key=lambda preset: -preset.metrics.get(score, 0.0) if preset.complete else float("inf"))
-        name, trials = study.study_name, studies[study.study_name]
-        return cls(study_id_of(study), name, study.user_attrs, score, noisy, trials, ranked, presets)
+        self.presets.sort(key=lambda row: -row.metrics.get(self.metric, 0.0) if row.complete else float("inf"))
 
     @property
     def scores(self) -> list[str]:
