@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def dies(worker: WorkerProcess) -> None:
     """Lets it start, and end."""
     until = time.monotonic() + 30
-    while worker.number is None:
+    while worker.process is None:
         worker.start_when_due()
     while worker.alive():
         assert time.monotonic() < until

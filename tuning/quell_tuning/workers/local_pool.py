@@ -43,7 +43,10 @@ class Pool(Supervisor):
 
     def workers(self) -> Sequence[tuple[str, int | None]]:
         pairs = zip(self._workers, self.devices, strict=True)
-        return [(f"{number} on {device}", worker.number) for number, (worker, device) in enumerate(pairs)]
+        return [
+            (f"{number} on {device}", worker.process.pid if worker.process else None)
+            for number, (worker, device) in enumerate(pairs)
+        ]
 
     def progressed(self) -> None:
         for worker in self._workers:
@@ -61,4 +64,5 @@ class Pool(Supervisor):
 
     def kill(self) -> None:
         for worker in self._workers:
-            worker.kill()
+            if worker.process is not None:
+                worker.process.kill()

@@ -28,6 +28,7 @@ class WorkerProcess:
     Attributes:
         deaths: in a row; a process that ends with 0, or was asked to stop, ends the row.
         exit_code: of the process before the one that runs; None for the first.
+        process: None between two processes.
     """
 
     def __init__(
@@ -39,27 +40,22 @@ class WorkerProcess:
         self.lived_s = lived_s
         self.deaths = 0
         self.exit_code: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._log_start = 0
         self._not_before = 0.0
 
-    @property
-    def number(self) -> int | None:
-        """The process id; None between two processes."""
-        return self._process.pid if self._process else None
-
     def alive(self) -> bool:
         """Whether the process runs; to be called every moment, since it also takes note of its end."""
-        if self._process is not None and self._process.poll() is not None:
-            self.exit_code, self._process = self._process.returncode, None
+        if self.process is not None and self.process.poll() is not None:
+            self.exit_code, self.process = self.process.returncode, None
             lived_s = time.monotonic() - self._started
             if self.exit_code in (0, *STOPPED):
                 self.deaths = 0
             else:
                 self.deaths = 1 if lived_s > self.lived_s else self.deaths + 1
             self._not_before = time.monotonic() + BACK_OFF_S * 2**self.deaths
-        return self._process is not None
+        return self.process is not None
 
     def start_when_due(self) -> None:
         """Starts the process unless it runs, or died a moment ago."""
@@ -68,7 +64,7 @@ class WorkerProcess:
         with self.log.open("ab") as log:
             self._started, self._log_start = time.monotonic(), log.tell()
             # A session of its own: Ctrl-C reaches this process alone, which then asks the worker to stop.
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 self.command,
                 env=dict(self.variables),
                 stdin=subprocess.DEVNULL,
@@ -89,29 +85,16 @@ class WorkerProcess:
         deaths = f"exit code {self.exit_code}, {self.deaths} deaths {circumstance}"
         return f"{deaths}; its last line: {self.last_line()}; see {self.log}"
 
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-
-    def terminate(self) -> None:
-        """Asks the process to stop."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def wait(self, at_most_s: float) -> None:
-        """Waits until the process has ended, and kills it when that takes longer."""
-        if self._process is not None:
-            try:
-                self._process.wait(max(0.0, at_most_s))
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
 
 def stop(workers: Sequence[WorkerProcess]) -> None:
     """Asks all workers to stop at once; kills those that have not after STOP_GRACE_S."""
-    for worker in workers:
-        worker.terminate()
+    processes = [worker.process for worker in workers if worker.process is not None]
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + STOP_GRACE_S
-    for worker in workers:
-        worker.wait(deadline - time.monotonic())
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
