@@ -36,7 +36,7 @@ def summary(study: optuna.Study, best: int = 10, liveness: Liveness | None = Non
         best: length of the leaderboard.
         liveness: the object of the looks before this one, for a caller that looks again and again.
     """
-    snapshot = StudySnapshot.of(study, *beside(study, storage_of(study)))
+    snapshot = StudySnapshot(study, *beside(study, storage_of(study)))
     trials = [trial for trial in snapshot.trials if not is_lost(trial)]
     states = Counter(map(state_name, trials))
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -92,9 +92,8 @@ def show(state: dict[str, Any], console: Console) -> None:
 
 def view(state: dict[str, Any]) -> RenderableType:
     """A summary as text and tables: states, the best trial, worker-hours, workers, failures, the leaderboard."""
-    lines = [f"study {state['study']}: {state['trials']} trials asked for; {_states(state)}", _gained(state)]
-    lines.append(f"worker-hours: {_hours(state)}")
-    parts: list[RenderableType] = [*map(Text, lines)]
+    study = f"study {state['study']}: {state['trials']} trials asked for; {_states(state)}"
+    parts: list[RenderableType] = [*map(Text, (study, _gained(state), f"worker-hours: {_hours(state)}"))]
     if state["workers"]:
         parts.append(_workers(state))
     parts += map(Text, _failures(state["failures"]))

@@ -1,12 +1,10 @@
 """The devices of workers: checked, shared out, and the least used GPU chosen."""
 
-from __future__ import annotations
-
 import fcntl
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from quell_tuning.errors import StorageError, UsageError
 
@@ -65,7 +63,7 @@ class Claim:
         self.device = device
         self._lock = lock
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

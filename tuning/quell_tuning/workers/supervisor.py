@@ -13,6 +13,7 @@ from quell_tuning.errors import StorageError, TrialsFailed
 from quell_tuning.trials.budget import Budget, Slots
 from quell_tuning.trials.lease_watch import RENEW_S
 from quell_tuning.workers.live_view import LiveView
+from quell_tuning.workers.worker import StopRequested
 
 POLL_S = 0.5
 LAST_WAIT_S = 2.0  # for a database that is away when everything has ended
@@ -76,11 +77,11 @@ class Supervisor(ABC):
 
     def _check(self) -> None:
         if self._signal is not None:
-            raise _StopRequested
+            raise StopRequested
 
     def _watch(self) -> None:
         ended = -1
-        with suppress(_StopRequested), self.budget.storage.waiting(unless=self._check):
+        with suppress(StopRequested), self.budget.storage.waiting(unless=self._check):
             while True:
                 self._check()
                 began = time.monotonic()
@@ -108,7 +109,3 @@ class Supervisor(ABC):
         self.dismiss()
         with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WAIT_S, unless=lambda: None):
             self.budget.reconcile()  # replaces what the workers left behind, ends superfluous trials
-
-
-class _StopRequested(BaseException):
-    """This process was asked to stop."""

@@ -33,7 +33,7 @@ def pool_process() -> int | None:
 
 
 class StopRequested(BaseException):
-    """The worker was asked to stop; not an Exception, so that no caller takes it for a failure."""
+    """This process was asked to stop; not an Exception, so that no caller takes it for a failure."""
 
 
 class StopRequest:
