@@ -10,9 +10,8 @@ from quell_tuning import formatting, markdown
 from quell_tuning.dashboard.trial_note import headline, score_table
 from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape
-from quell_tuning.results.costs import infeasible
 from quell_tuning.results.snapshot import StudySnapshot
-from quell_tuning.results.trial_row import TrialRow
+from quell_tuning.results.trial_row import TrialRow, infeasible
 from quell_tuning.study.parameters import domain
 from quell_tuning.study.stored_study import SKIPPED
 

@@ -12,9 +12,8 @@ from quell_tuning import formatting, markdown
 from quell_tuning.formatting import COSTS, cost_number, number
 from quell_tuning.markdown import escape, table
 from quell_tuning.optuna_private import trial_id_of
-from quell_tuning.results.costs import costs, infeasible
 from quell_tuning.results.snapshot import StudySnapshot
-from quell_tuning.results.trial_row import TrialRow, gains, trained_hours
+from quell_tuning.results.trial_row import TrialRow, costs, gains, infeasible, trained_hours
 
 PICTURE = "waveforms and spectrograms of the three"
 
