@@ -34,7 +34,7 @@ from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.study import samplers
 from quell_tuning.trials.budget import Budget
-from quell_tuning.trials.lease import Lease, RunningTrial
+from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.worker import StopRequest
 
@@ -124,8 +124,8 @@ def worker(budget_trials: int, sleep_s: float, profile: bool) -> None:
         trial = budget.claim(slots)
         assert trial is not None
         marks.append((time.monotonic(), time.process_time()))
-        with Lease(trial, Budget(study, budget_trials)) as lease:
-            objective(RunningTrial(trial, notice.check, lease), sleep_s)
+        with RunningTrial(trial, Budget(study, budget_trials), notice.check) as running:
+            objective(running, sleep_s)
     # From the first trial's start to the last one's: each with its claim, and without the process's first reads.
     wall, cpu = (end - start for start, end in zip(marks[0], marks[-1], strict=True))
     result = {

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -33,7 +32,6 @@ class RunningTrial:
         self.trial = trial
         self.between = between
         self.steps = 0
-        self.lease = SimpleNamespace()
 
     def step(self, audio_hours: float) -> None:
         self.steps += 1

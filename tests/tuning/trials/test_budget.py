@@ -19,7 +19,7 @@ from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials import lease_watch
 from quell_tuning.trials.budget import AHEAD, ATTEMPTS, MAX_REAPERS, REAP_EVERY, Budget
-from quell_tuning.trials.lease import Lease
+from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.ranking import is_lost
 
 PROCESSES = 3
@@ -439,7 +439,7 @@ def test_a_worker_that_is_no_reaper_reads_the_trials_seldom(
     mine, own, looks = claimed(budget), Budget(study, MAX_REAPERS + 2), []
     look = own.reconcile
     monkeypatch.setattr(own, "reconcile", lambda trial: looks.append(1) or look(trial))
-    with Lease(mine, own):
+    with RunningTrial(mine, own, lambda: None):
         wait_for(lambda: study.trials[mine.number].user_attrs.get("lease", [0])[0] >= 4 * REAP_EVERY)
     beats = study.trials[mine.number].user_attrs["lease"][0]
     # From its second look on it sees that the others say nothing, and looks after them.
@@ -455,12 +455,12 @@ def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
     lost = elsewhere(budget)
     mine = claimed(budget)
     lost.set_user_attr("worker", gone(mine.user_attrs["worker"]))
-    with Lease(mine, Budget(study, 2)) as lease:
+    with RunningTrial(mine, Budget(study, 2), lambda: None) as running:
         wait_for(lambda: len(study.trials) == 3)
-        assert not lease.ended_elsewhere()
+        assert not running.ended_elsewhere()
     trials = study.trials
     assert [trial.state.name for trial in trials] == ["FAIL", "RUNNING", "WAITING"]
     assert trials[1].user_attrs["lease"][0] >= 1
     assert trials[2].user_attrs["slot"] == trials[0].user_attrs["slot"]
     storage.set_trial_state_values(trial_id_of(mine), TrialState.FAIL)
-    assert lease.ended_elsewhere()
+    assert running.ended_elsewhere()

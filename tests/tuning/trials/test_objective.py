@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -36,7 +35,7 @@ class RunningTrial:
         self.trial = trial
         self.between = step
         self.look_up = look_up
-        self.lease = SimpleNamespace(budget=self)
+        self.budget = self
 
     def slots(self) -> Slots:
         return Slots.of(self.trial.study.get_trials(deepcopy=False), trials=10)

@@ -29,24 +29,29 @@ class _TrialEnded(Exception):
     """The block ended while the thread waited for the database."""
 
 
-class Lease:
-    """Renews the lease of a claimed trial from a thread until the block ends.
+class DuplicateTrial(Exception):
+    """A trial that need not be run, since a running one has its configuration; its slot gets another trial."""
 
-    The same thread ends and replaces the trials of lost workers. It also ends this process when its training hangs, so
-    that another worker gets the trial. The lease is [a counter, the audio hours trained so far].
 
-    Attributes:
-        audio_hours: set by the training.
-        looks: counted by the training; while it is 0, a corpus may be decoded for hours.
-        lost: whether the trial was ended because this worker was taken for dead; set by the thread.
+class RunningTrial:
+    """A trial that this process runs, and the methods that its objective must call.
+
+    A thread renews its lease until the block ends: [a counter, the audio hours trained so far]. The same thread ends
+    and replaces the trials of lost workers. It also ends this process when its training hangs, so that another worker
+    gets the trial.
+
+    Args:
+        budget: not the worker's own: what it remembers between two looks is the thread's.
+        check: raises when the worker is asked to stop.
     """
 
-    def __init__(self, trial: optuna.Trial, budget: Budget) -> None:
+    def __init__(self, trial: optuna.Trial, budget: Budget, check: Callable[[], None]) -> None:
         self.trial = trial
         self.budget = budget
-        self.audio_hours = 0.0
-        self.looks = 0
-        self.lost = False
+        self.check = check
+        self._audio_hours = 0.0
+        self._looks = 0  # while it is 0, a corpus may be decoded for hours
+        self._lost = False  # the trial was ended because this worker was taken for dead
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
@@ -63,10 +68,10 @@ class Lease:
         return self.budget.storage.get_trial(trial_id_of(self.trial)).state == optuna.trial.TrialState.FAIL
 
     def _run(self) -> None:
-        with suppress(_TrialEnded), self.budget.storage.waiting(unless=self._check):
+        with suppress(_TrialEnded), self.budget.storage.waiting(unless=self._check_ended):
             self._renew()
 
-    def _check(self) -> None:
+    def _check_ended(self) -> None:
         if self._ended.is_set():
             raise _TrialEnded
 
@@ -75,17 +80,17 @@ class Lease:
         hanging_s = 0.0  # by turns of this thread, which stands still too when the process is frozen
         while not self._ended.wait(RENEW_S):
             count += 1
-            hanging_s, looks = hanging_s + RENEW_S if looks == self.looks > 0 else 0.0, self.looks
+            hanging_s, looks = hanging_s + RENEW_S if looks == self._looks > 0 else 0.0, self._looks
             if hanging_s > HANG_S:
                 self._end_process(hanging_s)
-            lease = [count, round(self.audio_hours, 4)]
+            lease = [count, round(self._audio_hours, 4)]
             try:
                 self.budget.storage.set_trial_user_attr(trial_id_of(self.trial), "lease", lease)
                 if count >= next_look:
                     self.budget.reconcile(self.trial.number)
                     next_look = count + (1 if self.budget.is_reaper(self.trial.number) else REAP_EVERY)
             except optuna.exceptions.UpdateFinishedTrialError:
-                self.lost = True
+                self._lost = True
                 return
             except StorageError as error:
                 log.warning("lease of trial %d: %s", self.trial.number, error)
@@ -95,26 +100,9 @@ class Lease:
         faulthandler.dump_traceback()
         os._exit(1)
 
-
-class DuplicateTrial(Exception):
-    """A trial that need not be run, since a running one has its configuration; its slot gets another trial."""
-
-
-class RunningTrial:
-    """A trial that this process runs, and the methods that its objective must call.
-
-    Args:
-        check: raises when the worker is asked to stop.
-    """
-
-    def __init__(self, trial: optuna.Trial, check: Callable[[], None], lease: Lease) -> None:
-        self.trial = trial
-        self.check = check
-        self.lease = lease
-
     def step(self, audio_hours: float) -> None:
         """To be called after every training step; raises what `look_up` raises."""
-        self.lease.audio_hours = audio_hours
+        self._audio_hours = audio_hours
         self.look_up()
 
     def look_up(self) -> None:
@@ -124,7 +112,7 @@ class RunningTrial:
             StopRequested: the worker was asked to stop; another one continues from the checkpoint.
             UpdateFinishedTrialError: another worker has the trial.
         """
-        self.lease.looks += 1
-        if self.lease.lost:
+        self._looks += 1
+        if self._lost:
             raise optuna.exceptions.UpdateFinishedTrialError(f"trial {self.trial.number}")
         self.check()

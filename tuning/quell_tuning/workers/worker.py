@@ -14,7 +14,7 @@ import optuna
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, Budget
-from quell_tuning.trials.lease import DuplicateTrial, Lease, RunningTrial
+from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
@@ -102,9 +102,9 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
                     _wait(budget, stop)
                     continue
                 try:
-                    with Lease(trial, Budget(budget.study, budget.trials)) as lease:
+                    with RunningTrial(trial, Budget(budget.study, budget.trials), stop.check) as running:
                         objective = objective or begin()
-                        _run(RunningTrial(trial, stop.check, lease), objective, budget, drop)
+                        _run(running, objective, budget, drop)
                 except StopRequested:
                     _hand_back(trial, budget)
                     raise
@@ -132,7 +132,7 @@ def _run(running: RunningTrial, objective: Objective, budget: Budget, drop: Call
         budget.give_up(running.trial, str(reason))
         log.info("trial %d given up: %s", number, reason)
     except Exception as error:
-        if not running.lease.ended_elsewhere():
+        if not running.ended_elsewhere():
             with suppress(Exception):  # the error raised below matters more
                 running.trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
