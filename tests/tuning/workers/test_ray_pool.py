@@ -153,7 +153,7 @@ def test_there_are_no_more_slots_than_trials_left(
     monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
     running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1])
     pool = RayPool(budget=None, view=None, worker=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
-    pool._idle, pool._tasks = {0, 1}, {"a": 2, "b": 3, "c": 4}
+    pool._ray, pool._idle, pool._tasks = ray, {0, 1}, {"a": 2, "b": 3, "c": 4}
     asked: list[Any] = []
     pool._task = SimpleNamespace(remote=lambda job: asked.append(job) or f"task {job}")
     pool.tend(running)

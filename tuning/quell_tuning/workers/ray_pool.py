@@ -162,11 +162,13 @@ class RayPool(Supervisor):
     _since: dict[int, int] = field(default_factory=dict, init=False)  # slot -> how many trials had ended at its launch
     _share: dict[str, float] = field(default_factory=dict, init=False)
     _began: float | None = field(default=None, init=False)  # None once a worker is at work
+    _ray: Any = field(default=None, init=False)  # the module, which only workers on a cluster need
     _ended: int = field(default=0, init=False)
 
     def begin(self) -> None:
         import ray
 
+        self._ray = ray
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if self.cluster.gpus is None else self.cluster.gpus
         self._share = {"num_gpus": gpus, "num_cpus": self.cluster.cpus}
         self._task = ray.remote(max_retries=-1, scheduling_strategy="SPREAD", **self._share)(run_slot)
@@ -177,11 +179,10 @@ class RayPool(Supervisor):
         self._ended += 1
 
     def tend(self, slots: Slots) -> None:
-        import ray
-
-        ended, _ = ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0) if self._tasks else ([], [])
-        for task in ended:
-            self._handle_end(self._tasks.pop(task), self._result(task))
+        if self._tasks:
+            ended, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
+            for task in ended:
+                self._handle_end(self._tasks.pop(task), self._result(task))
         if slots.waiting or slots.empty:
             for slot in sorted(self._idle)[: max(0, slots.left - len(self._tasks))]:
                 self._idle.remove(slot)
@@ -190,11 +191,9 @@ class RayPool(Supervisor):
         self._warn_without_workers(slots)
 
     def _result(self, task: Any) -> SlotEnd:
-        import ray
-
         try:
-            end: SlotEnd = ray.get(task)
-        except ray.exceptions.RayError as error:
+            end: SlotEnd = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
             return SlotEnd("crashed", str(error).strip().splitlines()[-1])
         return end
 
@@ -213,25 +212,18 @@ class RayPool(Supervisor):
             self._began = None
         elif time.monotonic() - self._began > STARTED_S:
             self._began = None
-            import ray
-
-            total, free = ray.cluster_resources(), ray.available_resources()
+            total, free = self._ray.cluster_resources(), self._ray.available_resources()
             share = f"{self._share['num_gpus']:g} GPU and {self._share['num_cpus']:g} CPU"
-            resources = ", ".join(
-                f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free" for kind in ("GPU", "CPU")
-            )
-            self.view.console.print(
-                f"no worker yet: each asks for {share}; the cluster has {resources}", highlight=False
-            )
+            has = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free" for kind in ("GPU", "CPU")]
+            text = f"no worker yet: each asks for {share}; the cluster has {', '.join(has)}"
+            self.view.console.print(text, highlight=False)
 
     def dismiss(self) -> None:
-        import ray
-
         tasks, deadline = list(self._tasks), time.monotonic() + STOP_GRACE_S + MARGIN_S
         while tasks and (remaining_s := deadline - time.monotonic()) > 0:
             for task in tasks:
-                ray.cancel(task)
-            _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=min(CANCEL_AGAIN_S, remaining_s))
+                self._ray.cancel(task)
+            _, tasks = self._ray.wait(tasks, num_returns=len(tasks), timeout=min(CANCEL_AGAIN_S, remaining_s))
 
     def kill(self) -> None:
         """Does nothing: Ray ends the slots with this process, and their workers stop."""
