@@ -85,7 +85,6 @@ def parameter_value(value: object) -> str:
 def round_numbers(low: float, high: float) -> list[float]:
     """The roundest numbers from low to high, for a logarithmic axis; three or more where high is 1.2 times low."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    inside: list[float] = []
     for digits in ROUND:
         numbers = [float(f"{digit * 10.0**power:g}") for power in powers for digit in digits]
         inside = [number for number in numbers if low <= number <= high]

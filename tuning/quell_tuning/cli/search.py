@@ -181,8 +181,6 @@ def worker(
     if part not in PARTS:
         raise typer.BadParameter(f"{part!r}, expected one of {', '.join(PARTS)}", param_hint="--part")
     spec = load_spec(study)
-    if device != devices.AUTO:
-        devices.check_device(device, also=f" or {devices.AUTO}")
     check_tracking(track)
     place = open_workspace(runs, storage, storage_file, corpus, artifacts)
     with devices.choose(device, place.runs.folder / "devices") as claim:

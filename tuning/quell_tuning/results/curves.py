@@ -72,8 +72,4 @@ def timeline(snapshot: StudySnapshot) -> list[EndedTrial]:
 
 def best_so_far(ended: Sequence[EndedTrial]) -> list[Point]:
     """(worker-hours, score) of each complete and feasible trial that was better than all before it."""
-    best: list[Point] = []
-    for end in ended:
-        if end.state == "complete" and end.score is not None and (not best or end.score > best[-1][1]):
-            best.append((end.hours, end.score))
-    return best
+    return pareto_front((end.hours, end.score) for end in ended if end.state == "complete" and end.score is not None)

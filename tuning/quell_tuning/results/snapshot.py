@@ -63,12 +63,10 @@ class StudySnapshot:
 
 def beside(study: optuna.Study, storage: BaseStorage) -> list[optuna.Study]:
     """The study of the presets that were trained outside of the search; empty where there is none."""
-    name = f"{study.study_name}-presets"
     try:
-        storage.get_study_id_from_name(name)
+        return [optuna.load_study(study_name=f"{study.study_name}-presets", storage=storage)]
     except KeyError:
         return []
-    return [optuna.load_study(study_name=name, storage=storage)]
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from quell_tuning.results.trial_row import TrialRow, gains, state_name
 from quell_tuning.trials.ranking import is_lost
 
 FAILURES = 10  # latest ones that are listed
+BEST = 10  # trials on the leaderboard
 PAUSE_S = 2.0  # between two looks of `--watch`
 
 
-def summary(study: optuna.Study, best: int = 10, liveness: Liveness | None = None) -> dict[str, Any]:
+def summary(study: optuna.Study, liveness: Liveness | None = None) -> dict[str, Any]:
     """Trials by state, the best trials and their gains, workers, and worker-hours, as JSON.
 
     Args:
-        best: length of the leaderboard.
         liveness: the object of the looks before this one, for a caller that looks again and again.
     """
     snapshot = StudySnapshot(study, *beside(study, storage_of(study)))
@@ -55,7 +55,7 @@ def summary(study: optuna.Study, best: int = 10, liveness: Liveness | None = Non
         "best": _best(snapshot),
         "best_preset": _preset(snapshot.best_preset),
         "failures": {trial.number: trial.user_attrs["failure"] for trial in trials if trial.state == TrialState.FAIL},
-        "leaderboard": [_row(row.trial) for row in snapshot.ranked[:best]],
+        "leaderboard": [_row(row.trial) for row in snapshot.ranked[:BEST]],
     } | ({"confirmed": confirmed} if confirmed else {})
 
 

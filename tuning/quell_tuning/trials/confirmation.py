@@ -126,6 +126,5 @@ def show(study: optuna.Study, rows: list[Confirmed], given_up: int, score: str, 
         console.print(f"trial {winner.trial} is ahead of trial {rows[1].trial} by {interval}", highlight=False)
     name, number = winner.best
     of_study = "" if name == study.study_name else f" of study {name}"
-    console.print(
-        f"the exported model is its seed with the best score on validation: trial {number}{of_study}", highlight=False
-    )
+    text = f"the exported model is its seed with the best score on validation: trial {number}{of_study}"
+    console.print(text, highlight=False)

@@ -22,7 +22,6 @@ from quell_tuning.errors import StorageError, UsageError
 
 log = logging.getLogger("quell")
 
-TRACKERS = ("wandb",)
 EXTRA = "pip install 'quell-denoiser[wandb]'"
 PROJECT = "quell"
 POINT_S = 5.0  # of training, whose mean loss is a point of the curve
@@ -56,8 +55,8 @@ def check_tracking(name: str | None) -> None:
     """
     if name is None:
         return
-    if name not in TRACKERS:
-        raise UsageError(f"--track: {name!r}, expected {' or '.join(TRACKERS)}; leave it out to track nothing")
+    if name != "wandb":
+        raise UsageError(f"--track: {name!r}, expected wandb; leave it out to track nothing")
     try:
         import wandb
     except ImportError:

@@ -26,14 +26,7 @@ def check_devices(names: Sequence[str]) -> list[str]:
 
 
 def check_device(name: str, also: str = "") -> str:
-    """Returns the name of a device that exists.
-
-    Args:
-        also: what else may be given, for the error.
-
-    Raises:
-        UsageError: as `check_devices`.
-    """
+    """Returns the name of a device that exists; errors as `check_devices`, with what `also` may be given."""
     _check([name], "--device", f"{DEVICES}{also}")
     return name
 
@@ -45,9 +38,8 @@ def _check(names: Sequence[str], option: str, expected: str) -> None:
     count = _gpus() if set(names) - {"cpu"} else 0
     for name in names:
         if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
-            raise UsageError(
-                f"{option}: {name!r}, expected one of this machine's {count} GPUs; use cpu, or another number"
-            )
+            here = f"expected one of this machine's {count} GPUs"
+            raise UsageError(f"{option}: {name!r}, {here}; use cpu, or another number")
 
 
 def share_devices(devices: Sequence[str], per_gpu: int, workers: int | None) -> list[str]:
@@ -91,9 +83,7 @@ def least_taken(devices: Mapping[str, str], folder: Path) -> Claim:
 
     Args:
         devices: name -> an identifier that no other device anywhere has.
-
-    Raises:
-        StorageError: the folder cannot be written to.
+        folder: as of `choose`, with its error.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

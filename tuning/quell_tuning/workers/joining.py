@@ -31,7 +31,7 @@ def join(
     """Works on a part of a study until its budget is used up; returns the exit code.
 
     Args:
-        track: where else trials are logged, one of `quell_tuning.trials.tracking.TRACKERS`.
+        track: where else trials are logged: "wandb".
 
     Raises:
         StudyNotFound: the study has not been made.

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ class Tune:
     workspace: Workspace
     devices: Sequence[str]
     console: Console
-    first: Sequence[dict[str, Any]] = field(default=())
+    first: Sequence[dict[str, Any]] = ()
     track: str | None = None
     skip_bad: bool = False
     cluster: RayCluster | None = None
