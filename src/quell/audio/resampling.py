@@ -1,11 +1,11 @@
-"""Resampling, whole or block by block, in soxr's highest quality (linear phase, no delay)."""
+"""Resampling, whole or block by block, by soxr (linear phase, no delay)."""
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
-QUALITY = "VHQ"
+QUALITY = "VHQ"  # soxr's highest
 
 
 def resample(samples: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
@@ -29,13 +29,21 @@ class Resampler:
         length: samples of the whole output; if omitted, those of the same duration, at least one.
     """
 
-    def __init__(self, from_rate: int, to_rate: int, channels: int, frames: int, length: int | None = None) -> None:
+    def __init__(
+        self,
+        from_rate: int,
+        to_rate: int,
+        channels: int,
+        frames: int,
+        length: int | None = None,
+        quality: str = QUALITY,
+    ) -> None:
         self.length = max(1, round(frames * to_rate / from_rate)) if length is None else length
         self._remaining = self.length
         self._channels = channels
         self._stream = None
         if from_rate != to_rate:
-            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=QUALITY)
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=quality)
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Takes (n, C) samples; returns the (m, C) that they complete, m >= 0."""

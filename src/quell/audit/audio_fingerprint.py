@@ -11,6 +11,7 @@ are left out, since their bits are those of silence.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +30,26 @@ SHORTEST_S = 1.0
 # A word of 32 bits in more frames than this carries no information: hum, silence.
 COMMON = 200
 
-Marks = NDArray[np.uint32]
+
+class Fingerprint(NamedTuple):
+    """The frames of a recording, shape (N,), with N = 0 below two frames."""
+
+    words: NDArray[np.uint32]  # 32 bits of each
+    audible: NDArray[np.bool_]
 
 
-def marks(waveform: FloatArray) -> tuple[Marks, NDArray[np.bool_]]:
-    """32 bits for each frame of a waveform (T,) at SAMPLE_RATE, and whether the frame is audible.
-
-    Both have shape (N,), with N = 0 below two frames.
-    """
-    count = (len(waveform) - FRAME) // HOP + 1
-    if count < 2:
-        return np.zeros(0, np.uint32), np.zeros(0, np.bool_)
+def fingerprint(waveform: FloatArray) -> Fingerprint:
+    """The fingerprint of a waveform (T,) at SAMPLE_RATE."""
+    if len(waveform) < FRAME + HOP:
+        return Fingerprint(np.zeros(0, np.uint32), np.zeros(0, np.bool_))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, FRAME)[::HOP]
     window = np.hanning(FRAME).astype(np.float32)
-    edges = np.geomspace(*BANDS_HZ, BITS + 2) * FRAME / SAMPLE_RATE
-    bounds = np.ceil(edges).astype(int)
+    bounds = np.ceil(np.geomspace(*BANDS_HZ, BITS + 2) * FRAME / SAMPLE_RATE).astype(int)
     power = np.concatenate([_powers(frames[at : at + 1024] * window, bounds) for at in range(0, len(frames), 1024)])
     level = power.sum(axis=1)
     tilt = power[:, :-1] - power[:, 1:]
-    rose = np.diff(tilt, axis=0) > 0
-    words = np.packbits(rose, axis=1).view(">u4")[:, 0].astype(np.uint32)
-    return words, level[1:] > level.max() * 10 ** (-QUIET_DB / 10)
+    words = np.packbits(np.diff(tilt, axis=0) > 0, axis=1).view(">u4")[:, 0].astype(np.uint32)
+    return Fingerprint(words, level[1:] > level.max() * 10 ** (-QUIET_DB / 10))
 
 
 def _powers(frames: FloatArray, bounds: NDArray[np.int_]) -> FloatArray:
@@ -70,35 +70,30 @@ class Match:
     different: float  # share of bits
 
 
-def matches(recordings: Sequence[tuple[Marks, NDArray[np.bool_]]]) -> list[Match]:
+def matches(recordings: Sequence[Fingerprint]) -> list[Match]:
     """All pairs of recordings that share at least SHORTEST_S of sound, the best alignment of each pair."""
-    words = np.concatenate([words for words, _ in recordings]) if recordings else np.zeros(0, np.uint32)
-    audible = np.concatenate([audible for _, audible in recordings]) if recordings else np.zeros(0, np.bool_)
-    lengths = [len(words) for words, _ in recordings]
-    owner = np.repeat(np.arange(len(recordings)), lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
     best: dict[tuple[int, int], Match] = {}
-    for one, other, lag in _candidates(words, audible, owner, starts):
-        overlap = _compare(recordings[one], recordings[other], lag)
-        if overlap is None:
-            continue
-        seconds, different = overlap[0] * HOP / SAMPLE_RATE, overlap[1]
-        if (one, other) not in best or seconds > best[one, other].seconds:
-            best[one, other] = Match(one, other, seconds, lag * HOP / SAMPLE_RATE, different)
+    for one, other, lag in _candidates(recordings):
+        match = _compare(recordings, one, other, lag)
+        if match is not None and ((one, other) not in best or match.seconds > best[one, other].seconds):
+            best[one, other] = match
     return [best[pair] for pair in sorted(best)]
 
 
-def _candidates(
-    words: Marks, audible: NDArray[np.bool_], owner: NDArray[np.int_], starts: NDArray[np.int_]
-) -> Iterator[tuple[int, int, int]]:
+def _candidates(recordings: Sequence[Fingerprint]) -> Iterator[tuple[int, int, int]]:
     """(recording, other recording, lag in frames) for each audible word that two recordings have in common."""
-    frames = np.flatnonzero(audible)
+    if not recordings:
+        return
+    words = np.concatenate([one.words for one in recordings])
+    lengths = [len(one.words) for one in recordings]
+    owner = np.repeat(np.arange(len(recordings)), lengths)
+    starts = np.cumsum([0, *lengths])
+    frames = np.flatnonzero(np.concatenate([one.audible for one in recordings]))
     frames = frames[np.argsort(words[frames], kind="stable")]
-    ordered = words[frames]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(ordered) else np.zeros(0, int)
-    size = np.diff(np.concatenate([first, [len(ordered)]]))
+    _, first, size = np.unique(words[frames], return_index=True, return_counts=True)
+    shared = (size > 1) & (size <= COMMON)
     seen: set[tuple[int, int, int]] = set()
-    for begin, count in zip(first[(size > 1) & (size <= COMMON)], size[(size > 1) & (size <= COMMON)], strict=True):
+    for begin, count in zip(first[shared], size[shared], strict=True):
         same_word = frames[begin : begin + count]
         for index, frame in enumerate(same_word[:-1]):
             rest = same_word[index + 1 :]
@@ -110,15 +105,16 @@ def _candidates(
                     yield one, other, lag
 
 
-def _compare(
-    one: tuple[Marks, NDArray[np.bool_]], other: tuple[Marks, NDArray[np.bool_]], lag: int
-) -> tuple[int, float] | None:
-    """(frames audible in both, share of bits that differ) at a lag; None if it is not the same sound."""
-    begin, end = max(0, -lag), min(len(one[0]), len(other[0]) - lag)
-    audible = one[1][begin:end] & other[1][begin + lag : end + lag]
+def _compare(recordings: Sequence[Fingerprint], one: int, other: int, lag: int) -> Match | None:
+    """The match of two recordings at a lag in frames; None if it is not the same sound."""
+    first, second = recordings[one], recordings[other]
+    begin, end = max(0, -lag), min(len(first.words), len(second.words) - lag)
+    audible = first.audible[begin:end] & second.audible[begin + lag : end + lag]
     shared = int(audible.sum())
     if shared * HOP < SHORTEST_S * SAMPLE_RATE:
         return None
-    differences = np.bitwise_count(one[0][begin:end] ^ other[0][begin + lag : end + lag])[audible]
+    differences = np.bitwise_count(first.words[begin:end] ^ second.words[begin + lag : end + lag])[audible]
     different = float(differences.mean()) / BITS
-    return (shared, different) if different <= DIFFERENT else None
+    if different > DIFFERENT:
+        return None
+    return Match(one, other, shared * HOP / SAMPLE_RATE, lag * HOP / SAMPLE_RATE, different)

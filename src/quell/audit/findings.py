@@ -121,7 +121,7 @@ def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspections: 
             duplicates |= set(names)
             text = f"the same audio as {' and '.join(names)}, expected each recording in one group; remove the copies"
             yield Finding("error", "duplicate", names, f"{first.name}: {text}")
-    for match in audio_fingerprint.matches([(inspection.marks, inspection.audible) for _, inspection in readable]):
+    for match in audio_fingerprint.matches([inspection.fingerprint for _, inspection in readable]):
         one, other = sorted((readable[match.one][0], readable[match.other][0]), key=lambda r: SPLITS.index(r.split))
         if one.split != other.split and not {one.name, other.name} & duplicates:
             text = (

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from quell.audio import AudioFile, FloatArray
+from quell.audio.resampling import Resampler
 from quell.audit import audio_fingerprint
-from quell.audit.audio_fingerprint import Marks
+from quell.audit.audio_fingerprint import Fingerprint, fingerprint
 
 FRAME_S = 0.02
 PAUSE_DB = 50.0  # below the loud frames
@@ -27,7 +27,6 @@ class Inspection:
     """Measurements of one recording. Levels are of the mean of its channels, full scale at 1."""
 
     sample_rate: int  # Hz
-    channels: int
     seconds: float
     digest: str  # of its samples in 16 bits: the same for a copy in another container
     peak: float
@@ -37,8 +36,7 @@ class Inspection:
     pauses: float  # share of frames of FRAME_S more than PAUSE_DB below the loud ones
     range_db: float  # loud over soft frames without digital silence; an upper bound of the SNR of speech
     upsampled_hz: int  # the lower rate at whose Nyquist frequency the spectrum ends; 0 where it does not
-    marks: Marks
-    audible: NDArray[np.bool_]  # whether each frame of `marks` is audible
+    fingerprint: Fingerprint
 
 
 def inspect(path: Path) -> Inspection:
@@ -49,16 +47,14 @@ def inspect(path: Path) -> Inspection:
     """
     recording = AudioFile(path)
     rate = recording.stored.sample_rate
-    meter = _Meter(rate)
+    meter = _Meter(rate, recording.frames)
     for block in recording.blocks():
         meter.add(block.mean(axis=1))
-    levels = np.concatenate(meter.levels) if meter.levels else np.zeros(0)
+    levels = np.concatenate(meter.levels)
     sounding = levels[levels > 0]
     loud, soft = np.quantile(sounding, [0.95, 0.05]) if len(sounding) else (0.0, 0.0)
-    words, audible = audio_fingerprint.marks(np.concatenate([*meter.narrow, meter.end()]))
     return Inspection(
         sample_rate=rate,
-        channels=recording.channels,
         seconds=recording.frames / rate,
         digest=meter.digest.hexdigest(),
         peak=meter.peak,
@@ -68,34 +64,30 @@ def inspect(path: Path) -> Inspection:
         pauses=float((levels <= loud * 10 ** (-PAUSE_DB / 10)).mean()) if len(levels) else 0.0,
         range_db=float(10 * np.log10(loud / soft)) if soft > 0 else 0.0,
         upsampled_hz=_upsampled(meter.power, rate),
-        marks=words,
-        audible=audible,
+        fingerprint=fingerprint(np.concatenate([*meter.narrow, meter.resampler.finish()])[:, 0]),
     )
 
 
 class _Meter:
     """Sums over the blocks of one recording."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, frames: int) -> None:
         self.digest = hashlib.blake2b(sample_rate.to_bytes(4, "big"), digest_size=16)
         self.peak = self.energy = self.sum = 0.0
         self.at_peak = 0
         self.levels: list[NDArray[np.float64]] = []
-        self.narrow: list[FloatArray] = []
+        self.narrow: list[FloatArray] = []  # at the fingerprint's rate, shape (n, 1)
         self.power = np.zeros(SPECTRUM // 2 + 1)
         self._frame = round(FRAME_S * sample_rate)
         self._rest: FloatArray = np.zeros(0, np.float32)
-        self._same = sample_rate == audio_fingerprint.SAMPLE_RATE
-        self._resampler = soxr.ResampleStream(
-            sample_rate, audio_fingerprint.SAMPLE_RATE, 1, dtype="float32", quality="MQ"
-        )
+        self.resampler = Resampler(sample_rate, audio_fingerprint.SAMPLE_RATE, 1, frames, quality="MQ")
 
     def add(self, block: FloatArray) -> None:
         self.digest.update(np.round(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())
         self._count_clipped(block)
         self.energy += float(np.square(block, dtype=np.float64).sum())
         self.sum += float(block.sum(dtype=np.float64))
-        self.narrow.append(block if self._same else self._resampler.resample_chunk(block))
+        self.narrow.append(self.resampler.push(block[:, np.newaxis]))
         block = np.concatenate([self._rest, block])
         whole = len(block) // self._frame * self._frame
         self._rest = block[whole:]
@@ -104,13 +96,6 @@ class _Meter:
         if len(pieces):
             spectra = np.fft.rfft(pieces * np.hanning(SPECTRUM).astype(np.float32), axis=1)
             self.power += (spectra.real**2 + spectra.imag**2).sum(axis=0)
-
-    def end(self) -> FloatArray:
-        """The last samples at the fingerprint's rate."""
-        if self._same:
-            return np.zeros(0, np.float32)
-        last: FloatArray = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        return last
 
     def _count_clipped(self, block: FloatArray) -> None:
         """Counts samples at the peak in runs of at least CLIPPED_RUN; a block with a larger peak restarts the count."""

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from quell import audio
-from quell.audit.audio_fingerprint import BITS, HOP, SAMPLE_RATE, Match, marks, matches
+from quell.audit.audio_fingerprint import BITS, HOP, SAMPLE_RATE, Match, fingerprint, matches
 from quell.audit.inspection import inspect
 
 RATE = 16_000
@@ -24,14 +24,13 @@ def voice():
 
 
 def of(samples, rate=RATE):
-    return marks(audio.resample(np.asarray(samples, np.float32), rate, SAMPLE_RATE))
+    return fingerprint(audio.resample(np.asarray(samples, np.float32), rate, SAMPLE_RATE))
 
 
 def through(tmp_path, samples, suffix, subtype, rate=RATE):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, samples, rate, subtype=subtype)
-    found = inspect(path)
-    return found.marks, found.audible
+    return inspect(path).fingerprint
 
 
 def test_a_recording_is_itself_from_end_to_end(voice):
