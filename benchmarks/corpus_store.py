@@ -73,7 +73,7 @@ def main() -> None:
         audited = audit(config, processes)
         checked = time.perf_counter() - begun
         print(header(f"python benchmarks/corpus_store.py {' '.join(sys.argv[1:])}"))
-        print(f"{hours:.1f} h of speech, {len(audited.recordings)} files; {processes} processes\n")
+        print(f"{hours:.1f} h of speech, {len(audited.inspections)} files; {processes} processes\n")
         print("| quantity | value |\n|---|---|")
         print(f"| decoding | {decoded:.1f} s |")
         print(f"| disk over its samples in int16 | {stored / (2 * samples):.4f} |")

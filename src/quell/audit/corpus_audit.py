@@ -23,7 +23,6 @@ class Audit:
     """All recordings of a corpus with their measurements, and the findings."""
 
     config: CorpusConfig
-    recordings: list[Recording]
     inspections: Inspections
     pairings: Mapping[str, Pairing]  # by the name of the noisy recording
     findings: list[Finding]
@@ -34,7 +33,7 @@ class Audit:
 
     def of(self, split: str, kind: Kind) -> list[tuple[Recording, Inspection]]:
         """The recordings of a split and kind that can be read and are not silent."""
-        return usable(self.recordings, self.inspections, split, kind)
+        return usable(self.inspections, split, kind)
 
 
 def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = None) -> Audit:
@@ -44,16 +43,19 @@ def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = 
         CorpusError: a folder is missing or empty, a name has no group or split, or there are too few groups.
     """
     recordings = find(config)
-    inspections: dict[str, Inspection | str] = {}
+    inspections: dict[Recording, Inspection | str] = {}
     if progress is not None:
         progress(0, len(recordings))
     paths = [config.path(recording) for recording in recordings]
     for recording, inspection in zip(recordings, _map(_inspect, paths, processes), strict=True):
-        inspections[recording.name] = inspection
+        inspections[recording] = inspection
         if progress is not None:
             progress(len(inspections), len(recordings))
-    pairings = _pairings(config, recordings, inspections, processes)
-    return Audit(config, recordings, inspections, pairings, judge(config, recordings, inspections, pairings))
+    # Of the pairs that can be read, at the rate of the corpus.
+    pairs = partners(one for one, measured in inspections.items() if isinstance(measured, Inspection))
+    jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]
+    pairings = dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
+    return Audit(config, inspections, pairings, judge(config, inspections, pairings))
 
 
 def without(audit: Audit, names: Iterable[str]) -> Audit:
@@ -63,22 +65,9 @@ def without(audit: Audit, names: Iterable[str]) -> Audit:
         CorpusError: as `audit`.
     """
     config = audit.config.without(names)
-    recordings = find(config)
-    findings = judge(config, recordings, audit.inspections, audit.pairings)
-    return Audit(config, recordings, audit.inspections, audit.pairings, findings)
-
-
-def _pairings(
-    config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections, processes: int
-) -> dict[str, Pairing]:
-    """Of the pairs that can be read; measured at the rate of the corpus."""
-    pairs = [
-        (noisy, clean)
-        for noisy, clean in partners(recordings)
-        if not isinstance(inspections[noisy.name], str) and not isinstance(inspections[clean.name], str)
-    ]
-    jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]
-    return dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
+    by_name = {recording.name: inspection for recording, inspection in audit.inspections.items()}
+    inspections = {recording: by_name[recording.name] for recording in find(config)}
+    return Audit(config, inspections, audit.pairings, judge(config, inspections, audit.pairings))
 
 
 def _map(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:

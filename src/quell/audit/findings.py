@@ -1,7 +1,7 @@
 """The rules of an audit: damaged files, unlike pairs, leaks and copies between splits, too few recordings."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,8 @@ FEWEST_SOURCES = 3  # of a kind of noise: one for each split
 UNLIKE = 0.1  # correlation of a noisy recording with its clean version at -20 dB SNR
 
 Severity = Literal["error", "warning"]
-Inspections = Mapping[str, Inspection | str]  # by `Recording.name`; the error of a file that cannot be read
+Readable = Mapping[Recording, Inspection]
+Inspections = Mapping[Recording, Inspection | str]  # the error of a file that cannot be read
 
 
 @dataclass(frozen=True)
@@ -48,51 +49,42 @@ class Finding:
     text: str  # <file or group>: <found>, expected <needed>; <what to do>
 
 
-def judge(
-    config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections, pairings: Mapping[str, Pairing]
-) -> list[Finding]:
+def judge(config: CorpusConfig, inspections: Inspections, pairings: Mapping[str, Pairing]) -> list[Finding]:
     """All findings, errors first."""
+    recordings = list(inspections)
+    readable = {one: measured for one, measured in inspections.items() if isinstance(measured, Inspection)}
     findings = [
-        *_unreadable(config, recordings, inspections),
+        *(
+            Finding("error", "unreadable", (one.name,), text)
+            for one, text in inspections.items()
+            if isinstance(text, str)
+        ),
         *(Finding("error", "alone", *problem) for problem in unpaired(config, recordings)),
-        *_unlike(recordings, inspections, pairings),
+        *_unlike(readable, pairings),
         *(Finding("error", "leak", *problem) for problem in leaks(config, recordings)),
-        *_copies(config, recordings, inspections),
-        *_short(config, recordings, inspections),
-        *_odd(config, recordings, inspections),
+        *_copies(readable),
+        *_short(config, readable),
+        *_odd(config, readable),
         *_few(recordings),
     ]
     return sorted(findings, key=lambda finding: finding.severity)
 
 
-def usable(
-    recordings: Iterable[Recording], inspections: Inspections, split: str, kind: Kind
-) -> list[tuple[Recording, Inspection]]:
+def usable(inspections: Inspections, split: str, kind: Kind) -> list[tuple[Recording, Inspection]]:
     """The recordings of a split and kind that can be read and are not silent, with their measurements."""
     return [
-        (recording, inspection)
-        for recording in recordings
+        (recording, measured)
+        for recording, measured in inspections.items()
         if (recording.split, recording.kind) == (split, kind)
-        and not isinstance(inspection := inspections[recording.name], str)
-        and inspection.peak >= SILENT
+        and isinstance(measured, Inspection)
+        and measured.peak >= SILENT
     ]
 
 
-def _unreadable(config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections) -> Iterator[Finding]:
-    for recording in recordings:
-        inspection = inspections[recording.name]
-        if isinstance(inspection, str):
-            yield Finding("error", "unreadable", (recording.name,), inspection)
-
-
-def _unlike(
-    recordings: Sequence[Recording], inspections: Inspections, pairings: Mapping[str, Pairing]
-) -> Iterator[Finding]:
+def _unlike(readable: Readable, pairings: Mapping[str, Pairing]) -> Iterator[Finding]:
     """Pairs of two lengths or rates, or without correlation."""
-    for noisy, clean in partners(recordings):
-        one, other, names = inspections[noisy.name], inspections[clean.name], (noisy.name, clean.name)
-        if isinstance(one, str) or isinstance(other, str):
-            continue
+    for noisy, clean in partners(readable):
+        one, other, names = readable[noisy], readable[clean], (noisy.name, clean.name)
         if one.sample_rate != other.sample_rate:
             text = f"{one.sample_rate} Hz, expected {other.sample_rate} Hz as {clean.name}; resample one of them"
             yield Finding("error", "unlike", names, f"{noisy.name}: {text}")
@@ -105,11 +97,10 @@ def _unlike(
             yield Finding("warning", "unlike", names, f"{noisy.name}: {text}")
 
 
-def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections) -> Iterator[Finding]:
+def _copies(readable: Readable) -> Iterator[Finding]:
     """The same samples in two groups, and the same sound in two splits."""
-    readable = [(one, inspection) for one in recordings if not isinstance(inspection := inspections[one.name], str)]
     by_digest: dict[str, list[Recording]] = defaultdict(list)
-    for recording, inspection in readable:
+    for recording, inspection in readable.items():
         if inspection.peak >= SILENT:
             by_digest[inspection.digest].append(recording)
     duplicates = set()
@@ -121,8 +112,10 @@ def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspections: 
             duplicates |= set(names)
             text = f"the same audio as {' and '.join(names)}, expected each recording in one group; remove the copies"
             yield Finding("error", "duplicate", names, f"{first.name}: {text}")
-    for match in audio_fingerprint.matches([inspection.fingerprint for _, inspection in readable]):
-        one, other = sorted((readable[match.one][0], readable[match.other][0]), key=lambda r: SPLITS.index(r.split))
+    recordings = list(readable)
+    for match in audio_fingerprint.matches([inspection.fingerprint for inspection in readable.values()]):
+        pair = (recordings[match.one], recordings[match.other])
+        one, other = sorted(pair, key=lambda recording: SPLITS.index(recording.split))
         if one.split != other.split and not {one.name, other.name} & duplicates:
             text = (
                 f"{match.seconds:.1f} s sound like {other.name} ({one.split} and {other.split}), expected them in one "
@@ -131,10 +124,10 @@ def _copies(config: CorpusConfig, recordings: Sequence[Recording], inspections: 
             yield Finding("warning", "copy", (other.name,), f"{one.name}: {text}")
 
 
-def _short(config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections) -> Iterator[Finding]:
+def _short(config: CorpusConfig, readable: Readable) -> Iterator[Finding]:
     for split in SPLITS:
         for kind in SPEECH if config.noisy is not None else ("clean", "noise"):
-            lengths = [inspection.seconds for _, inspection in usable(recordings, inspections, split, kind)]
+            lengths = [inspection.seconds for _, inspection in usable(readable, split, kind)]
             needed = SHORTEST_S[kind]
             if sum(lengths) < needed:
                 text = f"{sum(lengths):.1f} s of {kind} recordings, expected at least {needed:g} s; add some"
@@ -145,12 +138,10 @@ def _short(config: CorpusConfig, recordings: Sequence[Recording], inspections: I
             yield Finding("error", "short", (), f"{split} split: {text}")
 
 
-def _odd(config: CorpusConfig, recordings: Sequence[Recording], inspections: Inspections) -> Iterator[Finding]:
-    for recording in recordings:
-        inspection = inspections[recording.name]
-        if not isinstance(inspection, str):
-            for kind, text in _oddities(config, recording, inspection):
-                yield Finding("warning", kind, (recording.name,), f"{recording.name}: {text}")
+def _odd(config: CorpusConfig, readable: Readable) -> Iterator[Finding]:
+    for recording, inspection in readable.items():
+        for kind, text in _oddities(config, recording, inspection):
+            yield Finding("warning", kind, (recording.name,), f"{recording.name}: {text}")
 
 
 def _oddities(config: CorpusConfig, recording: Recording, one: Inspection) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ def summary(audit: Audit) -> dict[str, Any]:
     """Minutes, files and groups per split, and all findings, as a JSON object."""
     rooms = len(audit.of("train", "room"))
     return {
-        "files": len(audit.recordings),
+        "files": len(audit.inspections),
         "sample_rate": audit.config.sample_rate,
         "splits": {split: _split(audit, split) for split in SPLITS},
         "errors": len(audit.errors),
