@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
@@ -51,11 +52,8 @@ class Digests:
 
     def save(self) -> None:
         """Writes the cache; without it, files are read again."""
-        if not self._changed:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file) as partial:
-                partial.write_text(json.dumps(self._cache))
-        except OSError:
-            return
+        if self._changed:
+            with suppress(OSError):
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(self._file) as partial:
+                    partial.write_text(json.dumps(self._cache))

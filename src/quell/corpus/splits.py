@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from quell.errors import CorpusError
@@ -54,11 +55,8 @@ def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) 
         raise CorpusError(
             f"{len(categories)} groups, expected at least 3, one for each split; add recordings or regroup"
         )
-    bounds: dict[str, tuple[float, float]] = {}
-    low = 0.0
-    for name in SPLITS:
-        bounds[name] = (low, low + fractions[name])
-        low += fractions[name]
+    edges = accumulate((fractions[name] for name in SPLITS), initial=0.0)
+    bounds = dict(zip(SPLITS, pairwise(edges), strict=True))
     points = {group: point(group) for group in categories}
     assigned = {
         group: next((name for name in SPLITS if at < bounds[name][1]), SPLITS[-1]) for group, at in points.items()

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,13 @@ def home(config: CorpusConfig, store: Path) -> tuple[list[Recording], Path]:
 
 def fingerprint(config: CorpusConfig, recordings: Iterable[Recording]) -> str:
     """16 hex digits over all that the decoded corpus depends on, which the paths of its folders are not."""
-    splits = config.splits if isinstance(config.splits, str) else dict(config.splits)
     settings: dict[str, Any] = {
         "clean": None,
         "noise": None,
         "sample_rate": config.sample_rate,
         "group_clean": config.group_clean,
         "group_noise": config.group_noise,
-        "splits": "listed" if isinstance(splits, str) else splits,  # each recording has its own
+        "splits": "listed" if isinstance(config.splits, str) else dict(config.splits),  # each recording has its own
         "hours": config.hours,
         "decoder": parallel_decoding.DECODER,
     }
@@ -128,7 +127,6 @@ def _decode(
 ) -> None:
     """Writes one memory map per split and the index; with `hours`, recordings are taken in the order of `point`."""
     clips: dict[str, list[Clip]] = {name: [] for name in SPLITS}
-    written = dict.fromkeys(SPLITS, 0)
     speech = dict.fromkeys(SPLITS, 0)
     keys: dict[str, str] = {}
 
@@ -139,8 +137,8 @@ def _decode(
     jobs = parallel_decoding.decoding_jobs(config, recordings)
     if config.hours:
         jobs.sort(key=lambda job: point(job.recording.path))
-    files = {name: (folder / f"{name}.int16").open("wb") for name in SPLITS}
-    try:
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.int16").open("wb")) for name in SPLITS}
         for done, (job, decoded) in enumerate(parallel_decoding.decoded(jobs, stored, is_full, processes)):
             if progress is not None:
                 progress(done, len(jobs))
@@ -149,15 +147,11 @@ def _decode(
                 continue
             for kind, samples in decoded.items():
                 path = job.noisy.path if job.noisy is not None and kind != "clean" else recording.path
+                begin = files[split].tell() // samples.itemsize
+                clips[split].append(Clip(kind, path, recording.group, recording.category, begin, len(samples)))
                 files[split].write(samples.tobytes())  # unlike tofile, its error has a reason
-                clip = Clip(kind, path, recording.group, recording.category, written[split], len(samples))
-                clips[split].append(clip)
                 keys[f"{kind}/{path}"] = job.key
-                written[split] += len(samples)
                 speech[split] += len(samples) if kind == "clean" else 0
-    finally:
-        for file in files.values():
-            file.close()
     index = {
         "sample_rate": config.sample_rate,
         "decoder": parallel_decoding.DECODER,

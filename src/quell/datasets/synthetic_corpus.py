@@ -140,8 +140,15 @@ def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> Iterator[str]
     for voice, pitch in zip(SPEAKERS, pitches, strict=True):
         takes = {f"{number:03}": take for number, take in enumerate(_utterances(espeak, voice, int(pitch), rng))}
         yield _write(folder, f"speech/{voice}", takes, SPEECH_RATE)
-    classes = {"white": _white, "pink": _pink, "hum": _hum, "clicks": _clicks, "fan": _fan}
-    for name, make in (classes | {"babble": partial(_babble, espeak)}).items():
+    classes: dict[str, Noise] = {
+        "white": lambda source, length, rng: _coloured(-0.7 + 0.2 * source, length, rng),
+        "pink": lambda source, length, rng: _coloured(-3.7 + 0.2 * source, length, rng),
+        "hum": _hum,
+        "clicks": _clicks,
+        "fan": _fan,
+        "babble": partial(_babble, espeak),
+    }
+    for name, make in classes.items():
         takes = {
             f"{name}{source + 1}-{take}": _noise(make, source, rng) for source in range(SOURCES) for take in (1, 2)
         }
@@ -182,14 +189,6 @@ def _coloured(db_per_octave: float, length: int, rng: Generator) -> Signal:
     # An octave multiplies the amplitude by 2 ** exponent, which is 6.02 dB * exponent; flat in the inaudible range.
     exponent = db_per_octave / (20 * np.log10(2))
     return np.fft.irfft(np.fft.rfft(rng.standard_normal(length)) * np.maximum(frequency, 20) ** exponent, length)
-
-
-def _white(source: int, length: int, rng: Generator) -> Signal:
-    return _coloured(-0.7 + 0.2 * source, length, rng)
-
-
-def _pink(source: int, length: int, rng: Generator) -> Signal:
-    return _coloured(-3.7 + 0.2 * source, length, rng)
 
 
 def _hum(source: int, length: int, rng: Generator) -> Signal:
