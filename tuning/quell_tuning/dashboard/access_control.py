@@ -1,7 +1,4 @@
-"""Access control for optuna-dashboard, which has none: who may ask for what, and what a browser may do with the answer.
-
-A password, read-only mode, a list of the writes that are allowed, and the headers of a web page's security.
-"""
+"""Access control for optuna-dashboard, which has none: password, read-only mode, allowed writes, security headers."""
 
 import base64
 import binascii

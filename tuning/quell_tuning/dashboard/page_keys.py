@@ -1,7 +1,5 @@
 """Private keys of optuna-dashboard in a study's system attributes: notes and plots, texts in numbered pieces.
 
-Optuna's databases once held 2048 characters in a field: the dashboard still cuts its texts into pieces.
-
 Read in optuna-dashboard 0.21.0: `_note.py`, `_custom_plot_data.py`, and `_serializer.py` for the constraints.
 """
 

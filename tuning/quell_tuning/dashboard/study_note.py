@@ -1,7 +1,4 @@
-"""The note of a study for optuna-dashboard: its best trial, presets, budget, limits, corpus and search space.
-
-What a study of an older version has not stored is left out.
-"""
+"""The note of a study for optuna-dashboard. What a study of an older version has not stored is left out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

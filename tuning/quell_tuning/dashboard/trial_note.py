@@ -1,7 +1,4 @@
-"""The note of a trial for optuna-dashboard: scores, cost, configuration, clips, and the commands to use it.
-
-What a study of an older version has not stored is left out.
-"""
+"""The note of a trial for optuna-dashboard: scores, cost, configuration, clips, and the commands to use it."""
 
 from collections.abc import Mapping
 from typing import Any

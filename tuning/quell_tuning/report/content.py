@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 import quell
-from quell_tuning.formatting import COSTS, SCORED_COSTS, plain, title
+from quell_tuning.formatting import COSTS, SCORED_COSTS, cost_number, plain, title
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.report import formatting
 from quell_tuning.results.snapshot import StudySnapshot, beside, hours
@@ -31,9 +31,14 @@ class Content:
         self.attributes = self.snapshot.attributes
         self.spec: dict[str, Any] = self.attributes["spec"]
         self.noisy = self.snapshot.noisy
+        self.costs = [COSTS[SCORED_COSTS[name]].name for name in self.snapshot.scores[1:]]  # that are minimised
         self.noisy_by_snr: dict[str, dict[str, float]] = self.attributes.get("noisy_by_snr", {})
         self.minutes: dict[str, dict[str, float]] = self.attributes.get("minutes", {})  # of speech and noise, by split
         self.trials = [trial for trial in self.snapshot.trials if not is_lost(trial)]
+        # Complete trials that the leaderboard leaves out.
+        self.infeasible = sum(trial.state == TrialState.COMPLETE and not feasible(trial) for trial in self.trials)
+        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
+        self.failures = [(trial.number, str(trial.user_attrs["failure"])) for trial in failed]
         self.leaderboard = self.snapshot.ranked[:best]
         self.best = self.leaderboard[0] if self.leaderboard else None
         self.presets, self.best_preset = self.snapshot.presets, self.snapshot.best_preset
@@ -41,6 +46,12 @@ class Content:
         # Metrics, the score first; SNRs of the best trial in dB, ascending.
         self.metrics = list(dict.fromkeys([self.metric, *(self.best.metrics if self.best else ()), *self.noisy]))
         self.snrs = sorted(self.best.by_snr, key=float) if self.best else []
+        search: Mapping[str, Any] = self.spec.get("search", {})
+        self.searched = {name: domain(name, values) for name, values in search.items() if isinstance(values, dict)}
+        limits: Mapping[str, float | None] = self.spec.get("limits", {})
+        self.limits = formatting.listed(
+            COSTS[name].limit.format(cost_number(name, limit)) for name, limit in limits.items() if limit is not None
+        )
         self.planned_trials = int(self.attributes.get("trials", len(self.trials)))
         self.hours = hours(self.snapshot.trials, self.planned_trials)
         self.quell = quell.__version__
@@ -61,11 +72,6 @@ class Content:
         )
 
     @property
-    def costs(self) -> list[str]:
-        """Names of the scores that are minimised."""
-        return [COSTS[SCORED_COSTS[name]].name for name in self.snapshot.scores[1:]]
-
-    @property
     def scores(self) -> str:
         mixtures = self.spec["training"]["validation_mixtures"]
         return formatting.listed([f"{title(self.metric)}, mean over {mixtures} mixtures", *self.costs])
@@ -76,26 +82,6 @@ class Content:
         counts = Counter(map(state_name, self.trials))
         counts["failed"] = counts.pop("fail", 0)
         return ", ".join(f"{counts[name]} {name}" for name in sorted(counts) if counts[name]) or "none yet"
-
-    @property
-    def infeasible(self) -> int:
-        """Complete trials that the leaderboard leaves out."""
-        return sum(trial.state == TrialState.COMPLETE and not feasible(trial) for trial in self.trials)
-
-    @property
-    def failures(self) -> list[tuple[int, str]]:
-        failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]
-        return [(trial.number, str(trial.user_attrs["failure"])) for trial in failed]
-
-    @property
-    def searched(self) -> dict[str, str]:
-        """Parameter -> its domain."""
-        search: Mapping[str, Any] = self.spec.get("search", {})
-        return {name: domain(name, values) for name, values in search.items() if isinstance(values, dict)}
-
-    @property
-    def limits(self) -> str:
-        return formatting.listed(formatting.limits(self.spec.get("limits", {})))
 
     @property
     def confirmed(self) -> str:

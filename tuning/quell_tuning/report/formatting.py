@@ -1,9 +1,8 @@
-"""Numbers, lists and limits as the report writes them, for readers who know no study file."""
+"""Numbers and lists as the report writes them, for readers who know no study file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from quell_tuning import formatting
-from quell_tuning.formatting import COSTS, cost_number
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -40,8 +39,3 @@ def listed(parts: Iterable[str]) -> str:
 def parameter(key: str) -> str:
     """A parameter's name without its unit."""
     return "window" if key == "win_ms" else key.replace("_", " ")
-
-
-def limits(section: Mapping[str, float | None]) -> list[str]:
-    """Limits of a study in words."""
-    return [COSTS[name].limit.format(cost_number(name, value)) for name, value in section.items() if value is not None]
