@@ -1,10 +1,9 @@
 """Commands that search: demo, studies, tune, worker, storage serve."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +19,6 @@ from quell_tuning.cli.options import (
     stdout,
 )
 from quell_tuning.errors import Interrupted, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from quell_tuning.study.study_file import StudySpec
-    from quell_tuning.workspace.workspace import Workspace
 
 
 def demo(runs: options.Runs = Path("runs"), study: options.StudyFile = Path("demo")) -> int:
@@ -115,6 +108,7 @@ def tune(
 ) -> int:
     """Create or continue a study and run it."""
     from quell_tuning.results import status as state
+    from quell_tuning.trials.starting_points import warm_starts
     from quell_tuning.trials.tracking import check_tracking
     from quell_tuning.workers.devices import check_devices, share_devices
     from quell_tuning.workers.ray_pool import RayCluster, check_storage
@@ -135,27 +129,15 @@ def tune(
     check_tracking(track)
     starts: list[dict[str, Any]] = []
     if warm_start is not None:
-        starts = _warm_starts(warm_start, warm_start_storage, warm_start_best, spec, place, console)
+        other = replace(place, storage_url=warm_start_storage or place.storage_url)
+        starts, outside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
+        console.print(f"warm start: {len(starts)} trials of {warm_start}; {outside} lie outside the search")
     search = Tune(spec, study, place, worker_devices, console, starts, track, skip_bad, cluster)
     with nullcontext() if cluster is None else cluster.connected():
         code, studies = search.run(presets=presets)
     for stored in studies:
         state.show(state.summary(stored), stdout())
     return _exit_code(code)
-
-
-def _warm_starts(
-    study: str, storage_url: str | None, best: int, spec: StudySpec, place: Workspace, console: Console
-) -> list[dict[str, Any]]:
-    """The best trials of another study as starting points; prints how many there are."""
-    from dataclasses import replace
-
-    from quell_tuning.trials.starting_points import warm_starts
-
-    other = replace(place, storage_url=storage_url or place.storage_url)
-    starts, outside = warm_starts(open_study(study, other), spec, best)
-    console.print(f"warm start: {len(starts)} trials of {study}; {outside} lie outside the search")
-    return starts
 
 
 def worker(

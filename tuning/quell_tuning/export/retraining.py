@@ -29,8 +29,6 @@ GPU_TOLERANCE = {"pesq": 0.02, "stoi": 0.002, "estoi": 0.003, "si_sdr": 0.1}
 # Validation mixtures that a refit is scored on at its end. The scores go nowhere: it was trained on these recordings.
 REFIT_MIXTURES = 6
 
-OnRung = Callable[[float, NDArray[Any]], None]
-
 
 class _Pruned(Exception):
     """The training reached the rung that the trial was pruned at."""
@@ -54,7 +52,13 @@ def reproduce(study: optuna.Study, number: int, runs: RunFolder, device: str, co
     before = {_rung(study, step): score for step, score in sorted(trial.intermediate_values.items())}
     before |= trial.user_attrs.get("metrics", {})
     again = _scores(study, trial, runs, torch.device(device), log)
-    return _compare({name: (score, again[name]) for name, score in before.items()}, device, console)
+    same = True
+    for name, score in before.items():
+        tolerance = 0.0 if device == "cpu" else GPU_TOLERANCE[name.split()[0]]
+        same = same and abs(score - again[name]) <= tolerance
+        verdict = "the same" if score == again[name] else f"differs by {again[name] - score:+.3g}"
+        console.print(f"{name}: {score!r} then, {again[name]!r} now: {verdict}", highlight=False)
+    return 0 if same else 1
 
 
 def _trained(study: optuna.Study, number: int) -> FrozenTrial:
@@ -92,17 +96,6 @@ def _rung(study: optuna.Study, step: int) -> str:
     return f"{metric(study)} at {step / 3600:g} h of audio"
 
 
-def _compare(scores: dict[str, tuple[float, float]], device: str, console: Console) -> int:
-    """Prints each score before and now; returns the exit code."""
-    same = True
-    for name, (before, again) in scores.items():
-        tolerance = 0.0 if device == "cpu" else GPU_TOLERANCE[name.split()[0]]
-        same = same and abs(before - again) <= tolerance
-        verdict = "the same" if before == again else f"differs by {again - before:+.3g}"
-        console.print(f"{name}: {before!r} then, {again!r} now: {verdict}", highlight=False)
-    return 0 if same else 1
-
-
 def refit(study: optuna.Study, trial: FrozenTrial, runs: RunFolder, device: torch.device, console: Console) -> Denoiser:
     """Trains a trial's configuration again, with as much audio, on the recordings of train and validation together.
 
@@ -125,12 +118,14 @@ def _train(
     device: torch.device,
     console: Console,
     *,
-    on_rung: OnRung | None = None,
+    on_rung: Callable[[float, NDArray[Any]], None] | None = None,
     refit_checkpoint: Path | None = None,
 ) -> Trained:
     """Trains as the trial did; for a refit without rungs before the last, and on train and validation together."""
     spec, corpus = spec_of(study), corpus_of(study, runs.corpora)
-    config, label = TrainingConfig(**_training_of(trial)), "training"
+    stored = trial.user_attrs["training"].items()  # from JSON, which has no tuples
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored}
+    config, label = TrainingConfig(**fields), "training"
     hours = config.rungs_audio_hours[-1]
     with Scorer(cores()) as scorer, progress.Trainings(console) as bars:
         validation = validation_set(spec, corpus, scorer)
@@ -149,9 +144,3 @@ def _train(
             on_step=lambda done, loss: bars.step(label, done, hours, loss),
             checkpoint=refit_checkpoint,
         )
-
-
-def _training_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The fields of a trial's TrainingConfig; JSON, which stores them, knows no tuples."""
-    stored = trial.user_attrs["training"]
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
