@@ -71,11 +71,7 @@ def denoise(
 
 
 def _split_model(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
-    """The model, if the first argument is one, and the inputs.
-
-    Raises:
-        BadParameter: no input, or a model that is not the first argument.
-    """
+    """The model, if the first argument is one, and the inputs; BadParameter without any, or for a model among them."""
     model = arguments[0] if arguments[0].suffix in MODELS else None
     inputs = arguments if model is None else arguments[1:]
     if not inputs:
@@ -204,17 +200,12 @@ def _writing_stdout() -> Iterator[None]:
 
     try:
         yield
-    except BrokenPipeError:
-        _drop_output()
-        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        _drop_output()
+        # Discards buffered output, which Python would otherwise fail to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
         raise AudioError(f"standard output: {error.strerror}, expected to write to it; redirect it") from error
-
-
-def _drop_output() -> None:
-    """Discards buffered output, which Python would otherwise fail to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _warn(name: str, report: Report, console: Console) -> None:

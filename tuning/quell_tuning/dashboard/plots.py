@@ -95,18 +95,13 @@ def score_against_hours(snapshot: StudySnapshot) -> Figure:
     if best:
         spent = ended[-1].hours
         traces.append(_line("best so far", [*best, (spent, best[-1][1])], INK, shape="hv"))
-        for name, value, dash in _references(snapshot):
-            traces.append(_line(name, [(0.0, value), (spent, value)], GREY, dash=dash))
+        references = [("noisy", snapshot.noisy.get(score), "dot")]
+        if (preset := snapshot.best_preset) is not None:
+            references.append((f"best preset ({preset.preset})", preset.metrics.get(score), "dash"))
+        for name, value, dash in references:
+            if value is not None:
+                traces.append(_line(name, [(0.0, value), (spent, value)], GREY, dash=dash))
     return _figure(f"Best {formatting.plain(score)} against time", "worker-hours", formatting.title(score), traces)
-
-
-def _references(snapshot: StudySnapshot) -> list[tuple[str, float, str]]:
-    """Scores to compare a search with: (name, score, dash of its line)."""
-    score, preset = snapshot.metric, snapshot.best_preset
-    references = [("noisy", snapshot.noisy[score], "dot")] if score in snapshot.noisy else []
-    if preset is not None and score in preset.metrics:
-        references.append((f"best preset ({preset.preset})", preset.metrics[score], "dash"))
-    return references
 
 
 def _points(trials: Iterable[FrozenTrial]) -> list[Point]:

@@ -32,11 +32,7 @@ class ExportedTrial:
 
 
 def check(card: Path) -> None:
-    """Checks that a card may be written there: nothing is there, or the card of an earlier export.
-
-    Raises:
-        ExportError: a file of that name is there and is no card.
-    """
+    """Raises ExportError where a file is in the card's place that is no card of an earlier export."""
     try:
         free = not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")
     except OSError:

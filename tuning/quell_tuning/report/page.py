@@ -64,11 +64,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def check(path: Path, overwrite: bool) -> None:
-    """Checks, before the work, that `write` can write.
-
-    Raises:
-        TuningError: it cannot.
-    """
+    """Raises TuningError where `write` could not write the file, or would replace it without `overwrite`."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise TuningError(f"{path}: not a file in a folder that exists, expected one; give another -o")
     if path.exists() and not overwrite:
