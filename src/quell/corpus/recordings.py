@@ -59,13 +59,11 @@ class CorpusConfig:
         return SHARES if isinstance(self.splits, str) else self.splits
 
     def folder(self, kind: Kind) -> Path:
-        """Folder of the recordings of a kind."""
         folder = {"clean": self.clean, "noisy": self.noisy, "noise": self.noise, "room": self.rooms}[kind]
         assert folder is not None
         return folder
 
     def path(self, recording: Recording) -> Path:
-        """Path of a recording's file."""
         return self.folder(recording.kind) / recording.path
 
     def without(self, names: Iterable[str]) -> Self:

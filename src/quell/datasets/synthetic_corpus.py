@@ -110,7 +110,7 @@ One folder per speaker or noise class; noise files whose names start alike up to
 """
 
 
-def make_demo_corpus(folder: Path, *, seed: int = 0, progress: Callable[[str], None] | None = None) -> None:
+def make_demo_corpus(folder: Path, *, seed: int = 0) -> None:
     """Writes 25 minutes of speech and 10 of noise, 16-bit WAV, as folder/speech/<voice>/ and folder/noise/<class>/.
 
     A noise file is named <source>-<take>.wav. The two takes of a source share its parameters, and in babble its voices,
@@ -119,7 +119,6 @@ def make_demo_corpus(folder: Path, *, seed: int = 0, progress: Callable[[str], N
 
     Args:
         seed: 0 or above.
-        progress: called with a line per speaker and noise class, once its files are written.
 
     Raises:
         CorpusError: folder exists, or espeakng-loader is missing or fails.
@@ -129,17 +128,15 @@ def make_demo_corpus(folder: Path, *, seed: int = 0, progress: Callable[[str], N
     rng = np.random.default_rng(seed)
     espeak = Espeak(seed)
     with new_folder(folder) as partial_folder:
-        for line in _write_corpus(partial_folder, espeak, rng):
-            if progress is not None:
-                progress(line)
+        _write_corpus(partial_folder, espeak, rng)
         (partial_folder / "README.txt").write_text(README.format(seed=seed), encoding="utf-8")
 
 
-def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> Iterator[str]:
+def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> None:
     pitches = rng.permutation(np.linspace(28, 72, len(SPEAKERS)))  # a different one for each speaker
     for voice, pitch in zip(SPEAKERS, pitches, strict=True):
         takes = {f"{number:03}": take for number, take in enumerate(_utterances(espeak, voice, int(pitch), rng))}
-        yield _write(folder, f"speech/{voice}", takes, SPEECH_RATE)
+        _write(folder / "speech" / voice, takes, SPEECH_RATE)
     classes: dict[str, Noise] = {
         "white": lambda source, length, rng: _coloured(-0.7 + 0.2 * source, length, rng),
         "pink": lambda source, length, rng: _coloured(-3.7 + 0.2 * source, length, rng),
@@ -152,15 +149,13 @@ def _write_corpus(folder: Path, espeak: Espeak, rng: Generator) -> Iterator[str]
         takes = {
             f"{name}{source + 1}-{take}": _noise(make, source, rng) for source in range(SOURCES) for take in (1, 2)
         }
-        yield _write(folder, f"noise/{name}", takes, NOISE_RATE)
+        _write(folder / "noise" / name, takes, NOISE_RATE)
 
 
-def _write(folder: Path, part: str, takes: dict[str, NDArray[np.int16]], sample_rate: int) -> str:
-    (folder / part).mkdir(parents=True)
+def _write(folder: Path, takes: dict[str, NDArray[np.int16]], sample_rate: int) -> None:
+    folder.mkdir(parents=True)
     for name, samples in takes.items():
-        soundfile.write(folder / part / f"{name}.wav", samples, sample_rate, subtype="PCM_16")
-    seconds = sum(len(samples) for samples in takes.values()) / sample_rate
-    return f"{part}: {len(takes)} files, {seconds:.0f} s"
+        soundfile.write(folder / f"{name}.wav", samples, sample_rate, subtype="PCM_16")
 
 
 def _utterances(espeak: Espeak, voice: str, pitch: int, rng: Generator) -> Iterator[NDArray[np.int16]]:

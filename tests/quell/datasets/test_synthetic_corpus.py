@@ -28,7 +28,7 @@ SMALL = {"SPEAKERS": ("en-us+m2", "en-us-nyc+f2"), "SENTENCES_PER_SPEAKER": 2, "
 
 @dataclass
 class Corpus:
-    """The files, sentences and progress of one call of make_demo_corpus."""
+    """The files and voices of one call of make_demo_corpus."""
 
     folder: Path
     speech: dict[str, list[Signal]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Corpus:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     written = Corpus(tmp_path_factory.mktemp("demo") / "corpus")
     asked: list[str] = []
-    say, babble = Espeak.say, synthetic_corpus._babble
+    say, babble, write = Espeak.say, synthetic_corpus._babble, synthetic_corpus._write
 
     def record_say(self, voice, text, **settings):
         asked.append(voice)
@@ -53,14 +53,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         written.babble.append(frozenset(asked[first:]))
         return signal
 
-    def progress(line: str) -> None:
-        written.voices[line.split(":")[0]] = set(asked)
+    def record_write(folder, *arguments):
+        written.voices["/".join(folder.parts[-2:])] = set(asked)
         asked.clear()
+        write(folder, *arguments)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Espeak, "say", record_say)
         monkeypatch.setattr(synthetic_corpus, "_babble", record_babble)
-        make_demo_corpus(written.folder, progress=progress)
+        monkeypatch.setattr(synthetic_corpus, "_write", record_write)
+        make_demo_corpus(written.folder)
     for part, signals in (("speech", written.speech), ("noise", written.noise)):
         for kind in sorted((written.folder / part).iterdir()):
             signals[kind.name] = [soundfile.read(path, dtype="float32")[0] for path in sorted(kind.glob("*.wav"))]
