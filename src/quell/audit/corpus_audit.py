@@ -12,7 +12,7 @@ from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.corpus.scan import find
 from quell.errors import AudioError
 from quell.processes import pool
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +36,7 @@ class Audit:
         return usable(self.inspections, split, kind)
 
 
-def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = None) -> Audit:
+def audit(config: CorpusConfig, processes: int = 1, progress: Progress = ignore) -> Audit:
     """Reads every recording whole and judges it.
 
     Raises:
@@ -44,13 +44,11 @@ def audit(config: CorpusConfig, processes: int = 1, progress: Progress | None = 
     """
     recordings = find(config)
     inspections: dict[Recording, Inspection | str] = {}
-    if progress is not None:
-        progress(0, len(recordings))
+    progress(0, len(recordings))
     paths = [config.path(recording) for recording in recordings]
     for recording, inspection in zip(recordings, _map(_inspect, paths, processes), strict=True):
         inspections[recording] = inspection
-        if progress is not None:
-            progress(len(inspections), len(recordings))
+        progress(len(inspections), len(recordings))
     # Of the pairs that can be read, at the rate of the corpus.
     pairs = partners(one for one, measured in inspections.items() if isinstance(measured, Inspection))
     jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]

@@ -63,9 +63,8 @@ def _peak(waveform: audio.FloatArray) -> float:
 def _in_16_bits(waveform: audio.FloatArray, peak: float) -> Samples:
     samples = np.empty(len(waveform), np.int16)
     for begin in range(0, len(waveform), audio.READ_BLOCK):  # so that an hour is not in memory twice
-        samples[begin : begin + audio.READ_BLOCK] = np.round(
-            waveform[begin : begin + audio.READ_BLOCK] * (32767 / peak)
-        )
+        block = slice(begin, begin + audio.READ_BLOCK)
+        samples[block] = np.round(waveform[block] * (32767 / peak))
     return samples
 
 

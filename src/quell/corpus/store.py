@@ -20,10 +20,10 @@ from quell.corpus.recordings import CorpusConfig, Recording
 from quell.corpus.scan import leaks, scan, unpaired
 from quell.corpus.splits import SPLITS, point
 from quell.errors import CorpusError
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 
-def prepare(config: CorpusConfig, store: Path, progress: Progress | None = None, processes: int = 1) -> Corpus:
+def prepare(config: CorpusConfig, store: Path, progress: Progress = ignore, processes: int = 1) -> Corpus:
     """The decoded corpus, opened from `store` if the same files were decoded before, else decoded now.
 
     A build is renamed to its final name at its end, so an interrupted one leaves nothing there; of two builds at once,
@@ -87,9 +87,7 @@ def _build_lock(store: Path) -> Iterator[None]:
         raise CorpusError(f"{store}: {error.strerror}, expected a folder to write to; check --runs") from error
 
 
-def _build(
-    config: CorpusConfig, recordings: list[Recording], folder: Path, progress: Progress | None, processes: int
-) -> None:
+def _build(config: CorpusConfig, recordings: list[Recording], folder: Path, progress: Progress, processes: int) -> None:
     for problem in (*leaks(config, recordings), *unpaired(config, recordings)):
         raise CorpusError(problem.text)
     for partial in folder.parent.glob(".[0-9a-f]*.*"):  # of killed builds: under the lock no other runs
@@ -122,7 +120,7 @@ def _decode(
     recordings: list[Recording],
     stored: parallel_decoding.Stored,
     folder: Path,
-    progress: Progress | None,
+    progress: Progress,
     processes: int,
 ) -> None:
     """Writes one memory map per split and the index; with `hours`, recordings are taken in the order of `point`."""
@@ -140,8 +138,7 @@ def _decode(
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.int16").open("wb")) for name in SPLITS}
         for done, (job, decoded) in enumerate(parallel_decoding.decoded(jobs, stored, is_full, processes)):
-            if progress is not None:
-                progress(done, len(jobs))
+            progress(done, len(jobs))
             recording, split = job.recording, job.recording.split
             if is_full(recording):
                 continue

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from quell.atomic import new_folder
 from quell.errors import DownloadError
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0
@@ -28,7 +28,7 @@ MOST_FILES = 1_000_000  # of an archive
 MOST_TIMES = 200  # size of the contents over that of the archive; with more it is made to fill the disk
 
 
-def fetch(url: str, path: Path, checksum: str | None = None, progress: Progress | None = None) -> None:
+def fetch(url: str, path: Path, checksum: str | None = None, progress: Progress = ignore) -> None:
     """Downloads a file to `path`, which appears only when complete; resumes an interrupted download.
 
     A partial download is beside it as `<name>.part`.
@@ -53,7 +53,7 @@ def fetch(url: str, path: Path, checksum: str | None = None, progress: Progress 
         raise DownloadError(f"{path}: {error.strerror or error}, {needed}") from error
 
 
-def _fill(url: str, part: Path, progress: Progress | None) -> None:
+def _fill(url: str, part: Path, progress: Progress) -> None:
     """Appends to the partial download until it is complete, over several connections if necessary."""
     tries, most = 0, FIRST_TRIES
     while True:
@@ -78,7 +78,7 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _append(url: str, part: Path, progress: Progress | None) -> int | None:
+def _append(url: str, part: Path, progress: Progress) -> int | None:
     """Downloads over one connection. Returns the bytes of the whole file, None if unknown.
 
     Raises:
@@ -113,8 +113,7 @@ def _append(url: str, part: Path, progress: Progress | None) -> int | None:
             while block := response.read(BLOCK):
                 file.write(block)
                 done += len(block)
-                if progress is not None:
-                    progress(done, total or done)
+                progress(done, total or done)
     return total
 
 
@@ -141,7 +140,7 @@ def _check(url: str, part: Path, checksum: str) -> None:
         raise DownloadError(f"{url}: {kind} {digest}, expected {expected}; try again, else the file was changed there")
 
 
-def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
+def unpack(archive: Path, folder: Path, progress: Progress = ignore) -> None:
     """Unpacks a zip or tar archive into a new folder, which appears only when complete.
 
     An archive with a path that leads out of the folder, a link or a device is refused as a whole.
@@ -191,7 +190,7 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             yield [_Member(i.name, i.size, i.isfile() or i.isdir(), partial(extract, i)) for i in tarred]
 
 
-def _extract(archive: Path, members: list[_Member], folder: Path, progress: Progress | None) -> None:
+def _extract(archive: Path, members: list[_Member], folder: Path, progress: Progress) -> None:
     total = sum(member.size for member in members)
     if len(members) > MOST_FILES or total > MOST_TIMES * max(archive.stat().st_size, BLOCK):
         found = f"{len(members)} files of {total / 1e9:.1f} GB in {archive.stat().st_size / 1e6:.1f} MB"
@@ -203,8 +202,7 @@ def _extract(archive: Path, members: list[_Member], folder: Path, progress: Prog
     for member in members:
         member.extract(folder)
         done += member.size
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
 
 
 def _refuse(archive: Path, member: _Member) -> None:

@@ -11,7 +11,7 @@ from quell.audio import FloatArray
 from quell.audio.formats import Format
 from quell.audio.writer import write
 from quell.errors import CorpusError, PackageError
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 SIZE_M = ((2.5, 2.5, 2.3), (9.0, 7.0, 3.5))  # least and most length, width and height
 DECAY_S = (0.15, 0.7)  # to -60 dB (Sabine 1922)
@@ -23,7 +23,7 @@ MOUTH_M = (1.0, 1.8)  # height
 MOST_REFLECTIONS = 30
 
 
-def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Progress | None = None) -> Path:
+def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Progress = ignore) -> Path:
     """The folder of `count` room responses, generated at the first call.
 
     Raises:
@@ -46,8 +46,7 @@ def generate(folder: Path, count: int, sample_rate: int, seed: int, progress: Pr
                 response, decay_s = _response(pyroomacoustics, rng, sample_rate)
                 path = partial / f"{number:04d}_{decay_s:.2f}s.wav"
                 write(path, response, Format(sample_rate, "WAV", "PCM_16"))
-                if progress is not None:
-                    progress(number + 1, count)
+                progress(number + 1, count)
     except OSError as error:
         if not home.is_dir():  # else another process was faster, with the same rooms
             raise CorpusError(f"{home}: {error.strerror}, expected to write there; check --runs") from error
