@@ -125,7 +125,7 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
     if parsed is None:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password")
     parsed = parsed.set(drivername="postgresql+psycopg")
-    limits = {
+    limits: dict[str, Any] = {
         "connect_timeout": SILENT_S,
         "tcp_user_timeout": SILENT_S * 1000,
         # A process that is frozen inside a transaction would block all others.
@@ -141,7 +141,9 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
         "connect_args": arguments,
     }
     try:
-        with _making_tables(parsed, arguments):
+        locking = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.pool.NullPool, connect_args=arguments)
+        with locking.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
             storage = _tables(parsed.render_as_string(hide_password=False), engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
@@ -151,27 +153,23 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
     return _retrying(storage)
 
 
-@contextmanager
-def _making_tables(url: sqlalchemy.URL, arguments: Mapping[str, Any]) -> Iterator[None]:
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=dict(arguments))
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
-        yield
+def import_grpc(purpose: str) -> None:
+    """Imports grpc, with settings that it reads when it is imported.
 
-
-def quiet_grpc() -> None:
-    """Sets variables that grpc reads when it is imported."""
+    Raises:
+        StorageError: it is not installed; the message begins with `purpose`.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no lines on stderr besides our errors
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it crashes a child forked while another thread calls
-
-
-def _grpc(url: str) -> RetryingStorage:
-    quiet_grpc()
     try:
         import grpc  # noqa: F401
     except ImportError:
         needed = "expected it beside quell; pip install 'quell-denoiser[grpc]'"
-        raise StorageError(f"{shown(url)}: the package grpcio is not installed, {needed}") from None
+        raise StorageError(f"{purpose}: the package grpcio is not installed, {needed}") from None
+
+
+def _grpc(url: str) -> RetryingStorage:
+    import_grpc(shown(url))
     host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
     if not host or not port.isdigit():
         raise StorageError(f"--storage: {shown(url)}, expected grpc://HOST:PORT; take both from `quell storage serve`")

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
 from quell_tuning.errors import Interrupted, StorageError
-from quell_tuning.storage.backends import open_storage, quiet_grpc
+from quell_tuning.storage.backends import import_grpc, open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 
 # To the database; twice as many under load.
@@ -49,14 +49,7 @@ def serve(backend: Backend, host: str, port: int, processes: int, console: Conso
     Raises:
         StorageError: the database cannot be opened, or the port is taken.
     """
-    try:
-        quiet_grpc()
-        import grpc  # noqa: F401
-    except ImportError:
-        raise StorageError(
-            "storage serve: the package grpcio is not installed, expected it beside quell; "
-            "pip install 'quell-denoiser[grpc]'"
-        ) from None
+    import_grpc("storage serve")
     if host not in LOOPBACK:
         console.print(f"quell: {host}: the server asks for no password; keep it inside a network that you trust")
     address = f"serving on grpc://{host}:{port}"
@@ -159,7 +152,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _serve_beside(backend: Backend, host: str, port: int, connections: int, ready: Any) -> None:
     follow_parent()
-    quiet_grpc()
+    import_grpc("storage serve")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with _server(backend, host, port, connections, shared=True) as server:
