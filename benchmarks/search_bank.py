@@ -82,9 +82,7 @@ def read_bank(path: Path) -> list[Configuration]:
 
 def searched(spec: StudySpec) -> list[Searched]:
     """All points of a space of choices: the default preset first, the others in random order."""
-    choices = {
-        name: domain.values() for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)
-    }
+    choices = {name: domain.choices for name, domain in spec.search.items() if isinstance(domain, search_space.Choices)}
     points = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
     random.Random(0).shuffle(points)
     return sorted(points, key=lambda point: any(point[name] != PRESETS[DEFAULT][name] for name in point))

@@ -22,7 +22,7 @@ def corners(spec: study_file.StudySpec) -> list[search_space.Point]:
     for pick in (min, max):
         point: search_space.Point = dict(PRESETS["compressed-unet"])
         for name, domain in spec.search.items():
-            values = domain.values() if isinstance(domain, search_space.Choices | search_space.Range) else [domain]
+            values = search_space.values(domain)
             point[name] = values[0] if isinstance(values[0], str | bool) else pick(values)
         ends.append(point)
     return ends

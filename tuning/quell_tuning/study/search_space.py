@@ -31,12 +31,6 @@ class Choices(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     choices: list[Scalar] = Field(min_length=1)
 
-    def values(self) -> list[Value]:
-        return self.choices
-
-    def holds(self, value: Value) -> bool:
-        return value in self.choices
-
 
 class Range(BaseModel):
     """`{ low, high, log, step }`: an interval, both ends included."""
@@ -54,15 +48,6 @@ class Range(BaseModel):
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError(f"log with low {self.low}, step {self.step}, expected low above 0 and no step")
         return self
-
-    def values(self) -> list[Value]:
-        return [self.low, self.high]
-
-    def holds(self, value: Value) -> bool:
-        if isinstance(value, str) or not self.low <= value <= self.high:
-            return False
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) <= 1e-9
 
 
 def _tag(value: object) -> str:
@@ -85,7 +70,7 @@ def problem(name: str, domain: Domain) -> str | None:
     parameter = PARAMETERS[name]
     if isinstance(domain, Range) and (parameter.kind in (str, bool) or parameter.odd):
         return "low and high, expected choices = [...]"
-    return next((problem for value in _values(domain) if (problem := parameter.problem(value))), None)
+    return next((problem for value in values(domain) if (problem := parameter.problem(value))), None)
 
 
 def conflict(search: Mapping[str, Domain]) -> str | None:
@@ -95,18 +80,21 @@ def conflict(search: Mapping[str, Domain]) -> str | None:
         search: domains that are legal one by one.
     """
     names = ("loss", "output", "target", "bottleneck", "causal")
-    values = {name: _values(search.get(name, DEFAULTS[name])) for name in names}
-    for loss, output, target in itertools.product(values["loss"], values["output"], values["target"]):
+    searched = {name: values(search.get(name, DEFAULTS[name])) for name in names}
+    for loss, output, target in itertools.product(searched["loss"], searched["output"], searched["target"]):
         if problem := loss_problem(str(loss), str(output), str(target)):
             return f"loss: {problem}; take one of them out"
-    if True in values["causal"] and "both" in values["bottleneck"]:
+    if True in searched["causal"] and "both" in searched["bottleneck"]:
         needed = "expected none, frequency or forward, since both depends on later frames"
         return f"bottleneck: 'both' and causal = true, {needed}; take one of them out"
     return None
 
 
-def _values(domain: Domain) -> list[Value]:
-    return domain.values() if isinstance(domain, Choices | Range) else [domain]
+def values(domain: Domain) -> list[Value]:
+    """The choices, the ends of a range, or the fixed value."""
+    if isinstance(domain, Choices):
+        return domain.choices
+    return [domain.low, domain.high] if isinstance(domain, Range) else [domain]
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
@@ -114,7 +102,7 @@ def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
     point: Point = dict(DEFAULTS)
     for name, domain in search.items():
         if isinstance(domain, Choices):
-            choice = trial.suggest_categorical(name, domain.values())
+            choice = trial.suggest_categorical(name, domain.choices)
             assert isinstance(choice, bool | int | float | str)
             point[name] = choice
         elif isinstance(domain, Range):
@@ -137,16 +125,18 @@ def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | 
     """
     if any(value != DEFAULTS[name] for name, value in point.items() if name not in search):
         return None
-    searched: Point = {}
-    for name, domain in search.items():
-        value = point[name]
-        if isinstance(domain, Choices | Range):
-            if not domain.holds(value):
-                return None
-            searched[name] = value
-        elif value != domain:
-            return None
-    return searched
+    if not all(_includes(domain, point[name]) for name, domain in search.items()):
+        return None
+    return {name: point[name] for name, domain in search.items() if isinstance(domain, Choices | Range)}
+
+
+def _includes(domain: Domain, value: Value) -> bool:
+    if not isinstance(domain, Range):
+        return value in values(domain)
+    if isinstance(value, str) or not domain.low <= value <= domain.high:
+        return False
+    steps = (value - domain.low) / domain.step if domain.step else 0.0
+    return abs(steps - round(steps)) <= 1e-9
 
 
 def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfig:
@@ -155,22 +145,17 @@ def denoiser_config(point: Mapping[str, Any], sample_rate: int) -> DenoiserConfi
     A parameter without effect gets its default, so that points which differ only there are duplicates.
     """
     win_length = max(2, int(point["win_ms"] * sample_rate / 1000))
-    shared = {field.name for field in fields(DenoiserConfig)} & set(point)
-    config = DenoiserConfig(
+    names = {field.name for field in fields(DenoiserConfig)} & point.keys()
+    if point["representation"] != "power":
+        names -= {"power"}
+    if point["bottleneck"] == "none":
+        names -= {"bottleneck_units", "bottleneck_channels"}
+    return DenoiserConfig(
         sample_rate=sample_rate,
         win_length=win_length,
         hop_length=max(1, win_length // int(point["overlap"])),
-        **{name: point[name] for name in shared},
+        **{name: point[name] for name in names},
     )
-    if config.representation != "power":
-        config = replace(config, power=DenoiserConfig.power)
-    if config.bottleneck == "none":
-        config = replace(
-            config,
-            bottleneck_units=DenoiserConfig.bottleneck_units,
-            bottleneck_channels=DenoiserConfig.bottleneck_channels,
-        )
-    return config
 
 
 def training_config(

@@ -56,7 +56,8 @@ class StudySpec(Section):
             raise ValueError(
                 f"corpus.sample_rate: {rate}, expected 8000 or 16000 for study.score = 'pesq'; or use 'estoi'"
             )
-        batch, rung = self.largest_batch(), self.training.rungs_audio_hours[0]
+        batches = search_space.values(self.search.get("batch_size", DEFAULTS["batch_size"]))
+        batch, rung = max(map(int, batches)), self.training.rungs_audio_hours[0]
         steps = int(rung * 3600 / (batch * self.training.segment_s))
         if steps < FIRST_RUNG_STEPS:
             raise ValueError(
@@ -64,12 +65,6 @@ class StudySpec(Section):
                 f"{FIRST_RUNG_STEPS}; raise the first rung or lower batch_size"
             )
         return self
-
-    def largest_batch(self) -> int:
-        """Largest batch size of the search."""
-        domain = self.search.get("batch_size", DEFAULTS["batch_size"])
-        values = domain.values() if isinstance(domain, search_space.Choices | search_space.Range) else [domain]
-        return max(int(value) for value in values)
 
     def resolved(self) -> dict[str, Any]:
         """Every key that changes a result, defaults included: not name, numbers of trials and folders."""
