@@ -6,20 +6,15 @@ from quell_tuning.study.parameters import DEFAULTS, Value
 
 DEFAULT = "compressed-unet"
 
-PRESETS: Mapping[str, Mapping[str, Value]] = {
+# What differs from the defaults.
+_CHANGES: Mapping[str, Mapping[str, Value]] = {
     # Magnitudes ** 0.3, a sigmoid mask, strides in frequency and time: 0.2 M parameters.
-    DEFAULT: DEFAULTS,
+    DEFAULT: {},
     # The same with a recurrence in the bottleneck and no strides in time: 0.5 M parameters.
-    "recurrent-unet": {
-        **DEFAULTS,
-        "base_channels": 12,
-        "time_stride": 1,
-        "bottleneck": "both",
-    },
+    "recurrent-unet": {"base_channels": 12, "time_stride": 1, "bottleneck": "both"},
     # An estimated phase, half as many frames, a recurrence over a mix of the deepest channels, and a loss after PESQ:
     # 0.65 M parameters.
     "phase-unet": {
-        **DEFAULTS,
         "overlap": 2,
         "phase": "estimated",
         "depth": 4,
@@ -38,7 +33,6 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
     # frames. Our STFT covers the ends of a signal as often as its middle, so that the published 8064 samples make 132,
     # of which 128 are centred inside.
     "residual-unet": {
-        **DEFAULTS,
         "win_ms": 31.875,
         "representation": "linear",
         "target": "noise",
@@ -55,7 +49,6 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
     },
     # Log spectrograms as pictures: each bin of the clean one as a probability.
     "logspec-unet": {
-        **DEFAULTS,
         "representation": "log",
         "target": "direct",
         "activation": "leaky_relu",
@@ -63,15 +56,9 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
         "loss": "bce",
     },
     # Plain magnitudes and a mask.
-    "mask-unet": {
-        **DEFAULTS,
-        "representation": "linear",
-        "activation": "leaky_relu",
-        "loss": "l1",
-    },
+    "mask-unet": {"representation": "linear", "activation": "leaky_relu", "loss": "l1"},
     # The baseline for a U-Net: the same without skip connections.
     "plain-cnn": {
-        **DEFAULTS,
         "representation": "linear",
         "depth": 3,
         "time_stride": 1,
@@ -80,3 +67,4 @@ PRESETS: Mapping[str, Mapping[str, Value]] = {
         "loss": "l2",
     },
 }
+PRESETS: Mapping[str, Mapping[str, Value]] = {name: {**DEFAULTS, **changes} for name, changes in _CHANGES.items()}
