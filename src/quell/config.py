@@ -22,6 +22,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": ("auto", "float32"),  # "auto": bfloat16 on a device that multiplies it in hardware
 }
 RANGES: Mapping[str, tuple[int, int]] = {"depth": (2, 7), "time_stride": (1, 2)}
+ODD = ("kernel_bins", "kernel_frames")  # options that are odd numbers
 # Terms of a loss, joined by "+", and their default weights. si_sdr is in dB, perceptual in PESQ points; both leave the
 # gain free.
 LOSS_WEIGHTS: Mapping[str, float] = {
@@ -133,7 +134,7 @@ def check(config: NetworkConfig) -> None:
     for name, (low, high) in RANGES.items():
         if not low <= options[name] <= high:
             raise ValueError(f"{name}: {options[name]}, expected {low} to {high}")
-    for name in ("kernel_bins", "kernel_frames"):
+    for name in ODD:
         if options[name] < 1 or options[name] % 2 == 0:
             raise ValueError(f"{name}: {options[name]}, expected an odd number")
     for name in ("base_channels", "convolutions_per_level", "bottleneck_units", "bottleneck_channels"):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from quell.config import CHOICES, LOSS_WEIGHTS, RANGES, DenoiserConfig, TrainingConfig, loss_terms
+from quell.config import CHOICES, LOSS_WEIGHTS, ODD, RANGES, DenoiserConfig, TrainingConfig, loss_terms
 from quell_tuning import formatting
 
 Value = int | float | str | bool
@@ -24,7 +24,6 @@ class Parameter:
     unit: str = ""
     low: float = 0.0
     high: float = 0.0
-    odd: bool = False  # even numbers are not legal
     words: Mapping[Value, str] = field(default_factory=dict)  # of values; {name} stands for another value
 
     @property
@@ -39,7 +38,7 @@ class Parameter:
             return "true or false"
         if self.kind is str:
             return ", ".join(self.names) or "terms joined by +"
-        return f"{self.low:g} to {self.high:g} {self.unit}".rstrip() + (", odd" if self.odd else "")
+        return f"{self.low:g} to {self.high:g} {self.unit}".rstrip() + (", odd" if self.name in ODD else "")
 
     @property
     def default(self) -> Value:
@@ -58,7 +57,7 @@ class Parameter:
             return f"{value!r}, expected {'a whole number' if self.kind is int else 'a number'}"
         if not self.low <= float(value) <= self.high:
             return f"{value}, expected {self.legal}"
-        if self.odd and int(value) % 2 == 0:
+        if self.name in ODD and int(value) % 2 == 0:
             return f"{value}, expected an odd number"
         return None
 
@@ -99,12 +98,8 @@ PARAMETERS: Mapping[str, Parameter] = {
         Parameter("depth", int, "levels of the U-Net; each halves the number of bins", "levels", *RANGES["depth"]),
         Parameter("base_channels", int, "channels of the first level", "channels", 4, 256),
         Parameter("growth", float, "channels of a level over those of the level before", "", 1, 3),
-        Parameter(
-            "kernel_bins", int, "kernel size in frequency; at least 3 where the stride is 2", "bins", 1, 15, odd=True
-        ),
-        Parameter(
-            "kernel_frames", int, "kernel size in time; at least 3 where the stride is 2", "frames", 1, 15, odd=True
-        ),
+        Parameter("kernel_bins", int, "kernel size in frequency; at least 3 where the stride is 2", "bins", 1, 15),
+        Parameter("kernel_frames", int, "kernel size in time; at least 3 where the stride is 2", "frames", 1, 15),
         Parameter("convolution", str, "`separable`: depthwise, then pointwise"),
         Parameter("convolutions_per_level", int, "convolutions per level of the encoder, and of the decoder", "", 1, 3),
         Parameter("downsampling", str, "`pool`: convolutions at full resolution, then max-pooling"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from quell.config import DenoiserConfig, TrainingConfig, identity, loss_problem, loss_terms
+from quell.config import ODD, DenoiserConfig, TrainingConfig, identity, loss_problem, loss_terms
 from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Value
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ CheckedDomain = Annotated[
 def problem(name: str, domain: Domain) -> str | None:
     """Why a parameter cannot be searched over this domain; None when it can."""
     parameter = PARAMETERS[name]
-    if isinstance(domain, Range) and (parameter.kind in (str, bool) or parameter.odd):
+    if isinstance(domain, Range) and (parameter.kind in (str, bool) or name in ODD):
         return "low and high, expected choices = [...]"
     return next((problem for value in values(domain) if (problem := parameter.problem(value))), None)
 
