@@ -13,7 +13,7 @@ import typer
 from quell_tuning.cli import app
 from quell_tuning.formatting import parameter_value
 from quell_tuning.study import presets, sections
-from quell_tuning.study.parameters import PARAMETERS, Parameter
+from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Parameter
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -27,7 +27,7 @@ PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 def _row(parameter: Parameter) -> str:
     values = re.sub(r"\w+", r"`\g<0>`", parameter.legal) if parameter.names else parameter.legal
-    return f"| `{parameter.name}` | {values} | {parameter_value(parameter.default)} | {parameter.meaning} |"
+    return f"| `{parameter.name}` | {values} | {parameter_value(DEFAULTS[parameter.name])} | {parameter.meaning} |"
 
 
 def test_the_table_of_parameters_equals_that_of_the_code() -> None:

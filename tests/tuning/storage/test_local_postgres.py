@@ -367,7 +367,8 @@ def test_a_server_with_a_password_refuses_another_and_keeps_its_data_over_a_rest
         assert f"@127.0.0.1:{cluster.port}/" in cluster.url
         with pytest.raises(sqlalchemy.exc.OperationalError, match="password authentication failed"):
             ask(PostgresServer(folder, password="guess", port=cluster.port).url, "SELECT 1")
-        cluster.restart()
+        cluster.stop()
+        cluster.start()
         assert ask(cluster.url, "SELECT x FROM t") == 7
     finally:
         cluster.stop()

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from quell_tuning.errors import StorageError
 
 TIMEOUT_S = 60  # for the server to come up, and to go down
+HOST = "127.0.0.1"
 PORT = 5432  # without TCP only a part of the socket's name
 SOCKET_PATH_BYTES = 103  # the longest that macOS takes; Linux takes 107
 SETTINGS = {
@@ -41,28 +42,26 @@ class PostgresServer:
     """A Postgres server and the folder of its data and log; one process at a time may start or stop it.
 
     Without a password it listens on a Unix socket that only root and the server's user can open; with a password on
-    `host`.
+    127.0.0.1.
 
     Args:
         folder: made by init() when absent.
         password: of the database's user postgres, as it is when init() makes the data.
         port: TCP port; 0 for one that is free now.
-        host: an address of this machine; others than 127.0.0.1 need a line in pg_hba.conf, too.
     """
 
-    def __init__(self, folder: Path, password: str | None = None, port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, password: str | None = None, port: int = 0) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.password = password
-        self.host = host
         self.port = PORT if password is None else port or _free_port()
 
     @property
     def url(self) -> str:
         """For SQLAlchemy, with psycopg as the driver."""
         if self.password is not None:
-            return f"postgresql+psycopg://postgres:{quote(self.password, safe='')}@{self.host}:{self.port}/postgres"
+            return f"postgresql+psycopg://postgres:{quote(self.password, safe='')}@{HOST}:{self.port}/postgres"
         # The port is given, or else $PGPORT would count.
         return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._sockets()))}&port={PORT}"
 
@@ -106,7 +105,7 @@ class PostgresServer:
         Raises:
             StorageError: it is not up within 60 s.
         """
-        host, sockets = ("", ".") if self.password is None else (self.host, "")
+        host, sockets = ("", ".") if self.password is None else (HOST, "")
         options = ["-h", host, "-p", str(self.port), "-k", sockets]
         options += [f"--{key}={value}" for key, value in SETTINGS.items()]
         deadline = time.monotonic() + TIMEOUT_S
@@ -131,11 +130,6 @@ class PostgresServer:
         if self._postmaster():
             self._run("pg_ctl", "stop", "-D", "data", "-t", str(TIMEOUT_S), "-m", "fast")
         self._link().unlink(missing_ok=True)
-
-    def restart(self) -> None:
-        """Raises StorageError as stop() and start() do."""
-        self.stop()
-        self.start()
 
     def running(self) -> bool:
         """Whether the server takes connections."""
@@ -242,12 +236,15 @@ def _hand_over(path: Path) -> None:
 
 def _let_through(*paths: Path) -> None:
     """Lets the server's user, if that is another, pass through the folders above; the wheel would let it list them."""
-    for folder in [folder for path in paths for folder in path.parents] if _server_user() else []:
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
+    if not _server_user():
+        return
+    for folder in {folder for path in paths for folder in path.parents}:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

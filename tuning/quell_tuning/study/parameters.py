@@ -40,10 +40,6 @@ class Parameter:
             return ", ".join(self.names) or "terms joined by +"
         return f"{self.low:g} to {self.high:g} {self.unit}".rstrip() + (", odd" if self.name in ODD else "")
 
-    @property
-    def default(self) -> Value:
-        return DEFAULTS[self.name]
-
     def problem(self, value: Value) -> str | None:
         """Why a value is not legal, as `<found>, expected <needed>`; None when it is."""
         if self.kind is bool:
