@@ -142,10 +142,8 @@ def store_trial_clips(
     except Exception as error:  # stores raise errors of their own
         log.warning("trial %d has no gallery: %s: %s", trial.number, type(error).__name__, error)
         return
-    for meta in metas:
-        trial.storage.set_trial_system_attr(
-            trial_id_of(trial), ARTIFACT_KEY + meta.artifact_id, json.dumps(asdict(meta))
-        )
+    for key, text in _listed(metas):
+        trial.storage.set_trial_system_attr(trial_id_of(trial), key, text)
     trial.set_user_attr("gallery", gallery)
 
 

@@ -37,18 +37,10 @@ def draw(audit: Audit, folder: Path) -> list[Path]:
     return [folder / name for name in figures]
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _histograms(audit: Audit) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _histograms(audit: Audit) -> Figure:
-    figure = _figure(12, 6)
+    figure = Figure((12, 6), layout="constrained")
     for row, (kind, name) in enumerate(_sides(audit)):
         inspections = [inspection for split in SPLITS for _, inspection in audit.of(split, kind)]
         if kind == "noisy":
@@ -72,6 +64,7 @@ def _sheet(audit: Audit) -> Figure:
     """Spectrograms of recordings at even distances through each list, in dB below the loudest point of each."""
     from librosa import amplitude_to_db, stft
     from librosa.display import specshow
+    from matplotlib.figure import Figure
 
     rate = audit.config.sample_rate
     chosen = []
@@ -81,7 +74,7 @@ def _sheet(audit: Audit) -> Figure:
         chosen += [recordings[place] for place in places]
     window = round(WINDOW_S * rate)
     hop = window // 2  # about a column of pixels
-    figure = _figure(16, 10)
+    figure = Figure((16, 10), layout="constrained")
     for number, recording in enumerate(chosen):
         path = audit.config.folder(recording.kind) / recording.path
         samples = audio.read_mono(path, rate)[: round(LONGEST_S * rate)]

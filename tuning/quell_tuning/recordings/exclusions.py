@@ -1,10 +1,7 @@
 """Recordings that a study leaves out because they are broken or leak between splits; determined before decoding."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,10 +13,8 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.study.stored_study import SKIPPED, load_study
+from quell_tuning.study.study_file import StudySpec
 from quell_tuning.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    from quell_tuning.study.study_file import StudySpec
 
 
 def exclusions(spec: StudySpec, place: Workspace, console: Console, *, skip_bad: bool) -> frozenset[str]:

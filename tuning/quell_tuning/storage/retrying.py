@@ -6,8 +6,6 @@ The loop is our own: with `tenacity` 9 it had 27 lines instead of 28, and a call
 instead of 6.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import threading
@@ -61,10 +59,10 @@ class _Waiting(threading.local):
     unless: Callable[[], None] = staticmethod(lambda: None)
 
 
-def _repeated(method: Callable[Concatenate[BaseStorage, P], T]) -> Callable[Concatenate[RetryingStorage, P], T]:
+def _repeated(method: Callable[Concatenate[BaseStorage, P], T]) -> Callable[Concatenate["RetryingStorage", P], T]:
     """The backend's method of this name, repeated while the database cannot be reached."""
 
-    def repeated(self: RetryingStorage, /, *arguments: P.args, **keywords: P.kwargs) -> T:
+    def repeated(self: "RetryingStorage", /, *arguments: P.args, **keywords: P.kwargs) -> T:
         attempt: Callable[P, T] = getattr(self.backend, method.__name__)
         return self._call(attempt, *arguments, **keywords)
 
@@ -100,10 +98,8 @@ class RetryingStorage(BaseStorage):
     def waiting(self, *, at_most_s: float | None = None, unless: Callable[[], None] | None = None) -> Iterator[None]:
         """Inside the block this thread waits for so long at most, and calls `unless` meanwhile, which may raise."""
         before = self._waiting.at_most_s, self._waiting.unless
-        if at_most_s is not None:
-            self._waiting.at_most_s = at_most_s
-        if unless is not None:
-            self._waiting.unless = unless
+        self._waiting.at_most_s = before[0] if at_most_s is None else at_most_s
+        self._waiting.unless = unless or before[1]
         try:
             yield
         finally:

@@ -1,10 +1,8 @@
 """The keys of a study file by section: types, ranges and defaults. Defaults that quell has too are taken from there."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
-from typing import Annotated
+from typing import Annotated, Self
 
 from optuna.study import StudyDirection
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
@@ -58,7 +56,7 @@ class StudySection(Section):
     pruner: Annotated[str, _one_of(PRUNERS)] = "asha"
 
     @model_validator(mode="after")
-    def _check_scores(self) -> StudySection:
+    def _check_scores(self) -> Self:
         names, metrics = self.scores, ", ".join(METRICS)
         if isinstance(self.score, str) and self.score not in METRICS:
             raise ValueError(f"score: {self.score!r}, expected one of {metrics}")
@@ -111,7 +109,7 @@ class CorpusSection(Section):
     synthetic: bool = False  # the synthetic corpus, below the runs folder, when no corpus is named
 
     @model_validator(mode="after")
-    def _check(self) -> CorpusSection:
+    def _check(self) -> Self:
         self._check_splits()
         if self.rooms and self.generated_rooms:
             raise ValueError(
@@ -169,7 +167,7 @@ class TrainingSection(Section):
     precision: Annotated[str, _one_of(CHOICES["precision"])] = TrainingConfig.precision
 
     @model_validator(mode="after")
-    def _check(self) -> TrainingSection:
+    def _check(self) -> Self:
         if self.noise_level is not None and not 0 <= self.noise_level[0] <= self.noise_level[1] <= 100:
             raise ValueError(f"noise_level: {list(self.noise_level)}, expected [low, high] from 0 to 100, low <= high")
         if min(self.noise_weights.values(), default=0) < 0:
