@@ -1,6 +1,6 @@
 """Recordings that a study leaves out because they are broken or leak between splits; determined before decoding."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -28,8 +28,9 @@ def exclusions(spec: StudySpec, place: Workspace, console: Console, *, skip_bad:
     """
     earlier = stored(spec, place)
     config = place.corpus_config(spec, console).without(earlier)
-    if _audited(config, place):
-        return earlier
+    with suppress(AudioError):  # the audit reports it, with all other errors
+        if _mark(config, place).exists():
+            return earlier
     with progress.bar("reading recordings", console) as update:
         result = audit(config, cores(), update)
     excluded = _bad_recordings(result, console, skip_bad=skip_bad)
@@ -37,13 +38,6 @@ def exclusions(spec: StudySpec, place: Workspace, console: Console, *, skip_bad:
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
     return earlier | excluded
-
-
-def _audited(config: CorpusConfig, place: Workspace) -> bool:
-    try:
-        return _mark(config, place).exists()
-    except AudioError:  # the audit reports it, with all other errors
-        return False
 
 
 def _mark(config: CorpusConfig, place: Workspace) -> Path:

@@ -39,7 +39,6 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
     for name in names:
         if (existing := next(folder.glob(f"{name}_*"), None)) is not None:
             raise AudioError(f"{existing}: exists already, expected a folder without previews; choose another -o")
-    paths = []
     for done, (name, batch) in enumerate(zip(names, batches, strict=True)):
         progress(done, count)
         noisy, clean = batch.noisy[0].numpy(), batch.clean[0].numpy()
@@ -53,5 +52,4 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
             level = "without noise" if levels[done] == "no-noise" else f"SNR {snrs_db[done]:.1f} dB"
             title = f"{spec.study.name}, training mixture {done}: {level}"
             partial.write_bytes(picture(signals, corpus.sample_rate, title, headings))
-        paths.append(folder / f"{name}_noisy.wav")
-    return paths
+    return [folder / f"{name}_noisy.wav" for name in names]

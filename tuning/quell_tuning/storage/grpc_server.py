@@ -64,11 +64,7 @@ def serve(backend: Backend, host: str, port: int, processes: int, console: Conso
 
 @contextmanager
 def _server(backend: Backend, host: str, port: int, connections: int, *, shared: bool) -> Iterator[Any]:
-    """A server that answers calls.
-
-    Args:
-        shared: other processes may listen on the same port; each new client goes to one of them.
-    """
+    """A server that answers calls; `shared` as in `make_server`."""
     from quell_tuning.storage.grpc_service import make_server
 
     storage = backend.open(connections=connections)
@@ -159,8 +155,7 @@ def _serve_beside(backend: Backend, host: str, port: int, connections: int, read
             ready.release()
             server.wait_for_termination()
     except StorageError as error:
-        print(f"quell: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"quell: {error}")
 
 
 def _check_free(host: str, port: int) -> None:

@@ -47,7 +47,11 @@ class Parameter:
         if self.names:
             return None if value in self.names else f"{value!r}, expected one of {self.legal}"
         if self.kind is str:
-            return _loss_problem(str(value))
+            try:
+                loss_terms(str(value))
+            except ValueError as error:
+                return str(error).removeprefix("loss: ")
+            return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or (self.kind is int and not isinstance(value, int)):
             return f"{value!r}, expected {'a whole number' if self.kind is int else 'a number'}"
@@ -56,14 +60,6 @@ class Parameter:
         if self.name in ODD and int(value) % 2 == 0:
             return f"{value}, expected an odd number"
         return None
-
-
-def _loss_problem(name: str) -> str | None:
-    try:
-        loss_terms(name)
-    except ValueError as error:
-        return str(error).removeprefix("loss: ")
-    return None
 
 
 PARAMETERS: Mapping[str, Parameter] = {

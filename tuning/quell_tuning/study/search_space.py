@@ -4,45 +4,40 @@ The only module that suggests values. Every searched parameter is always suggest
 joint space stays whole.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+import optuna
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from quell.config import ODD, DenoiserConfig, TrainingConfig, identity, loss_problem, loss_terms
 from quell_tuning.study.parameters import DEFAULTS, PARAMETERS, Value
-
-if TYPE_CHECKING:
-    import optuna
+from quell_tuning.study.sections import Section
 
 Point = dict[str, Value]  # a value for every parameter
 Scalar = Annotated[bool | int | float | str, Field(union_mode="smart")]
 
 
-class Choices(BaseModel):
+class Choices(Section):
     """`{ choices = [...] }`: unordered alternatives."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     choices: list[Scalar] = Field(min_length=1)
 
 
-class Range(BaseModel):
+class Range(Section):
     """`{ low, high, log, step }`: an interval, both ends included."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     low: int | float
     high: int | float
     log: bool = False
     step: int | float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _ordered(self) -> Range:
+    def _ordered(self) -> Self:
         if not self.low < self.high:
             raise ValueError(f"low {self.low}, high {self.high}, expected low < high")
         if self.log and (self.low <= 0 or self.step is not None):
@@ -105,17 +100,14 @@ def suggest(trial: optuna.Trial, search: Mapping[str, Domain]) -> Point:
             choice = trial.suggest_categorical(name, domain.choices)
             assert isinstance(choice, bool | int | float | str)
             point[name] = choice
-        elif isinstance(domain, Range):
-            point[name] = _suggest_number(trial, name, domain)
-        else:
+        elif not isinstance(domain, Range):
             point[name] = domain
+        elif PARAMETERS[name].kind is int:
+            low, high, step = int(domain.low), int(domain.high), int(domain.step or 1)
+            point[name] = trial.suggest_int(name, low, high, log=domain.log, step=step)
+        else:
+            point[name] = trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
     return point
-
-
-def _suggest_number(trial: optuna.Trial, name: str, domain: Range) -> Value:
-    if PARAMETERS[name].kind is int:
-        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
 
 
 def inside(point: Mapping[str, Value], search: Mapping[str, Domain]) -> Point | None:

@@ -18,7 +18,7 @@ METRICS = tuple(UNITS)
 
 
 class Section(BaseModel):
-    """Base of the sections: unknown keys and values of another type are errors."""
+    """Base of the sections and of the search's domains: unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -38,9 +38,21 @@ def _check_low_below_high(snr_db: tuple[float, float]) -> tuple[float, float]:
     return snr_db
 
 
+def _check_group(rule: str, info: ValidationInfo) -> str:
+    try:
+        groups = re.compile(rule).groups
+    except re.error as error:
+        raise ValueError(f"{info.field_name}: {rule!r} ({error}), expected a regular expression") from None
+    if groups != 1 and rule not in ("parent", "file"):
+        needed = "expected parent, file, or a regex with one group"
+        raise ValueError(f"{info.field_name}: {rule!r} has {groups} groups, {needed}")
+    return rule
+
+
 # TOML has lists, but no tuples.
 Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 SnrRange = Annotated[Pair, AfterValidator(_check_low_below_high)]
+GroupRule = Annotated[str, AfterValidator(_check_group)]
 Share = Annotated[float, Field(ge=0, le=1)]  # of the mixtures
 
 
@@ -95,8 +107,8 @@ class CorpusSection(Section):
     noise: str = "noise"
     sample_rate: int = Field(default=CorpusConfig.sample_rate, ge=4_000, le=192_000)
     snr_db: SnrRange = TrainingConfig.snr_db  # of the mixtures; training may have its own
-    group_clean: str = CorpusConfig.group_clean
-    group_noise: str = CorpusConfig.group_noise
+    group_clean: GroupRule = CorpusConfig.group_clean
+    group_noise: GroupRule = CorpusConfig.group_noise
     # Shares; or "folders", where each side has one for each split; or a CSV file with the columns path and split.
     splits: dict[str, float] | str = Field(default_factory=lambda: dict(SHARES))
     hours: float = Field(default=CorpusConfig.hours, ge=0)
@@ -119,8 +131,6 @@ class CorpusSection(Section):
             raise ValueError("remix: true without noisy, expected pairs of recordings; name their folder in noisy")
         if self.noisy and self.trim_db:
             raise ValueError(f"trim_db: {self.trim_db} with noisy, expected 0 for pairs, whose sides belong together")
-        for key in ("group_clean", "group_noise"):
-            self._check_group(key, getattr(self, key))
         return self
 
     def _check_splits(self) -> None:
@@ -131,17 +141,6 @@ class CorpusSection(Section):
         shares = list(self.splits.values())
         if tuple(self.splits) != SPLITS or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"splits: {self.splits}, expected train, validation and test above 0 that add up to 1")
-
-    @staticmethod
-    def _check_group(key: str, rule: str) -> None:
-        if rule in ("parent", "file"):
-            return
-        try:
-            groups = re.compile(rule).groups
-        except re.error as error:
-            raise ValueError(f"{key}: {rule!r} ({error}), expected a regular expression") from None
-        if groups != 1:
-            raise ValueError(f"{key}: {rule!r} has {groups} groups, expected parent, file, or a regex with one group")
 
 
 class TrainingSection(Section):

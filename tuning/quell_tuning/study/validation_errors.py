@@ -70,8 +70,6 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys that a section, or a domain of the search, may have."""
     if path[:1] == ["search"]:
         return ["choices", *search_space.Range.model_fields]
-    for part in path:
-        section = model.model_fields[part].annotation
-        assert isinstance(section, type) and issubclass(section, BaseModel), "sections are models"
-        model = section
-    return list(model.model_fields)
+    section = model.model_fields[path[0]].annotation if path else model
+    assert isinstance(section, type) and issubclass(section, BaseModel), "sections are models"
+    return list(section.model_fields)
