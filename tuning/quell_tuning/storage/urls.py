@@ -39,11 +39,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def check_scheme(url: str) -> None:
-    """Checks early that `open_storage` knows this kind of URL.
-
-    Raises:
-        StorageError: it does not.
-    """
+    """Raises StorageError unless `open_storage` knows this kind of URL."""
     if url.partition(":")[0] not in ("sqlite", "postgresql", "postgresql+psycopg", "grpc"):
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; leave it out for the database in --runs")
 

@@ -22,17 +22,9 @@ SKIPPED = "skipped"  # names (`quell.corpus.recordings.Recording.name`) of recor
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """Creates the study of a specification, or loads it after `check_same`.
-
-    Raises:
-        StudyMismatch: by `check_same`.
-    """
-    study = optuna.create_study(
-        study_name=spec.study.name,
-        storage=storage,
-        directions=spec.study.directions,
-        load_if_exists=True,
-    )
+    """Creates the study of a specification, or loads it, which raises as `check_same`."""
+    name, directions = spec.study.name, spec.study.directions
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     if "spec_hash" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -45,11 +37,7 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
 
 
 def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
-    """Checks that the stored study has this specification and corpus.
-
-    Raises:
-        StudyMismatch: it has another one; the message names the key, or the corpus.
-    """
+    """Raises StudyMismatch, with the key or the corpus, unless the study has this specification and corpus."""
     attributes = study.user_attrs
     if attributes["spec_hash"] != spec.hash():
         raise StudyMismatch(

@@ -1,7 +1,5 @@
 """Copies weights and checkpoints from the runs folder to a bucket, under the same names, for other machines."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading
@@ -22,15 +20,6 @@ PAUSE_S = 15.0  # before a bucket that does not answer is tried again
 CLOSE_S = 2.0  # of the 10 s that a worker has to stop
 
 Stamp = tuple[int, int]  # time of the last write in ns, and inode
-
-
-def open_mirror(url: str | None, folder: Path) -> Mirror | None:
-    """The mirror of a runs folder; None where the artifacts' URL is no bucket.
-
-    Raises:
-        StorageError: a bucket that cannot be used. Whether it answers is left to `Bucket.check`.
-    """
-    return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
 
 
 class Mirror:
@@ -143,7 +132,7 @@ class Mirror:
 
     def _send(self, file: Path) -> None:
         with suppress(FileNotFoundError), file.open("rb") as content:
-            stamp = _stamp_of(os.fstat(content.fileno()))
+            stamp = _stamp(content.fileno())
             self.bucket.put(self._name(file), content)
             with self._changed:
                 if file in self._sent:
@@ -160,13 +149,19 @@ class Mirror:
         return path.relative_to(self.folder).as_posix()
 
 
-def _stamp(file: Path) -> Stamp | None:
-    """Identifies a version of a file; None where there is no file."""
+def open_mirror(url: str | None, folder: Path) -> Mirror | None:
+    """The mirror of a runs folder; None where the artifacts' URL is no bucket.
+
+    Raises:
+        StorageError: a bucket that cannot be used. Whether it answers is left to `Bucket.check`.
+    """
+    return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
+
+
+def _stamp(file: Path | int) -> Stamp | None:
+    """Identifies a version of a file, by path or descriptor; None where there is no file."""
     try:
-        return _stamp_of(file.stat())
+        status = os.stat(file)  # noqa: PTH116 - takes a descriptor, too
     except OSError:
         return None
-
-
-def _stamp_of(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_ino

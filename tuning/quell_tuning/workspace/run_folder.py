@@ -81,14 +81,7 @@ class RunFolder:
             self.mirror.forget(self._trials(name), {self.weights(name, number).name for number in numbers})
 
     def check(self, *, write: bool) -> None:
-        """Checks early that the mirror can be used.
-
-        Args:
-            write: whether it will be written to.
-
-        Raises:
-            StorageError: it cannot.
-        """
+        """Raises StorageError if the mirror cannot be used, or with `write` not be written to."""
         if self.mirror is not None:
             self.mirror.bucket.check(write=write)
 

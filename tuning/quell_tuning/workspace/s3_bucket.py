@@ -4,8 +4,6 @@ boto3 finds credentials and endpoint by itself (AWS_PROFILE, AWS_ACCESS_KEY_ID, 
 machine's role).
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re
@@ -18,8 +16,6 @@ from urllib.parse import urlsplit
 
 from quell_tuning.errors import StorageError
 
-EXTRA = "pip install 'quell-denoiser[s3]'"
-EXPECTED = "expected s3://BUCKET/PREFIX"
 # With these a server that has vanished is given up after 40 s; the mirror tries again by itself.
 CONNECT_S, READ_S, ATTEMPTS = 3, 10, 3
 DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403")
@@ -27,44 +23,6 @@ DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureD
 
 def is_bucket(url: str | None) -> bool:
     return url is not None and url.startswith("s3:")
-
-
-def open_bucket(url: str) -> Bucket:
-    """The bucket behind `s3://BUCKET/PREFIX`; makes no request yet, see `Bucket.check`.
-
-    Raises:
-        StorageError: another kind of URL, no boto3, or settings of boto3 that it cannot use.
-    """
-    found = re.fullmatch(r"s3://([\w.-]+)(?:/([^@]*))?", url)
-    if found is None:
-        raise StorageError(
-            f"--artifacts: an s3 URL of another form, {EXPECTED}; boto3 finds credentials by itself (AWS_PROFILE)"
-        )
-    name, prefix = found[1], (found[2] or "").strip("/")
-    try:
-        import boto3.session
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-    except ImportError:
-        raise StorageError(f"--artifacts: {url}, expected boto3 to be installed; {EXTRA}") from None
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs where it found credentials
-    config = Config(
-        connect_timeout=CONNECT_S,
-        read_timeout=READ_S,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # Other S3-compatible storage refuses the checksums that boto3 adds since 1.36.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        client = boto3.session.Session().client("s3", config=config)
-    except BotoCoreError as error:
-        raise StorageError(f"{url}: {_reason(error, '')}") from None
-    except ValueError:
-        raise StorageError(
-            f"{url}: an endpoint that is no URL, expected http(s)://HOST:PORT; check AWS_ENDPOINT_URL_S3"
-        ) from None
-    return Bucket(name, prefix, client)
 
 
 class Bucket:
@@ -138,6 +96,47 @@ class Bucket:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
             raise StorageError(f"{self}: {_reason(error, self.client.meta.endpoint_url)}") from None
+
+
+def open_bucket(url: str) -> Bucket:
+    """The bucket behind `s3://BUCKET/PREFIX`; makes no request yet, see `Bucket.check`.
+
+    Raises:
+        StorageError: another kind of URL, no boto3, or settings of boto3 that it cannot use.
+    """
+    found = re.fullmatch(r"s3://([\w.-]+)(?:/([^@]*))?", url)
+    if found is None:
+        raise StorageError(
+            "--artifacts: an s3 URL of another form, expected s3://BUCKET/PREFIX; boto3 finds credentials by itself "
+            "(AWS_PROFILE)"
+        )
+    name, prefix = found[1], (found[2] or "").strip("/")
+    try:
+        import boto3.session
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError:
+        raise StorageError(
+            f"--artifacts: {url}, expected boto3 to be installed; pip install 'quell-denoiser[s3]'"
+        ) from None
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs where it found credentials
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        # Other S3-compatible storage refuses the checksums that boto3 adds since 1.36.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        client = boto3.session.Session().client("s3", config=config)
+    except BotoCoreError as error:
+        raise StorageError(f"{url}: {_reason(error, '')}") from None
+    except ValueError:
+        raise StorageError(
+            f"{url}: an endpoint that is no URL, expected http(s)://HOST:PORT; check AWS_ENDPOINT_URL_S3"
+        ) from None
+    return Bucket(name, prefix, client)
 
 
 def _reason(error: Exception, endpoint: str) -> str:
