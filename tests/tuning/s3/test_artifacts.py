@@ -13,13 +13,20 @@ from typing import Any
 import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
-from quell_tuning.artifacts.artifact_store import open_artifacts
+from quell_tuning.artifacts.artifact_store import ArtifactStore, open_artifacts
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.bucket_mirror import open_mirror
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.s3_bucket import Bucket
 
 SECRET = "sesame"  # in the key and in its name, as conftest.py gives them
+
+
+def open_store(url: str, folder: Path) -> ArtifactStore:
+    """As a command does: with the mirror of its runs, which is checked first."""
+    runs = RunFolder(folder, open_mirror(url, folder))
+    runs.check(write=False)
+    return open_artifacts(url, runs)
 
 
 def upload(store: Any, folder: Path, content: bytes) -> str:
@@ -33,7 +40,7 @@ def upload(store: Any, folder: Path, content: bytes) -> str:
 def test_an_artifact_is_read_back_from_below_its_prefix(
     bucket: Bucket, keys: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    store = open_artifacts(f"s3://{bucket.name}/some/prefix/", RunFolder(tmp_path))
+    store = open_store(f"s3://{bucket.name}/some/prefix/", tmp_path)
     artifact = upload(store, tmp_path, b"RIFF and so on")
     assert keys() == [f"some/prefix/artifacts/{artifact}"]
     with store.open_reader(artifact) as reader:
@@ -46,7 +53,7 @@ def test_an_artifact_is_read_back_from_below_its_prefix(
 
 
 def test_two_prefixes_do_not_see_each_other(bucket: Bucket, tmp_path: Path) -> None:
-    one, other = (open_artifacts(f"s3://{bucket.name}/{prefix}", RunFolder(tmp_path)) for prefix in ("team", "team2"))
+    one, other = (open_store(f"s3://{bucket.name}/{prefix}", tmp_path) for prefix in ("team", "team2"))
     artifact = upload(one, tmp_path, b"mine")
     with pytest.raises(ArtifactNotFound):
         other.open_reader(artifact)
@@ -57,7 +64,7 @@ def test_two_prefixes_do_not_see_each_other(bucket: Bucket, tmp_path: Path) -> N
 
 
 def test_several_threads_may_read_at_once(bucket: Bucket, tmp_path: Path) -> None:
-    store = open_artifacts(f"s3://{bucket.name}", RunFolder(tmp_path))
+    store = open_store(f"s3://{bucket.name}", tmp_path)
     contents = [bytes([number]) * 100_000 for number in range(8)]
     artifacts = [upload(store, tmp_path, content) for content in contents]
     with ThreadPoolExecutor(8) as threads:
@@ -69,7 +76,7 @@ def test_several_threads_may_read_at_once(bucket: Bucket, tmp_path: Path) -> Non
 def test_no_id_leads_out_of_the_artifacts(bucket: Bucket, tmp_path: Path, artifact: str) -> None:
     bucket.put("p/study/trials/00001.weights", io.BytesIO(b"weights"))
     with pytest.raises(ArtifactNotFound, match="not an artifact's id"):
-        open_artifacts(f"s3://{bucket.name}/p", RunFolder(tmp_path)).open_reader(artifact)
+        open_store(f"s3://{bucket.name}/p", tmp_path).open_reader(artifact)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +182,7 @@ def test_an_unusable_place_is_named_in_one_line_without_secrets(
     for name, value in environment.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     with pytest.raises(StorageError) as refused:
-        open_artifacts(url, RunFolder(tmp_path))
+        open_store(url, tmp_path)
     assert str(refused.value) == said
 
 
@@ -184,7 +191,7 @@ def test_without_boto3_a_bucket_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(StorageError, match=r"s3://b/p, expected boto3 .* pip install 'quell-denoiser\[s3\]'"):
-        open_artifacts("s3://b/p", RunFolder(tmp_path))
+        open_store("s3://b/p", tmp_path)
 
 
 def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:

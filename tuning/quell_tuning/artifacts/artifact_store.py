@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.run_folder import RunFolder
-from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
+from quell_tuning.workspace.s3_bucket import Bucket
 
 FOLDER = "artifacts"
 
@@ -30,18 +30,14 @@ class ArtifactStore(Protocol):
 def open_artifacts(url: str | None, runs: RunFolder) -> ArtifactStore:
     """The store of a study's artifacts: `s3://BUCKET/PREFIX`, a folder or its file:// URL, or a folder of the runs.
 
-    An absent folder is created. A bucket is checked by listing it, unless `runs` has it open already.
+    An absent folder is created. A bucket is that of the runs' mirror, which `open_mirror` opened from the same URL.
 
     Raises:
-        StorageError: another kind of URL, a folder that cannot be created, a bucket that cannot be listed. A bucket's
-            store raises it later too, when the bucket refuses or does not answer.
+        StorageError: another kind of URL, or a folder that cannot be created. A bucket's store raises it later, when
+            the bucket refuses or does not answer.
     """
-    if url and is_bucket(url):
-        if runs.mirror is not None:
-            return BucketArtifacts(runs.mirror.bucket)
-        bucket = open_bucket(url)
-        bucket.check(write=False)
-        return BucketArtifacts(bucket)
+    if runs.mirror is not None:
+        return BucketArtifacts(runs.mirror.bucket)
     folder = _folder(url) if url else runs.folder / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)

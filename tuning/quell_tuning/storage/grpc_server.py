@@ -161,9 +161,6 @@ def _serve_beside(backend: Backend, host: str, port: int, connections: int, read
 def _check_free(host: str, port: int) -> None:
     """Refuses a port of another program, which several processes of ours would otherwise share with it."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whatever connections were closed a moment ago
-            probe.bind(address)
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         raise _taken(host, port) from None

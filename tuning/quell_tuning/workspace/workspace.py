@@ -15,7 +15,7 @@ from quell.corpus.store import prepare
 from quell.errors import CorpusError
 from quell.processes import cores
 from quell_tuning import progress
-from quell_tuning.storage.backends import CONNECTIONS, open_storage
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.workspace.run_folder import RunFolder
 
@@ -38,13 +38,13 @@ class Workspace:
     corpus: Path | None
     artifacts_url: str | None = None
 
-    def open_storage(self, *, create: bool = False, connections: int = CONNECTIONS) -> RetryingStorage:
+    def open_storage(self, *, create: bool = False) -> RetryingStorage:
         """The storage; starts the server of `--storage postgres`, which then runs as long as this process.
 
         Raises:
             StorageError: it cannot be opened.
         """
-        return open_storage(self.storage_url, self.runs.postgres, create=create, connections=connections)
+        return open_storage(self.storage_url, self.runs.postgres, create=create)
 
     def corpus_root(self, spec: StudySpec) -> Path:
         """The folder that `clean` and `noise` are relative to; a synthetic corpus is made when it is absent."""
