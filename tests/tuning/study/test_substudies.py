@@ -25,7 +25,7 @@ def test_presets_and_confirmation_are_unpruned_and_without_limits(tiny_spec, nam
         return
     assert part.study.name == f"tiny-{name}"
     assert part.study.pruner == "none"
-    assert part.limits.by_name() == {}
+    assert part.limits.model_dump(exclude_none=True) == {}
     assert part.study.confirm == 0 or name == "confirm"
     assert (part.corpus, part.training) == (spec.corpus, spec.training)
 

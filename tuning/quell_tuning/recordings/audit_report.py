@@ -31,8 +31,7 @@ def summary(audit: Audit) -> dict[str, Any]:
 
 def _split(audit: Audit, split: str) -> dict[str, Any]:
     speech, noise = audit.of(split, "clean"), audit.of(split, "noise")
-    pairs = _pairs(audit, split)
-    return pairs | {
+    return _pairs(audit, split) | {
         "speech": _side(speech),
         "noise": _side(noise) | {"classes": sorted({recording.category for recording, _ in noise})},
     }

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, _parsed, check_scheme, shown
+from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, check_scheme, parse_url, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
@@ -121,7 +121,7 @@ def _sqlite(url: str, create: bool) -> RetryingStorage:
 
 
 def _postgres(url: str, connections: int) -> RetryingStorage:
-    parsed = _parsed(url)
+    parsed = parse_url(url)
     if parsed is None:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password")
     parsed = parsed.set(drivername="postgresql+psycopg")
@@ -134,17 +134,12 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
         "client_encoding": "utf8",  # else psycopg returns bytes where the database was made without a locale
     }
     arguments = {name: value for name, value in limits.items() if name not in parsed.query}
-    engine = {
-        "pool_pre_ping": True,
-        "pool_size": connections,
-        "max_overflow": connections,
-        "connect_args": arguments,
-    }
+    pool = {"pool_pre_ping": True, "pool_size": connections, "max_overflow": connections}
     try:
         locking = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.pool.NullPool, connect_args=arguments)
         with locking.connect() as connection:
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
-            storage = _tables(parsed.render_as_string(hide_password=False), engine)
+            storage = _tables(parsed.render_as_string(hide_password=False), pool | {"connect_args": arguments})
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
         raise StorageError(

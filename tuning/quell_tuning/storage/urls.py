@@ -15,14 +15,15 @@ EXPECTED = "expected sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE, gr
 
 def shown(url: str) -> str:
     """A storage URL without its secrets, for messages; of one that cannot be parsed the scheme at most."""
-    parsed = _parsed(url)
+    parsed = parse_url(url)
     if parsed is None:
         scheme = re.match(r"[\w+]*(?=:|$)", url)
         return repr(scheme[0]) if scheme else "no URL"
     return parsed.set(query={}).render_as_string(hide_password=True)
 
 
-def _parsed(url: str) -> sqlalchemy.URL | None:
+def parse_url(url: str) -> sqlalchemy.URL | None:
+    """The parts of a URL; None where it is malformed."""
     try:
         parsed = sqlalchemy.engine.make_url(url)
     except (SQLAlchemyError, ValueError):  # ValueError: a port that is no number
@@ -32,7 +33,7 @@ def _parsed(url: str) -> sqlalchemy.URL | None:
 
 def with_password(url: str, password: str) -> str:
     """The URL with the password, where it is one of Postgres that has none."""
-    parsed = _parsed(url)
+    parsed = parse_url(url)
     if parsed is None or parsed.password is not None or not parsed.drivername.startswith("postgresql"):
         return url
     return parsed.set(password=password).render_as_string(hide_password=False)

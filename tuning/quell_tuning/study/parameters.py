@@ -162,11 +162,8 @@ LINE = ("estimate", "network", "bottleneck", "loss", "learning rate", "batch")  
 
 
 def configuration(denoiser: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, str]:
-    """A configuration in words, by the names of ROWS.
-
-    Args:
-        denoiser, training: fields of `DenoiserConfig` and of `TrainingConfig`; rows that need a field which an older
-            study lacks are left out.
+    """Fields of a `DenoiserConfig` and of a `TrainingConfig` in words, by the names of ROWS; without the rows that need
+    a field which an older study lacks.
     """
     fields = _fields(denoiser, training)
     with suppress(KeyError):

@@ -69,10 +69,8 @@ def problem(name: str, domain: Domain) -> str | None:
 
 
 def conflict(search: Mapping[str, Domain]) -> str | None:
-    """Why some point of the search cannot be trained, as `<parameter>: <found>, expected <needed>`; None when all can.
-
-    Args:
-        search: domains that are legal one by one.
+    """Why some point of a search whose domains are legal one by one cannot be trained, as `<parameter>: <found>,
+    expected <needed>`; None when all can.
     """
     names = ("loss", "output", "target", "bottleneck", "causal")
     searched = {name: values(search.get(name, DEFAULTS[name])) for name in names}

@@ -190,7 +190,3 @@ class LimitsSection(Section):
     macs_per_s: float | None = Field(default=None, gt=0)
     real_time_factor: float | None = Field(default=None, gt=0)  # on one CPU thread
     latency_ms: float | None = Field(default=None, gt=0)  # window and look-ahead
-
-    def by_name(self) -> dict[str, float]:
-        """The limits that are set."""
-        return {name: value for name, value in self if value is not None}

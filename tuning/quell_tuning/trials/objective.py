@@ -133,7 +133,7 @@ class _Attempt:
 
     def _over_a_limit(self) -> bool:
         """Constrains the trial by its costs, and prunes it when one is too high; returns whether it did."""
-        trial, limits = self.trial, self.spec.limits.by_name()
+        trial, limits = self.trial, self.spec.limits.model_dump(exclude_none=True)
         stored = {name: share for name, share in self.before.constraints.items() if name in limits}
         excess = stored if len(stored) == len(limits) else over_limits(self.model, self.spec.limits) | stored
         for name in excess.keys() - stored.keys():
@@ -263,7 +263,7 @@ def over_limits(model: DenoiserConfig, limits: LimitsSection) -> dict[str, float
     The measured real-time factor counts only above RTF_MARGIN times its limit: a busy machine is not the network's
     fault. It is not measured where a counted cost is already too much.
     """
-    allowed = limits.by_name()
+    allowed = limits.model_dump(exclude_none=True)
     if not allowed:
         return {}
     counted = asdict(cost(model))

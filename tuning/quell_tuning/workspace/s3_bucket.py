@@ -151,8 +151,7 @@ def _reason(error: Exception, endpoint: str) -> str:
         if code in DENIED:
             return f"access denied ({code}), expected the rights to list, read, write and delete; check AWS_PROFILE"
         return f"{code}, {details.get('Message')}, expected an answer; check the storage"
-    silent = (exceptions.ConnectionError, exceptions.HTTPClientError)
-    if isinstance(error, silent):
+    if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         return f"{host} does not answer ({type(error).__name__}), expected S3 storage; check AWS_ENDPOINT_URL_S3"
     found = " ".join(str(error).split())
