@@ -129,12 +129,9 @@ def _sheet(sample_rate: int, headings: tuple[str, str, str]) -> Page:
         image = _axes(figure, COLUMNS[panel], IMAGES, PANEL, IMAGE)
         wave.set(title=name, xticks=(), ylim=(-LOUDEST, LOUDEST), yticks=(-0.5, 0, 0.5))
         image.set(xticks=(), ylim=(0, sample_rate / 2000))
-        if panel == 0:
-            wave.set_ylabel("amplitude")
-            image.set_ylabel("frequency (kHz)")
-        else:
-            wave.tick_params(labelleft=False)
-            image.tick_params(labelleft=False)
+        for axes, label in ((wave, "amplitude"), (image, "frequency (kHz)")):
+            axes.set_ylabel(label if panel == 0 else "")
+            axes.tick_params(labelleft=panel == 0)
     left = COLUMNS[-1] + PANEL + GAP
     bar = _axes(figure, left, IMAGES, BAR, IMAGE)
     bar.set(ylim=LEVELS_DB, ylabel="level (dB of full scale)", xticks=())

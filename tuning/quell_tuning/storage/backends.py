@@ -78,11 +78,7 @@ def _retrying(
 
 
 def _tables(url: str, engine: Mapping[str, Any]) -> RDBStorage:
-    """Optuna's tables, which are made where there are none.
-
-    Raises:
-        StorageError: they were made by another version of Optuna.
-    """
+    """Optuna's tables, made where there are none; raises StorageError if another version of Optuna made them."""
     try:
         return RDBStorage(url, engine_kwargs=dict(engine))
     except RuntimeError as error:  # with this text, in Optuna 5.0.0
@@ -149,11 +145,7 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
 
 
 def import_grpc(purpose: str) -> None:
-    """Imports grpc, with settings that it reads when it is imported.
-
-    Raises:
-        StorageError: it is not installed; the message begins with `purpose`.
-    """
+    """Imports grpc, with settings that it reads then; raises StorageError, which names the purpose, without it."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # no lines on stderr besides our errors
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it crashes a child forked while another thread calls
     try:

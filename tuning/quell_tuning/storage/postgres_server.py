@@ -66,11 +66,8 @@ class PostgresServer:
         return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._sockets()))}&port={PORT}"
 
     def init(self) -> None:
-        """Makes the data unless they exist; a process that is killed in between leaves none.
-
-        Raises:
-            StorageError: initdb fails.
-        """
+        """Makes the data unless they exist; a process that is killed in between leaves none. Raises StorageError where
+        initdb fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.data / "PG_VERSION").exists():
             return
@@ -100,11 +97,7 @@ class PostgresServer:
             shutil.rmtree(incomplete, ignore_errors=True)
 
     def start(self) -> None:
-        """Starts the server unless it runs, and waits until it takes connections.
-
-        Raises:
-            StorageError: it is not up within 60 s.
-        """
+        """Starts the server unless it runs, and waits until it takes connections; StorageError after 60 s."""
         host, sockets = ("", ".") if self.password is None else (HOST, "")
         options = ["-h", host, "-p", str(self.port), "-k", sockets]
         options += [f"--{key}={value}" for key, value in SETTINGS.items()]
@@ -122,11 +115,7 @@ class PostgresServer:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stops the server if it runs: connections are closed, what was committed stays.
-
-        Raises:
-            StorageError: it does not end within 60 s.
-        """
+        """Stops the server if it runs: connections are closed, what was committed stays; StorageError after 60 s."""
         if self._postmaster():
             self._run("pg_ctl", "stop", "-D", "data", "-t", str(TIMEOUT_S), "-m", "fast")
         self._link().unlink(missing_ok=True)

@@ -59,11 +59,7 @@ def spec_of(study: optuna.Study) -> StudySpec:
 
 
 def corpus_of(study: optuna.Study, corpora: Path) -> Corpus:
-    """The decoded corpus that a study was made from.
-
-    Raises:
-        CorpusError: it is not in the folder `corpora`.
-    """
+    """The decoded corpus that a study was made from; raises CorpusError if it is not in the folder `corpora`."""
     from quell.corpus.memory_map import open_store
 
     return open_store(corpora / study.user_attrs["corpus"])
@@ -88,11 +84,7 @@ def difference(stored: dict[str, Any], current: dict[str, Any], prefix: str = ""
 
 
 def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A stored study by name; without a name the search that was tuned last.
-
-    Raises:
-        StudyNotFound: there is none.
-    """
+    """A stored study by name; without a name the search that was tuned last. Raises StudyNotFound without one."""
     stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for 1000
     names = [study.study_name for study in stored]
     if not names:

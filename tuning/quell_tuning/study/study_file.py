@@ -94,12 +94,7 @@ class StudySpec(Section):
         return TrainingConfig(rungs_audio_hours=tuple(section.rungs_audio_hours), **shared)
 
     def corpus_config(self, root: Path, rooms: Path | None = None) -> CorpusConfig:
-        """The recordings of the study.
-
-        Args:
-            root: the folder that the section's folders are relative to.
-            rooms: folder of the generated room responses.
-        """
+        """The recordings of the study, in folders relative to `root`; generated room responses are in `rooms`."""
         section = self.corpus
         in_csv = isinstance(section.splits, str) and section.splits != FOLDERS
         return CorpusConfig(

@@ -19,11 +19,7 @@ WORDS = {
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first error as `<key>: <found>, expected <needed>`; unknown keys come first.
-
-    Args:
-        model: that was validated.
-    """
+    """The first error of a model's validation as `<key>: <found>, expected <needed>`; unknown keys come first."""
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = _path(problem)
     key = ".".join(path)

@@ -150,11 +150,7 @@ class Mirror:
 
 
 def open_mirror(url: str | None, folder: Path) -> Mirror | None:
-    """The mirror of a runs folder; None where the artifacts' URL is no bucket.
-
-    Raises:
-        StorageError: a bucket that cannot be used. Whether it answers is left to `Bucket.check`.
-    """
+    """The mirror of a runs folder, opened as by `open_bucket`; None where the artifacts' URL is no bucket."""
     return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
 
 

@@ -14,7 +14,8 @@ class RunFolder:
     """The folder of everything that studies make.
 
     Args:
-        mirror: copies weights and checkpoints to where other machines find them.
+        mirror: copies weights and checkpoints to where other machines find them. While it is away, `fetch_weights` and
+            `kept_weights` raise StorageError.
     """
 
     folder: Path
@@ -52,22 +53,14 @@ class RunFolder:
             self.mirror.keep(self.weights(name, number))
 
     def fetch_weights(self, name: str, number: int) -> Path:
-        """The file of a trial's weights, fetched where another machine wrote them; absent when they were not kept.
-
-        Raises:
-            StorageError: the mirror is away.
-        """
+        """The file of a trial's weights, fetched where another machine wrote them; absent when they were not kept."""
         file = self.weights(name, number)
         if self.mirror is not None and not file.exists():
             self.mirror.fetch(file)
         return file
 
     def kept_weights(self, name: str) -> set[int]:
-        """The trials whose weights are here or in the mirror.
-
-        Raises:
-            StorageError: the mirror is away.
-        """
+        """The trials whose weights are here or in the mirror."""
         files = [file.name for file in self._trials(name).glob("*.weights")]
         if self.mirror is not None:
             files += self.mirror.names(self._trials(name))

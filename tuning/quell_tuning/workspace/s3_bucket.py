@@ -61,11 +61,7 @@ class Bucket:
             self.client.put_object(Bucket=self.name, Key=self.key(name), Body=content)
 
     def get(self, name: str, into: BinaryIO) -> None:
-        """Reads a file.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """Reads a file; raises FileNotFoundError if there is none."""
         with self.one_line():
             try:
                 body = self.client.get_object(Bucket=self.name, Key=self.key(name))["Body"]

@@ -39,11 +39,7 @@ class Workspace:
     artifacts_url: str | None = None
 
     def open_storage(self, *, create: bool = False) -> RetryingStorage:
-        """The storage; starts the server of `--storage postgres`, which then runs as long as this process.
-
-        Raises:
-            StorageError: it cannot be opened.
-        """
+        """The storage, opened as by `backends.open_storage`; a server of our own runs as long as this process."""
         return open_storage(self.storage_url, self.runs.postgres, create=create)
 
     def corpus_root(self, spec: StudySpec) -> Path:
@@ -74,11 +70,7 @@ class Workspace:
         return spec.corpus_config(self.corpus_root(spec), rooms)
 
     def open_corpus(self, spec: StudySpec, console: Console, skipped: Iterable[str] = ()) -> Corpus:
-        """The decoded corpus of a study; decodes it, with a progress bar, unless that was done before.
-
-        Args:
-            skipped: recordings that the study leaves out.
-        """
+        """The corpus of a study without `skipped` recordings; decodes it, with a progress bar, where it is not yet."""
         config = self.corpus_config(spec, console).without(skipped)
         with progress.bar("decoding recordings", console) as move:
             return prepare(config, self.runs.corpora, move, cores())
