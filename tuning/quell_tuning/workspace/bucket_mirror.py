@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quell.atomic import replacing
 from quell_tuning.errors import StorageError
-from quell_tuning.workspace.s3_bucket import Bucket, is_bucket, open_bucket
+from quell_tuning.workspace.s3_bucket import Bucket, open_bucket
 
 log = logging.getLogger("quell")
 
@@ -151,7 +151,7 @@ class Mirror:
 
 def open_mirror(url: str | None, folder: Path) -> Mirror | None:
     """The mirror of a runs folder, opened as by `open_bucket`; None where the artifacts' URL is no bucket."""
-    return Mirror(folder, open_bucket(url)) if url is not None and is_bucket(url) else None
+    return Mirror(folder, open_bucket(url)) if url is not None and url.startswith("s3:") else None
 
 
 def _stamp(file: Path | int) -> Stamp | None:

@@ -21,10 +21,6 @@ CONNECT_S, READ_S, ATTEMPTS = 3, 10, 3
 DENIED = ("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403")
 
 
-def is_bucket(url: str | None) -> bool:
-    return url is not None and url.startswith("s3:")
-
-
 class Bucket:
     """Files by name, `folder/file`, below the prefix; safe to use from several threads.
 
