@@ -134,9 +134,9 @@ def store_trial_clips(
             values = _of_clip(scores, clip["clip"])
             denoised = _denoised(denoise, noisy, device, f"trial {trial.number}, clip {number}")
             title = _title(number, clip, values, len(showcase))
-            drawn = picture(ClipSignals(noisy, denoised, clean), mixtures.sample_rate, title)
+            png = picture(ClipSignals(noisy, denoised, clean), mixtures.sample_rate, title)
             audio = _stored(store, _wav(denoised, mixtures.sample_rate), _name(number, "denoised", clip))
-            image = _stored(store, drawn, _name(number, "picture", clip))
+            image = _stored(store, png, _name(number, "picture", clip))
             gallery.append({"denoised": audio.artifact_id, "picture": image.artifact_id, "scores": values})
             metas += [audio, image, *(_meta(_name(number, side, clip), clip[side]) for side in ("noisy", "clean"))]
     except Exception as error:  # stores raise errors of their own

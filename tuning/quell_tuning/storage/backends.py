@@ -191,15 +191,15 @@ def _lock_whole_transactions(engine: sqlalchemy.Engine) -> Callable[[], Abstract
     processes at once, some were given to 2 or 3 of them. Calls that only read take no lock: 32 workers that each read
     5000 trials under the lock kept one of them waiting for longer than a minute.
     """
-    here = threading.local()
+    this_thread = threading.local()
 
     @contextmanager
     def reading() -> Iterator[None]:
-        here.reads = True
+        this_thread.reads = True
         try:
             yield
         finally:
-            here.reads = False
+            this_thread.reads = False
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _: object) -> None:
@@ -208,7 +208,7 @@ def _lock_whole_transactions(engine: sqlalchemy.Engine) -> Callable[[], Abstract
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if getattr(here, "reads", False) else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if getattr(this_thread, "reads", False) else "BEGIN IMMEDIATE")
 
     engine.dispose()  # connections from before the listeners
     return reading

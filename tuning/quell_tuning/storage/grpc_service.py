@@ -62,8 +62,8 @@ class TrialsSnapshot:
     def serialised(self, trial: FrozenTrial) -> bytes:
         """A reply with this trial alone; several replies, joined, are a reply with all their trials."""
         cache = self._ended if trial.state.is_finished() else self._unfinished
-        known, reply = cache.get(trial_id_of(trial), (None, b""))
-        if known is not trial:  # SQLite reuses the numbers of a deleted study's trials
+        cached, reply = cache.get(trial_id_of(trial), (None, b""))
+        if cached is not trial:  # SQLite reuses the numbers of a deleted study's trials
             reply = GetTrialsReply(trials=[_to_proto_trial(trial)]).SerializeToString()
             cache[trial_id_of(trial)] = trial, reply
         return reply

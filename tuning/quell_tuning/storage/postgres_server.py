@@ -131,10 +131,10 @@ class PostgresServer:
 
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
-            ours = self.data.samefile(psutil.Process(int(lines[0])).cwd())
+            runs = self.data.samefile(psutil.Process(int(lines[0])).cwd())
         except (OSError, ValueError, IndexError, psutil.Error):
             return []
-        return lines if ours else []
+        return lines if runs else []
 
     def _disown_locks(self) -> None:
         """Writes our process id into the lock files, which Postgres ignores as that of pg_ctl's caller.

@@ -37,8 +37,8 @@ def unreachable(error: BaseException) -> str | None:
     """What a storage's error says about a database that cannot be reached for now; None for any other error."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     if isinstance(cause, sqlalchemy.exc.DBAPIError):
-        gone = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-        return _first_line(cause.orig) if gone or cause.connection_invalidated else None
+        disconnected = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        return _first_line(cause.orig) if disconnected or cause.connection_invalidated else None
     # PendingRollbackError: the rest of a call whose connection was lost in the middle; the next one starts afresh.
     if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
         return _first_line(cause)
@@ -97,13 +97,13 @@ class RetryingStorage(BaseStorage):
     @contextmanager
     def waiting(self, *, at_most_s: float | None = None, unless: Callable[[], None] | None = None) -> Iterator[None]:
         """Inside the block this thread waits for so long at most, and calls `unless` meanwhile, which may raise."""
-        before = self._waiting.at_most_s, self._waiting.unless
-        self._waiting.at_most_s = before[0] if at_most_s is None else at_most_s
-        self._waiting.unless = unless or before[1]
+        outer = self._waiting.at_most_s, self._waiting.unless
+        self._waiting.at_most_s = outer[0] if at_most_s is None else at_most_s
+        self._waiting.unless = unless or outer[1]
         try:
             yield
         finally:
-            self._waiting.at_most_s, self._waiting.unless = before
+            self._waiting.at_most_s, self._waiting.unless = outer
 
     def _call(self, method: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         pauses = 0
@@ -140,9 +140,9 @@ class RetryingStorage(BaseStorage):
             return self._call(self.backend.set_trial_state_values, trial_id, state, values)
         except UpdateFinishedTrialError:
             # Stored by the attempt before, whose answer was lost. FAIL may be another worker's verdict, not ours.
-            stored = self.get_trial(trial_id)
-            ours = (state, None if values is None else list(values))
-            if state != TrialState.FAIL and (stored.state, stored.values) == ours:
+            trial = self.get_trial(trial_id)
+            intended = (state, None if values is None else list(values))
+            if state != TrialState.FAIL and (trial.state, trial.values) == intended:
                 return True
             raise
 

@@ -73,11 +73,11 @@ def conflict(search: Mapping[str, Domain]) -> str | None:
     expected <needed>`; None when all can.
     """
     names = ("loss", "output", "target", "bottleneck", "causal")
-    searched = {name: values(search.get(name, DEFAULTS[name])) for name in names}
-    for loss, output, target in itertools.product(searched["loss"], searched["output"], searched["target"]):
+    options = {name: values(search.get(name, DEFAULTS[name])) for name in names}
+    for loss, output, target in itertools.product(options["loss"], options["output"], options["target"]):
         if problem := loss_problem(str(loss), str(output), str(target)):
             return f"loss: {problem}; take one of them out"
-    if True in searched["causal"] and "both" in searched["bottleneck"]:
+    if True in options["causal"] and "both" in options["bottleneck"]:
         needed = "expected none, frequency or forward, since both depends on later frames"
         return f"bottleneck: 'both' and causal = true, {needed}; take one of them out"
     return None

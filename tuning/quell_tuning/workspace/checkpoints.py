@@ -32,8 +32,8 @@ class Checkpoints:
         own.parent.mkdir(parents=True, exist_ok=True)
         if self.mirror is not None:
             self._fetch(self.mirror, slot, attempt)
-        before = (self._file(slot, number) for number in range(attempt - 1, 0, -1))
-        latest = next((file for file in before if file.exists()), None)
+        earlier = (self._file(slot, number) for number in range(attempt - 1, 0, -1))
+        latest = next((file for file in earlier if file.exists()), None)
         if latest is not None and not own.exists():
             with replacing(own) as partial:
                 shutil.copyfile(latest, partial)

@@ -96,13 +96,13 @@ def open_bucket(url: str) -> Bucket:
     Raises:
         StorageError: another kind of URL, no boto3, or settings of boto3 that it cannot use.
     """
-    found = re.fullmatch(r"s3://([\w.-]+)(?:/([^@]*))?", url)
-    if found is None:
+    match = re.fullmatch(r"s3://([\w.-]+)(?:/([^@]*))?", url)
+    if match is None:
         raise StorageError(
             "--artifacts: an s3 URL of another form, expected s3://BUCKET/PREFIX; boto3 finds credentials by itself "
             "(AWS_PROFILE)"
         )
-    name, prefix = found[1], (found[2] or "").strip("/")
+    name, prefix = match[1], (match[2] or "").strip("/")
     try:
         import boto3.session
         from botocore.config import Config
@@ -146,5 +146,5 @@ def _reason(error: Exception, endpoint: str) -> str:
     if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         return f"{host} does not answer ({type(error).__name__}), expected S3 storage; check AWS_ENDPOINT_URL_S3"
-    found = " ".join(str(error).split())
-    return f"{found}, expected what boto3 needs; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    text = " ".join(str(error).split())
+    return f"{text}, expected what boto3 needs; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
