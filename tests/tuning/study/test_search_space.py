@@ -7,10 +7,10 @@ import optuna
 import pytest
 import torch
 from quell_tuning.study import search_space, study_file
-from quell_tuning.study.parameters import PARAMETERS
+from quell_tuning.study.parameters import PARAMETERS, Parameter
 from quell_tuning.study.presets import PRESETS
 
-from quell.config import TrainingConfig
+from quell.config import NetworkConfig, TrainingConfig, check
 from quell.network.denoiser import Denoiser
 
 STUDIES = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))
@@ -38,6 +38,19 @@ def test_smallest_and_largest_point_of_every_study_run_from_one_sample_up(path: 
             estimate = denoiser(noisy)
             assert estimate.shape == noisy.shape
             assert estimate.isfinite().all()
+
+
+NETWORK_NUMBERS = [
+    parameter
+    for parameter in PARAMETERS.values()
+    if parameter.kind in (int, float) and hasattr(NetworkConfig, parameter.name)
+]
+
+
+@pytest.mark.parametrize("parameter", NETWORK_NUMBERS, ids=lambda parameter: parameter.name)
+def test_a_network_may_have_both_ends_of_every_range(parameter: Parameter) -> None:
+    for value in (parameter.low, parameter.high):
+        check(NetworkConfig(**{parameter.name: parameter.kind(value)}))
 
 
 EVERYTHING: dict[str, search_space.Domain] = {
