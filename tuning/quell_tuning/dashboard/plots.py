@@ -11,7 +11,6 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from quell_tuning import formatting
-from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.results.curves import Point, best_so_far, cost_point, pareto_front, scores_by_snr, timeline
 from quell_tuning.results.snapshot import StudySnapshot
 from quell_tuning.trials.ranking import feasible
@@ -39,8 +38,7 @@ def score_against_cost(snapshot: StudySnapshot) -> Figure:
     costed = [trial for trial in snapshot.trials if cost_point(trial)]
     good = [trial for trial in costed if feasible(trial)]
     presets = [row for row in snapshot.presets if row.complete and cost_point(row.trial)]
-    preset_ids = {trial_id_of(row.trial) for row in presets}
-    others = [trial for trial in good if trial_id_of(trial) not in preset_ids]
+    others = [trial for trial in good if "preset" not in trial.user_attrs]
     labels = [f"{row.preset}, trial {row.number} of {row.study}" for row in presets]
     bad = [trial for trial in costed if not feasible(trial)]
     traces = [
