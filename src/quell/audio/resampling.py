@@ -5,7 +5,6 @@ import soxr
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
-QUALITY = "VHQ"  # soxr's highest
 
 
 def resample(samples: FloatArray, from_rate: int, to_rate: int) -> FloatArray:
@@ -27,16 +26,11 @@ class Resampler:
     Args:
         frames: samples of the whole signal.
         length: samples of the whole output; if omitted, those of the same duration, at least one.
+        quality: soxr's name; "VHQ" is the highest.
     """
 
     def __init__(
-        self,
-        from_rate: int,
-        to_rate: int,
-        channels: int,
-        frames: int,
-        length: int | None = None,
-        quality: str = QUALITY,
+        self, from_rate: int, to_rate: int, channels: int, frames: int, length: int | None = None, quality: str = "VHQ"
     ) -> None:
         self.length = max(1, round(frames * to_rate / from_rate)) if length is None else length
         self._remaining = self.length
