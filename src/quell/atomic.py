@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,8 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """As `replacing`, for a folder that does not exist or is empty."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process with the same number
+    # Not named by the process: those of two containers that share the folder may have the same number.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
     try:
         yield partial

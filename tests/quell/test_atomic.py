@@ -49,6 +49,14 @@ def test_a_folder_appears_when_the_block_ends_and_not_at_all_when_it_fails(tmp_p
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
 
+def test_two_builds_of_a_folder_at_once_do_not_touch_each_other(tmp_path):
+    with new_folder(tmp_path / "a") as first:
+        (first / "file").write_text("first")
+        with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "a"):
+            raise KeyboardInterrupt
+    assert (tmp_path / "a" / "file").read_text() == "first"
+
+
 def test_the_longest_names_can_be_written(tmp_path):
     for stem in ("n" * 251, "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 125):
         with replacing(tmp_path / f"{stem}.wav") as partial:
