@@ -1,10 +1,12 @@
 """Workers on a Ray cluster: what gets in, what is refused in one line, and that nothing is lost or left behind."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +19,7 @@ from namespaces import MAY, Namespace, namespace
 from quell_tuning.errors import UsageError
 from quell_tuning.workers import ray_pool
 from quell_tuning.workers.ray_pool import RayCluster, RayPool, check_storage
+from rich.console import Console
 
 SUPPORT = Path(__file__).parents[2] / "support"
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "ray_cluster.py"
@@ -151,7 +154,7 @@ def test_there_are_no_more_slots_than_trials_left(
 ) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
-    running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1])
+    running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1], ended=[])
     pool = RayPool(budget=None, view=None, worker=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
     pool._ray, pool._idle, pool._tasks = ray, {0, 1}, {"a": 2, "b": 3, "c": 4}
     asked: list[Any] = []
@@ -159,6 +162,20 @@ def test_there_are_no_more_slots_than_trials_left(
     pool.tend(running)
     assert asked == launched
     assert pool._idle == {0, 1} - {*launched}
+
+
+def test_a_cluster_without_free_resources_is_named_once() -> None:
+    output = io.StringIO()
+    view: Any = SimpleNamespace(console=Console(file=output, width=200))
+    pool = RayPool(budget=None, view=view, worker=lambda slot: slot, cluster=RayCluster("auto", 1, 1.0, 1.0))  # type: ignore[arg-type,return-value]
+    pool._ray = SimpleNamespace(cluster_resources=lambda: {"GPU": 2, "CPU": 8}, available_resources=lambda: {"CPU": 8})
+    pool._share, pool._since = {"num_gpus": 1.0, "num_cpus": 1.0}, {0: 3}
+    pool._began = time.monotonic() - ray_pool.STARTED_S - 1
+    slots: Any = SimpleNamespace(waiting=[1], empty=[], left=4, running=[], ended=[1, 2, 3])  # before this search
+    for _ in range(2):
+        pool.tend(slots)
+    expected = "no worker yet: each asks for 1 GPU and 1 CPU; the cluster has 0 of 2 GPU free, 8 of 8 CPU free"
+    assert output.getvalue().splitlines() == [expected]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Pool(Supervisor):
     devices: Sequence[str]
     logs: Path
     _workers: list[WorkerProcess] = field(default_factory=list, init=False)
+    _ended: int = field(default=0, init=False)  # trials at the last look
 
     def begin(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -48,11 +49,11 @@ class Pool(Supervisor):
             for number, (worker, device) in enumerate(pairs)
         ]
 
-    def progressed(self) -> None:
-        for worker in self._workers:
-            worker.deaths = 0
-
     def tend(self, slots: Slots) -> None:
+        if len(slots.ended) > self._ended:
+            self._ended = len(slots.ended)
+            for worker in self._workers:
+                worker.deaths = 0
         for number, worker in enumerate(self._workers[: slots.left]):
             if not worker.alive() and worker.deaths >= DEATHS:
                 raise WorkerError(f"worker {number}: {worker.death('with no trial ended')}")

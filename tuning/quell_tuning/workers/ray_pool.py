@@ -163,7 +163,7 @@ class RayPool(Supervisor):
     _share: dict[str, float] = field(default_factory=dict, init=False)
     _began: float | None = field(default=None, init=False)  # None once a worker is at work
     _ray: Any = field(default=None, init=False)  # the module, which only workers on a cluster need
-    _ended: int = field(default=0, init=False)
+    _ended: int = field(default=0, init=False)  # trials at the last look
 
     def begin(self) -> None:
         import ray
@@ -175,10 +175,8 @@ class RayPool(Supervisor):
         self._idle = set(range(self.cluster.workers))
         self._began = time.monotonic()
 
-    def progressed(self) -> None:
-        self._ended += 1
-
     def tend(self, slots: Slots) -> None:
+        self._ended = len(slots.ended)
         if self._tasks:
             ended, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
             for task in ended:
@@ -208,7 +206,7 @@ class RayPool(Supervisor):
             self._idle.add(slot)
 
     def _warn_without_workers(self, slots: Slots) -> None:
-        if self._began is None or slots.running or self._ended:
+        if self._began is None or slots.running or any(self._ended > ended for ended in self._since.values()):
             self._began = None
         elif time.monotonic() - self._began > STARTED_S:
             self._began = None

@@ -54,10 +54,6 @@ class Supervisor(ABC):
         """Called at every look while trials are left: launches workers, and handles those that ended."""
 
     @abstractmethod
-    def progressed(self) -> None:
-        """Called when a trial has ended."""
-
-    @abstractmethod
     def dismiss(self) -> None:
         """Asks all workers to stop, and waits until they have."""
 
@@ -80,7 +76,6 @@ class Supervisor(ABC):
             raise StopRequested
 
     def _watch(self) -> None:
-        ended = -1
         with suppress(StopRequested), self.budget.storage.waiting(unless=self._check):
             while True:
                 self._check()
@@ -90,10 +85,7 @@ class Supervisor(ABC):
                 self.view.show(slots, self.workers())
                 if slots.left == 0:
                     return
-                if len(slots.ended) > ended:
-                    ended = len(slots.ended)
-                    self.progressed()
-                    self._check_failures(slots)
+                self._check_failures(slots)
                 self.tend(slots)
                 time.sleep(min(RENEW_S, max(POLL_S, 4 * look_s)))  # with many running trials a look takes seconds
 
