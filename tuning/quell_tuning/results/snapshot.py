@@ -78,16 +78,12 @@ class Hours:
     left: float | None
 
 
-def hours(trials: Sequence[FrozenTrial], asked: int) -> Hours:
-    """Worker-hours spent, and those to come if each trial left takes the mean of the ended ones, pruned ones included.
-
-    Args:
-        asked: trials that the study is to have.
-    """
+def hours(trials: Sequence[FrozenTrial], planned: int) -> Hours:
+    """Worker-hours spent, and those to come if each trial left takes the mean of the ended ones, pruned included."""
     ended = [trial for trial in trials if trial.state.is_finished()]
     spent = sum(map(seconds, ended)) / 3600
     counted = [seconds(trial) / 3600 for trial in ended if not is_lost(trial)]
     if not counted:
         return Hours(spent, None, None)
     mean = sum(counted) / len(counted)
-    return Hours(spent, mean, mean * max(0, asked - len(counted)))
+    return Hours(spent, mean, mean * max(0, planned - len(counted)))

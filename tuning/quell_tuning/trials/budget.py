@@ -92,9 +92,6 @@ class Budget:
     """The slots of one study; any number of processes may have a budget of the same study.
 
     The study's attribute `plan` says what slots start from: slot -> {"params": ..., "attributes": ...}.
-
-    Args:
-        trials: number of slots.
     """
 
     def __init__(self, study: optuna.Study, trials: int) -> None:
@@ -147,11 +144,7 @@ class Budget:
             self.study.enqueue_trial(parameters, user_attrs=attributes)
 
     def claim(self, slots: Slots | None = None) -> optuna.Trial | None:
-        """Claims a trial for this process; None when all others are running or have ended.
-
-        Args:
-            slots: as read a moment ago; by default they are read now.
-        """
+        """Claims a trial of these slots, or of those now, for this process; None when all are running or have ended."""
         while True:
             slots = slots or self.slots()
             waiting = slots.waiting

@@ -145,11 +145,7 @@ class _Attempt:
         return bool(over)
 
     def complete(self, trained: Trained, clips: dict[str, list[float]]) -> None:
-        """Stores the trial's results, and its weights when it is one of the best.
-
-        Args:
-            clips: scores of the clips at each rung.
-        """
+        """Stores the trial's results, and its weights when it is one of the best; `clips` as of `_Training`."""
         trial, task = self.trial, self.task
         scores, noisy = trained.scores, task.validation.noisy_scores
         costs = cost(self.model)

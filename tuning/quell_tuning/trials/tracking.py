@@ -76,10 +76,6 @@ class Tracker:
     """Logs the trials that one worker trains, one at a time. All of wandb's files are in `folder`/wandb.
 
     An error of wandb is a warning, once, and the trials go on: logged to disk while the server is away, else untracked.
-
-    Args:
-        folder: of the study.
-        store: of its sounds and pictures.
     """
 
     def __init__(self, study: optuna.Study, folder: Path, store: ArtifactStore) -> None:

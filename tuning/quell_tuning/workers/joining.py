@@ -30,9 +30,6 @@ def join(
 ) -> int:
     """Works on a part of a study until its budget is used up; returns the exit code.
 
-    Args:
-        track: where else trials are logged: "wandb".
-
     Raises:
         StudyNotFound: the study has not been made.
         StudyMismatch: it was made from another specification or corpus.
