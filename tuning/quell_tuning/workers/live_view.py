@@ -95,7 +95,9 @@ class LiveView:
         table = Table(box=None, pad_edge=False)
         for column in ("worker", "trial", "rung", self.score, "audio", "audio-h/h"):
             table.add_column(column, justify="left" if column == "worker" else "right", no_wrap=True)
-        running = {_worker(trial): trial for trial in slots.running}
+        # Workers of this machine by process id, as in `workers`; others by host:process.
+        here = f"{socket.gethostname()}:"
+        running = {shown(trial.user_attrs.get("worker", "")).removeprefix(here): trial for trial in slots.running}
         for name, process in workers:
             trial = running.pop(str(process), None)
             table.add_row(name, *(self._row(trial) if trial else ("waits", "", "", "", "")))
@@ -127,8 +129,3 @@ class LiveView:
             return ""
         seconds = (time.monotonic() - self._started) * (self.trials * self.audio_hours - hours) / trained
         return f"about {timedelta(seconds=round(seconds))} left"
-
-
-def _worker(trial: FrozenTrial) -> str:
-    """Process id of a trial's worker on this machine, host:process of one elsewhere."""
-    return shown(trial.user_attrs.get("worker", "")).removeprefix(f"{socket.gethostname()}:")

@@ -40,7 +40,9 @@ class Supervisor(ABC):
             with self.view.live:
                 self._watch()
         finally:
-            self._stop()
+            self.dismiss()
+            with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WAIT_S, unless=lambda: None):
+                self.budget.reconcile()  # replaces what the workers left behind, ends superfluous trials
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return 128 + self._signal if self._signal else 0
@@ -90,14 +92,8 @@ class Supervisor(ABC):
                 time.sleep(min(RENEW_S, max(POLL_S, 4 * look_s)))  # with many running trials a look takes seconds
 
     def _check_failures(self, slots: Slots) -> None:
-        reason = self.budget.common_failure(slots)
-        if reason:
+        if reason := self.budget.common_failure(slots):
             raise TrialsFailed(
                 f"study {self.budget.study.study_name!r}: the last trials all failed: {reason}, expected trials that "
                 "train; change the study file, or run the same again to go on regardless"
             )
-
-    def _stop(self) -> None:
-        self.dismiss()
-        with suppress(StorageError), self.budget.storage.waiting(at_most_s=LAST_WAIT_S, unless=lambda: None):
-            self.budget.reconcile()  # replaces what the workers left behind, ends superfluous trials
