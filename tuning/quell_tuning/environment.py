@@ -48,4 +48,4 @@ HANG_S = Variable("QUELL_HANG_S", "3600", "seconds without progress after which 
 PATIENCE_S = Variable("QUELL_PATIENCE_S", "1800", "seconds to wait for a database that is away")
 POOL = Variable("QUELL_POOL", NOT_SET, "set by quell tune for its workers: the process id of the parent")
 
-VARIABLES = [found for found in list(globals().values()) if isinstance(found, Variable)]
+VARIABLES = [value for value in list(globals().values()) if isinstance(value, Variable)]

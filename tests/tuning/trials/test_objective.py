@@ -38,7 +38,7 @@ class RunningTrial:
         self.budget = self
 
     def slots(self) -> Slots:
-        return Slots.of(self.trial.study.get_trials(deepcopy=False), trials=10)
+        return Slots(self.trial.study.get_trials(deepcopy=False), trials=10)
 
     def step(self, audio_hours: float) -> None:
         self.between()

@@ -23,7 +23,7 @@ def end(study: optuna.Study, value: float | None = None, state: TrialState = Tri
 
 def lines(study: optuna.Study, shown: LiveView) -> list[str]:
     shown.console.file = io.StringIO()
-    shown.show(Slots.of(study.get_trials(deepcopy=False), 9), [])
+    shown.show(Slots(study.get_trials(deepcopy=False), 9), [])
     return shown.console.file.getvalue().splitlines()
 
 

@@ -9,10 +9,9 @@ failed, does not fill its slot, and is enqueued again with the same parameters.
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -37,38 +36,28 @@ REAP_EVERY = 6
 MISSED_LOOKS = 3  # after so many times RENEW_S without a look, silences are measured from the start again
 
 
-@dataclass(frozen=True)
 class Slots:
     """A study's trials at one moment, by slot."""
 
-    trials: int
-    filled: Mapping[int, FrozenTrial]  # of several live ones the lowest number: a storage numbers trials in order
-    lost: Mapping[int, list[FrozenTrial]]
-    asked: Mapping[int, int]  # how often a slot's trial was given up as a duplicate of a running one
-    superfluous: Sequence[FrozenTrial]  # waiting in a slot that another trial fills
-    running: Sequence[FrozenTrial]  # in any slot, also beyond `trials`
-
-    @classmethod
-    def of(cls, stored: Sequence[FrozenTrial], trials: int) -> Self:
-        filled: dict[int, FrozenTrial] = {}
-        lost: dict[int, list[FrozenTrial]] = {}
-        asked: Counter[int] = Counter()
-        superfluous = []
-        for trial in stored:
-            slot = trial.user_attrs.get("slot")
-            if slot is None:
-                continue
+    def __init__(self, stored: Sequence[FrozenTrial], trials: int) -> None:
+        self.trials = trials
+        self.lost: dict[int, list[FrozenTrial]] = {}
+        self.asked: Counter[int] = Counter()  # how often a slot's trial was given up as a duplicate of a running one
+        self.superfluous: list[FrozenTrial] = []  # waiting in a slot that another trial fills
+        with_slot = [trial for trial in stored if "slot" in trial.user_attrs]
+        self.running = [trial for trial in with_slot if trial.state == TrialState.RUNNING]  # also beyond `trials`
+        filled: dict[int, FrozenTrial] = {}  # of several live ones the lowest number: a storage numbers trials in order
+        for trial in with_slot:
+            slot = trial.user_attrs["slot"]
             if "superfluous" in trial.user_attrs:
-                asked[slot] += "asked" in trial.user_attrs
+                self.asked[slot] += "asked" in trial.user_attrs
             elif is_lost(trial):
-                lost.setdefault(slot, []).append(trial)
+                self.lost.setdefault(slot, []).append(trial)
             elif slot not in filled:
                 filled[slot] = trial
             elif trial.state == TrialState.WAITING:
-                superfluous.append(trial)
-        running = [trial for trial in stored if trial.state == TrialState.RUNNING and "slot" in trial.user_attrs]
-        inside = {slot: filled[slot] for slot in sorted(filled) if slot < trials}
-        return cls(trials, inside, lost, asked, superfluous, running)
+                self.superfluous.append(trial)
+        self.filled = {slot: filled[slot] for slot in sorted(filled) if slot < trials}
 
     @property
     def waiting(self) -> list[FrozenTrial]:
@@ -103,7 +92,7 @@ class Budget:
         self._watch = LeaseWatch(away_s=MISSED_LOOKS * RENEW_S)
 
     def slots(self) -> Slots:
-        return Slots.of(self.study.get_trials(deepcopy=False), self.trials)
+        return Slots(self.study.get_trials(deepcopy=False), self.trials)
 
     def reconcile(self, own: int | None = None) -> Slots:
         """Reaps lost trials and fills empty slots; returns the slots as they are then. To be called every few seconds.

@@ -127,7 +127,7 @@ class _Attempt:
             outcome.copy_result(trial, same)
             return True
         planned = self.before.system_attrs.get("fixed_params")
-        if same is not None and not planned and self.running.budget.slots().asked.get(self.slot, 0) < MAX_SAMPLES:
+        if same is not None and not planned and self.running.budget.slots().asked[self.slot] < MAX_SAMPLES:
             raise DuplicateTrial(f"the same configuration as trial {same.number}, which is running")
         return self._over_a_limit()
 
