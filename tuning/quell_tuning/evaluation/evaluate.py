@@ -25,11 +25,8 @@ OTHER_CORPUS = "trained on another corpus, whose training recordings may be in t
 
 
 def check_models(named_systems: Sequence[NamedSystem], corpus: Corpus, console: Console) -> None:
-    """Warns of exported models that may have been trained on the recordings they are evaluated on.
-
-    Raises:
-        TuningError: a model of another sample rate than the study's.
-    """
+    """Warns of exported models that may have been trained on the recordings they are evaluated on; raises TuningError
+    for a model of another sample rate than the study's."""
     for name, model in ((one.name, one.model) for one in named_systems if one.model is not None):
         if model.sample_rate != corpus.sample_rate:
             rates = f"{model.sample_rate} Hz, expected that of the study, {corpus.sample_rate} Hz"
@@ -81,11 +78,7 @@ def check_csv(path: Path, overwrite: bool) -> None:
 
 
 def write_csv(path: Path, test_set: TestSet, results: list[Result]) -> None:
-    """Writes a row per clip and system, with all digits; unknown values stay empty.
-
-    Raises:
-        TuningError: the file cannot be written.
-    """
+    """Writes a row per clip and system, with all digits, unknown values empty; TuningError if it cannot be written."""
     try:
         with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -113,11 +113,7 @@ class _Attempt:
         return round(time.monotonic() - self.started, 1)
 
     def ended_untrained(self) -> bool:
-        """Ends the trial where it is a duplicate of an ended one, or over a limit; returns whether it did.
-
-        Raises:
-            DuplicateTrial: as `run_trial`.
-        """
+        """Ends a duplicate of an ended trial, or one over a limit; returns whether it did. Raises as `run_trial`."""
         trial = self.trial
         trial.set_user_attr("denoiser", asdict(self.model))
         trial.set_user_attr("training", asdict(self.config))

@@ -48,11 +48,7 @@ INITIAL = ("slot", "attempt", "preset", "warm_start", "of", "repeat", "machine",
 
 
 def check_tracking(name: str | None) -> None:
-    """Checks early that trials can be tracked.
-
-    Raises:
-        UsageError: an unknown tracker, one that is not installed, or no API key.
-    """
+    """Raises UsageError, early, for an unknown tracker, one that is not installed, or one without an API key."""
     if name is None:
         return
     if name != "wandb":

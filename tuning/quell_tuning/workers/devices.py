@@ -16,11 +16,8 @@ MAX_WORKERS = 64  # on one device
 
 
 def check_devices(names: Sequence[str]) -> list[str]:
-    """The devices of these names; without names all GPUs, or the CPU where there is none.
-
-    Raises:
-        UsageError: a device that torch does not know or this machine does not have.
-    """
+    """The devices of these names; without names all GPUs, or the CPU where there is none. Raises UsageError for
+    a device that torch does not know or this machine does not have."""
     _check(names, "--devices", f"{DEVICES}, separated by commas")
     return list(names) or [f"cuda:{number}" for number in range(_gpus())] or ["cpu"]
 

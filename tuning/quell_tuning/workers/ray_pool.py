@@ -62,11 +62,8 @@ class RayCluster:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Inside the block this process is a driver of the cluster.
-
-        Raises:
-            UsageError: ray is missing, there is no answer, or the cluster has another token or version.
-        """
+        """Inside the block this process is a driver of the cluster. Raises UsageError where ray is missing, there is no
+        answer, or the cluster has another token or version."""
         # Ray reads its environment when it is imported.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change in a later version
         if os.environ.get(TOKEN):
@@ -88,11 +85,7 @@ class RayCluster:
 
 
 def check_storage(url: str) -> None:
-    """Checks that other machines can reach a storage.
-
-    Raises:
-        UsageError: they cannot.
-    """
+    """Raises UsageError where other machines cannot reach a storage."""
     if url.partition(":")[0] not in ("postgresql", "postgresql+psycopg", "grpc"):
         needed = "expected one that every node reaches: postgresql+psycopg://... or grpc://..."
         raise UsageError(f"--ray: the storage {shown(url)}, {needed}; set QUELL_STORAGE")
