@@ -79,8 +79,7 @@ def show(state: dict[str, Any], console: Console) -> None:
             console.print(f"{name}: {pairs}; up to {split['pairs']['longest_lag_ms']:g} ms apart", highlight=False)
     if "rooms" in state:
         console.print(f"{state['rooms']} room responses for training", highlight=False)
-    for line in lines(state):
-        console.print(line, highlight=False, markup=False)
+    console.print(*lines(state), sep="\n", highlight=False, markup=False)
 
 
 def _cells(side: dict[str, Any]) -> tuple[str, str, str]:

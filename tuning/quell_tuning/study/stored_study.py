@@ -1,20 +1,16 @@
 """A study in the database: created, checked against its specification and corpus, and loaded."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
+from quell.corpus.memory_map import Corpus, open_store
 from quell_tuning import formatting
 from quell_tuning.errors import StudyMismatch, StudyNotFound
-
-if TYPE_CHECKING:
-    from quell.corpus.memory_map import Corpus
-    from quell_tuning.study.study_file import StudySpec
+from quell_tuning.study.study_file import StudySpec, restore
 
 # Attributes of a study.
 TUNED = "tuned"  # time of the last `quell tune`, ISO 8601 in UTC; only searches have it
@@ -53,15 +49,11 @@ def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
 
 def spec_of(study: optuna.Study) -> StudySpec:
     """The specification that a study was made from, without its folders."""
-    from quell_tuning.study.study_file import restore  # imports pydantic, which naming a study does not need
-
     return restore(study.user_attrs["spec"], study.study_name)
 
 
 def corpus_of(study: optuna.Study, corpora: Path) -> Corpus:
     """The decoded corpus that a study was made from; raises CorpusError if it is not in the folder `corpora`."""
-    from quell.corpus.memory_map import open_store
-
     return open_store(corpora / study.user_attrs["corpus"])
 
 

@@ -1,11 +1,8 @@
 """What a command works in: the runs folder, the storage, the recordings and the artifacts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,10 +14,8 @@ from quell.processes import cores
 from quell_tuning import progress
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
+from quell_tuning.study.study_file import StudySpec
 from quell_tuning.workspace.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from quell_tuning.study.study_file import StudySpec
 
 
 @dataclass(frozen=True)
