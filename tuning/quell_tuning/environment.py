@@ -9,14 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variable:
-    """An environment variable.
-
-    Attributes:
-        default: as the documentation says it; `seconds` reads it as a number.
-    """
+    """An environment variable."""
 
     name: str
-    default: str
+    default: str  # as the documentation says it; `seconds` reads it as a number
     meaning: str
 
     def get(self) -> str | None:

@@ -34,12 +34,8 @@ class UsageError(TuningError):
 
 
 class Interrupted(SystemExit):
-    """Ctrl-C or SIGTERM ends the program, with exit code 130 or 143. No KeyboardInterrupt, which typer would swallow.
-
-    Args:
-        advice: how to resume.
-    """
+    """Ctrl-C or SIGTERM ends the program, with exit code 130 or 143. Typer would swallow a KeyboardInterrupt."""
 
     def __init__(self, code: int, advice: str = "") -> None:
         super().__init__(code)
-        self.advice = advice
+        self.advice = advice  # how to resume

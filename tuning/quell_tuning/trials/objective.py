@@ -83,11 +83,7 @@ def run_trial(running: RunningTrial, task: Task) -> None:
 
 
 class _Attempt:
-    """A trial run by one worker: its configuration, what ends it without a training, and its result.
-
-    Attributes:
-        before: the trial as an earlier worker left it.
-    """
+    """A trial run by one worker: its configuration, what ends it without a training, and its result."""
 
     def __init__(self, running: RunningTrial, task: Task) -> None:
         self.running = running
@@ -98,7 +94,7 @@ class _Attempt:
         self.slot = self.trial.user_attrs.get("slot", self.trial.number)
         self.checkpoints = task.runs.checkpoints(self.spec.study.name)
         self.started = time.monotonic()
-        self.before = self.stored()
+        self.before = self.stored()  # as an earlier worker left it
         point = search_space.suggest(self.trial, self.spec.search)
         repeat = self.trial.user_attrs.get("repeat", 0)
         self.model = search_space.denoiser_config(point, self.spec.corpus.sample_rate)

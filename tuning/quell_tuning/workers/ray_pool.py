@@ -143,12 +143,9 @@ class RayPool(Supervisor):
     """Slots on a cluster, each of which runs a worker until the budget is used up.
 
     Ray moves a slot whose process or node dies to where resources are free.
-
-    Args:
-        worker: the worker of a slot, by its number.
     """
 
-    worker: Callable[[int], WorkerSpec]
+    worker: Callable[[int], WorkerSpec]  # by the number of a slot
     cluster: RayCluster
     _idle: set[int] = field(default_factory=set, init=False)  # slots without a task
     _tasks: dict[Any, int] = field(default_factory=dict, init=False)  # -> slot
