@@ -1,11 +1,10 @@
 """Metrics of many clips, computed in processes; their means, by SNR, and gains with confidence intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from quell.audio import FloatArray
 from quell.metrics import intrusive
 from quell.processes import pool
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 ScoringJob = Callable[[], intrusive.ClipScore]  # sent to another process: a function of a module with its arguments
 AHEAD = 64  # most clips that wait in memory
@@ -35,13 +34,14 @@ class Scores:
     failures: int
 
     @classmethod
-    def of(cls, clips: list[intrusive.ClipScore], snr_db: NDArray[np.float64]) -> Scores:
+    def of(cls, clips: list[intrusive.ClipScore], snr_db: NDArray[np.float64]) -> Self:
         values = {name: np.array([clip.values[name] for clip in clips]) for name in clips[0].values}
         return cls(values, snr_db, sum(len(clip.failed) for clip in clips))
 
-    def of_clips(self, chosen: NDArray[np.bool_]) -> Scores:
+    def of_clips(self, chosen: NDArray[np.bool_] | slice) -> Self:
         """The scores of some clips, (N,) boolean; their failures count as 0."""
-        return Scores({name: values[chosen] for name, values in self.values.items()}, self.snr_db[chosen], 0)
+        values = {name: values[chosen] for name, values in self.values.items()}
+        return replace(self, values=values, snr_db=self.snr_db[chosen], failures=0)
 
     def mean(self, name: str) -> float:
         return float(self.values[name].mean())
@@ -50,24 +50,25 @@ class Scores:
         return {name: self.mean(name) for name in self.values}
 
     def by_snr(self) -> dict[float, dict[str, float]]:
-        """SNR in dB -> means of its clips, lowest SNR first."""
-        return {float(snr_db): self.of_clips(self.snr_db == snr_db).means() for snr_db in np.unique(self.snr_db)}
+        """SNR in dB -> means of its clips, lowest SNR first; without clips of unknown SNR, NaN."""
+        rows = np.unique(self.snr_db[np.isfinite(self.snr_db)])
+        return {float(snr_db): self.of_clips(self.snr_db == snr_db).means() for snr_db in rows}
 
-    def gain_over(self, other: Scores, name: str) -> tuple[float, float, float]:
+    def gain_over(self, other: Self, name: str) -> tuple[float, float, float]:
         """Mean improvement over `other` on the same clips, with its 95 % interval: (mean, low, high)."""
         return paired_interval(self.values[name] - other.values[name])
 
-    def worse_than(self, other: Scores, name: str) -> float:
+    def worse_than(self, other: Self, name: str) -> float:
         """Share of clips that score lower than in `other`, 0 to 1."""
         return float((self.values[name] < other.values[name]).mean())
 
-    def worse_at_highest_snr(self, other: Scores) -> dict[str, float]:
+    def worse_at_highest_snr(self, other: Self) -> dict[str, float]:
         """`worse_than` for every metric, over the clips with the least noise only: there is most to lose."""
         top = self.snr_db == self.snr_db.max()
         mine, theirs = self.of_clips(top), other.of_clips(top)
         return {name: mine.worse_than(theirs, name) for name in mine.values}
 
-    def worst_clip(self, other: Scores, name: str) -> tuple[int, float]:
+    def worst_clip(self, other: Self, name: str) -> tuple[int, float]:
         """The clip that loses most against `other`, or gains least: (its index, its gain)."""
         gains = self.values[name] - other.values[name]
         index = int(gains.argmin())
@@ -88,7 +89,7 @@ def paired_interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 class Scorer:
-    """Computes metrics in processes that never import torch. Use it as a context, or `close` it.
+    """Computes metrics in processes that never import torch. Use it as a context.
 
     Args:
         processes: their number; they start at the first clip.
@@ -98,13 +99,10 @@ class Scorer:
         # One thread each: sums of BLAS differ in the last digit with their number.
         self._pool = pool(processes, one_thread=True)
 
-    def __enter__(self) -> Scorer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def score_clips(
@@ -113,26 +111,20 @@ class Scorer:
         clean: list[FloatArray],
         sample_rate: int,
         names: tuple[str, ...],
-        progress: Progress | None = None,
+        progress: Progress = ignore,
     ) -> list[intrusive.ClipScore]:
-        """Metrics of waveforms against their references; scores clips while the iterator computes the next.
-
-        Exceptions of `progress` end the scoring and propagate.
-        """
+        """Metrics of waveforms against their references, as `run`; meanwhile the iterator computes the next clips."""
         jobs = (
             partial(intrusive.score_clip, estimate, target, sample_rate, names)
             for estimate, target in zip(estimates, clean, strict=True)
         )
         return self.run(jobs, len(clean), progress)
 
-    def run(
-        self, jobs: Iterable[ScoringJob], count: int, progress: Progress | None = None
-    ) -> list[intrusive.ClipScore]:
+    def run(self, jobs: Iterable[ScoringJob], count: int, progress: Progress = ignore) -> list[intrusive.ClipScore]:
         """The results of `count` jobs in their order; at most AHEAD jobs are taken before they can run.
 
         Exceptions of `progress` end the scoring and propagate.
         """
-        progress = progress or (lambda done, total: None)
         pending: list[Future[intrusive.ClipScore]] = []
         try:
             for job in jobs:

@@ -4,15 +4,14 @@ A set is a pure function of the decoded split, the number of mixtures, the SNRs 
 stored beside the corpus, so all workers and all trials are scored on the same samples.
 """
 
-from __future__ import annotations
-
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer, Scores
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 
 T = TypeVar("T")
 
@@ -57,15 +56,16 @@ class EvaluationSet:
     def seconds(self) -> float:
         return sum(len(clip) for clip in self.clean) / self.sample_rate
 
-    def first(self, count: int) -> EvaluationSet:
+    def first(self, count: int) -> Self:
         """The first mixtures of the set. SNRs, speakers and noises are taken in turn, so they are a fair sample."""
-        scores = Scores(
-            {name: values[:count] for name, values in self.noisy_scores.values.items()},
-            self.snr_db[:count],
-            self.noisy_scores.failures,
+        return replace(
+            self,
+            noisy=self.noisy[:count],
+            clean=self.clean[:count],
+            labels=self.labels[:count],
+            snr_db=self.snr_db[:count],
+            noisy_scores=self.noisy_scores.of_clips(slice(count)),
         )
-        lists = (self.noisy[:count], self.clean[:count], self.labels[:count])
-        return EvaluationSet(self.sample_rate, *lists, self.snr_db[:count], scores)
 
 
 def evaluation_set(
@@ -75,7 +75,7 @@ def evaluation_set(
     snr_db: tuple[float, float],
     seed: int,
     scorer: Scorer,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> EvaluationSet:
     """`count` mixtures of a split, or at most that many of its pairs; built once, then loaded from the corpus's store.
 
@@ -99,11 +99,9 @@ def score_denoiser(
     mixtures: EvaluationSet,
     names: tuple[str, ...] | None = None,
     device: torch.device | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> Scores:
-    """Metrics of `denoise`, which maps (1, T) to (1, T), over a set.
-
-    Exceptions of `progress` end the scoring and propagate.
+    """Metrics of `denoise`, which maps (1, T) to (1, T), over a set; as `Scorer.run`.
 
     Args:
         names: metrics; if omitted, all that are defined at the sample rate.
@@ -131,7 +129,7 @@ def _build(
     snr_db: tuple[float, float],
     seed: int,
     scorer: Scorer,
-    progress: Progress | None,
+    progress: Progress,
 ) -> EvaluationSet:
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     data, longest = corpus.splits[split], round(LONGEST_S * corpus.sample_rate)
@@ -139,7 +137,6 @@ def _build(
     if pairs:
         count = min(count, len(pairs))
         draw = _cuts(data, pairs, longest, rng)
-        levels = np.zeros(count)  # measured below
     else:
         draw, levels = _draws(data, count, snr_db, longest, rng)
     names = intrusive.available(corpus.sample_rate)
@@ -151,9 +148,8 @@ def _build(
             break
         mixtures |= {index: draw(index) for index in missing}
         noisy, clean = [mixtures[index].noisy for index in missing], [mixtures[index].clean for index in missing]
-        clips = scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress)
-        scores.update(zip(missing, clips, strict=True))
-    failed = sum(1 for clip in scores.values() if clip.failed)
+        scores |= zip(missing, scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress), strict=True)
+    failed = sum(bool(clip.failed) for clip in scores.values())
     if failed:
         found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
@@ -172,30 +168,31 @@ def _draws(
     speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
     noises = _in_turn(data.of("noise"), lambda clip: clip.category, rng)
     levels = _levels(snr_db, count, rng)
-    return lambda index: _draw(data, next(speech), next(noises), float(levels[index]), longest, rng), levels
+
+    def draw(index: int) -> _Mixture:
+        clip, noise = next(speech), next(noises)
+        target = data.waveform(clip)[:longest]
+        rolled = np.roll(data.waveform(noise), -int(rng.integers(noise.length)))
+        if not rolled[: len(target)].any():  # digital silence has no SNR: begin at the next sample that is not 0
+            rolled = np.roll(rolled, -int(np.flatnonzero(rolled)[0]))
+        added = np.resize(rolled, len(target))  # repeats noise that is too short
+        return _Mixture(*_mix(target, added, float(levels[index])), f"{clip.path} + {noise.path}")
+
+    return draw, levels
 
 
 def _cuts(
     data: Split, pairs: list[tuple[Clip, Clip]], longest: int, rng: np.random.Generator
 ) -> Callable[[int], _Mixture]:
-    """A function that cuts the next pair, the groups in turn."""
+    """A function that cuts the next pair, at its recorded SNR, the groups in turn."""
     turns = _in_turn(pairs, lambda pair: pair[1].group, rng)
-    return lambda index: _cut(data, *next(turns), longest)
 
+    def cut(_: int) -> _Mixture:
+        noisy, clean = next(turns)
+        sides = (data.waveform(clip)[:longest].astype(np.float64) for clip in (noisy, clean))
+        return _Mixture(*_scaled(*sides), noisy.path)
 
-def _draw(data: Split, speech: Clip, noise: Clip, snr_db: float, longest: int, rng: np.random.Generator) -> _Mixture:
-    target = data.waveform(speech)[:longest]
-    rolled = np.roll(data.waveform(noise), -int(rng.integers(noise.length)))
-    if not rolled[: len(target)].any():  # digital silence has no SNR: begin at the next sample that is not 0
-        rolled = np.roll(rolled, -int(np.flatnonzero(rolled)[0]))
-    noisy, clean = _mix(target, np.resize(rolled, len(target)), snr_db)  # resize repeats noise that is too short
-    return _Mixture(noisy, clean, f"{speech.path} + {noise.path}")
-
-
-def _cut(data: Split, noisy: Clip, clean: Clip, longest: int) -> _Mixture:
-    """A pair at its recorded SNR."""
-    sides = (data.waveform(noisy)[:longest].astype(np.float64), data.waveform(clean)[:longest].astype(np.float64))
-    return _Mixture(*_scaled(*sides), noisy.path)
+    return cut
 
 
 def _scaled(noisy: NDArray[np.float64], clean: NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
@@ -219,11 +216,9 @@ def _in_turn(clips: list[T], part: Callable[[T], str], rng: np.random.Generator)
     for clip in clips:
         parts.setdefault(part(clip), []).append(clip)
     queues = {name: [parts[name][i] for i in rng.permutation(len(parts[name]))] for name in sorted(parts)}
-    turn = 0
-    while True:
+    for turn in itertools.count():
         for name in rng.permutation(list(queues)):
             yield queues[name][turn % len(queues[name])]
-        turn += 1
 
 
 def _levels(snr_db: tuple[float, float], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -251,16 +246,12 @@ def _save(mixtures: EvaluationSet, path: Path) -> None:
 def _load(path: Path, sample_rate: int) -> EvaluationSet:
     with np.load(path) as stored:
         ends = np.cumsum(stored["lengths"])[:-1]
-        noisy_scores = Scores(
-            {key.removeprefix("noisy_"): stored[key] for key in stored.files if key.startswith("noisy_")},
-            stored["snr_db"],
-            int(stored["failures"]),
-        )
+        values = {key.removeprefix("noisy_"): stored[key] for key in stored.files if key.startswith("noisy_")}
         return EvaluationSet(
             sample_rate,
             np.split(stored["noisy"], ends),
             np.split(stored["clean"], ends),
-            [str(label) for label in stored["labels"]],
+            stored["labels"].tolist(),
             stored["snr_db"],
-            noisy_scores,
+            Scores(values, stored["snr_db"], int(stored["failures"])),
         )

@@ -17,7 +17,7 @@ from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import Denoiser
 from quell.network.stft import magnitude
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 from quell.training.checkpoint import CHECKPOINT_S, Checkpoint
 from quell.training.trainer import Trainer
 
@@ -46,9 +46,9 @@ def train(
     *,
     metric: str = "pesq",
     device: torch.device | None = None,
-    on_rung: Callable[[float, NDArray[np.float64]], None] | None = None,
-    on_step: Callable[[float, float], None] | None = None,
-    on_score: Progress | None = None,
+    on_rung: Callable[[float, NDArray[np.float64]], None] = ignore,
+    on_step: Callable[[float, float], None] = ignore,
+    on_score: Progress = ignore,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Trains to the last rung and returns the averaged weights with their scores over the whole validation set.
@@ -78,29 +78,26 @@ def train(
             scores = score_denoiser(scorer, trainer.averaged, few, (metric,), device, on_score)
             state.reached[hours] = scores.values[metric].tolist()
             state.save()
-        if on_rung is not None:
-            on_rung(hours, np.array(state.reached[hours]))
+        on_rung(hours, np.array(state.reached[hours]))
     _train_to(trainer.total, trainer, state, on_step)
     state.save()
     scores = score_denoiser(scorer, trainer.averaged, validation, device=device, progress=on_score)
-    if on_rung is not None:
-        on_rung(config.rungs_audio_hours[-1], scores.values[metric])
+    on_rung(config.rungs_audio_hours[-1], scores.values[metric])
     share = trainer.data_seconds / max(trainer.seconds, 1e-9)
     denoiser = trainer.averaged.cpu()
     iou = spectrogram_iou(denoiser, validation) if model.representation == "log" else None
     return Trained(denoiser, scores, trainer.seconds, share, trainer.micro_batch, iou)
 
 
-def _train_to(steps: int, trainer: Trainer, state: Checkpoint, on_step: Callable[[float, float], None] | None) -> None:
+def _train_to(steps: int, trainer: Trainer, state: Checkpoint, on_step: Callable[[float, float], None]) -> None:
     trainer.denoiser.train()
     while trainer.steps_done < steps:
         loss = trainer.step()
-        if on_step is not None:
-            try:
-                on_step(trainer.audio_hours, loss)
-            except BaseException:  # the caller ends the training: no step may be lost
-                state.save()
-                raise
+        try:
+            on_step(trainer.audio_hours, loss)
+        except BaseException:  # the caller ends the training: no step may be lost
+            state.save()
+            raise
         if time.monotonic() - state.saved > CHECKPOINT_S:
             state.save()
 

@@ -16,6 +16,7 @@ from quell.config import DenoiserConfig, TrainingConfig
 from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
+from quell.progress import ignore
 from quell.training.training_loop import Trained, train
 from quell_tuning import progress
 from quell_tuning.errors import StudyNotFound
@@ -118,7 +119,7 @@ def _train(
     device: torch.device,
     console: Console,
     *,
-    on_rung: Callable[[float, NDArray[Any]], None] | None = None,
+    on_rung: Callable[[float, NDArray[Any]], None] = ignore,
     refit_checkpoint: Path | None = None,
 ) -> Trained:
     """Trains as the trial did; for a refit without rungs before the last, and on train and validation together."""

@@ -15,7 +15,7 @@ from quell import config
 from quell.config import MixingConfig, TrainingConfig
 from quell.corpus.recordings import FOLDERS, CorpusConfig
 from quell.metrics.intrusive import PESQ_MODES
-from quell.progress import Progress
+from quell.progress import Progress, ignore
 from quell_tuning.errors import StudyFileError
 from quell_tuning.study import search_space
 from quell_tuning.study.parameters import DEFAULTS, PARAMETERS
@@ -143,7 +143,7 @@ def restore(resolved: dict[str, Any], name: str) -> StudySpec:
     return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
 
 
-def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, progress: Progress | None = None) -> EvaluationSet:
+def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, progress: Progress = ignore) -> EvaluationSet:
     """The mixtures that the study's trials are scored on."""
     from quell.mixing.evaluation_mixtures import evaluation_set  # imports torch, which a study file does not need
 
