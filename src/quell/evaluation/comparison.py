@@ -65,39 +65,40 @@ def _timed(system: System, samples: FloatArray, sample_rate: int) -> tuple[Float
 def summary(test_set: TestSet, results: list[Result]) -> dict[str, Any]:
     """All results as a dictionary for JSON. The first is that of the noisy input, the second is compared by SNR."""
     noisy, model = results[0].scores, results[1].scores
+    systems = [_system(result, noisy, test_set) for result in results]
+    before = noisy.by_snr()
     return {
         "mixtures": len(test_set.labels),
         "minutes": float(test_set.seconds.sum()) / 60,
         "kind": test_set.kind,
         "failures": model.failures,
-        "noisy": noisy.means(),
-        "denoised": model.means(),
-        "gain": {name: model.gain_over(noisy, name) for name in model.values},
-        "worse": {name: model.worse_than(noisy, name) for name in model.values},
-        "by_snr": _by_snr(noisy, model) if np.isfinite(test_set.rows).all() else [],
-        "systems": [_system(result, noisy, test_set) for result in results],
+        "noisy": systems[0]["means"],
+        "denoised": systems[1]["means"],
+        "gain": systems[1]["gain"],
+        "worse": systems[1]["worse"],
+        "by_snr": [
+            {"snr_db": snr_db, "clips": int((model.snr_db == snr_db).sum()), "noisy": before[snr_db], "denoised": means}
+            for snr_db, means in model.by_snr().items()
+        ],
+        "systems": systems,
     }
 
 
-def _by_snr(noisy: Scores, model: Scores) -> list[dict[str, Any]]:
-    before = noisy.by_snr()
-    return [
-        {"snr_db": snr_db, "clips": int((model.snr_db == snr_db).sum()), "noisy": before[snr_db], "denoised": means}
-        for snr_db, means in model.by_snr().items()
-    ]
-
-
 def _system(result: Result, noisy: Scores, test_set: TestSet) -> dict[str, Any]:
-    scores, by_snr = result.scores, bool(np.isfinite(test_set.rows).all())
-    row: dict[str, Any] = {"system": result.system, "failures": scores.failures, "means": scores.means()}
-    row["by_snr"] = [{"snr_db": snr_db, **means} for snr_db, means in scores.by_snr().items()] if by_snr else []
+    scores = result.scores
+    row: dict[str, Any] = {
+        "system": result.system,
+        "failures": scores.failures,
+        "means": scores.means(),
+        "by_snr": [{"snr_db": snr_db, **means} for snr_db, means in scores.by_snr().items()],
+    }
     if result.rtf is None or result.rtf_new is None:
         return row
     total = test_set.seconds.sum()
     return row | {
         "gain": {name: scores.gain_over(noisy, name) for name in scores.values},
         "worse": {name: scores.worse_than(noisy, name) for name in scores.values},
-        "worse_at_highest_snr": scores.worse_at_highest_snr(noisy) if by_snr else None,
+        "worse_at_highest_snr": scores.worse_at_highest_snr(noisy) if row["by_snr"] else None,
         "worst": {name: _worst(scores, noisy, name, test_set) for name in scores.values},
         "rtf": float(result.rtf @ test_set.seconds / total),
         "rtf_new": float(result.rtf_new @ test_set.seconds / total),

@@ -1,12 +1,9 @@
 """Test sets: mixtures of a study, pairs of recordings, and recordings without a clean version."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +70,16 @@ class MixtureSet(TestSet):
         return partial(intrusive.score_clip, estimate.mean(axis=1), clean, rate, self.names)
 
 
+class Pair(NamedTuple):
+    """A noisy recording and, where there is one, its clean version."""
+
+    label: str  # the noisy file's path inside its folder
+    noisy: Path
+    clean: Path | None
+    sample_rate: int  # Hz, of both
+    seconds: float
+
+
 class UnpairedSet(TestSet):
     """Recordings without a clean version, scored by DNSMOS."""
 
@@ -129,7 +136,7 @@ class PairedSet(UnpairedSet):
     def _snr_db(self, pair: Pair) -> float:
         assert pair.clean is not None
         noisy, clean = (audio.read(path)[0].mean(axis=1, dtype=np.float64) for path in (pair.noisy, pair.clean))
-        refuse_length(pair.noisy, len(noisy), pair.clean, len(clean))  # headers of MP3 files may be wrong
+        _refuse_length(pair.noisy, len(noisy), pair.clean, len(clean))  # headers of MP3 files may be wrong
         if not clean.any():
             raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
         return measured_snr_db(noisy, clean)
@@ -139,21 +146,6 @@ class PairedSet(UnpairedSet):
         assert clean is not None
         target = self._mono(clip, audio.read(clean)[0], self._rate)
         return partial(intrusive.score_clip, self._mono(clip, estimate, self._rate), target, self._rate, self.names)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A noisy recording and, where there is one, its clean version."""
-
-    label: str  # the noisy file's path inside its folder
-    noisy: Path
-    clean: Path | None
-    sample_rate: int  # Hz, of both
-    frames: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.sample_rate
 
 
 def pair_up(noisy: Path, clean: Path | None) -> list[Pair]:
@@ -206,11 +198,11 @@ def _pair(noisy: Path, clean: Path | None, label: str) -> Pair:
         theirs = reference.stored.sample_rate
         if rate != theirs:
             raise CorpusError(f"{noisy}: sampled at {rate} Hz, expected {theirs} Hz as {clean}; resample one of them")
-        refuse_length(noisy, frames, clean, reference.frames)
-    return Pair(label, noisy, clean, rate, frames)
+        _refuse_length(noisy, frames, clean, reference.frames)
+    return Pair(label, noisy, clean, rate, frames / rate)
 
 
-def refuse_length(noisy: Path, frames: int, clean: Path, needed: int) -> None:
+def _refuse_length(noisy: Path, frames: int, clean: Path, needed: int) -> None:
     """Raises CorpusError when two recordings differ in length."""
     if frames != needed:
         raise CorpusError(f"{noisy}: {frames} samples, expected {needed} as {clean}; cut them alike")
