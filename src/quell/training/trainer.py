@@ -195,21 +195,19 @@ class Trainer:
         denoiser, needs = self.denoiser, self.loss.needs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             answer, state = denoiser.estimate(noisy, state, 0, noisy.shape[-1])
-        estimate, target = Signals(answer.clean), Signals(magnitude(clean))
+        estimate, target = {"magnitude": answer.clean}, {"magnitude": magnitude(clean)}
         if "output" in needs:
-            ideal = denoiser.target.ideal(answer.noisy, target.magnitude)
-            estimate, target = estimate._replace(output=answer.output), target._replace(output=ideal)
+            estimate["output"] = answer.output
+            target["output"] = denoiser.target.ideal(answer.noisy, target["magnitude"])
         if "feature" in needs:
-            feature = denoiser.target.feature(answer.output, answer.noisy, answer.features)
-            clean_feature = denoiser.target.representation(target.magnitude)
-            estimate, target = estimate._replace(feature=feature), target._replace(feature=clean_feature)
+            estimate["feature"] = denoiser.target.feature(answer.output, answer.noisy, answer.features)
+            target["feature"] = denoiser.target.representation(target["magnitude"])
         if needs & {"spectrum", "waveform"}:
-            spectrum = clean_spectrum(answer, noisy)
-            estimate, target = estimate._replace(spectrum=spectrum), target._replace(spectrum=clean)
-            if "waveform" in needs:
-                synthesis = denoiser.spectrogram.inverse(spectrum, waveform.shape[-1])
-                estimate, target = estimate._replace(waveform=synthesis), target._replace(waveform=waveform)
-        return self.loss(estimate, target), state.float()
+            estimate["spectrum"], target["spectrum"] = clean_spectrum(answer, noisy), clean
+        if "waveform" in needs:
+            estimate["waveform"] = denoiser.spectrogram.inverse(estimate["spectrum"], waveform.shape[-1])
+            target["waveform"] = waveform
+        return self.loss(Signals(**estimate), Signals(**target)), state.float()
 
     @torch.no_grad()
     def _average(self) -> None:
