@@ -1,7 +1,5 @@
 """The pretrained denoisers that come with the package, one for each sample rate."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -36,7 +34,7 @@ def paths() -> list[Path]:
     return [path(sample_rate) for sample_rate in FILES]
 
 
-def load(model: Path | str | None = None, sample_rate: int = 16_000) -> Model:
+def load(model: Path | str | None = None, sample_rate: int = 16_000) -> "Model":
     """An exported denoiser (TorchScript, or ONNX with onnxruntime installed), on the CPU.
 
     Args:
@@ -51,11 +49,11 @@ def load(model: Path | str | None = None, sample_rate: int = 16_000) -> Model:
     return models.load(path(sample_rate) if model is None else model)
 
 
-def fitting(sample_rate: int) -> Model:
+def fitting(sample_rate: int) -> "Model":
     """The denoiser for recordings of a rate, loaded once. Errors as `path`."""
     return _loaded(path(sample_rate))
 
 
 @lru_cache(maxsize=len(FILES))
-def _loaded(file: Path) -> Model:
+def _loaded(file: Path) -> "Model":
     return load(file)

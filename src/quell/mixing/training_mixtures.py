@@ -1,7 +1,5 @@
 """Random mixtures at chosen SNRs to train on, drawn in whole batches on the training device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -22,6 +20,27 @@ class Mixtures(NamedTuple):
     noisy: Tensor
     clean: Tensor
     level: Tensor
+
+
+class _Pool:
+    """Clips to draw from: categories by their weights, within a category by duration. Speech is one category."""
+
+    def __init__(self, clips: list[Clip], device: torch.device, weights: Mapping[str, float] | None = None) -> None:
+        self.offset = torch.tensor([clip.offset for clip in clips], device=device)
+        self.length = torch.tensor([clip.length for clip in clips], device=device)
+        totals: dict[str, int] = {}
+        for clip in clips:
+            totals[clip.category] = totals.get(clip.category, 0) + clip.length
+        weights = weights or {}
+        if weights and (problem := weights_problem(weights, totals)):
+            raise ValueError(f"noise_weights: {problem}")
+        whole = sum(weights.get(category, 1.0) for category in totals)
+        shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]
+        self.cumulative_share = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
+
+    def choose(self, uniform: Tensor) -> Tensor:
+        """Indices of clips, of the shape of `uniform`, whose values lie in [0, 1)."""
+        return torch.searchsorted(self.cumulative_share, uniform, right=True).clamp_max(len(self.cumulative_share) - 1)
 
 
 class MixtureSampler:
@@ -115,27 +134,6 @@ class MixtureSampler:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)
-
-
-class _Pool:
-    """Clips to draw from: categories by their weights, within a category by duration. Speech is one category."""
-
-    def __init__(self, clips: list[Clip], device: torch.device, weights: Mapping[str, float] | None = None) -> None:
-        self.offset = torch.tensor([clip.offset for clip in clips], device=device)
-        self.length = torch.tensor([clip.length for clip in clips], device=device)
-        totals: dict[str, int] = {}
-        for clip in clips:
-            totals[clip.category] = totals.get(clip.category, 0) + clip.length
-        weights = weights or {}
-        if weights and (problem := weights_problem(weights, totals)):
-            raise ValueError(f"noise_weights: {problem}")
-        whole = sum(weights.get(category, 1.0) for category in totals)
-        shares = [weights.get(clip.category, 1.0) * clip.length / totals[clip.category] / whole for clip in clips]
-        self.cumulative_share = torch.tensor(shares, dtype=torch.float64).cumsum(0).float().to(device)
-
-    def choose(self, uniform: Tensor) -> Tensor:
-        """Indices of clips, of the shape of `uniform`, whose values lie in [0, 1)."""
-        return torch.searchsorted(self.cumulative_share, uniform, right=True).clamp_max(len(self.cumulative_share) - 1)
 
 
 def sampler(config: TrainingConfig, corpus: Corpus, generator: torch.Generator) -> MixtureSampler:
