@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from quell.errors import ExportError
 from quell.export.subpixel_convolution import faster_in_onnxruntime, use_subpixel
 from quell.levels import rms
-from quell.network.denoiser import Denoiser, cpu_copy, phase_features, phase_rotation
+from quell.network.denoiser import SILENCE, Denoiser, cpu_copy, phase_features, phase_rotation
 from quell.network.layers import Recurrence
-from quell.network.stft import Spectrogram
+from quell.network.stft import FLOOR, Spectrogram
 from quell.network.torch_private import sizes_of_one_stay_dynamic
 
 # Added to the update gate to keep a state: the gate's sigmoid is then 1 to the last digit of float32.
@@ -37,7 +37,7 @@ class Graph(nn.Module):
         self.transforms = Transforms(denoiser.spectrogram)
         self.network, self.target = denoiser.network, denoiser.target
         use_subpixel(self.network, faster_in_onnxruntime)
-        self.silence, self.floor, self.estimates_phase = denoiser.silence, denoiser.floor, denoiser.estimates_phase
+        self.estimates_phase = denoiser.estimates_phase
         for pool in self.network.pools:
             if isinstance(pool, nn.Sequential):
                 pad = pool[0]
@@ -63,10 +63,10 @@ class Graph(nn.Module):
             (1, B, units).
         """
         own = rms(noisy)
-        scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(self.silence)
+        scale = (own if level is None else torch.where(level > 0, level, own)).clamp_min(SILENCE)
         real, imaginary = self.transforms(noisy / scale)
         # As quell.network.stft.magnitude; exporters remove an addend of 1e-10.
-        magnitude = self.floor * ((real.square() + imaginary.square()) * self.floor**-2 + 1).sqrt()
+        magnitude = FLOOR * ((real.square() + imaginary.square()) * FLOOR**-2 + 1).sqrt()
         features = self.target.representation(magnitude)
         if state is None:
             state = torch.zeros(1, 1, self.state_units)
@@ -242,12 +242,11 @@ def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
     if not onnx and over != "none":
         raise ExportError(f"bottleneck: {over!r}, expected 'none' for torch.export; export to torchscript or onnx")
     graph = Graph(denoiser, onnx=onnx).eval()
-    example: tuple[Tensor, ...] = (torch.zeros(2, 4 * denoiser.config.win_length),)
-    if onnx:
-        example = (*example, *defaults(graph.state_units).values())
+    noisy = torch.zeros(2, 4 * denoiser.config.win_length)
+    optional = [*defaults(graph.state_units).values()] if onnx else []
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with sizes_of_one_stay_dynamic(), _quiet():
-        return torch.export.export(graph, example, dynamic_shapes=(any_shape, *[None] * (len(example) - 1)))
+        return torch.export.export(graph, (noisy, *optional), dynamic_shapes=(any_shape, *[None] * len(optional)))
 
 
 def defaults(state_units: int) -> dict[str, Tensor]:
@@ -263,9 +262,6 @@ def defaults(state_units: int) -> dict[str, Tensor]:
 
 def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
     """Content of an ONNX file of the denoiser: input `noisy`, optional inputs (`defaults`), output `clean`.
-
-    Args:
-        metadata: for the file's metadata_props.
 
     Raises:
         ImportError: onnx and onnxscript are not installed.

@@ -14,7 +14,7 @@ from quell.config import DenoiserConfig
 from quell.errors import ExportError
 from quell.levels import rms
 from quell.network.representation import Representation, Target
-from quell.network.stft import FLOOR, Spectrogram, magnitude
+from quell.network.stft import Spectrogram, magnitude
 from quell.network.unet import UNet
 
 # Below this rms a signal is silence; float32 squares of smaller values lose their digits.
@@ -50,7 +50,6 @@ class Denoiser(nn.Module):
             raise ValueError(f"sample_rate: {config.sample_rate}, expected at least 1000 Hz")
         self.config = config
         self.silence = SILENCE  # TorchScript sees no module constants
-        self.floor = FLOOR
         self.spectrogram = Spectrogram(config.win_length, config.hop_length)
         self.target = Target(config.target, config.output, Representation(config.representation, config.power))
         window = round(RECURRENT_WINDOW_S * config.sample_rate) + config.win_length
@@ -64,21 +63,16 @@ class Denoiser(nn.Module):
         # Samples around a block that make the deepest level exact at its edges (`margin`), and the output (`context`);
         # both are multiples of the grid.
         reach = max(*self.network.encoder_reach, *self.network.decoder_reach)
-        self.margin: int = self._on_grid(reach * config.hop_length + 2 * config.win_length)
+        self.margin: int = -(-(reach * config.hop_length + 2 * config.win_length) // self.grid) * self.grid
         # One inexact frame makes a whole window of a recurrence inexact.
         self.context = 2 * self.margin + window
-
-    def _on_grid(self, samples: int) -> int:
-        return -(-samples // self.grid) * self.grid
 
     def forward(self, noisy: Tensor, level: Tensor | None = None) -> Tensor:
         """Clean waveform, in one pass over the signal. Silence gives silence.
 
         Args:
+            noisy: (B, T) float32, T >= 1; returned alike.
             level: rms that the signal is divided by, (B, 1); if omitted, its own.
-
-        Shape:
-            noisy: (B, T) float32, T >= 1. Returns (B, T).
         """
         if level is None:
             level = rms(noisy)
@@ -103,7 +97,7 @@ class Denoiser(nn.Module):
         """
         if state is None:
             state = self.network.first_state(spectrum)
-        noisy = magnitude(spectrum, 1.0, self.floor)
+        noisy = magnitude(spectrum)
         features = self.target.representation(noisy)
         planes = features.unsqueeze(1)
         if self.estimates_phase:

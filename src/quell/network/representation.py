@@ -6,7 +6,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quell.config import check_choice
 from quell.network.stft import FLOOR
 
 # `inverse` limits features to this many times the largest one of the training data: an unbounded output of an untrained
@@ -21,8 +20,10 @@ class Representation(nn.Module):
     scale from training data, and they are stored with the weights, not taken from each file: the minimum and maximum of
     a file are unknown at its first block, and those of its clean speech always.
 
+    Names are checked by `quell.config.check`.
+
     Raises:
-        ValueError: an unknown name, or a power outside (0, 1].
+        ValueError: a power outside (0, 1].
     """
 
     low: Tensor
@@ -30,7 +31,6 @@ class Representation(nn.Module):
 
     def __init__(self, name: str, power: float) -> None:
         super().__init__()
-        check_choice("representation", name)
         if not 0 < power <= 1:
             raise ValueError(f"power: {power}, expected above 0 up to 1")
         self.name = name
@@ -77,26 +77,17 @@ class Target(nn.Module):
 
     "mask": the share of the noisy magnitude that is speech. "direct": the feature of the clean magnitude. "noise": the
     feature of the noisy magnitude less that of the clean one, 1 for the whole scale. With output tanh a mask or feature
-    of [0, 1] is mapped to [-1, 1].
-
-    Raises:
-        ValueError: an unknown name.
+    of [0, 1] is mapped to [-1, 1]. Names are checked by `quell.config.check`.
     """
 
     def __init__(self, name: str, output: str, representation: Representation) -> None:
         super().__init__()
-        check_choice("target", name)
         self.name = name
         self.spread = output == "tanh" and name != "noise"
-        self.floor = FLOOR
         self.representation = representation
 
     def forward(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
-        """Clean magnitude.
-
-        Shape:
-            output: the network's; noisy: magnitude; features: its representation; all (B, F, N). Returns (B, F, N).
-        """
+        """Clean magnitude from the network's output, the noisy magnitude and its features, (B, F, N) each."""
         if self.name == "mask":
             return self._share(output).clamp_min(0.0) * noisy
         clean: Tensor = self.representation.inverse(self._feature(output, features))
@@ -105,7 +96,7 @@ class Target(nn.Module):
     def feature(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
         """Feature of the clean magnitude, not clamped to the scale. Arguments and shapes as in `forward`."""
         if self.name == "mask":
-            masked: Tensor = self.representation((self._share(output) * noisy).clamp_min(self.floor))
+            masked: Tensor = self.representation((self._share(output) * noisy).clamp_min(FLOOR))
             return masked
         return self._feature(output, features)
 

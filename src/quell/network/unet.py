@@ -30,8 +30,7 @@ class UNet(nn.Module):
             start at zero.
         window_frames: least length of the windows of a recurrence in both directions.
 
-    Raises:
-        ValueError: a configuration that cannot be built; the message names the value.
+    Errors as of `quell.config.check`.
     """
 
     def __init__(self, config: NetworkConfig, bins: int, window_frames: int = 256, planes: int = 1) -> None:
@@ -77,11 +76,6 @@ class UNet(nn.Module):
         self.activation = OUTPUT_LAYERS[config.output]()
 
     @property
-    def context_frames(self) -> int:
-        """Frames before or after a frame on which the output depends through convolutions; the larger number."""
-        return max(past + more for past, more in zip(self.encoder_reach, self.decoder_reach, strict=True))
-
-    @property
     def look_ahead_frames(self) -> int:
         """Frames after a frame on which the output depends through convolutions."""
         return self.encoder_reach[1] + self.decoder_reach[1]
@@ -107,12 +101,10 @@ class UNet(nn.Module):
         x = features
         skips: list[Tensor] = []
         for encode, pool in zip(self.encoder, self.pools, strict=True):
-            if not self.pooled:
-                skips.append(x)
+            before = x
             x = encode(x)
-            if self.pooled:
-                skips.append(x)
-                x = pool(x)
+            skips.append(x if self.pooled else before)
+            x = pool(x)
         if self.bottleneck is not None:
             if self.narrow is not None and self.widen is not None:
                 narrow, state = self.bottleneck(self.narrow(x), state, context_frames, state_frame)
@@ -162,8 +154,7 @@ def _pool(stride: tuple[int, int], causal: bool) -> nn.Module:
 
 
 def _reach(config: NetworkConfig, time_strides: list[int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Frames (before, after) on which a frame of the deepest level depends, and likewise for a frame of the output and
-    the deepest level.
+    """Frames (before, after) on which a frame of the deepest level depends, and a frame of the output on that level.
 
     A convolution of k frames reaches k // 2 steps to each side, or k - 1 back, in units of the strides so far; a
     transposed one spreads as far.

@@ -16,7 +16,7 @@ from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer, Scores
 from quell.mixing.evaluation_mixtures import EvaluationSet, score_denoiser
 from quell.network.denoiser import Denoiser
-from quell.network.stft import magnitude
+from quell.network.stft import FLOOR, magnitude
 from quell.progress import Progress, ignore
 from quell.training.checkpoint import CHECKPOINT_S, Checkpoint
 from quell.training.trainer import Trainer
@@ -112,7 +112,7 @@ def spectrogram_iou(denoiser: Denoiser, mixtures: EvaluationSet) -> float:
         signals = torch.from_numpy(np.stack([noisy, clean]))
         spectra = denoiser.spectrogram(signals / rms(signals[:1]))
         answer, _ = denoiser.estimate(spectra[:1])
-        estimate = represent(answer.clean.clamp_min(denoiser.floor))[0].numpy()
+        estimate = represent(answer.clean.clamp_min(FLOOR))[0].numpy()
         target = represent(magnitude(spectra[1])).numpy()
         values.append(intrusive.binary_iou(estimate, target, threshold=(represent.bottom + 1) / 2))
     return float(np.mean(values))

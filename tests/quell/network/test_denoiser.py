@@ -125,7 +125,8 @@ def test_context_is_a_multiple_of_the_grid_and_covers_the_receptive_field(tiny_d
     config = denoiser.config
     assert denoiser.grid == config.hop_length * config.time_stride ** (config.depth - 1)
     assert denoiser.context % denoiser.grid == 0
-    assert denoiser.context >= denoiser.network.context_frames * config.hop_length + 2 * config.win_length
+    past, ahead = map(sum, zip(denoiser.network.encoder_reach, denoiser.network.decoder_reach, strict=True))
+    assert denoiser.context >= max(past, ahead) * config.hop_length + 2 * config.win_length
 
 
 @torch.inference_mode()

@@ -232,11 +232,11 @@ def test_a_denoiser_with_ideal_outputs_for_clean_input_gives_its_input(tiny_deno
         ("power", math.nan, "^power: nan, expected above 0 up to 1$"),
     ],
 )
-def test_an_unknown_representation_or_power_is_refused(name, power, message):
+def test_an_unknown_representation_or_power_is_refused(tiny_denoiser, name, power, message):
     with pytest.raises(ValueError, match=message):
-        Representation(name, power)
+        tiny_denoiser(representation=name, power=power)
 
 
-def test_an_unknown_target_is_refused():
+def test_an_unknown_target_is_refused(tiny_denoiser):
     with pytest.raises(ValueError, match=r"^target: 'phase', expected one of mask, noise, direct$"):
-        Target("phase", "sigmoid", Representation("power", 0.3))
+        tiny_denoiser(target="phase")

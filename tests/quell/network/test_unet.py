@@ -28,6 +28,11 @@ def network_settings(settings):
     return {name: value for name, value in settings.items() if name in NetworkConfig.__dataclass_fields__}
 
 
+def context_of(network):
+    """Frames before or after a frame on which the output depends through convolutions; the larger number."""
+    return max(map(sum, zip(network.encoder_reach, network.decoder_reach, strict=True)))
+
+
 def dependent_frames(network, features, at):
     """Frames, counted from `at`, whose output changes with frame `at` of the input."""
     changed = features.clone()
@@ -81,7 +86,7 @@ def test_a_recurrence_over_time_refuses_inputs_with_another_number_of_deepest_bi
 @torch.inference_mode()
 def test_the_receptive_field_lies_within_the_context(tiny_unet, depth, kernel_frames, time_stride):
     network = tiny_unet(depth=depth, kernel_frames=kernel_frames, time_stride=time_stride)
-    context = network.context_frames
+    context = context_of(network)
     features = torch.rand(1, 1, 6, 4 * context + 64)
     # Strided levels treat odd and even frames differently.
     phases = range(2 * context + 32, 2 * context + 32 + network.time_factor)
@@ -102,7 +107,7 @@ def test_a_frame_changes_the_output_from_the_look_ahead_before_it_to_the_past_af
     network = tiny_unet(kernel_frames=kernel_frames, convolution=convolution, output="linear", skips=False, **shape)
     past = network.encoder_reach[0] + network.decoder_reach[0]
     ahead = network.look_ahead_frames
-    assert ahead <= network.context_frames and past <= network.context_frames
+    assert ahead <= context_of(network) and past <= context_of(network)
     start = ahead + 8
     features = torch.rand(1, 1, 6, start + past + 16)
     moved = torch.cat([dependent_frames(network, features, start + phase) for phase in range(network.time_factor)])
@@ -140,7 +145,7 @@ def test_a_recurrence_over_time_extends_the_receptive_field_to_the_past_or_to_al
         if "bias_ih" in name:
             nn.init.constant_(bias[8:16], 4.0)
     past, ahead = network.encoder_reach[0] + network.decoder_reach[0], network.look_ahead_frames
-    at, frames = 2 * network.context_frames, 5 * network.context_frames
+    at, frames = 2 * context_of(network), 5 * context_of(network)
     moved = set(dependent_frames(network, torch.rand(1, 1, 9, frames), at).tolist())
     near = set(range(-ahead, past + 1))
     before, after = set(range(-at, -ahead)), set(range(past + 1, frames - at))
@@ -199,7 +204,7 @@ def test_the_output_depends_on_every_value_with_kernels_of_one(tiny_unet, downsa
 @torch.inference_mode()
 def test_a_shift_by_the_time_factor_shifts_the_output(tiny_unet, downsampling, causal, bottleneck):
     network = tiny_unet(depth=4, downsampling=downsampling, causal=causal, bottleneck=bottleneck)
-    factor, context = network.time_factor, network.context_frames
+    factor, context = network.time_factor, context_of(network)
     assert factor == 8
     frames = 2 * context + 80
     features = torch.rand(1, 1, 9, frames)
