@@ -6,7 +6,6 @@ length of the input and is aligned with it.
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -81,22 +80,18 @@ def _rnnoise() -> System:
         padded = np.zeros((frames, rnnoise.FRAME_SIZE), np.float32)
         padded.flat[: len(signal)] = signal
         padded *= 32_768  # its full scale
-        clean = _frame_by_frame(rnnoise.lib, padded)[RNNOISE_DELAY : RNNOISE_DELAY + len(signal)]
+        state = rnnoise.lib.rnnoise_create(None)
+        try:
+            for frame in padded:  # in place
+                pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+                rnnoise.lib.rnnoise_process_frame(state, pointer, pointer)
+        finally:
+            rnnoise.lib.rnnoise_destroy(state)
+        clean = padded.reshape(-1)[RNNOISE_DELAY : RNNOISE_DELAY + len(signal)]
         clean /= 32_768
         return clean
 
     return at_rate(denoise, RNNOISE_RATE)
-
-
-def _frame_by_frame(library: Any, frames: FloatArray) -> FloatArray:
-    state = library.rnnoise_create(None)
-    try:
-        for frame in frames:
-            pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-            library.rnnoise_process_frame(state, pointer, pointer)
-    finally:
-        library.rnnoise_destroy(state)
-    return frames.reshape(-1)
 
 
 def _fit(samples: FloatArray, length: int) -> FloatArray:

@@ -17,18 +17,14 @@ from quell.progress import Progress
 
 @dataclass(frozen=True)
 class Result:
-    """Scores and real-time factors of a system on a test set.
-
-    Attributes:
-        rtf: processing time over audio time of each clip on one thread, at the second call; None for the noisy input.
-            A system's first call, and with TorchScript the first on each new length, prepares later ones.
-        rtf_new: the same at the first call.
-    """
+    """Scores and real-time factors of a system on a test set."""
 
     system: str
     scores: Scores
+    # Processing time over audio time of each clip on one thread, at the second call; None for the noisy input. A
+    # system's first call, and with TorchScript the first on each new length, prepares later ones.
     rtf: NDArray[np.float64] | None = None
-    rtf_new: NDArray[np.float64] | None = None
+    rtf_new: NDArray[np.float64] | None = None  # the same at the first call
 
 
 def measure(name: str, system: System | None, test_set: TestSet, scorer: Scorer, progress: Progress) -> Result:

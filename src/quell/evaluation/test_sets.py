@@ -19,26 +19,16 @@ from quell.progress import Progress
 
 
 class TestSet(ABC):
-    """Clips to denoise and score, by index.
-
-    Attributes:
-        kind: "mixtures", "pairs" or "recordings", as in JSON.
-        names: metrics.
-        labels: of the clips.
-        seconds: of audio in each clip.
-        snr_db: of each clip; NaN without a clean version.
-        rows: SNR of the table's row in which each clip counts.
-        noisy_scores: scores of the noisy clips, where they are known in advance.
-    """
+    """Clips to denoise and score, by index."""
 
     __test__ = False  # not a class of tests, for pytest
-    kind: ClassVar[str]
-    names: tuple[str, ...]
-    labels: list[str]
-    seconds: NDArray[np.float64]
-    snr_db: NDArray[np.float64]
-    rows: NDArray[np.float64]
-    noisy_scores: Scores | None = None
+    kind: ClassVar[str]  # "mixtures", "pairs" or "recordings", as in JSON
+    names: tuple[str, ...]  # of metrics
+    labels: list[str]  # of the clips
+    seconds: NDArray[np.float64]  # of audio in each clip
+    snr_db: NDArray[np.float64]  # of each clip; NaN without a clean version
+    rows: NDArray[np.float64]  # SNR of the table's row in which each clip counts
+    noisy_scores: Scores | None = None  # of the noisy clips, where they are known in advance
 
     @abstractmethod
     def recording(self, clip: int) -> tuple[FloatArray, int]:

@@ -26,10 +26,9 @@ class Model(ABC):
     blocks: Blocks
 
     def __call__(self, noisy: Tensor) -> Tensor:
-        """Clean waveform. Silence gives silence, and scaling the input scales the output.
+        """Clean waveform of (T,) or (B, T) float, T >= 0; returned alike, float32.
 
-        Shape:
-            noisy: (T,) or (B, T) float, T >= 0. Returned alike, float32.
+        Silence gives silence, and scaling the input scales the output.
         """
         batch = noisy.to(torch.float32).reshape(1 if noisy.dim() == 1 else len(noisy), -1)
         if noisy.numel() == 0:
@@ -126,11 +125,7 @@ class Stream:
 
 
 def load(path: Path | str) -> Model:
-    """An exported denoiser (TorchScript, or ONNX with onnxruntime installed), on the CPU.
-
-    Raises:
-        ExportError: the file is missing or was not made by `quell export`, or onnxruntime is not installed.
-    """
+    """An exported denoiser, TorchScript or ONNX by its suffix, on the CPU. Errors as of `quell.load`."""
     path = Path(path)
     if not path.is_file():
         raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")

@@ -13,17 +13,11 @@ from quell.inference.journal import Journal
 
 
 class Plan(NamedTuple):
-    """The jobs of a run.
+    """The jobs of a run."""
 
-    Attributes:
-        jobs: to run.
-        already_done: finished by an earlier run that was interrupted.
-        journal: that records finished jobs; None for a single file.
-    """
-
-    jobs: list[DenoiseJob]
-    already_done: list[DenoiseJob]
-    journal: Journal | None
+    jobs: list[DenoiseJob]  # to run
+    already_done: list[DenoiseJob]  # finished by an earlier run that was interrupted
+    journal: Journal | None  # that records finished jobs; None for a single file
 
 
 def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journal: Journal | None = None) -> Plan:

@@ -35,13 +35,10 @@ def denoise(
     kept: the output may exceed full scale where the input did.
 
     Args:
-        waveform: float, full scale at 1.
+        waveform: (T,) or (T, C), T >= 1, float, full scale at 1; returned alike, float32.
         sample_rate: of the waveform, Hz.
         model: from `quell.load`; if omitted, the pretrained denoiser that fits the rate.
         options: how much of the input stays in the output.
-
-    Shape:
-        waveform: (T,) or (T, C), T >= 1. Returns the same, float32.
 
     Raises:
         ValueError: another shape, or samples that are not finite.

@@ -35,8 +35,7 @@ class DenoiseOptions:
         return self.wet * (1 - (0.0 if limit is None else 10 ** (-limit / 20)))
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """Facts of one denoised recording."""
 
     seconds: float
@@ -44,8 +43,7 @@ class Report:
     limited: int  # samples beyond the range of the format
 
 
-@dataclass(frozen=True)
-class DenoiseJob:
+class DenoiseJob(NamedTuple):
     """One file to denoise and where the result goes."""
 
     source: Path

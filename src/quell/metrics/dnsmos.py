@@ -25,11 +25,7 @@ PACKAGES = ("speechmos", "onnxruntime", "librosa", "requests")
 
 
 def require() -> None:
-    """Checks that DNSMOS's packages are installed.
-
-    Raises:
-        PackageError: one is not.
-    """
+    """Raises PackageError if one of DNSMOS's packages is not installed."""
     for package in PACKAGES:
         if find_spec(package) is None:
             raise PackageError(
@@ -38,13 +34,10 @@ def require() -> None:
 
 
 def score_clip(estimate: FloatArray) -> ClipScore:
-    """DNSMOS of a recording at 16 kHz, clipped at full scale as integer formats are.
+    """DNSMOS of a recording (T,), T >= 1, at 16 kHz, clipped at full scale as integer formats are.
 
     A recording over 9 s is rated in windows of 9 s, one each second; shorter ones are repeated to 9 s. Silence and NaN
     score the worst value: the networks rate silence above noisy speech.
-
-    Shape:
-        estimate: (T,), T >= 1.
     """
     if not np.isfinite(estimate).all() or not estimate.any():
         return ClipScore(dict.fromkeys(NAMES, WORST), NAMES)

@@ -125,11 +125,7 @@ def stoi(estimate: FloatArray, target: FloatArray, sample_rate: int, extended: b
 
 
 def binary_iou(estimate: FloatArray, target: FloatArray, threshold: float = 0.5) -> float:
-    """Intersection over union of the bins above the threshold, 0 to 1; 1 when neither side has any.
-
-    Shape:
-        estimate, target: equal.
-    """
+    """Intersection over union of the bins above the threshold in arrays of one shape, 0 to 1; 1 when there are none."""
     loud, target_loud = estimate > threshold, target > threshold
     union = int((loud | target_loud).sum())
     return int((loud & target_loud).sum()) / union if union else 1.0

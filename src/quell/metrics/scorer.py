@@ -21,17 +21,11 @@ RESAMPLES = 2_000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of all clips of a set, in its order.
+    """Metrics of all clips of a set, in its order."""
 
-    Attributes:
-        values: metric -> its value for each clip, (N,).
-        snr_db: of each clip, (N,).
-        failures: values that could not be computed and are the metric's worst.
-    """
-
-    values: dict[str, NDArray[np.float64]]
-    snr_db: NDArray[np.float64]
-    failures: int
+    values: dict[str, NDArray[np.float64]]  # metric -> its value for each clip, (N,)
+    snr_db: NDArray[np.float64]  # of each clip, (N,)
+    failures: int  # values that could not be computed and are the metric's worst
 
     @classmethod
     def of(cls, clips: list[intrusive.ClipScore], snr_db: NDArray[np.float64]) -> Self:
@@ -76,12 +70,9 @@ class Scores:
 
 
 def paired_interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of the gains of clips, with its 95 % interval: (mean, low, high).
+    """Mean of the gains (N,) of at least one clip, with its 95 % interval: (mean, low, high).
 
     Paired bootstrap over clips, RESAMPLES times, always with the same draws.
-
-    Shape:
-        gains: (N,), N >= 1.
     """
     draws = np.random.default_rng(0).integers(len(gains), size=(RESAMPLES, len(gains)))
     low, high = np.quantile(gains[draws].mean(axis=1), [0.025, 0.975])
@@ -89,11 +80,7 @@ def paired_interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 class Scorer:
-    """Computes metrics in processes that never import torch. Use it as a context.
-
-    Args:
-        processes: their number; they start at the first clip.
-    """
+    """Computes metrics in processes that start at the first clip and never import torch. Use it as a context."""
 
     def __init__(self, processes: int = 1) -> None:
         # One thread each: sums of BLAS differ in the last digit with their number.

@@ -142,16 +142,14 @@ def _build(
     names = intrusive.available(corpus.sample_rate)
     mixtures: dict[int, _Mixture] = {}
     scores: dict[int, intrusive.ClipScore] = {}
-    for _ in range(DRAWS):
-        missing = [index for index in range(count) if index not in scores or scores[index].failed]
-        if not missing:
-            break
+    missing = list(range(count))
+    for _ in range(DRAWS):  # as a rule, nothing is missing after the first
         mixtures |= {index: draw(index) for index in missing}
         noisy, clean = [mixtures[index].noisy for index in missing], [mixtures[index].clean for index in missing]
         scores |= zip(missing, scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress), strict=True)
-    failed = sum(bool(clip.failed) for clip in scores.values())
-    if failed:
-        found = f"{count - failed} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
+        missing = [index for index in missing if scores[index].failed]
+    if missing:
+        found = f"{count - len(missing)} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
     noisy, clean, labels = map(list, zip(*(mixtures[index] for index in range(count)), strict=True))
     if pairs:

@@ -52,7 +52,6 @@ class MixtureSampler:
 
     Args:
         segment: samples per mixture.
-        sample_rate: Hz.
         generator: on the device that trains; the only source of randomness.
 
     Raises:

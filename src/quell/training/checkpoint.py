@@ -19,10 +19,6 @@ CHECKPOINT_S = 60.0
 class Checkpoint:
     """A trainer's checkpoint file; loads it where it exists. Without a path nothing is written.
 
-    Attributes:
-        reached: scores of the clips, by the rung's audio hours, at the rungs that the training has passed.
-        saved: when it was last written, time.monotonic().
-
     Raises:
         CheckpointError: the file is damaged, or belongs to another training.
     """
@@ -30,8 +26,9 @@ class Checkpoint:
     def __init__(self, path: Path | None, trainer: Trainer) -> None:
         self.path = path
         self.trainer = trainer
+        # Scores of the clips at the rungs that the training has passed, by audio hours.
         self.reached: dict[float, list[float]] = {}
-        self.saved = time.monotonic()
+        self.saved = time.monotonic()  # when the file was last written
         if path is not None and path.exists():
             self._load(path)
 
@@ -59,9 +56,8 @@ class Checkpoint:
         raise CheckpointError(f"{path}: another configuration, {needed}")
 
     def _owner(self) -> dict[str, Any]:
-        trainer = self.trainer
         return {
-            "model": asdict(trainer.model),
-            "training": asdict(trainer.config),
-            "device": trainer.device.type,  # another type has other random numbers
+            "model": asdict(self.trainer.model),
+            "training": asdict(self.trainer.config),
+            "device": self.trainer.device.type,  # another type has other random numbers
         }

@@ -137,9 +137,6 @@ class Loss(nn.Module):
     Args:
         weights: of terms whose weight is not that of LOSS_WEIGHTS.
 
-    Attributes:
-        needs: names of the signals that its terms compare, fields of `Signals`.
-
     Raises:
         ValueError: an unknown term, a weight of a term that is not in the sum, or nothing that fixes the gain.
     """
@@ -151,7 +148,7 @@ class Loss(nn.Module):
             if term not in self.weights:
                 raise ValueError(f"loss_weights: {term!r}, expected terms of {name!r}")
             self.weights[term] = weight
-        self.needs = {TERMS[term][0] for term in self.weights}
+        self.needs = {TERMS[term][0] for term in self.weights}  # fields of `Signals` that the terms compare
         self.distances: dict[str, Distance] = {}
         for term in self.weights:
             distance = TERMS[term][1]

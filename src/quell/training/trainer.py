@@ -85,12 +85,7 @@ class Trainer:
         return self.config.learning_rate * min(warm_up, decay)
 
     def step(self) -> float:
-        """One optimiser step; returns its loss.
-
-        Raises:
-            TrainingError: the loss or its gradient is NaN or infinite.
-            torch.OutOfMemoryError: not even a single mixture fits.
-        """
+        """One optimiser step; returns its loss. Errors as of `quell.training.training_loop.train`."""
         started = time.perf_counter()
         batch = self.mixtures.draw(self.config.batch_size)
         self._reset_some_states()
@@ -99,17 +94,13 @@ class Trainer:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        value = self._accumulate(batch)
-        while value is None:
+        while (value := self._accumulate(batch)) is None:
             self.micro_batch = -(-self.micro_batch // 2)
-            value = self._accumulate(batch)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), LARGEST_GRADIENT).item()
         if not math.isfinite(value) or not math.isfinite(norm):
-            problem = f"loss {value}, gradient {norm} at learning rate {rate:.1e}"
+            problem = f"step {self.steps_done}: loss {value}, gradient {norm} at learning rate {rate:.1e}"
             text = json.dumps(asdict(self.model) | asdict(self.config))
-            raise TrainingError(
-                f"step {self.steps_done}: {problem}, expected finite numbers; lower learning_rate ({text})"
-            )
+            raise TrainingError(f"{problem}, expected finite numbers; lower learning_rate ({text})")
         for optimiser in self.optimisers:
             optimiser.step()
         self.steps_done += 1
