@@ -56,7 +56,7 @@ def merged(parts: list[tuple[NDArray[np.bool_], Scores]]) -> Scores:
 
 def show(test: EvaluationSet, kinds: NDArray[np.str_], results: dict[str, Scores]) -> None:
     """Prints Markdown: means by system with gains over the noisy input, then by kind of noise."""
-    print(f"{len(test.noisy)} test mixtures, {test.seconds / 60:.1f} minutes.\n")
+    print(f"{len(test.noisy)} test mixtures, {sum(map(len, test.clean)) / test.sample_rate / 60:.1f} minutes.\n")
     print(f"| | {' | '.join(f'{head}, gain [95 %]' for head in METRICS.values())} |\n|---|---|---|---|")
     noisy = test.noisy_scores
     print(f"| noisy | {' | '.join(number(name, noisy.mean(name)) for name in METRICS)} |")

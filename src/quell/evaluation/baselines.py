@@ -23,15 +23,9 @@ RNNOISE_DELAY = 960
 
 
 def system(name: str) -> System:
-    """Loads one of SYSTEMS.
-
-    Raises:
-        KeyError: an unknown name.
-        PackageError: its package is not installed.
-    """
-    make = SYSTEMS[name]
+    """Loads one of SYSTEMS; raises PackageError if its package is not installed."""
     try:
-        return make()
+        return SYSTEMS[name]()
     except (ImportError, OSError) as error:  # OSError: pyrnnoise has no library for this machine
         reason = str(error).splitlines()[0]
         raise PackageError(

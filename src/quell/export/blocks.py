@@ -31,11 +31,10 @@ def blocks_of(denoiser: Denoiser) -> Blocks:
 
 
 def span(start: int, length: int, blocks: Blocks) -> tuple[int, int, int, int]:
-    """Input of the block that starts at sample `start` of a signal of `length` samples.
+    """Input of the block that starts at sample `start` of a signal of `length` samples: its first sample and the one
+    after its last, and the arguments `context_frames` and `state_frame` of `Denoiser.forward_block`.
 
-    Returns:
-        (begin, end, context_frames, state_frame): its first and last sample, and the arguments of
-        `Denoiser.forward_block`. The deepest level is exact from `margin` before a block, where the recurrence starts.
+    The deepest level is exact from `margin` before a block, where the recurrence starts.
     """
     begin = max(start - blocks.context, 0)
     end = min(start + blocks.block + blocks.context, length)

@@ -78,12 +78,9 @@ class OnnxModel(Model):
 
 
 class Stream:
-    """Denoises a signal piece by piece, given its level, with the result of one pass over the whole signal.
+    """Denoises a signal piece by piece, given the rms of each channel, with the result of one pass over the whole.
 
     Memory holds one block and its context, whatever the length of the signal.
-
-    Args:
-        levels: rms of each channel over the whole signal.
     """
 
     def __init__(self, model: Model, levels: Sequence[float]) -> None:
@@ -146,10 +143,9 @@ def _torchscript(path: Path) -> TorchModel:
 
 
 def onnx_session(path: Path, threads: int | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch unless given.
+    """An `onnxruntime.InferenceSession` on the CPU, with torch's number of threads unless given.
 
-    Raises:
-        ExportError: onnxruntime is not installed.
+    Raises ExportError if onnxruntime is not installed.
     """
     try:
         import onnxruntime

@@ -75,11 +75,8 @@ def _pt2(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor
 
 
 def compare(written: Callable[[Tensor], Tensor], denoiser: Denoiser, path: Path) -> None:
-    """Compares an exported denoiser with the eager one, on short, odd and long signals, with silence in them.
-
-    Raises:
-        ExportError: they differ by more than TOLERANCE of the peak.
-    """
+    """Raises ExportError if an exported denoiser differs from the eager one by more than TOLERANCE of the peak, on
+    short, odd and long signals with silence in them."""
     eager = cpu_copy(denoiser)
     generator = torch.Generator().manual_seed(0)
     rate, block = denoiser.config.sample_rate, blocks_of(denoiser).block

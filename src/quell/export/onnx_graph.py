@@ -27,8 +27,7 @@ HOLD = 1e4
 class Graph(nn.Module):
     """A copy of a denoiser for inference, made of operations that `torch.export` and ONNX support.
 
-    Args:
-        onnx: whether a recurrence becomes an ONNX node, which only `torch.onnx.export` supports.
+    With `onnx` a recurrence becomes an ONNX node, which only `torch.onnx.export` supports.
     """
 
     def __init__(self, denoiser: Denoiser, *, onnx: bool) -> None:
@@ -230,10 +229,7 @@ class OnnxRecurrence(nn.Module):
 
 
 def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
-    """The denoiser as a program of `torch.export`, for every batch and length.
-
-    Args:
-        onnx: with ONNX's recurrences, for `torch.onnx.export`.
+    """The denoiser as a program of `torch.export`, for every batch and length; with `onnx` for `torch.onnx.export`.
 
     Raises:
         ExportError: a recurrence without `onnx`: torch.export would unroll its steps for one length.
@@ -261,11 +257,7 @@ def defaults(state_units: int) -> dict[str, Tensor]:
 
 
 def onnx_bytes(denoiser: Denoiser, metadata: dict[str, str]) -> bytes:
-    """Content of an ONNX file of the denoiser: input `noisy`, optional inputs (`defaults`), output `clean`.
-
-    Raises:
-        ImportError: onnx and onnxscript are not installed.
-    """
+    """Content of an ONNX file of the denoiser: input `noisy`, optional inputs (`defaults`), output `clean`."""
     from onnx import numpy_helper
 
     exported = program(denoiser, onnx=True)

@@ -20,14 +20,11 @@ class Journal:
 
     A line counts while its source, the model and the options are the same. Without a journal that can be read and
     written, all jobs run again.
-
-    Args:
-        settings: of the run, from `settings_key`.
     """
 
     def __init__(self, output: Path, settings: str) -> None:
         self.path = output / JOURNAL
-        self.settings = settings
+        self.settings = settings  # of the run, from `settings_key`
         self._lines: dict[str, str] = {}  # by target
         with suppress(OSError, UnicodeDecodeError):
             for line in self.path.read_text(encoding="utf-8").splitlines():

@@ -49,8 +49,7 @@ def si_sdr(estimate: FloatArray, target: FloatArray) -> float:
 
 
 def pesq(estimate: FloatArray, target: FloatArray, sample_rate: int) -> float:
-    """Perceptual evaluation of speech quality, MOS-LQO 1 to 4.64 (ITU-T P.862): wide band at 16 kHz, narrow band at 8
-    kHz.
+    """Perceptual evaluation of speech quality, MOS-LQO 1 to 4.64 (ITU-T P.862): wide band at 16 kHz, narrow at 8 kHz.
 
     A clip over PESQ_S is cut into the fewest equal pieces that are short enough; the result is the mean over those with
     speech in the target.

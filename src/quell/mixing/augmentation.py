@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
 from functools import cache
 
 import numpy as np
@@ -24,31 +25,22 @@ COMPRESSION = (0.5, 0.95)
 OCTAVES = 8  # points of an equaliser: 0, half the sample rate and the octaves below it
 
 
+@dataclass
 class RandomAugmentation:
     """Augments random shares of a batch, as a configuration says.
 
     Rooms, equalisation and band limits change noisy and clean speech alike: what the denoiser learns is to remove noise
     only. Clipping and codecs change the noisy side only.
-
-    Args:
-        segment: samples per mixture.
-        generator: on the device that trains; the only source of randomness.
-        responses: room responses, (T,) each, from `room_response`.
     """
 
-    def __init__(
-        self,
-        config: MixingConfig,
-        segment: int,
-        sample_rate: int,
-        generator: torch.Generator,
-        responses: Sequence[FloatArray],
-    ) -> None:
-        self.config = config
-        self.segment = segment
-        self.sample_rate = sample_rate
-        self.generator = generator
-        self.rooms = self._spectra(responses) if config.rooms > 0 and responses else None
+    config: MixingConfig
+    segment: int  # samples per mixture
+    sample_rate: int  # Hz
+    generator: torch.Generator  # on the device that trains; the only source of randomness
+    responses: InitVar[Sequence[FloatArray]]  # of rooms, (T,) each, from `room_response`
+
+    def __post_init__(self, responses: Sequence[FloatArray]) -> None:
+        self.rooms = self._spectra(responses) if self.config.rooms > 0 and responses else None
 
     def in_rooms(self, clean: Tensor) -> Tensor:
         """Speech (B, T), reverberant in `config.rooms` of the rows."""
@@ -120,10 +112,7 @@ def clipped(waveforms: Tensor, depths_db: Tensor) -> Tensor:
 
 def coded(waveform: FloatArray, sample_rate: int, codec: int, compression: float) -> FloatArray:
     """A waveform (T,), coded by one of CODECS and decoded, without the codec's delay and at the same level.
-
-    Args:
-        compression: 0 to 1, on libsndfile's scale.
-    """
+    `compression` is 0 to 1, on libsndfile's scale."""
     peak = float(np.abs(waveform).max())
     if peak == 0:
         return waveform

@@ -9,7 +9,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -51,10 +50,6 @@ class EvaluationSet:
     labels: list[str]  # "speaker/utterance.flac + rain/1-2-A.ogg"
     snr_db: NDArray[np.float64]
     noisy_scores: Scores
-
-    @cached_property
-    def seconds(self) -> float:
-        return sum(len(clip) for clip in self.clean) / self.sample_rate
 
     def first(self, count: int) -> Self:
         """The first mixtures of the set. SNRs, speakers and noises are taken in turn, so they are a fair sample."""

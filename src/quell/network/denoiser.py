@@ -111,12 +111,8 @@ class Denoiser(nn.Module):
 
 
 def phase_features(share: Tensor, direction: Tensor) -> Tensor:
-    """Input planes of a network that estimates the phase: features, alone and times the cosine and sine of the phase.
-
-    Shape:
-        share: features above the bottom of their scale, (B, F, N); direction: cosine and sine of the phase,
-        (B, 2, F, N). Returns (B, 3, F, N).
-    """
+    """Input planes (B, 3, F, N) of a network that estimates the phase: features above the bottom of their scale
+    (B, F, N), alone and times the cosine and sine of the phase (B, 2, F, N)."""
     return torch.cat([share.unsqueeze(1), share.unsqueeze(1) * direction], 1)
 
 

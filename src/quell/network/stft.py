@@ -53,12 +53,8 @@ class Spectrogram(nn.Module):
         self.register_buffer("dual", (window / covered).float(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Complex spectrum of a waveform.
-
-        Shape:
-            waveform: (B, T), T >= 1. Returns (B, F, N) with F = win_length // 2 + 1 bins and
-            N = (T - 1 + win_length - hop_length) // hop_length + 1 frames.
-        """
+        """Complex spectrum (B, F, N) of a waveform (B, T), T >= 1; F = win_length // 2 + 1 bins and
+        N = (T - 1 + win_length - hop_length) // hop_length + 1 frames."""
         lead = self.win_length - self.hop_length
         frames = (waveform.shape[-1] - 1 + lead) // self.hop_length + 1
         trail = (frames - 1) * self.hop_length + self.win_length - lead - waveform.shape[-1]

@@ -4,16 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from quell.config import NetworkConfig, check
-from quell.network.layers import (
-    OUTPUT_LAYERS,
-    SLOPES,
-    Recurrence,
-    block,
-    down_convolution,
-    he_normal,
-    up_convolution,
-    zero_all_but_first,
-)
+from quell.network import layers
 
 
 class UNet(nn.Module):
@@ -57,10 +48,10 @@ class UNet(nn.Module):
             self.decoder.append(_up(config, level, in_channels, out_channels[level], strides[level]))
             in_channels = out_channels[level] + skip_channels[level]
         bins = -(-bins // 2**config.depth)
-        slope = SLOPES[config.activation]
-        self.head = he_normal(nn.Conv2d(in_channels, planes, 1), slope) if self.pooled else nn.Identity()
-        zero_all_but_first(self.head if self.pooled else self.decoder[-1].get_submodule("0"))
-        self.bottleneck: Recurrence | None = None
+        slope = layers.SLOPES[config.activation]
+        self.head = layers.he_normal(nn.Conv2d(in_channels, planes, 1), slope) if self.pooled else nn.Identity()
+        layers.zero_all_but_first(self.head if self.pooled else self.decoder[-1].get_submodule("0"))
+        self.bottleneck: layers.Recurrence | None = None
         self.narrow: nn.Module | None = None  # from all channels to those of the recurrence, and back
         self.widen: nn.Module | None = None
         self.window_frames = 0  # of a recurrence in both directions; 0 without one
@@ -68,12 +59,12 @@ class UNet(nn.Module):
             rows = max(2, 2 * -(-window_frames // (2 * self.time_factor)))
             width = min(config.bottleneck_channels or channels[-1], channels[-1])
             if width < channels[-1]:
-                self.narrow = he_normal(nn.Conv2d(channels[-1], width, 1))
-                self.widen = he_normal(nn.Conv2d(width, channels[-1], 1))
-            self.bottleneck = Recurrence(config.bottleneck, width, bins, config.bottleneck_units, rows)
+                self.narrow = layers.he_normal(nn.Conv2d(channels[-1], width, 1))
+                self.widen = layers.he_normal(nn.Conv2d(width, channels[-1], 1))
+            self.bottleneck = layers.Recurrence(config.bottleneck, width, bins, config.bottleneck_units, rows)
             self.window_frames = rows * self.time_factor if config.bottleneck == "both" else 0
         self.state_units = config.bottleneck_units if config.bottleneck == "forward" else 0
-        self.activation = OUTPUT_LAYERS[config.output]()
+        self.activation = layers.OUTPUT_LAYERS[config.output]()
 
     @property
     def look_ahead_frames(self) -> int:
@@ -129,20 +120,21 @@ class UNet(nn.Module):
 
 
 def _down(config: NetworkConfig, in_channels: int, channels: int, stride: tuple[int, int]) -> nn.Sequential:
-    first = down_convolution(config, in_channels, channels, (1, 1) if config.downsampling == "pool" else stride)
+    first = layers.down_convolution(config, in_channels, channels, (1, 1) if config.downsampling == "pool" else stride)
     return _blocks(config, first, channels)
 
 
 def _up(config: NetworkConfig, level: int, in_channels: int, channels: int, stride: tuple[int, int]) -> nn.Sequential:
-    first = up_convolution(config, in_channels, channels, stride)
+    first = layers.up_convolution(config, in_channels, channels, stride)
     if level == 0 and config.downsampling != "pool":
         return nn.Sequential(first)  # its output is the network's
     return _blocks(config, first, channels)
 
 
 def _blocks(config: NetworkConfig, first: nn.Module, channels: int) -> nn.Sequential:
-    more = (down_convolution(config, channels, channels, (1, 1)) for _ in range(config.convolutions_per_level - 1))
-    return nn.Sequential(*(block(config, convolution, channels) for convolution in (first, *more)))
+    repeats = range(config.convolutions_per_level - 1)
+    more = (layers.down_convolution(config, channels, channels, (1, 1)) for _ in repeats)
+    return nn.Sequential(*(layers.block(config, convolution, channels) for convolution in (first, *more)))
 
 
 def _pool(stride: tuple[int, int], causal: bool) -> nn.Module:

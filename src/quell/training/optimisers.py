@@ -35,7 +35,6 @@ class Muon(torch.optim.Optimizer):
     Args:
         groups: from `muon_groups`. A convolution kernel is a matrix with one row for each index of its first axis, and
             each gate of a recurrence is a matrix.
-        lr: as for AdamW.
     """
 
     def __init__(self, groups: list[Group], lr: float, weight_decay: float = 1e-2, momentum: float = 0.95) -> None:
@@ -91,11 +90,7 @@ def muon_groups(module: nn.Module) -> list[Group]:
 
 
 def optimisers(denoiser: Denoiser, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Optimisers for a denoiser's weights; each weight has exactly one.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """Optimisers for a denoiser's weights; each weight has exactly one. Raises ValueError for an unknown name."""
     check_choice("optimiser", config.optimiser)
     groups = muon_groups(denoiser) if config.optimiser == "muon" else []
     matrices = {weight for group in groups for weight in group["params"]}

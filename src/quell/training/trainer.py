@@ -116,7 +116,7 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "recurrence": self.state,
             "mixtures": self.generator.get_state(),
-            "dropout": self._random_state(),
+            "dropout": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state(),
             "counts": [self.steps_done, self.seconds, self.data_seconds, self.micro_batch],
         }
 
@@ -133,9 +133,6 @@ class Trainer:
         else:
             torch.set_rng_state(stored["dropout"])
         self.steps_done, self.seconds, self.data_seconds, self.micro_batch = stored["counts"]
-
-    def _random_state(self) -> Tensor:
-        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
 
     @torch.no_grad()
     def _fit_scale(self) -> None:
@@ -179,9 +176,8 @@ class Trainer:
     def loss_of(self, noisy: Tensor, clean: Tensor, waveform: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of what the network estimates from noisy spectra, starting from a state, and its last state.
 
-        Shape:
-            noisy, clean: complex spectra of the mixtures and of their clean speech, (B, F, N); waveform: the clean
-            speech, (B, T); state: (1, B, units).
+        Shape: complex spectra of the mixtures and of their clean speech (B, F, N), clean waveform (B, T), state
+        (1, B, units).
         """
         denoiser, needs = self.denoiser, self.loss.needs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
