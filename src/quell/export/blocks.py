@@ -1,6 +1,5 @@
 """Blocks of a long signal and their context, such that blocks give the result of one pass."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these functions.
 from typing import NamedTuple
 
 from quell.network.denoiser import Denoiser

@@ -1,6 +1,5 @@
 """Transposed convolutions as sub-pixel convolutions, which are faster on CPUs."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,6 +1,5 @@
 """A denoiser as frozen TorchScript for CPUs, which processes long signals in blocks."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

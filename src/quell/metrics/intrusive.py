@@ -132,13 +132,12 @@ def binary_iou(estimate: FloatArray, target: FloatArray, threshold: float = 0.5)
 
 def score_clip(estimate: FloatArray, target: FloatArray, sample_rate: int, names: tuple[str, ...]) -> ClipScore:
     """The named metrics of one clip; a failed one has its worst value."""
+    if not np.isfinite(estimate).all() or not estimate.any():
+        return ClipScore({name: WORST[name] for name in names}, names)
     values: dict[str, float] = {}
     failed: list[str] = []
-    usable = bool(np.isfinite(estimate).all()) and float(np.abs(estimate).max(initial=0.0)) > 0.0
     for name in names:
         try:
-            if not usable:
-                raise ArithmeticError("silence or NaN")
             values[name] = max(_compute(name, estimate, target, sample_rate), WORST[name])
         except ArithmeticError:
             values[name] = WORST[name]

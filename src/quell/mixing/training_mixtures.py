@@ -82,8 +82,7 @@ class MixtureSampler:
         config = self.config
         clip = self.clean.choose(self._uniform(batch, 1))
         spare = self.clean.length[clip] - self.segment
-        start = torch.minimum(spare, torch.zeros_like(spare))
-        start = start + (self._uniform(batch, 1) * (spare.abs() + 1)).long()
+        start = spare.clamp_max(0) + (self._uniform(batch, 1) * (spare.abs() + 1)).long()
         position = start + self.steps
         is_inside = (position >= 0) & (position < self.clean.length[clip])
         position = position.clamp_min(0).minimum(self.clean.length[clip] - 1)

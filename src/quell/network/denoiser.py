@@ -1,6 +1,5 @@
 """The denoiser, waveform to waveform: STFT, network and inverse STFT in one module; its weights saved and loaded."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import copy
 from dataclasses import asdict
 from pathlib import Path

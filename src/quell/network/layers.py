@@ -1,6 +1,5 @@
 """Layers of the network: convolutions down and up, normalisation, activation, recurrence."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import math
 from collections.abc import Callable, Mapping
 
@@ -25,8 +24,7 @@ def down_convolution(shape: NetworkConfig, in_channels: int, channels: int, stri
     A separable one (depthwise, then pointwise: Howard et al. 2017, arXiv:1704.04861) is full from one channel, where
     separating saves nothing.
     """
-    kernel = _kernel(shape, stride)
-    padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
+    kernel, padding = _kernel(shape, stride)
     slope = SLOPES[shape.activation]
     if shape.convolution == "separable" and in_channels > 1:
         depthwise = nn.Conv2d(in_channels, in_channels, kernel, stride, padding, groups=in_channels)
@@ -43,8 +41,7 @@ def up_convolution(shape: NetworkConfig, channels: int, out_channels: int, strid
 
     A separable one is pointwise first, where there are fewest rows.
     """
-    kernel = _kernel(shape, stride)
-    padding = (kernel[0] // 2, 0 if shape.causal else kernel[1] // 2)
+    kernel, padding = _kernel(shape, stride)
     spare = (stride[0] - 1, 0 if shape.causal else stride[1] - 1)
     slope = SLOPES[shape.activation]
     if shape.convolution == "separable" and out_channels > 1:
@@ -53,10 +50,11 @@ def up_convolution(shape: NetworkConfig, channels: int, out_channels: int, strid
     return he_normal(nn.ConvTranspose2d(channels, out_channels, kernel, stride, padding, spare), slope)
 
 
-def _kernel(shape: NetworkConfig, stride: tuple[int, int]) -> tuple[int, int]:
-    """Kernel size, at least 3 for a stride of 2: a kernel of 1 would skip every other row, and the frozen transposed
-    convolution corrupts memory (torch 2.13, CPU, channels last, kernel (1, 5), stride (2, 1))."""
-    return max(shape.kernel_bins, 2 * stride[0] - 1), max(shape.kernel_frames, 2 * stride[1] - 1)
+def _kernel(shape: NetworkConfig, stride: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Kernel size and padding. At least 3 for a stride of 2: a kernel of 1 would skip every other row, and the frozen
+    transposed convolution corrupts memory (torch 2.13, CPU, channels last, kernel (1, 5), stride (2, 1))."""
+    bins, frames = max(shape.kernel_bins, 2 * stride[0] - 1), max(shape.kernel_frames, 2 * stride[1] - 1)
+    return (bins, frames), (bins // 2, 0 if shape.causal else frames // 2)
 
 
 def block(shape: NetworkConfig, convolution: nn.Module, channels: int) -> nn.Sequential:

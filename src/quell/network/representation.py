@@ -1,6 +1,5 @@
 """Magnitudes to features of the network's input, and the network's output to clean magnitudes."""
 
-# No `from __future__ import annotations`: TorchScript reads the annotations of these classes.
 import math
 
 import torch
@@ -20,10 +19,8 @@ class Representation(nn.Module):
     scale from training data, and they are stored with the weights, not taken from each file: the minimum and maximum of
     a file are unknown at its first block, and those of its clean speech always.
 
-    Names are checked by `quell.config.check`.
-
     Raises:
-        ValueError: a power outside (0, 1].
+        ValueError: a power outside (0, 1]; `quell.config.check` refuses unknown names.
     """
 
     low: Tensor
@@ -77,7 +74,7 @@ class Target(nn.Module):
 
     "mask": the share of the noisy magnitude that is speech. "direct": the feature of the clean magnitude. "noise": the
     feature of the noisy magnitude less that of the clean one, 1 for the whole scale. With output tanh a mask or feature
-    of [0, 1] is mapped to [-1, 1]. Names are checked by `quell.config.check`.
+    of [0, 1] is mapped to [-1, 1].
     """
 
     def __init__(self, name: str, output: str, representation: Representation) -> None:
