@@ -98,7 +98,7 @@ def transfer(
     progress: Callable[[float], None] = ignore,
 ) -> Report:
     """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
-    peak, limited, frames = 0.0, 0, 0
+    peak, limited = 0.0, 0
     rate, limit = recording.stored.sample_rate, recording.stored.limit
 
     def pieces() -> Iterator[FloatArray]:
@@ -114,10 +114,9 @@ def transfer(
         loud = np.abs(piece)
         peak = max(peak, float(loud.max(initial=0.0)))
         limited += int((loud > limit).sum())
-        frames += len(piece)
         append(piece)
         progress(len(piece) / rate)
-    return Report(frames / rate, peak, limited)
+    return Report(peak, limited)
 
 
 def denoised(

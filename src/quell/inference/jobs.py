@@ -38,7 +38,6 @@ class DenoiseOptions:
 class Report(NamedTuple):
     """Facts of one denoised recording."""
 
-    seconds: float
     peak: float  # full scale is 1
     limited: int  # samples beyond the range of the format
 

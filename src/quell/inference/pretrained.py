@@ -49,11 +49,9 @@ def load(model: Path | str | None = None, sample_rate: int = 16_000) -> "Model":
     return models.load(path(sample_rate) if model is None else model)
 
 
+_loaded = lru_cache(maxsize=len(FILES))(load)
+
+
 def fitting(sample_rate: int) -> "Model":
     """The denoiser for recordings of a rate, loaded once. Errors as `path`."""
     return _loaded(path(sample_rate))
-
-
-@lru_cache(maxsize=len(FILES))
-def _loaded(file: Path) -> "Model":
-    return load(file)

@@ -141,7 +141,7 @@ def test_an_unexpected_error_ends_one_file_only(tmp_path, loaded, monkeypatch, w
     def fail(source, *_):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
-        return enhancement.Report(0.0, 0.0, 0)
+        return enhancement.Report(0.0, 0)
 
     monkeypatch.setattr(enhancement, "enhance_file", fail)
     for name in "ab":

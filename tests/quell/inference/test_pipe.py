@@ -37,8 +37,8 @@ def test_samples_of_every_encoding_are_denoised_and_keep_it(tmp_path, scratch, l
     content = (tmp_path / "a.bin").read_bytes()
     (tmp_path / "a.bin").unlink()
     out = io.BytesIO()
-    report = pipe(io.BytesIO(content), out, loaded, raw, DenoiseOptions(wet=0.9))
-    assert len(out.getvalue()) == len(content) and report.seconds == pytest.approx(70_001 / rate)
+    pipe(io.BytesIO(content), out, loaded, raw, DenoiseOptions(wet=0.9))
+    assert len(out.getvalue()) == len(content)
     settings = {"samplerate": rate, "channels": channels, "format": "RAW", "subtype": raw.subtype, "always_2d": True}
     before, after = (
         soundfile.read(io.BytesIO(part), dtype="float32", **settings)[0] for part in (content, out.getvalue())
