@@ -138,11 +138,13 @@ def _build(
     mixtures: dict[int, _Mixture] = {}
     scores: dict[int, intrusive.ClipScore] = {}
     missing = list(range(count))
-    for _ in range(DRAWS):  # as a rule, nothing is missing after the first
+    for _ in range(DRAWS):
         mixtures |= {index: draw(index) for index in missing}
         noisy, clean = [mixtures[index].noisy for index in missing], [mixtures[index].clean for index in missing]
         scores |= zip(missing, scorer.score_clips(noisy, clean, corpus.sample_rate, names, progress), strict=True)
         missing = [index for index in missing if scores[index].failed]
+        if not missing:
+            break
     if missing:
         found = f"{count - len(missing)} of {count} mixtures can be scored by {', '.join(names)} after {DRAWS} draws"
         raise CorpusError(f"{split} split: {found}, expected all; use recordings of speech of at least 1 s")
