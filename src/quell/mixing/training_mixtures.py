@@ -102,8 +102,7 @@ class MixtureSampler:
         return Mixtures(noisy, clean, rms(noisy) * 10 ** (level_error_db / 20))
 
     def _waveforms(self, positions: Tensor) -> Tensor:
-        waveforms: Tensor = self.samples[positions].float() / 32768
-        return waveforms
+        return self.samples[positions].float() / 32768
 
     def _gain(self, clean: Tensor, noise: Tensor) -> Tensor:
         if self.config.noise_level is not None:  # every recording has its peak at full scale

@@ -87,8 +87,7 @@ class Target(nn.Module):
         """Clean magnitude from the network's output, the noisy magnitude and its features, (B, F, N) each."""
         if self.name == "mask":
             return self._share(output).clamp_min(0.0) * noisy
-        clean: Tensor = self.representation.inverse(self._feature(output, features))
-        return clean
+        return self.representation.inverse(self._feature(output, features))
 
     def feature(self, output: Tensor, noisy: Tensor, features: Tensor) -> Tensor:
         """Feature of the clean magnitude, not clamped to the scale. Arguments and shapes as in `forward`."""
@@ -116,5 +115,4 @@ class Target(nn.Module):
             share = (self.representation(clean) - bottom) / (1 - bottom)
         else:
             share = (self.representation(noisy) - self.representation(clean)) / (1 - bottom)
-        output: Tensor = 2 * share - 1 if self.spread else share
-        return output
+        return 2 * share - 1 if self.spread else share

@@ -92,8 +92,7 @@ class Perceptual(nn.Module):
 
 def bark(hz: NDArray[np.float64]) -> NDArray[np.float64]:
     """Critical-band rate (Schroeder, Atal and Hall 1979)."""
-    rate: NDArray[np.float64] = 7 * np.arcsinh(hz / 650)
-    return rate
+    return 7 * np.arcsinh(hz / 650)
 
 
 def quiet_db(hz: NDArray[np.float64]) -> NDArray[np.float64]:
