@@ -231,8 +231,7 @@ class OnnxRecurrence(nn.Module):
 def program(denoiser: Denoiser, *, onnx: bool) -> torch.export.ExportedProgram:
     """The denoiser as a program of `torch.export`, for every batch and length; with `onnx` for `torch.onnx.export`.
 
-    Raises:
-        ExportError: a recurrence without `onnx`: torch.export would unroll its steps for one length.
+    Raises ExportError for a recurrence without `onnx`: torch.export would unroll its steps for one length.
     """
     over = denoiser.config.bottleneck
     if not onnx and over != "none":

@@ -83,8 +83,7 @@ class Journal:
 def settings_key(model: Path, options: DenoiseOptions) -> str:
     """All that an output depends on besides the recording: digest of the model, and the options.
 
-    Raises:
-        ExportError: the model cannot be read.
+    Raises ExportError if the model cannot be read.
     """
     try:
         return json.dumps([hashlib.sha256(model.read_bytes()).hexdigest()[:16], asdict(options)])

@@ -18,8 +18,7 @@ FILES = {8_000: "quell-8k.pt", 16_000: "quell-16k.pt"}
 def path(sample_rate: int) -> Path:
     """The file for recordings of a rate: of the lowest rate that keeps their whole band, else of the highest.
 
-    Raises:
-        ExportError: the file is missing.
+    Raises ExportError if the file is missing.
     """
     enough = [rate for rate in FILES if rate >= sample_rate]
     file = FOLDER / FILES[min(enough) if enough else max(FILES)]

@@ -33,10 +33,8 @@ class ClipScore:
 def si_sdr(estimate: FloatArray, target: FloatArray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, arXiv:1811.02508).
 
-    Both signals are centred first. Silence on either side scores 10 * log10(EPS), the worst value, never NaN.
-
-    Raises:
-        ValueError: shapes differ.
+    Both signals are centred first. Silence on either side scores 10 * log10(EPS), the worst value, never NaN. Raises
+    ValueError if shapes differ.
     """
     if estimate.shape != target.shape:
         raise ValueError(f"estimate: shape {estimate.shape}, expected that of target, {target.shape}")

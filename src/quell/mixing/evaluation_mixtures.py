@@ -76,10 +76,7 @@ def evaluation_set(
 
     Speakers, noise categories and SNRs are taken in turn, each round in a new order, so that the first few mixtures
     are a fair sample of all, and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score
-    because its speech is too short or too quiet is drawn again.
-
-    Raises:
-        CorpusError: after DRAWS draws some mixtures cannot be scored.
+    because its speech is too short or too quiet is drawn again; CorpusError if that happens DRAWS times.
     """
     key = json.dumps([RECIPE, corpus.fingerprint, split, count, snr_db, seed])
     path = corpus.folder / f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"

@@ -148,8 +148,7 @@ def save_weights(denoiser: Denoiser, path: Path) -> None:
 def load_weights(path: Path) -> Denoiser:
     """The denoiser of a file that `save_weights` wrote, on the CPU, in inference mode.
 
-    Raises:
-        ExportError: the file is missing, or was not written by `save_weights`.
+    Raises ExportError if the file is missing, or was not written by `save_weights`.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)

@@ -19,8 +19,7 @@ class Representation(nn.Module):
     scale from training data, and they are stored with the weights, not taken from each file: the minimum and maximum of
     a file are unknown at its first block, and those of its clean speech always.
 
-    Raises:
-        ValueError: a power outside (0, 1]; `quell.config.check` refuses unknown names.
+    Raises ValueError for a power outside (0, 1]; `quell.config.check` refuses unknown names.
     """
 
     low: Tensor

@@ -26,8 +26,7 @@ class Spectrogram(nn.Module):
         win_length: samples per frame, at least 2; also the number of points of the transform.
         hop_length: samples between frames, 1 to win_length // 2.
 
-    Raises:
-        ValueError: a length outside these ranges.
+    Raises ValueError for a length outside these ranges.
     """
 
     analysis: Tensor

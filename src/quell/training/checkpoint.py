@@ -19,8 +19,7 @@ CHECKPOINT_S = 60.0
 class Checkpoint:
     """A trainer's checkpoint file; loads it where it exists. Without a path nothing is written.
 
-    Raises:
-        CheckpointError: the file is damaged, or belongs to another training.
+    Raises CheckpointError if the file is damaged, or belongs to another training.
     """
 
     def __init__(self, path: Path | None, trainer: Trainer) -> None:

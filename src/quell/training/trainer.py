@@ -37,10 +37,8 @@ class Trainer:
     """Network, averaged network, optimisers and mixtures of one training; `quell.training.training_loop.train` runs it.
 
     The network computes in bfloat16 where that is fast (`native_bfloat16`), and its matrix products on GPUs in TF32;
-    transforms, recurrences and losses stay in float32.
-
-    Raises:
-        ValueError: the loss cannot compare what the network estimates.
+    transforms, recurrences and losses stay in float32. Raises ValueError if the loss cannot compare what the network
+    estimates.
     """
 
     def __init__(self, model: DenoiserConfig, config: TrainingConfig, corpus: Corpus, device: torch.device) -> None:
