@@ -161,6 +161,7 @@ def _serve_beside(backend: Backend, host: str, port: int, connections: int, read
 def _check_free(host: str, port: int) -> None:
     """Refuses a port of another program, which several processes of ours would otherwise share with it."""
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
     except OSError:
         raise _taken(host, port) from None
