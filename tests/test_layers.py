@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "quell": [
         [""],
-        ["audio", "network"],
+        ["containers", "network"],
+        ["audio"],
         ["corpus", "datasets", "metrics", "export"],
         ["audit", "mixing", "inference"],
         ["training", "evaluation"],

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from quell.audio import integrity
 from quell.audio.formats import Format, Raw
 from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray, Resampler
+from quell.containers.integrity import streams
+from quell.containers.stream import Contradiction, Stream, StreamFile
 from quell.errors import AudioError
 
 # Suffixes that libsndfile reads. A file with another suffix is not a recording (README, CSV, ...).
@@ -77,72 +78,110 @@ class AudioFile:
             self._raw |= {"format": "RAW", "endian": "LITTLE"}
         elif path.suffix.lower() == ".raw":
             raise AudioError(f"{path}: samples without a header, expected a sound file; pipe them in, as -")
-        with self._open() as file:
-            tags = tuple((key, value) for key, value in file.copy_metadata().items() if value)
-            self.stored = Format(file.samplerate, file.format, file.subtype, file.endian, tags)
-            self.channels: int = file.channels
-            self._header: int = file.frames
-            low, high = RATES
-            if not low <= self.stored.sample_rate <= high or not 1 <= self.channels <= MOST_CHANNELS:
-                problem = f"{self.channels} channels at {self.stored.sample_rate} Hz"
-                needed = f"1 to {MOST_CHANNELS} channels at {low} to {high} Hz"
-                raise AudioError(f"{path}: {problem}, expected {needed}; repair it or leave it out")
-            self.frames: int = self._header
-            if raw is None:
-                self._check(file)
-
-    def _check(self, file: SequentialFile) -> None:
-        if problem := integrity.flaw(self.path):
-            raise AudioError(f"{self.path}: {problem}, expected one whole recording; copy or convert it again")
-        if self.stored.container == "MP3" and (count := integrity.mpeg_samples(self.path)) is not None:
-            if self._header < count:
-                problem = f"no count in its header, hence {self._header} of {count} samples can be read"
-                raise AudioError(f"{self.path}: {problem}, expected all; convert it to WAV")
-            self.frames = count
-        if self._header >= UNKNOWN_LENGTH:
-            self.frames = 0
-            while read := len(file.read(LEAST_BLOCK, dtype="int16")):
-                self.frames += read
+        self._streams = [Stream()] if raw else self._find_streams()
+        self.frames: int = 0
+        self._lengths: list[int] = []  # of each stream by its header, in samples
+        for stream in self._streams:
+            with self._open(stream) as file:
+                self._add(file, stream)
         if self.frames == 0:
-            raise AudioError(f"{self.path}: 0 samples, expected at least 1; repair its header or leave it out")
+            raise AudioError(f"{path}: 0 samples, expected at least 1; repair its header or leave it out")
+
+    def _find_streams(self) -> list[Stream]:
+        try:
+            if not self.path.is_file():  # opening a pipe would block
+                raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
+            return streams(self.path)
+        except Contradiction as error:
+            raise AudioError(f"{self.path}: {error}, expected one whole recording; copy or convert it again") from error
+        except OSError as error:
+            raise AudioError(
+                f"{self.path}: {reason(error)}, expected a sound file; repair it or leave it out"
+            ) from error
+
+    def _add(self, file: SequentialFile, stream: Stream) -> None:
+        stored = Format(file.samplerate, file.format, file.subtype, file.endian, _tags(file))
+        if not self._lengths:
+            self.stored, self.channels = stored, int(file.channels)
+            self._check_range()
+        elif (stored.sample_rate, file.channels) != (self.stored.sample_rate, self.channels):
+            was, now = (
+                f"{self.channels} channels at {self.stored.sample_rate} Hz",
+                f"{file.channels} at {file.samplerate}",
+            )
+            raise AudioError(f"{self.path}: {was}, then {now} Hz, expected one kind of sound; cut it into two files")
+        self._lengths.append(file.frames)
+        self.frames += self._count(file, stream)
+
+    def _check_range(self) -> None:
+        low, high = RATES
+        if not low <= self.stored.sample_rate <= high or not 1 <= self.channels <= MOST_CHANNELS:
+            problem = f"{self.channels} channels at {self.stored.sample_rate} Hz"
+            needed = f"1 to {MOST_CHANNELS} channels at {low} to {high} Hz"
+            raise AudioError(f"{self.path}: {problem}, expected {needed}; repair it or leave it out")
+
+    def _count(self, file: SequentialFile, stream: Stream) -> int:
+        """Samples of each channel of a stream."""
+        frames = int(file.frames)
+        if stream.samples is not None:
+            if frames < stream.samples:
+                problem = f"no count in its header, hence {frames} of {stream.samples} samples can be read"
+                raise AudioError(f"{self.path}: {problem}, expected all; convert it to WAV")
+            return stream.samples
+        if frames < UNKNOWN_LENGTH:
+            return frames
+        frames = 0
+        while read := len(file.read(LEAST_BLOCK, dtype="int16")):
+            frames += read
+        return frames
 
     def blocks(self, frames: int | None = None) -> Iterator[FloatArray]:
         """Yields all samples in blocks of shape (n, C).
 
         Args:
-            frames: n, of all blocks but the last.
+            frames: n, of all blocks but the last of each stream.
 
         Raises:
             AudioError: damaged, samples that are not finite, or changed since it was opened.
         """
         read, frames = 0, frames or max(LEAST_BLOCK, READ_BLOCK // self.channels)
-        with self._open() as file:
-            opened = (self.stored.sample_rate, self.channels, self._header)
-            if (file.samplerate, file.channels, file.frames) != opened:
-                raise AudioError(f"{self.path}: changes while it is read, expected it finished; wait, then try again")
-            while len(block := file.read(frames, dtype="float32", always_2d=True)):
-                if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
-                    raise AudioError(f"{self.path}: {_bad_samples(block)}, expected numbers; repair it or leave it out")
-                read += len(block)
-                yield block
+        for stream, length in zip(self._streams, self._lengths, strict=True):
+            with self._open(stream) as file:
+                opened = (self.stored.sample_rate, self.channels, length)
+                if (file.samplerate, file.channels, file.frames) != opened:
+                    raise AudioError(
+                        f"{self.path}: changes while it is read, expected it finished; wait, then try again"
+                    )
+                # Behind the last frame of FLAC its decoder takes other programs' bytes for a damaged frame.
+                end = read + length if file.format == "FLAC" and length < UNKNOWN_LENGTH else None
+                while len(block := file.read(frames if end is None else min(frames, end - read), "float32", True)):
+                    if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
+                        raise AudioError(
+                            f"{self.path}: {_bad_samples(block)}, expected numbers; repair it or leave it out"
+                        )
+                    read += len(block)
+                    yield block
         if read != self.frames:
             raise AudioError(
                 f"{self.path}: {read} of {self.frames} samples can be read, expected all; copy or repair it"
             )
 
     @contextmanager
-    def _open(self) -> Iterator[SequentialFile]:
+    def _open(self, stream: Stream) -> Iterator[SequentialFile]:
         try:
-            if not self.path.is_file():  # opening a pipe would block
-                raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
             with self.path.open("rb"):  # libsndfile hides the system's reason
                 pass
-            with SequentialFile(os.fsencode(self.path), **self._raw) as file:
+            source = os.fsencode(self.path) if stream.is_file else StreamFile(self.path, stream)
+            with SequentialFile(source, **self._raw) as file:
                 yield file
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(
                 f"{self.path}: {reason(error)}, expected a sound file; repair it or leave it out"
             ) from error
+
+
+def _tags(file: SequentialFile) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in file.copy_metadata().items() if value)
 
 
 def _bad_samples(block: FloatArray) -> str:

@@ -1,0 +1,268 @@
+"""Files of chunks, each with a name and a length: WAV (RIFF, RIFX, RF64, BW64), AIFF and 8SVX (FORM), CAF, Wave64.
+
+The length of the sound is what the file shows, not what the header says. Programs that cannot know it when they write
+the header leave a number there; recorders that lose power leave an old one; 32 bits wrap at 4 GiB.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from quell.containers.stream import Contradiction, Stream
+from quell.containers.tags import before_tags, is_padding
+
+MOST_CHUNKS = 10_000  # a file of zeros would be an endless list of empty chunks
+LARGEST_HEADER = 1 << 26  # bytes
+WRAP = 1 << 32
+STREAMED = 0x1000  # bytes around 2 and 4 GiB: a length less the header, as programs write it that cannot know it
+# Chunks that programs cut off, or that are cut off with the file, without loss of sound.
+METADATA = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"JUNK", b"PAD ", b"FLLR", b"_PMX", b"ANNO", b"APPL"}
+INTEGERS, FLOATS, EXTENSIBLE = 1, 3, 0xFFFE  # formats of "fmt "
+MPEG_LAYERS = (0x50, 0x55)
+AIFF_INTEGERS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64"}
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the 16 bytes that name a chunk
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a kind of file writes its chunks."""
+
+    data: tuple[bytes, ...]  # names of the chunk with the sound
+    length: str = "<I"  # as `struct` writes the length of a chunk
+    first: int = 12  # bytes before the first chunk
+    name: int = 4  # bytes of a chunk's name
+    whole: int | None = 4  # where the length of the whole stands
+    align: int = 2  # bytes; a chunk begins at a multiple
+    with_header: bool = False  # whether a chunk's length counts its name and length
+
+    @property
+    def head(self) -> int:
+        """Bytes of a chunk before its content."""
+        return self.name + struct.calcsize(self.length)
+
+
+_LAYOUTS = {
+    b"RIFF": _Layout((b"data",)),
+    b"RIFX": _Layout((b"data",), ">I"),
+    b"RF64": _Layout((b"data",)),
+    b"BW64": _Layout((b"data",)),
+    b"FORM": _Layout((b"SSND", b"BODY"), ">I"),
+    b"caff": _Layout((b"data",), ">q", first=8, whole=None, align=1),
+    b"riff": _Layout((b"data" + W64_TAIL,), "<Q", first=40, name=16, whole=16, align=8, with_header=True),
+}
+KINDS = frozenset(_LAYOUTS)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    name: bytes
+    body: int  # place of its content in bytes
+    length: int  # of its content, as its header says; negative or huge where it was not known
+
+    @property
+    def end(self) -> int:
+        return self.body + self.length
+
+
+class ChunkedFile:
+    """One file of chunks, which begins at `start` and ends before `size`, maybe with another one after it.
+
+    Raises:
+        Contradiction: parts that say different things, or sound that is cut off.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self.file, self.start = file, start
+        self.stop = before_tags(file, start, size)
+        file.seek(start)
+        self.mark, self.form = file.read(4), file.read(8)[4:]
+        self.layout = _LAYOUTS[self.mark]
+        self.headers: dict[bytes, bytes] = {}  # content of small chunks before the sound
+        self.unaligned: list[int] = []  # places of chunks before which a byte is missing
+        self.next: int | None = None  # where another file begins
+
+    def stream(self) -> Stream | None:
+        """The sound with a header that agrees with it; None where there is no sound, which libsndfile reports."""
+        data = self._data()
+        if data is None:
+            return None
+        length = self._true_length(data)
+        stop = self.stop if self.next is None else self.next
+        self._compare_counts(length)
+        header = self._header(data, length)
+        return Stream(data.body, stop, header) if header else Stream()
+
+    def _chunks(self, place: int) -> Iterator[_Chunk]:
+        for _ in range(MOST_CHUNKS):
+            chunk = self._chunk(place)
+            if chunk is None:
+                return
+            yield chunk
+            place = self._after(chunk)
+
+    def _after(self, chunk: _Chunk) -> int:
+        """Where the next chunk begins. Some programs leave out the byte that fills up an odd length."""
+        aligned = self._aligned(chunk.end)
+        if aligned == chunk.end or self._is_chunk(aligned) or not self._is_chunk(chunk.end):
+            return aligned
+        self.unaligned.append(chunk.end)
+        return chunk.end
+
+    def _aligned(self, place: int) -> int:
+        return place + -(place - self.start + len(self.unaligned)) % self.layout.align
+
+    def _chunk(self, place: int) -> _Chunk | None:
+        layout = self.layout
+        self.file.seek(place)
+        head = self.file.read(layout.head)
+        if place + len(head) > self.stop or len(head) < layout.head:
+            return None
+        (length,) = struct.unpack(layout.length, head[layout.name :])
+        return _Chunk(head[: layout.name], place + layout.head, length - (layout.head if layout.with_header else 0))
+
+    def _is_chunk(self, place: int) -> bool:
+        chunk = self._chunk(place)
+        if chunk is None or not all(32 <= byte < 127 for byte in chunk.name[:4]):
+            return False
+        return chunk.length >= 0 and (chunk.end <= self.stop or chunk.name in METADATA)
+
+    def _data(self) -> _Chunk | None:
+        long_length = 0
+        for chunk in self._chunks(self.start + self.layout.first):
+            if chunk.name in self.layout.data:
+                if self.mark in (b"RF64", b"BW64") and chunk.length == WRAP - 1 and long_length:
+                    return _Chunk(chunk.name, chunk.body, long_length)
+                return chunk
+            if chunk.length < 0 or chunk.end > self.stop:
+                return None
+            self.file.seek(chunk.body)
+            self.headers[chunk.name] = self.file.read(min(chunk.length, 128))
+            if chunk.name == b"ds64":  # lengths in 64 bits: of the whole, of the sound
+                long_length = int.from_bytes(self.headers[b"ds64"][8:16], "little")
+        return None
+
+    def _true_length(self, data: _Chunk) -> int:
+        rest = self.stop - data.body
+        if 0 <= data.length <= rest:
+            if self._ends_at(data.end):
+                return data.length
+            if self.layout.length.endswith("I"):
+                for wraps in range((rest - data.length) // WRAP, 0, -1):
+                    if self._ends_at(data.end + wraps * WRAP):
+                        return data.length + wraps * WRAP
+            return data.length if is_padding(self.file, data.end, self.stop) else rest
+        if self._is_unknown(data.length) or self._whole() == self.stop - self.start:
+            return rest
+        raise Contradiction(f"cut off, {data.length - rest} bytes or more are missing")
+
+    def _is_unknown(self, length: int) -> bool:
+        if self.layout.length.endswith("I") and self.mark not in (b"RF64", b"BW64"):
+            return any(abs(length - around) <= STREAMED for around in (WRAP // 2, WRAP - 1))
+        return length < 0 or length >= 1 << 62 or length == WRAP - 1
+
+    def _whole(self) -> int | None:
+        """Size in bytes that the file has by its header; None where it does not say so."""
+        if self.layout.whole is None:
+            return None
+        self.file.seek(self.start + self.layout.whole)
+        (length,) = struct.unpack(self.layout.length, self.file.read(struct.calcsize(self.layout.length)))
+        return int(length) + (0 if self.layout.with_header else 8)
+
+    def _ends_at(self, end: int) -> bool:
+        """Whether the sound may end there: whole chunks follow up to the end, or another file of the same kind."""
+        aligned = self._aligned(end)
+        return self._only_chunks(aligned) or (aligned != end and self._only_chunks(end))
+
+    def _only_chunks(self, place: int) -> bool:
+        for chunk in self._chunks(place):
+            if chunk.name[:4] == self.mark and self._begins_file(place):
+                self.next = place
+                return True
+            if not self._is_chunk(place):
+                return False
+            if chunk.name in self.layout.data:
+                raise Contradiction("two chunks of sound, of which only one would be read")
+            place = self._after(chunk)
+        return place >= self.stop or (self.stop - place < self.layout.head and is_padding(self.file, place, self.stop))
+
+    def _begins_file(self, place: int) -> bool:
+        self.file.seek(place)
+        return self.file.read(12)[8:] == self.form
+
+    def _header(self, data: _Chunk, length: int) -> bytes:
+        """The bytes up to the sound with lengths that agree with it; empty where those of the file do."""
+        shape = _corrected_format(self.headers.get(b"fmt ", b""))
+        missing = [place - self.start for place in self.unaligned if place < data.body]
+        if length == data.length and shape is None and self.start == 0 and self.next is None and not missing:
+            return b""
+        if data.body - self.start > LARGEST_HEADER:
+            raise Contradiction(f"{data.body - self.start} bytes before the sound, at most {LARGEST_HEADER} are read")
+        self.file.seek(self.start)
+        header = bytearray(self.file.read(data.body - self.start))
+        for place in reversed(missing):
+            header.insert(place, 0)
+        if shape is not None:
+            place = header.index(b"fmt ") + 8
+            header[place : place + len(shape)] = shape
+        layout, whole = self.layout, len(header) + length + length % 2
+        if self.mark in (b"RF64", b"BW64") or (self.mark == b"RIFF" and whole - 8 >= WRAP):
+            return _with_long_lengths(header, length)
+        counted = length + (layout.head if layout.with_header else 0)
+        size = struct.calcsize(layout.length)
+        try:
+            header[-size:] = struct.pack(layout.length, counted)
+            if layout.whole is not None:
+                said = whole - (0 if layout.with_header else 8)
+                header[layout.whole : layout.whole + size] = struct.pack(layout.length, said)
+        except struct.error:
+            raise Contradiction(f"{length} bytes of sound, and a container that holds less than {WRAP}") from None
+        return bytes(header)
+
+    def _compare_counts(self, length: int) -> None:
+        """AIFF says the number of frames, too; more than there are is a file that is cut off."""
+        common = self.headers.get(b"COMM", b"")
+        if self.form[:3] != b"AIF" or len(common) < 18:
+            return
+        channels, frames, bits = struct.unpack(">hIh", common[:8])
+        if len(common) >= 22 and common[18:22] not in AIFF_INTEGERS:
+            return
+        held = (length - 8) // max(1, channels * ((bits + 7) // 8))
+        if frames > held:
+            raise Contradiction(f"a count of {frames} samples in its header, and {held} in its sound")
+
+
+def _with_long_lengths(header: bytearray, length: int) -> bytes:
+    """A WAV header as RF64 (EBU Tech 3306), whose lengths have 64 bits."""
+    place = header.find(b"ds64")
+    if place < 0:
+        place = 12
+        header[place:place] = b"ds64" + struct.pack("<I", 28) + bytes(28)
+    header[:4] = b"RF64"
+    header[4:8] = header[-4:] = b"\xff" * 4
+    whole = len(header) + length + length % 2 - 8
+    header[place + 8 : place + 24] = struct.pack("<QQ", whole, length)
+    return bytes(header)
+
+
+def _corrected_format(shape: bytes) -> bytes | None:
+    """The content of "fmt " where its numbers had to be corrected, None where they agree.
+
+    24 bits in blocks of 4 bytes are 32 bits (a common slip); libsndfile would read them as 3 bytes each.
+
+    Raises:
+        Contradiction: numbers that disagree in another way.
+    """
+    if len(shape) < 16:
+        return None
+    kind, channels, rate, _per_second, block, bits = struct.unpack("<HHIIHH", shape[:16])
+    if kind == EXTENSIBLE and len(shape) >= 26:
+        kind = int.from_bytes(shape[24:26], "little")
+    width = (bits + 7) // 8
+    if kind not in (INTEGERS, FLOATS) or block in (0, channels * width) or not channels or not width:
+        return None
+    if kind == INTEGERS and width == 3 and block == 4 * channels:
+        return struct.pack("<HHIIHH", *struct.unpack("<HH", shape[:4]), rate, rate * block, block, 32)
+    raise Contradiction(
+        f"blocks of {block} bytes for {channels} channels of {bits} bits, which take {channels * width}"
+    )

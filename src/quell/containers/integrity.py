@@ -1,0 +1,92 @@
+"""Finds what a sound file holds by its bytes: its streams, each with a header that agrees with its content."""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+from quell.containers import chunks, mpeg, xiph
+from quell.containers.stream import Contradiction, Stream
+from quell.containers.tags import after_tags, before_tags, is_padding
+
+AU_UNKNOWN = 0xFFFF_FFF0  # a length from here on was not known when the header was written
+NIST_HEADER = 1024  # bytes
+
+
+def streams(path: Path) -> list[Stream]:
+    """The sound files that a file holds one after the other; one for the whole of it where libsndfile reads it right.
+
+    Raises:
+        Contradiction: two parts that say different things, of which neither can be trusted; cut off.
+        OSError: as the system says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = after_tags(file)
+        file.seek(start)
+        mark = file.read(4)
+        if mark == b"OggS":
+            return xiph.ogg_streams(file, start, size)
+        if mark == b"fLaC":
+            return xiph.flac_streams(file, start, size)
+        if mark in chunks.KINDS:
+            return _chunked(file, start, size)
+        if mark == b".snd":
+            return [_au(file, start, size)]
+        if mark == b"NIST":
+            return [_nist(file, start, size)]
+        if mpeg.frame_of(mark) is not None or path.suffix.lower() in mpeg.SUFFIXES:
+            return mpeg.streams(file, size)
+    return [Stream()]
+
+
+def _chunked(file: BinaryIO, start: int, size: int) -> list[Stream]:
+    found: list[Stream] = []
+    place: int | None = start
+    while place is not None:
+        one = chunks.ChunkedFile(file, place, size)
+        stream = one.stream()
+        if stream is None:
+            return found or [Stream()]
+        found.append(stream)
+        place = one.next
+    return found
+
+
+def _au(file: BinaryIO, start: int, size: int) -> Stream:
+    file.seek(start)
+    head = file.read(12)
+    if len(head) < 12:
+        return Stream()
+    offset, length = struct.unpack(">II", head[4:])
+    stop = before_tags(file, start, size)
+    body, rest = start + offset, stop - start - offset
+    if length >= AU_UNKNOWN:
+        return _from(start, size)
+    if length > rest:
+        raise Contradiction(f"cut off, {length - rest} bytes or more are missing")
+    if length == rest or is_padding(file, body + length, stop):
+        return _from(start, size)
+    return Stream(start + 12, stop, head[:8] + (0xFFFF_FFFF).to_bytes(4, "big"))
+
+
+def _nist(file: BinaryIO, start: int, size: int) -> Stream:
+    file.seek(start)
+    text = file.read(NIST_HEADER)
+    lines = [line.split() for line in text.splitlines()]
+    fields = {words[0]: words[2] for words in lines if len(words) == 3}
+    try:
+        header = int(lines[1][0])
+        count, width, channels = (int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count"))
+    except (IndexError, KeyError, ValueError):
+        return _from(start, size)
+    stop = before_tags(file, start, size)
+    rest = (stop - start - header) // max(1, width * channels)
+    if count > rest:
+        raise Contradiction(f"cut off, {count - rest} of {count} samples are missing")
+    if count < rest and not is_padding(file, start + header + count * width * channels, stop):
+        raise Contradiction(f"a count of {count} samples in its header, and {rest} in its sound")
+    return _from(start, size)
+
+
+def _from(start: int, size: int) -> Stream:
+    return Stream(start, size) if start else Stream()
