@@ -39,7 +39,8 @@ from quell.export.blocks import blocks_of
 from quell.export.exported_model import load
 from quell.export.exporter import export
 from quell.export.torchscript import BlockDenoiser
-from quell.inference.enhancement import denoise, enhance_file
+from quell.inference.enhancement import enhance_file
+from quell.inference.waveform import denoise
 from quell.network.denoiser import Denoiser
 
 RATE = 16_000

@@ -28,9 +28,9 @@ from quell.errors import (
 
 if TYPE_CHECKING:
     from quell.export.exported_model import Model
-    from quell.inference.enhancement import denoise
     from quell.inference.jobs import DenoiseOptions
     from quell.inference.pretrained import load
+    from quell.inference.waveform import denoise
 
 # onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -55,7 +55,7 @@ __all__ = [
 _MODULES = {
     "DenoiseOptions": "quell.inference.jobs",
     "Model": "quell.export.exported_model",
-    "denoise": "quell.inference.enhancement",
+    "denoise": "quell.inference.waveform",
     "load": "quell.inference.pretrained",
 }
 

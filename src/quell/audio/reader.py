@@ -11,6 +11,7 @@ import soundfile
 
 from quell.audio.formats import Format, Raw
 from quell.audio.libsndfile import SequentialFile, reason
+from quell.audio.limits import bad_samples, beyond_limits
 from quell.audio.resampling import FloatArray, Resampler
 from quell.containers.integrity import streams
 from quell.containers.stream import Contradiction, Stream, StreamFile
@@ -22,10 +23,6 @@ SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats
 
 READ_BLOCK = 65_536  # samples of each channel that are read at once
 LEAST_BLOCK = 8_192  # the same, of a recording with many channels
-# No recorder exceeds these limits; damaged headers do.
-RATES = (1_000, 1_000_000)  # Hz
-MOST_CHANNELS = 256
-LARGEST = 1e10  # times full scale: 32-bit integers stored as floats, and some headroom
 UNKNOWN_LENGTH = 2**62  # and above: libsndfile's length of a file whose header has none
 
 
@@ -78,10 +75,9 @@ class AudioFile:
             self._raw |= {"format": "RAW", "endian": "LITTLE"}
         elif path.suffix.lower() == ".raw":
             raise AudioError(f"{path}: samples without a header, expected a sound file; pipe them in, as -")
-        self._streams = [Stream()] if raw else self._find_streams()
         self.frames: int = 0
-        self._lengths: list[int] = []  # of each stream by its header, in samples
-        for stream in self._streams:
+        self._streams: list[tuple[Stream, int]] = []  # and the samples of each by its header
+        for stream in [Stream()] if raw else self._find_streams():
             with self._open(stream) as file:
                 self._add(file, stream)
         if self.frames == 0:
@@ -101,24 +97,16 @@ class AudioFile:
 
     def _add(self, file: SequentialFile, stream: Stream) -> None:
         stored = Format(file.samplerate, file.format, file.subtype, file.endian, _tags(file))
-        if not self._lengths:
+        if not self._streams:
             self.stored, self.channels = stored, int(file.channels)
-            self._check_range()
+            if problem := beyond_limits(stored.sample_rate, self.channels):
+                raise AudioError(f"{self.path}: {problem}; repair it or leave it out")
         elif (stored.sample_rate, file.channels) != (self.stored.sample_rate, self.channels):
-            was, now = (
-                f"{self.channels} channels at {self.stored.sample_rate} Hz",
-                f"{file.channels} at {file.samplerate}",
-            )
-            raise AudioError(f"{self.path}: {was}, then {now} Hz, expected one kind of sound; cut it into two files")
-        self._lengths.append(file.frames)
+            first = f"{self.channels} channels at {self.stored.sample_rate} Hz"
+            found = f"{first}, then {file.channels} at {file.samplerate} Hz"
+            raise AudioError(f"{self.path}: {found}, expected one kind of sound; cut it into two files")
+        self._streams.append((stream, int(file.frames)))
         self.frames += self._count(file, stream)
-
-    def _check_range(self) -> None:
-        low, high = RATES
-        if not low <= self.stored.sample_rate <= high or not 1 <= self.channels <= MOST_CHANNELS:
-            problem = f"{self.channels} channels at {self.stored.sample_rate} Hz"
-            needed = f"1 to {MOST_CHANNELS} channels at {low} to {high} Hz"
-            raise AudioError(f"{self.path}: {problem}, expected {needed}; repair it or leave it out")
 
     def _count(self, file: SequentialFile, stream: Stream) -> int:
         """Samples of each channel of a stream."""
@@ -145,26 +133,26 @@ class AudioFile:
             AudioError: damaged, samples that are not finite, or changed since it was opened.
         """
         read, frames = 0, frames or max(LEAST_BLOCK, READ_BLOCK // self.channels)
-        for stream, length in zip(self._streams, self._lengths, strict=True):
-            with self._open(stream) as file:
-                opened = (self.stored.sample_rate, self.channels, length)
-                if (file.samplerate, file.channels, file.frames) != opened:
-                    raise AudioError(
-                        f"{self.path}: changes while it is read, expected it finished; wait, then try again"
-                    )
-                # Behind the last frame of FLAC its decoder takes other programs' bytes for a damaged frame.
-                end = read + length if file.format == "FLAC" and length < UNKNOWN_LENGTH else None
-                while len(block := file.read(frames if end is None else min(frames, end - read), "float32", True)):
-                    if not np.abs(block).max() <= LARGEST:  # written so that NaN fails too
-                        raise AudioError(
-                            f"{self.path}: {_bad_samples(block)}, expected numbers; repair it or leave it out"
-                        )
-                    read += len(block)
-                    yield block
+        for stream, length in self._streams:
+            for block in self._blocks_of(stream, length, frames):
+                if problem := bad_samples(block):
+                    raise AudioError(f"{self.path}: {problem}, expected numbers; repair it or leave it out")
+                read += len(block)
+                yield block
         if read != self.frames:
             raise AudioError(
                 f"{self.path}: {read} of {self.frames} samples can be read, expected all; copy or repair it"
             )
+
+    def _blocks_of(self, stream: Stream, length: int, frames: int) -> Iterator[FloatArray]:
+        with self._open(stream) as file:
+            if (file.samplerate, file.channels, file.frames) != (self.stored.sample_rate, self.channels, length):
+                raise AudioError(f"{self.path}: changes while it is read, expected it finished; wait, then try again")
+            # After the last frame of FLAC its decoder takes other programs' bytes for a damaged frame.
+            rest = length if file.format == "FLAC" and length < UNKNOWN_LENGTH else UNKNOWN_LENGTH
+            while len(block := file.read(min(frames, rest), dtype="float32", always_2d=True)):
+                rest -= len(block)
+                yield block
 
     @contextmanager
     def _open(self, stream: Stream) -> Iterator[SequentialFile]:
@@ -182,12 +170,6 @@ class AudioFile:
 
 def _tags(file: SequentialFile) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in file.copy_metadata().items() if value)
-
-
-def _bad_samples(block: FloatArray) -> str:
-    if count := int((~np.isfinite(block)).sum()):
-        return f"{count} samples are NaN or infinite"
-    return f"samples of up to {np.abs(block).max():.0e} times full scale"
 
 
 def seconds(path: Path) -> float:

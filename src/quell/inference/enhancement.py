@@ -1,4 +1,4 @@
-"""Denoises waveforms and files of any rate and length with an exported model, block by block."""
+"""Denoises signals and files of any rate and length with an exported model, block by block."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,40 +24,6 @@ OFFSET_S = 0.1
 
 # Iterates over the pieces of a signal, (n, C) each, from its first sample; called for every pass over it.
 Pieces = Callable[[], Iterator[FloatArray]]
-
-
-def denoise(
-    waveform: FloatArray, sample_rate: int, model: Model | None = None, options: DenoiseOptions | None = None
-) -> FloatArray:
-    """The denoised recording, at its own rate, each channel independently.
-
-    Where the recording's rate is above the model's, the output has nothing above half the model's rate. The gain is
-    kept: the output may exceed full scale where the input did.
-
-    Args:
-        waveform: (T,) or (T, C), T >= 1, float, full scale at 1; returned alike, float32.
-        sample_rate: of the waveform, Hz.
-        model: from `quell.load`; if omitted, the pretrained denoiser that fits the rate.
-        options: how much of the input stays in the output.
-
-    Raises:
-        ValueError: another shape, or samples that are not finite.
-        ExportError: no model was given, and the pretrained one is missing.
-    """
-    samples = np.asarray(waveform, dtype=np.float32)
-    if samples.ndim not in (1, 2) or len(samples) == 0:
-        raise ValueError(f"waveform: shape {samples.shape}, expected (T,) or (T, C) with at least one sample")
-    if not np.isfinite(samples).all():
-        raise ValueError("waveform: NaN or infinite samples, expected numbers")
-    channels = samples.reshape(len(samples), -1)
-
-    model = model or pretrained.fitting(sample_rate)
-
-    def pieces() -> Iterator[FloatArray]:
-        for start in range(0, len(channels), audio.READ_BLOCK):
-            yield channels[start : start + audio.READ_BLOCK]
-
-    return np.concatenate(list(denoised(pieces, sample_rate, model, options))).reshape(samples.shape)
 
 
 def enhance_file(

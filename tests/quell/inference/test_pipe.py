@@ -13,9 +13,9 @@ import soundfile
 from quell import audio
 from quell.audio import ENCODINGS, Raw, writer
 from quell.errors import AudioError
-from quell.inference.enhancement import denoise
 from quell.inference.jobs import DenoiseOptions
 from quell.inference.pipe import pipe
+from quell.inference.waveform import denoise
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import quell
 from quell.errors import ExportError
 from quell.export.exported_model import load
 from quell.export.exporter import export
-from quell.inference import enhancement, pretrained, process_pool
+from quell.inference import pretrained, process_pool, waveform
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
 
 MOST_BYTES = 4.5e6
@@ -61,13 +61,13 @@ def test_the_lowest_rate_that_keeps_the_whole_band_is_chosen(two, rate, fits):
     assert pretrained.path(rate) == two / pretrained.FILES[fits]
     assert pretrained.fitting(rate).sample_rate == fits
     noisy = 0.1 * np.random.default_rng(0).standard_normal(rate // 2).astype(np.float32)
-    expected = enhancement.denoise(noisy, rate, load(two / pretrained.FILES[fits]))
+    expected = waveform.denoise(noisy, rate, load(two / pretrained.FILES[fits]))
     assert np.array_equal(quell.denoise(noisy, rate), expected)
 
 
 def test_a_given_model_is_used_instead(two, model, loaded):
     noisy = 0.1 * np.random.default_rng(0).standard_normal(4_000).astype(np.float32)
-    assert np.array_equal(quell.denoise(noisy, 16_000, loaded), enhancement.denoise(noisy, 16_000, loaded))
+    assert np.array_equal(quell.denoise(noisy, 16_000, loaded), waveform.denoise(noisy, 16_000, loaded))
     assert quell.load(model).metadata == loaded.metadata != quell.load().metadata
     assert quell.load().sample_rate == 16_000
 

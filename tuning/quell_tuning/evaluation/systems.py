@@ -9,7 +9,7 @@ from quell.evaluation import baselines, external_models
 from quell.evaluation.baselines import System
 from quell.export.exported_model import Model, load
 from quell.inference import pretrained
-from quell.inference.enhancement import denoise
+from quell.inference.waveform import denoise
 from quell_tuning.errors import UsageError
 
 SHIPPED = "quell"  # the argument that means the included models
