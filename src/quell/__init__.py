@@ -12,6 +12,7 @@ it: reading sound, splitting a corpus and PESQ work without it.
 """
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 
 # onnxruntime (1.31) writes a device id and a database of events at its import, to be sent to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def _use_one_thread() -> None:
+    # torch's threads are not copied by a fork; a child that gives them work waits for ever.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 __version__ = "0.1.0"
 __all__ = [

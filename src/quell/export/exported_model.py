@@ -1,9 +1,10 @@
 """Loads an exported denoiser, TorchScript or ONNX, and runs it on whole signals or on streams."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ class Model(ABC):
     sample_rate: int  # Hz
     metadata: dict[str, Any]  # of the file
     blocks: Blocks
+    path: Path | None = field(default=None, kw_only=True)  # of the file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads the file again, so that a model can be an argument of a task for one."""
+        if self.path is None:
+            raise TypeError("a model without a file cannot be pickled; export it, then pass what quell.load returns")
+        return load, (self.path,)
 
     def __call__(self, noisy: Tensor) -> Tensor:
         """Clean waveform of (T,) or (B, T) float, T >= 0; returned alike, float32.
@@ -65,15 +73,23 @@ class OnnxModel(Model):
     """An ONNX file, run by ONNX Runtime."""
 
     session: Any  # onnxruntime.InferenceSession
+    process: int = field(default_factory=os.getpid, init=False, compare=False)
+
+    def _run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+        if self.process != os.getpid() and self.path is not None:  # a fork has the session, but not its threads
+            object.__setattr__(self, "session", onnx_session(self.path, threads=1))
+            object.__setattr__(self, "process", os.getpid())
+        found: list[Any] = self.session.run(outputs, inputs)
+        return found
 
     def forward_block(
         self, noisy: Tensor, level: Tensor, state: Tensor, context_frames: int, state_frame: int
     ) -> tuple[Tensor, Tensor]:
         inputs = {"noisy": noisy.numpy(), "level": level.numpy()}
         if self.blocks.state_units == 0:
-            return torch.from_numpy(self.session.run(["clean"], inputs)[0]), state
+            return torch.from_numpy(self._run(["clean"], inputs)[0]), state
         inputs |= {"state": state.numpy(), "lead": np.array(context_frames), "mark": np.array(state_frame)}
-        clean, state = map(torch.from_numpy, self.session.run(["clean", "next_state"], inputs))
+        clean, state = map(torch.from_numpy, self._run(["clean", "next_state"], inputs))
         return clean, state
 
 
@@ -139,7 +155,8 @@ def _torchscript(path: Path) -> TorchModel:
     with quiet():
         module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     metadata = json.loads(extra[METADATA])
-    return TorchModel(int(metadata["sample_rate"]), metadata, Blocks(**metadata["blocks"]), module.eval())
+    rate, blocks = int(metadata["sample_rate"]), Blocks(**metadata["blocks"])
+    return TorchModel(rate, metadata, blocks, module.eval(), path=path.absolute())
 
 
 def onnx_session(path: Path, threads: int | None = None) -> Any:
@@ -162,4 +179,5 @@ def onnx_session(path: Path, threads: int | None = None) -> Any:
 def _onnx(path: Path) -> OnnxModel:
     session = onnx_session(path)
     metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-    return OnnxModel(int(metadata["sample_rate"]), metadata, Blocks(**metadata["blocks"]), session)
+    rate, blocks = int(metadata["sample_rate"]), Blocks(**metadata["blocks"])
+    return OnnxModel(rate, metadata, blocks, session, path=path.absolute())
