@@ -1,7 +1,8 @@
 """Sound files and waveforms, with numpy alone."""
 
 from quell.audio.formats import ENCODINGS, Format, Raw
-from quell.audio.reader import READ_BLOCK, SUFFIXES, AudioFile, find, read, read_mono, seconds
+from quell.audio.mono import mono, read_mono
+from quell.audio.reader import READ_BLOCK, SUFFIXES, AudioFile, find, read, seconds
 from quell.audio.resampling import FloatArray, resample
 from quell.audio.writer import write, writing
 
@@ -14,6 +15,7 @@ __all__ = [
     "Format",
     "Raw",
     "find",
+    "mono",
     "read",
     "read_mono",
     "resample",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quell.audio.reader import read_mono
+from quell.audio.mono import channel_alone, read_mono
 from quell.audio.resampling import FloatArray
 
 LONGEST_LAG_S = 0.5  # between the beginnings of a pair
@@ -79,9 +79,11 @@ def _correlation(noisy: FloatArray, clean: FloatArray, longest: int) -> NDArray[
 
 
 def read(noisy: Path, clean: Path, sample_rate: int) -> Aligned:
-    """Reads two files as mono at a sample rate and aligns them.
+    """Reads two files as mono at a sample rate and aligns them. Where the channels of one cancel, both are read by the
+    same channel, the louder one of the clean file if it is that one.
 
     Raises:
         AudioError: one of them cannot be read.
     """
-    return align(read_mono(noisy, sample_rate), read_mono(clean, sample_rate), sample_rate)
+    alone = next((found for path in (clean, noisy) if (found := channel_alone(path)) is not None), None)
+    return align(read_mono(noisy, sample_rate, alone), read_mono(clean, sample_rate, alone), sample_rate)

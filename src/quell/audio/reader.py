@@ -12,7 +12,7 @@ import soundfile
 from quell.audio.formats import Format, Raw
 from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.limits import bad_samples, beyond_limits
-from quell.audio.resampling import FloatArray, Resampler
+from quell.audio.resampling import FloatArray
 from quell.containers.integrity import streams
 from quell.containers.stream import Contradiction, Stream, StreamFile
 from quell.errors import AudioError
@@ -189,21 +189,3 @@ def read(path: Path) -> tuple[FloatArray, Format]:
     """
     recording = AudioFile(path)
     return np.concatenate(list(recording.blocks())), recording.stored
-
-
-def read_mono(path: Path, sample_rate: int) -> FloatArray:
-    """The mean of the channels, shape (T,), resampled to `sample_rate` Hz. Memory holds this waveform and one block.
-
-    Raises:
-        AudioError: as `read`.
-    """
-    recording = AudioFile(path)
-    resampler = Resampler(recording.stored.sample_rate, sample_rate, 1, recording.frames)
-    waveform = np.empty((resampler.length, 1), np.float32)
-    filled = 0
-    for block in recording.blocks():
-        piece = resampler.push(block.mean(axis=1, keepdims=True))
-        waveform[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    waveform[filled:] = resampler.finish()
-    return waveform[:, 0]

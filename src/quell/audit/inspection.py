@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import AudioFile, FloatArray
+from quell.audio.mono import channel_alone
 from quell.audio.resampling import Resampler
 from quell.audit import audio_fingerprint
 from quell.audit.audio_fingerprint import Fingerprint, fingerprint
@@ -24,7 +25,7 @@ LOWEST_PEAK = 0.05  # of full scale; below it, steps of 16 bits are as coarse as
 
 @dataclass(frozen=True)
 class Inspection:
-    """Measurements of one recording. Levels are of the mean of its channels, full scale at 1."""
+    """Measurements of one recording. Levels are of one waveform, as of `read_mono`, but for the offset."""
 
     sample_rate: int  # Hz
     seconds: float
@@ -45,11 +46,11 @@ def inspect(path: Path) -> Inspection:
     Raises:
         AudioError: as `quell.audio.AudioFile` and its blocks.
     """
-    recording = AudioFile(path)
+    recording, alone = AudioFile(path), channel_alone(path)
     rate = recording.stored.sample_rate
     meter = _Meter(rate, recording.frames)
     for block in recording.blocks():
-        meter.add(block.mean(axis=1))
+        meter.add(block.mean(axis=1) if alone is None else block[:, alone])
     levels = np.concatenate(meter.levels)
     sounding = levels[levels > 0]
     loud, soft = np.quantile(sounding, [0.95, 0.05]) if len(sounding) else (0.0, 0.0)

@@ -96,10 +96,9 @@ class UnpairedSet(TestSet):
         return samples, stored.sample_rate
 
     def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
-        return partial(dnsmos.score_clip, self._mono(clip, estimate, dnsmos.SAMPLE_RATE))
-
-    def _mono(self, clip: int, samples: FloatArray, sample_rate: int) -> FloatArray:
-        return audio.resample(samples.mean(axis=1), self._pairs[clip].sample_rate, sample_rate)
+        rate = self._pairs[clip].sample_rate
+        (waveform,) = audio.mono(estimate, sample_rate=rate)
+        return partial(dnsmos.score_clip, audio.resample(waveform, rate, dnsmos.SAMPLE_RATE))
 
 
 class PairedSet(UnpairedSet):
@@ -125,17 +124,19 @@ class PairedSet(UnpairedSet):
 
     def _snr_db(self, pair: Pair) -> float:
         assert pair.clean is not None
-        noisy, clean = (audio.read(path)[0].mean(axis=1, dtype=np.float64) for path in (pair.noisy, pair.clean))
+        signals = (audio.read(path)[0] for path in (pair.noisy, pair.clean))
+        noisy, clean = audio.mono(*signals, sample_rate=pair.sample_rate)
         _refuse_length(pair.noisy, len(noisy), pair.clean, len(clean))  # headers of MP3 files may be wrong
         if not clean.any():
             raise CorpusError(f"{pair.clean}: silence, expected speech; remove it and its noisy partner")
         return measured_snr_db(noisy, clean)
 
     def job(self, clip: int, estimate: FloatArray) -> ScoringJob:
-        clean = self._pairs[clip].clean
-        assert clean is not None
-        target = self._mono(clip, audio.read(clean)[0], self._rate)
-        return partial(intrusive.score_clip, self._mono(clip, estimate, self._rate), target, self._rate, self.names)
+        pair = self._pairs[clip]
+        assert pair.clean is not None
+        waveforms = audio.mono(estimate, audio.read(pair.clean)[0], sample_rate=pair.sample_rate)
+        estimate, target = (audio.resample(one, pair.sample_rate, self._rate) for one in waveforms)
+        return partial(intrusive.score_clip, estimate, target, self._rate, self.names)
 
 
 def pair_up(noisy: Path, clean: Path | None) -> list[Pair]:

@@ -10,17 +10,13 @@ from numpy.typing import NDArray
 
 from quell import audio
 from quell.audio import FloatArray, writer
+from quell.audio.mono import recorder_offsets
 from quell.audio.resampling import Resampler
 from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult, Report
 from quell.progress import ignore
-
-# A mean of more than this share of the rms is a DC offset of the recorder, subtracted before the level is measured; in
-# recordings shorter than OFFSET_S it may as well be sound.
-OFFSET = 0.1
-OFFSET_S = 0.1
 
 # Iterates over the pieces of a signal, (n, C) each, from its first sample; called for every pass over it.
 Pieces = Callable[[], Iterator[FloatArray]]
@@ -135,8 +131,7 @@ def _measure(pieces: Pieces, sample_rate: int, model_rate: int) -> _Signal:
         total = total + piece.sum(axis=0, dtype=np.float64)
         squares = squares + np.square(piece, dtype=np.float64).sum(axis=0)
     means, rms = total / frames, np.sqrt(squares / frames)
-    has_offset = (np.abs(means) > OFFSET * rms) & (frames >= OFFSET_S * sample_rate)
-    offsets = np.where(has_offset, means, 0.0).astype(np.float32)
+    offsets = recorder_offsets(means, rms, frames, sample_rate)
     if sample_rate == model_rate:
         power = squares / frames - offsets * (2 * means - offsets)
         return _Signal(frames, offsets, np.sqrt(np.maximum(power, 0.0)))
