@@ -1,4 +1,4 @@
-"""Finds sound files and reads them, whole or block by block."""
+"""Reads sound files, whole or block by block."""
 
 import os
 from collections.abc import Iterator
@@ -17,40 +17,9 @@ from quell.containers.integrity import streams
 from quell.containers.stream import Contradiction, Stream, StreamFile
 from quell.errors import AudioError
 
-# Suffixes that libsndfile reads. A file with another suffix is not a recording (README, CSV, ...).
-OTHER_SUFFIXES = {".aif", ".aifc", ".bwf", ".iff", ".mp2", ".oga", ".opus", ".snd", ".sph"}
-SUFFIXES = frozenset({f".{name.lower()}" for name in soundfile.available_formats()} | OTHER_SUFFIXES) - {".raw"}
-
 READ_BLOCK = 65_536  # samples of each channel that are read at once
 LEAST_BLOCK = 8_192  # the same, of a recording with many channels
 UNKNOWN_LENGTH = 2**62  # and above: libsndfile's length of a file whose header has none
-
-
-def find(folder: Path) -> list[Path]:
-    """Recordings under `folder` at any depth, sorted by path; links to folders are followed, hidden files and folders
-    ignored.
-
-    Raises:
-        AudioError: a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise AudioError(f"{error.filename}: {error.strerror}, expected a folder that can be read; check its rights")
-
-    recordings: list[Path] = []
-    ancestors: dict[str, frozenset[str]] = {}  # of each folder, with links resolved
-    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real, above = os.path.realpath(where), ancestors.pop(where, frozenset())
-        if real in above:  # a link to an ancestor
-            folders.clear()
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        ancestors |= {os.path.join(where, name): above | {real} for name in folders}  # noqa: PTH118 - os.walk's key
-        paths = (Path(where, name) for name in names if not name.startswith("."))
-        recordings += [
-            path for path in paths if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink())
-        ]
-    return sorted(recordings)
 
 
 class AudioFile:

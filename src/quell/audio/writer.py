@@ -1,21 +1,46 @@
-"""Writes sound files in the format of another one, atomically."""
+"""Writes sound files in the format of another one, or of their suffix, atomically."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from quell.atomic import replacing
-from quell.audio.formats import Format
+from quell.audio.formats import DEEP, FLOATS, Format
 from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray
 from quell.errors import AudioError
 
+# Containers by the suffixes that are not their names.
+CONTAINERS = {".aif": "AIFF", ".aifc": "AIFF", ".bwf": "WAV", ".oga": "OGG", ".opus": "OGG", ".snd": "AU"}
 WRITE_BLOCK = 65_536  # samples of each channel
 MARGIN = 4_096  # bytes
+
+
+def format_for(target: Path, source: Path, stored: Format) -> Format:
+    """How to write a recording, which was read from `source`: as it is stored, or as the suffix of `target` says.
+
+    In another container it keeps its sub-format where that is plain samples and the container has it, else its depth.
+
+    Raises:
+        AudioError: a suffix that is none of a sound file that can be written.
+    """
+    suffix = target.suffix.lower()
+    if suffix == source.suffix.lower():
+        return stored
+    container = CONTAINERS.get(suffix, suffix[1:].upper())
+    if container not in soundfile.available_formats() or container == "RAW":
+        raise AudioError(f"{target}: ends in {suffix!r}, expected .wav, .flac, .ogg or {source.suffix}; rename it")
+    deep = stored.subtype in FLOATS or stored.subtype.endswith(DEEP)
+    plain = stored.subtype.startswith("PCM") or stored.subtype in FLOATS
+    wanted = ("OPUS",) if suffix == ".opus" else (stored.subtype if plain else "", "PCM_24" if deep else "", "PCM_16")
+    found = [subtype for subtype in wanted if subtype in soundfile.available_subtypes(container)]
+    subtype = found[0] if found else soundfile.default_subtype(container)
+    return replace(stored, container=container, subtype=subtype, endian="FILE")
 
 
 @contextmanager
@@ -56,7 +81,11 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
             if actual != intended:
                 raise OSError(f"comes back as {actual}, written as {intended}")
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: {reason(error)}, expected to write {stored}; choose another output") from error
+        raise AudioError(f"{path}: {reason(error)}, expected to write {stored}; {_advice(stored)}") from error
+
+
+def _advice(stored: Format) -> str:
+    return f"choose another output, or a name that ends in {'.wav' if stored.container == 'FLAC' else '.flac'}"
 
 
 def _new(path: Path, stored: Format, channels: int) -> SequentialFile:

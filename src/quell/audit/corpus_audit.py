@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from quell import audio
 from quell.audio.alignment import measured_snr_db, read
 from quell.audit.findings import Finding, Inspections, Pairing, judge, usable
 from quell.audit.inspection import Inspection, inspect
@@ -53,7 +54,14 @@ def audit(config: CorpusConfig, processes: int = 1, progress: Progress = ignore)
     pairs = partners(one for one, measured in inspections.items() if isinstance(measured, Inspection))
     jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]
     pairings = dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
-    return Audit(config, inspections, pairings, judge(config, inspections, pairings))
+    findings = [*judge(config, inspections, pairings), *_unread(config)]
+    return Audit(config, inspections, pairings, findings)
+
+
+def _unread(config: CorpusConfig) -> Iterator[Finding]:
+    for folder in dict.fromkeys(one for one in (config.clean, config.noise, config.noisy, config.rooms) if one):
+        if counts := audio.unread([folder]):
+            yield Finding("warning", "unread", (), f"{folder}: {audio.left_out(counts)}")
 
 
 def without(audit: Audit, names: Iterable[str]) -> Audit:

@@ -143,7 +143,7 @@ def load(path: Path | str) -> Model:
     if not path.is_file():
         raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")
     try:
-        return _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
+        return _onnx(path) if path.suffix.lower() == ".onnx" else _torchscript(path)
     except ExportError:
         raise
     except Exception as error:  # both runtimes raise any type of error on damaged bytes

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ class Plan(NamedTuple):
     jobs: list[DenoiseJob]  # to run
     already_done: list[DenoiseJob]  # finished by an earlier run that was interrupted
     journal: Journal | None  # that records finished jobs; None for a single file
+    unread: Counter[str]  # files of sound in the folders that are not read, by their suffix
 
 
 def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journal: Journal | None = None) -> Plan:
@@ -34,23 +36,31 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journ
         )
         if not single and output.exists() and not output.is_dir():
             raise AudioError(f"{output}: is a file, expected a folder; give another -o")
+        if not single and not output.exists() and output.suffix.lower() in audio.SUFFIXES:
+            found = f"a sound file's name for {'a folder' if len(paths) == 1 else f'{len(paths)} inputs'}"
+            raise AudioError(f"{output}: {found}, expected a folder; give another -o")
+        if not output.is_dir() and output.suffix.lower() in audio.UNREAD:
+            raise AudioError(f"{output}: ends in {output.suffix}, expected .wav, .flac, .ogg or a folder; rename it")
         if single:
             jobs, journal = [DenoiseJob(paths[0], output)], None
         else:
             jobs = list(dict.fromkeys(job for path in paths for job in _jobs(path, output, journal)))
+        unread = audio.unread(path for path in paths if path.is_dir())
         already_done = {job: None for job in jobs if journal is not None and journal.is_finished(job)}
         to_run = [job for job in jobs if job not in already_done]
         _check(jobs, to_run, overwrite)
     except OSError as error:  # no permission, or a name that is too long
         path = error.filename or output
         raise AudioError(f"{path}: {error.strerror}, expected a path that can be read; check it") from error
-    return Plan(to_run, list(already_done), journal)
+    return Plan(to_run, list(already_done), journal, unread)
 
 
 def _jobs(path: Path, output: Path, journal: Journal | None) -> list[DenoiseJob]:
     if path.is_dir():
         # When resuming, files that an earlier run wrote below the input folder are not inputs.
         files = [file for file in audio.find(path) if journal is None or not journal.is_output(file)]
+        if not files and (unread := audio.unread([path])):
+            raise AudioError(f"{path}: {audio.left_out(unread)}")
         if not files:
             raise AudioError(f"{path}: no sound files, expected recordings (WAV, FLAC, Ogg, ...); name another folder")
         return [DenoiseJob(file, output / file.relative_to(path)) for file in files]

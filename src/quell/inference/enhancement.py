@@ -29,7 +29,8 @@ def enhance_file(
     options: DenoiseOptions | None = None,
     progress: Callable[[float], None] = ignore,
 ) -> Report:
-    """Denoises one file; rate, channels, length, container, sub-format and tags are kept.
+    """Denoises one file; rate, channels, length, container, sub-format and tags are kept, but for what another suffix
+    of the target asks for.
 
     Memory does not grow with the length: a block and its context (`quell.export.blocks`).
 
@@ -40,16 +41,15 @@ def enhance_file(
     Raises:
         AudioError: the file cannot be read, or the result cannot be written.
     """
-    if target.suffix.lower() != source.suffix.lower():
-        raise AudioError(f"{target}: another format than {source.name}, expected {source.suffix}; rename the output")
     recording = audio.AudioFile(source)
+    stored = writer.format_for(target, source, recording.stored)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         found = f"{error.strerror}: {error.filename}"
         raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
-    with writer.writing(target, recording.stored, recording.channels) as append:
-        return transfer(recording, model, append, options, progress)
+    with writer.writing(target, stored, recording.channels) as append:
+        return transfer(recording, model, append, options, progress, limit=stored.limit)
 
 
 def transfer(
@@ -58,10 +58,12 @@ def transfer(
     append: Callable[[FloatArray], None],
     options: DenoiseOptions | None = None,
     progress: Callable[[float], None] = ignore,
+    *,
+    limit: float,
 ) -> Report:
-    """Denoises an open recording into `append`. Args and errors as `enhance_file`."""
+    """Denoises an open recording into `append`, which clips at `limit`. Other args and errors as `enhance_file`."""
     peak, limited = 0.0, 0
-    rate, limit = recording.stored.sample_rate, recording.stored.limit
+    rate = recording.stored.sample_rate
 
     def pieces() -> Iterator[FloatArray]:
         for piece in recording.blocks():

@@ -81,7 +81,7 @@ def _denoise(
         progress(done_s, total_s)
 
     with writer.writing(target, recording.stored, recording.channels) as append:
-        return transfer(recording, model, append, options, report)
+        return transfer(recording, model, append, options, report, limit=recording.stored.limit)
 
 
 def _no_space(error: OSError) -> AudioError:

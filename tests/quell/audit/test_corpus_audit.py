@@ -289,3 +289,15 @@ def test_a_corpus_of_bad_recordings_only_is_refused(corpus):
     found = audit(corpus)
     with pytest.raises(CorpusError, match="no sound files, expected noise recordings"):
         without(found, [recording.name for recording in found.inspections if recording.kind == "noise"])
+
+
+def test_files_of_sound_that_are_not_read_are_a_warning(healthy, tmp_path):
+    shutil.copytree(healthy, tmp_path / "corpus")
+    for name in ("speech/s00/memo.m4a", "noise/rain/a.WMA", "noise/rain/b.wma", "noise/rain/notes.txt"):
+        (tmp_path / "corpus" / name).write_text("not read")
+    found = audit(CorpusConfig(tmp_path / "corpus" / "speech", tmp_path / "corpus" / "noise", RATE)).findings
+    texts = [finding.text for finding in found if finding.kind == "unread"]
+    assert [text.partition(": ")[2].partition(", expected")[0] for text in texts] == [
+        "1 files that are not read (1 .m4a)",
+        "2 files that are not read (2 .wma)",
+    ]

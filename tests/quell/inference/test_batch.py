@@ -42,11 +42,6 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, write):
     (tmp_path / "there.wav").mkdir()
     for output, target in [("b.wav", "b.wav"), ("new", "new/a.wav"), ("there.wav", "there.wav/a.wav")]:
         assert plan([source], tmp_path / output) == [DenoiseJob(source, tmp_path / target)]
-    other = write(tmp_path / "x" / "b.wav")
-    assert [job.target for job in plan([source, other], tmp_path / "o.wav")] == [
-        tmp_path / "o.wav" / "a.wav",
-        tmp_path / "o.wav" / "b.wav",
-    ]
 
 
 def test_a_corrupt_file_is_reported_and_the_others_are_denoised(tmp_path, model, write):
@@ -198,3 +193,33 @@ def test_partial_outputs_of_a_killed_run_are_removed_by_the_next(tmp_path, model
     (tmp_path / "out" / ".a.999999999.wav").write_bytes(b"half")
     assert [done.error for done in denoise(plan([source], tmp_path / "out"), model, OPTIONS, 1)] == [None]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+
+
+def test_files_of_sound_that_are_not_read_are_counted_by_suffix(tmp_path, write):
+    write(tmp_path / "in" / "a.wav")
+    for name in ("b.m4a", "sub/c.M4A", "d.wma", "README.txt", ".hidden.m4a"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("not read")
+    assert batch.plan([tmp_path / "in"], tmp_path / "out").unread == {".m4a": 2, ".wma": 1}
+    assert not batch.plan([tmp_path / "in" / "a.wav"], tmp_path / "out").unread
+
+
+def test_a_folder_with_none_but_files_that_are_not_read_says_so(tmp_path):
+    (tmp_path / "memo.m4a").write_text("not read")
+    with pytest.raises(AudioError, match=r"1 files that are not read \(1 \.m4a\), expected WAV.*; convert them"):
+        plan([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["out.wav", "out.FLAC"])
+def test_several_recordings_do_not_go_to_a_folder_with_the_name_of_a_file(tmp_path, write, name):
+    one, other = write(tmp_path / "in" / "a.wav"), write(tmp_path / "in" / "b.wav")
+    for inputs, found in (([one, other], "2 inputs"), ([tmp_path / "in"], "a folder")):
+        with pytest.raises(AudioError, match=rf"{name}: a sound file's name for {found}, expected a folder"):
+            plan(inputs, tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert len(plan([one, other], tmp_path / name)) == 2
+
+
+def test_an_output_in_a_format_that_is_not_written_is_refused(tmp_path, write):
+    with pytest.raises(AudioError, match=r"out\.m4a: ends in \.m4a, expected \.wav, \.flac, \.ogg or a folder"):
+        plan([write(tmp_path / "a.wav")], tmp_path / "out.m4a")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,11 +84,49 @@ def test_silence_stays_silence(tmp_path, loaded, write):
     assert not audio.read(tmp_path / "b.wav")[0].any()
 
 
-def test_an_output_of_another_format_is_refused_with_both_names(tmp_path, write):
-    source, target = write(tmp_path / "a.wav"), tmp_path / "b.flac"
-    with pytest.raises(AudioError, match=re.escape(f"{target}: another format than a.wav, expected .wav")):
-        enhance_file(source, target, IDENTITY)
-    assert not target.exists()
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (("a.wav", "PCM_16"), "b.flac", ("FLAC", "PCM_16")),
+        (("a.wav", "FLOAT"), "b.flac", ("FLAC", "PCM_24")),
+        (("a.wav", "PCM_U8"), "b.flac", ("FLAC", "PCM_16")),
+        (("a.wav", "IMA_ADPCM"), "b.flac", ("FLAC", "PCM_16")),
+        (("a.wav", "PCM_24"), "b.aif", ("AIFF", "PCM_24")),
+        (("a.flac", "PCM_16"), "b.WAV", ("WAV", "PCM_16")),
+        (("a.flac", "PCM_24"), "b.ogg", ("OGG", "VORBIS")),
+        (("a.ogg", "VORBIS"), "b.wav", ("WAV", "PCM_16")),
+        (("a.mp3", "MPEG_LAYER_III"), "b.wav", ("WAV", "PCM_16")),
+        (("a.wav", "PCM_16"), "b.opus", ("OGG", "OPUS")),
+        (("a.wav", "PCM_16"), "b.mp3", ("MP3", "MPEG_LAYER_III")),
+    ],
+)
+def test_an_output_may_have_another_format(tmp_path, write, loaded, source, target, expected):
+    source = write(tmp_path / source[0], subtype=source[1], samples=np.full(5_000, 0.1))
+    enhance_file(source, tmp_path / target, loaded)
+    info = soundfile.info(tmp_path / target)
+    assert (info.format, info.subtype, info.samplerate) == (*expected, 8_000)
+    assert len(audio.read(tmp_path / target)[0]) == len(audio.read(source)[0])
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.raw", "b", "b.m4a", "b.mp2"])
+def test_an_output_with_no_suffix_of_a_sound_file_is_refused(tmp_path, write, name):
+    with pytest.raises(AudioError, match=re.escape(f"{tmp_path / name}: ends in '{Path(name).suffix}', expected .wav")):
+        enhance_file(write(tmp_path / "a.wav"), tmp_path / name, IDENTITY)
+    assert not (tmp_path / name).exists()
+
+
+def test_what_cannot_be_written_alike_is_refused_with_a_way_out(tmp_path, loaded):
+    # IMA ADPCM in blocks of 1024 bytes (2041 samples), as ffmpeg and recorders write it; libsndfile writes 256 (505).
+    blocks = [struct.pack("<hBB", 0, 30, 0) + bytes(range(255)) * 4 for _ in range(8)]
+    shape = struct.pack("<HHIIHHHH", 0x11, 1, 8_000, 4_013, 1_024, 4, 2, 2_041)
+    data = b"".join(blocks)
+    body = b"WAVEfmt " + struct.pack("<I", len(shape)) + shape + b"data" + struct.pack("<I", len(data)) + data
+    source = tmp_path / "dictaphone.wav"
+    source.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    with pytest.raises(AudioError, match=r"out\.wav: .*; choose another output, or a name that ends in \.flac"):
+        enhance_file(source, tmp_path / "out.wav", loaded)
+    enhance_file(source, tmp_path / "out.flac", loaded)
+    assert soundfile.info(tmp_path / "out.flac").frames == 8 * 2_041
 
 
 @pytest.mark.parametrize("settings", [{}, {"bottleneck": "forward", "bottleneck_units": 4}, {"bottleneck": "both"}])

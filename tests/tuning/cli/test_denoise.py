@@ -6,10 +6,12 @@ import io
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
+import typer
 from quell_tuning.cli import __main__, denoise
 from rich.console import Console
 
@@ -340,3 +344,34 @@ def test_a_missing_model_is_an_error_before_recordings_are_read(tmp_path: Path) 
     missing = tmp_path / "model.pt"
     with pytest.raises(ExportError, match=f"^{re.escape(str(missing))}: no such file, expected an exported denoiser"):
         denoise.files(missing, [tmp_path], tmp_path, DenoiseOptions(), overwrite=False, processes=1, console=quiet())
+
+
+@pytest.mark.parametrize("name", ["model.pth", "Best.PT", "best", "model.bin"])
+def test_a_model_is_recognised_by_its_content(model: Path, tmp_path: Path, name: str) -> None:
+    shutil.copy(model, tmp_path / name)
+    noisy = write(tmp_path / "a.wav", 4_000)
+    assert denoise.denoise([tmp_path / name, noisy], tmp_path / "out.wav", jobs=1) == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == soundfile.info(noisy).frames
+    with pytest.raises(typer.BadParameter, match="among recordings, expected one model, first"):
+        denoise.denoise([noisy, tmp_path / name], tmp_path / "out", jobs=1)
+
+
+def test_weights_and_other_archives_are_named_as_what_they_are_not(tmp_path: Path) -> None:
+    noisy = write(tmp_path / "a.wav", 4_000)
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(ExportError, match=r"weights\.pth: not an exported denoiser, expected a file made by"):
+        denoise.denoise([tmp_path / "weights.pth", noisy], tmp_path / "out.wav", jobs=1)
+    with zipfile.ZipFile(tmp_path / "recordings.zip", "w") as archive:
+        archive.write(noisy)
+    assert denoise.denoise([tmp_path / "recordings.zip"], tmp_path / "out.wav", jobs=1) == 1
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_recordings_that_are_not_read_are_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in" / "a.wav", 4_000)
+    (tmp_path / "in" / "memo.m4a").write_text("not read")
+    assert denoise.denoise([model, tmp_path / "in"], tmp_path / "out", jobs=1) == 0
+    found = f"{tmp_path / 'in'}: 1 files that are not read (1 .m4a), expected WAV, FLAC, Ogg or MP3; convert them"
+    assert capsys.readouterr().err == f"quell: {found}\n"

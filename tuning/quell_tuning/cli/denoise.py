@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from quell.inference import batch
     from quell.inference.jobs import DenoiseOptions, Report
 
-MODELS = (".pt", ".onnx")  # suffixes of the exported models that Quell runs
+MODELS = (".pt", ".onnx")  # suffixes of the exported models that Quell runs, in any case
+# Files inside those of TorchScript, of weights and of torch.export, which are archives of any suffix.
+MEMBERS = ("data.pkl", "archive_format")
 
 
 def denoise(
@@ -30,7 +33,7 @@ def denoise(
         list[Path],
         typer.Argument(
             metavar="[MODEL] INPUT",
-            help="Recordings, folders, patterns; - for raw samples. A first argument that ends in .pt or .onnx is a "
+            help="Recordings, folders, patterns; - for raw samples. A first argument that is a .pt or .onnx file is a "
             "model made by `quell export`; if omitted, recordings at 8 kHz or below use the included 8 kHz model, all "
             "others the 16 kHz model.",
         ),
@@ -72,14 +75,26 @@ def denoise(
 
 def _split_model(arguments: list[Path]) -> tuple[Path | None, list[Path]]:
     """The model, if the first argument is one, and the inputs; BadParameter without any, or for a model among them."""
-    model = arguments[0] if arguments[0].suffix in MODELS else None
+    model = arguments[0] if _is_model(arguments[0]) else None
     inputs = arguments if model is None else arguments[1:]
     if not inputs:
         raise typer.BadParameter(f"nothing after {model}, expected recordings", param_hint="INPUT")
     for path in inputs:
-        if path.suffix in MODELS:
+        if _is_model(path):
             raise typer.BadParameter(f"{path} among recordings, expected one model, first", param_hint="MODEL")
     return model, inputs
+
+
+def _is_model(path: Path) -> bool:
+    if path.suffix.lower() in MODELS:
+        return True
+    try:
+        if not path.is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(name).name in MEMBERS for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def files(
@@ -101,6 +116,7 @@ def files(
         AudioError: an input or output that cannot be used, before anything is denoised.
         ExportError: the model cannot be loaded.
     """
+    from quell import audio
     from quell.inference import batch, pretrained, process_pool
     from quell.inference.journal import Journal, settings_key
     from quell.processes import cores
@@ -114,6 +130,8 @@ def files(
     plan = batch.plan(inputs, output, overwrite=overwrite, journal=Journal(output, settings))
     if plan.already_done:
         _print(f"{len(plan.already_done)} recordings were done before, by the same model", console)
+    if plan.unread:
+        _print(f"quell: {', '.join(map(str, inputs))}: {audio.left_out(plan.unread)}", console)
     failed = 0
     with (
         _resumable(plan),
