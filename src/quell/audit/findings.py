@@ -127,10 +127,14 @@ def _copies(readable: Readable) -> Iterator[Finding]:
 def _short(config: CorpusConfig, readable: Readable) -> Iterator[Finding]:
     for split in SPLITS:
         for kind in SPEECH if config.noisy is not None else ("clean", "noise"):
-            lengths = [inspection.seconds for _, inspection in usable(readable, split, kind)]
-            needed = SHORTEST_S[kind]
+            inspected = [inspection for _, inspection in usable(readable, split, kind)]
+            lengths, needed = [inspection.seconds for inspection in inspected], SHORTEST_S[kind]
+            speech_s = sum(inspection.speech_s for inspection in inspected)
             if sum(lengths) < needed:
                 text = f"{sum(lengths):.1f} s of {kind} recordings, expected at least {needed:g} s; add some"
+            elif kind in SPEECH and speech_s < needed:
+                found = f"{speech_s:.1f} s of speech in {sum(lengths):.1f} s of {kind} recordings, the rest is silence"
+                text = f"{found}, expected at least {needed:g} s; add some, or leave the silent ones out"
             elif kind == "clean" and max(lengths) < SCORABLE_S:
                 text = f"none of {len(lengths)} utterances lasts {SCORABLE_S:g} s, expected some; add longer ones"
             else:
@@ -159,8 +163,10 @@ def _oddities(config: CorpusConfig, recording: Recording, one: Inspection) -> It
     if recording.kind == "clean" and 0 < one.range_db < LOWEST_RANGE_DB:
         needed = f"expected {LOWEST_RANGE_DB:g} dB between loud and soft in clean speech; its noise is learnt as speech"
         yield "noisy", f"an SNR of {one.range_db:.0f} dB at most, {needed}, so leave it out"
-    if 0 < one.upsampled_hz < LOWEST_RATE * config.sample_rate and recording.kind != "room":
-        ends = f"nothing above {one.upsampled_hz / 2:g} Hz, as if it was recorded at {one.upsampled_hz} Hz"
+    native_hz = min(one.sample_rate, one.upsampled_hz or one.sample_rate)
+    if native_hz < LOWEST_RATE * config.sample_rate and recording.kind != "room":
+        how = "since it is" if native_hz == one.sample_rate else "as if it was"
+        ends = f"nothing above {native_hz / 2:g} Hz, {how} recorded at {native_hz} Hz"
         yield "upsampled", f"{ends}, expected {config.sample_rate} Hz; leave it out, or lower corpus.sample_rate"
 
 

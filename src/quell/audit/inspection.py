@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import AudioFile, FloatArray
+from quell.audio.activity import FRAME_S, has_speech
 from quell.audio.mono import channel_alone
 from quell.audio.resampling import Resampler
 from quell.audit import audio_fingerprint
 from quell.audit.audio_fingerprint import Fingerprint, fingerprint
 
-FRAME_S = 0.02
 PAUSE_DB = 50.0  # below the loud frames
 SPECTRUM = 2_048  # samples
 CLIFF_DB = 35.0  # by which a spectrum falls at the Nyquist frequency of a lower rate
@@ -34,6 +34,7 @@ class Inspection:
     rms: float
     offset: float  # mean of the samples
     clipped: float  # share of samples in runs at the peak
+    speech_s: float  # seconds of frames as loud as speech
     pauses: float  # share of frames of FRAME_S more than PAUSE_DB below the loud ones
     range_db: float  # loud over soft frames without digital silence; an upper bound of the SNR of speech
     upsampled_hz: int  # the lower rate at whose Nyquist frequency the spectrum ends; 0 where it does not
@@ -62,6 +63,7 @@ def inspect(path: Path) -> Inspection:
         rms=float(np.sqrt(meter.energy / recording.frames)),
         offset=meter.sum / recording.frames,
         clipped=meter.at_peak / recording.frames,
+        speech_s=float(has_speech(levels).sum() * FRAME_S),
         pauses=float((levels <= loud * 10 ** (-PAUSE_DB / 10)).mean()) if len(levels) else 0.0,
         range_db=float(10 * np.log10(loud / soft)) if soft > 0 else 0.0,
         upsampled_hz=_upsampled(meter.power, rate),

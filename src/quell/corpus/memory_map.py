@@ -44,9 +44,13 @@ class Split:
         clean = {stem(clip.path): clip for clip in self.of("clean")}
         return [(clip, clean[stem(clip.path)]) for clip in self.of("noisy")]
 
-    def waveform(self, clip: Clip) -> audio.FloatArray:
-        """One clip as float32, shape (T,), full scale at 1."""
-        return self.samples[clip.offset : clip.offset + clip.length].astype(np.float32) / np.float32(32768)
+    def stored(self, clip: Clip) -> NDArray[np.int16]:
+        """The samples of a clip, shape (T,), in the memory map."""
+        return self.samples[clip.offset : clip.offset + clip.length]
+
+    def waveform(self, clip: Clip, part: slice = slice(None)) -> audio.FloatArray:
+        """One clip, or a part of it, as float32, shape (T,), full scale at 1."""
+        return self.stored(clip)[part].astype(np.float32) / np.float32(32768)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer, Scores
+from quell.mixing.excerpts import excerpt_starts
 from quell.progress import Progress, ignore
 
 T = TypeVar("T")
 
-# A mixture is a whole utterance, cut after this time so that a long recording does not dominate.
+# A mixture is a whole utterance, or so much of a longer recording, which would dominate; at places where it has speech.
 LONGEST_S = 8.0
 # Rows of the table by SNR: this many values from the lowest to the highest.
 SNR_VALUES = 6
@@ -36,8 +37,9 @@ SNR_VALUES = 6
 DRAWS = 4
 # Lowest and highest row of the table by SNR of pairs, whose SNRs are as they were recorded.
 SNR_ROWS = (-10.0, 30.0)
-# Version of the sets. Raise it when the same corpus would give other mixtures.
-RECIPE = 1
+# Version of the sets. Raise it when the same corpus would give other mixtures. The second is for corpora with
+# recordings that are not used from their beginning.
+RECIPE, RECIPE_OF_EXCERPTS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def evaluation_set(
     are a fair sample of all, and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score
     because its speech is too short or too quiet is drawn again; CorpusError if that happens DRAWS times.
     """
-    key = json.dumps([RECIPE, corpus.fingerprint, split, count, snr_db, seed])
+    key = json.dumps([_recipe(corpus, split), corpus.fingerprint, split, count, snr_db, seed])
     path = corpus.folder / f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     if not path.exists():
         _save(_build(corpus, split, count, snr_db, seed, scorer, progress), path)
@@ -108,6 +110,12 @@ def score_denoiser(
     return Scores.of(clips, mixtures.snr_db)
 
 
+def _recipe(corpus: Corpus, split: str) -> int:
+    data, longest = corpus.splits[split], round(LONGEST_S * corpus.sample_rate)
+    starts = (excerpt_starts(data.stored(clip), longest, corpus.sample_rate) for clip in data.of("clean"))
+    return RECIPE_OF_EXCERPTS if any(len(found) > 1 or found[0] > 0 for found in starts) else RECIPE
+
+
 class _Mixture(NamedTuple):
     noisy: FloatArray
     clean: FloatArray
@@ -128,9 +136,9 @@ def _build(
     pairs = data.pairs()
     if pairs:
         count = min(count, len(pairs))
-        draw = _cuts(data, pairs, longest, rng)
+        draw = _cuts(data, pairs, _Excerpts(data, longest, corpus.sample_rate, rng), rng)
     else:
-        draw, levels = _draws(data, count, snr_db, longest, rng)
+        draw, levels = _draws(data, count, snr_db, _Excerpts(data, longest, corpus.sample_rate, rng), rng)
     names = intrusive.available(corpus.sample_rate)
     mixtures: dict[int, _Mixture] = {}
     scores: dict[int, intrusive.ClipScore] = {}
@@ -153,8 +161,26 @@ def _build(
     return EvaluationSet(corpus.sample_rate, noisy, clean, labels, levels, Scores.of(clips, levels))
 
 
+class _Excerpts:
+    """Chooses which part of a recording is used: all of it, or one of the excerpts with speech, each time another."""
+
+    def __init__(self, data: Split, longest: int, sample_rate: int, rng: np.random.Generator) -> None:
+        self._data, self._longest, self._sample_rate, self._rng = data, longest, sample_rate, rng
+        self._starts: dict[Clip, list[int]] = {}  # that are left, of long recordings
+
+    def of(self, clip: Clip) -> slice:
+        if clip.length <= self._longest:
+            return slice(0, clip.length)
+        if not self._starts.get(clip):
+            starts = excerpt_starts(self._data.stored(clip), self._longest, self._sample_rate)
+            # The generator is not asked where there is no choice: sets of utterances stay what they were.
+            self._starts[clip] = (self._rng.permutation(starts) if len(starts) > 1 else starts).tolist()
+        start = self._starts[clip].pop()
+        return slice(start, start + self._longest)
+
+
 def _draws(
-    data: Split, count: int, snr_db: tuple[float, float], longest: int, rng: np.random.Generator
+    data: Split, count: int, snr_db: tuple[float, float], excerpts: _Excerpts, rng: np.random.Generator
 ) -> tuple[Callable[[int], _Mixture], NDArray[np.float64]]:
     """A function that draws the mixture of an index, and the SNRs of all indices."""
     speech = _in_turn(data.of("clean"), lambda clip: clip.group, rng)
@@ -163,7 +189,7 @@ def _draws(
 
     def draw(index: int) -> _Mixture:
         clip, noise = next(speech), next(noises)
-        target = data.waveform(clip)[:longest]
+        target = data.waveform(clip, excerpts.of(clip))
         rolled = np.roll(data.waveform(noise), -int(rng.integers(noise.length)))
         if not rolled[: len(target)].any():  # digital silence has no SNR: begin at the next sample that is not 0
             rolled = np.roll(rolled, -int(np.flatnonzero(rolled)[0]))
@@ -174,14 +200,15 @@ def _draws(
 
 
 def _cuts(
-    data: Split, pairs: list[tuple[Clip, Clip]], longest: int, rng: np.random.Generator
+    data: Split, pairs: list[tuple[Clip, Clip]], excerpts: _Excerpts, rng: np.random.Generator
 ) -> Callable[[int], _Mixture]:
     """A function that cuts the next pair, at its recorded SNR, the groups in turn."""
     turns = _in_turn(pairs, lambda pair: pair[1].group, rng)
 
     def cut(_: int) -> _Mixture:
         noisy, clean = next(turns)
-        sides = (data.waveform(clip)[:longest].astype(np.float64) for clip in (noisy, clean))
+        part = excerpts.of(clean)
+        sides = (data.waveform(clip, part).astype(np.float64) for clip in (noisy, clean))
         return _Mixture(*_scaled(*sides), noisy.path)
 
     return cut

@@ -10,6 +10,7 @@ from quell.config import MixingConfig, TrainingConfig, weights_problem
 from quell.corpus.memory_map import Clip, Corpus, Split
 from quell.levels import noise_gain, rms, speech_level
 from quell.mixing.augmentation import RandomAugmentation, room_response
+from quell.mixing.excerpts import speech_only
 
 SECOND_DB = 10.0  # most dB by which a second noise is softer
 
@@ -69,8 +70,12 @@ class MixtureSampler:
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
         self.samples = torch.from_numpy(split.samples.copy()).to(self.device)
         pairs = split.pairs()
-        self.clean = _Pool([clean for _, clean in pairs] or split.of("clean"), self.device)
-        self.noisy_offset = torch.tensor([noisy.offset for noisy, _ in pairs], device=self.device) if pairs else None
+        whole = [clean for _, clean in pairs] or split.of("clean")
+        speech = speech_only(split, whole, sample_rate)
+        self.clean = _Pool([clip for _, clip in speech], self.device)
+        # A noisy recording is in step with its clean version, which it lies beside.
+        offsets = [pairs[number][0].offset + clip.offset - whole[number].offset for number, clip in speech if pairs]
+        self.noisy_offset = torch.tensor(offsets, device=self.device) if pairs else None
         noise = split.of("noise")
         self.noise = _Pool(noise, self.device, config.noise_weights) if noise else None
         self.steps = torch.arange(segment, device=self.device)
