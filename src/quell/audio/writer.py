@@ -13,6 +13,7 @@ from quell.atomic import replacing
 from quell.audio.formats import DEEP, FLOATS, Format
 from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray
+from quell.containers.metadata import Metadata, attach
 from quell.errors import AudioError
 
 # Containers by the suffixes that are not their names.
@@ -44,8 +45,13 @@ def format_for(target: Path, source: Path, stored: Format) -> Format:
 
 
 @contextmanager
-def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[FloatArray], None]]:
+def writing(
+    path: Path, stored: Format, channels: int, metadata: Metadata | None = None
+) -> Iterator[Callable[[FloatArray], None]]:
     """Yields a function that appends (n, C) samples to a new file, which appears only when the block ends well.
+
+    Args:
+        metadata: of another file of this kind, in place of the tags of `stored`.
 
     Samples beyond the range of the format (`Format.limit`) are clipped.
 
@@ -70,8 +76,10 @@ def writing(path: Path, stored: Format, channels: int) -> Iterator[Callable[[Flo
         with replacing(path) as partial:
             partial.touch()  # libsndfile hides the system's reason
             try:
-                with _new(partial, stored, channels) as file:
+                with _new(partial, stored if metadata is None else replace(stored, tags=()), channels) as file:
                     yield append
+                if metadata is not None:
+                    attach(partial, metadata)
             except soundfile.SoundFileError:
                 _check_disk_grows(partial)
                 raise

@@ -12,6 +12,7 @@ from quell import audio
 from quell.audio import FloatArray, writer
 from quell.audio.mono import recorder_offsets
 from quell.audio.resampling import Resampler
+from quell.containers import metadata
 from quell.errors import AudioError, DenoiserError
 from quell.export.exported_model import Model, Stream
 from quell.inference import pretrained
@@ -48,8 +49,11 @@ def enhance_file(
     except OSError as error:
         found = f"{error.strerror}: {error.filename}"
         raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
-    with writer.writing(target, stored, recording.channels) as append:
-        return transfer(recording, model, append, options, progress, limit=stored.limit)
+    own = metadata.read(source)
+    kept = own if stored.container == recording.stored.container else None
+    with writer.writing(target, stored, recording.channels, kept) as append:
+        report = transfer(recording, model, append, options, progress, limit=stored.limit)
+    return report._replace(tags_lost=kept is None and metadata.has_more(source, dict(stored.tags), own))
 
 
 def transfer(

@@ -40,6 +40,7 @@ class Report(NamedTuple):
 
     peak: float  # full scale is 1
     limited: int  # samples beyond the range of the format
+    tags_lost: bool = False  # some of the recording's tags, marks or pictures are not in the output
 
 
 class DenoiseJob(NamedTuple):

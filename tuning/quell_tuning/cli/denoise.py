@@ -132,7 +132,7 @@ def files(
         _print(f"{len(plan.already_done)} recordings were done before, by the same model", console)
     if plan.unread:
         _print(f"quell: {', '.join(map(str, inputs))}: {audio.left_out(plan.unread)}", console)
-    failed = 0
+    failed = without_tags = 0
     with (
         _resumable(plan),
         progress.bar("denoising, seconds", console) as update,
@@ -144,10 +144,14 @@ def files(
                 _print(f"quell: {result.error}", console)
             elif result.report is not None:
                 _warn(str(result.job.target), result.report, console)
+                without_tags += result.report.tags_lost
                 if plan.journal is not None:
                     plan.journal.add(result.job)
     if plan.journal is not None and not failed:
         plan.journal.close([*plan.jobs, *plan.already_done])
+    if without_tags:
+        lost = f"{without_tags} recordings have tags, marks or pictures that their output's format does not keep"
+        _print(f"quell: {output}: {lost}, expected all of them in WAV, AIFF, FLAC and MP3; copy them yourself", console)
     with _writing_stdout():
         print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
     return 1 if failed else 0
