@@ -59,7 +59,8 @@ Share = Annotated[float, Field(ge=0, le=1)]  # of the mixtures
 class StudySection(Section):
     """What is scored, and how points are chosen and pruned."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    # A folder has its name, and studies beside it have longer ones; file systems allow 255 bytes, Optuna 512.
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     trials: int = Field(ge=1)
     score: str | list[str] = "pesq"  # one metric; or a metric and costs: then a Pareto front is searched
     seed: int = Field(default=0, ge=0)

@@ -1,6 +1,7 @@
 """A study in the database: created, checked against its specification and corpus, and loaded."""
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,30 +13,50 @@ from quell_tuning import formatting
 from quell_tuning.errors import StudyMismatch, StudyNotFound
 from quell_tuning.study.study_file import StudySpec, restore
 
+CREATED_S, POLL_S = 5.0, 0.2  # within which a study that another process creates has its specification
 # Attributes of a study.
+HASH = "spec_hash"  # of its specification, set last: what has one is complete, and ours
 TUNED = "tuned"  # time of the last `quell tune`, ISO 8601 in UTC; only searches have it
 SKIPPED = "skipped"  # names (`quell.corpus.recordings.Recording.name`) of recordings that the study leaves out
 
 
 def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """Creates the study of a specification, or loads it, which raises as `check_same`."""
+    """Creates the study of a specification, or loads it, which raises as `check_same` and `load_study`."""
     name, directions = spec.study.name, spec.study.directions
+    if name in {study.study_name for study in storage.get_all_studies()}:
+        _wait_until_ours(name, storage)
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    if "spec_hash" not in study.user_attrs:
+    if HASH not in study.user_attrs:
+        study.set_user_attr("spec", spec.resolved())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([formatting.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
-        study.set_user_attr("spec", spec.resolved())
         study.set_user_attr("corpus", corpus.fingerprint)
-        study.set_user_attr("spec_hash", spec.hash())
+        study.set_user_attr(HASH, spec.hash())
     check_same(study, spec, corpus)
     return study
+
+
+def _wait_until_ours(name: str, storage: optuna.storages.BaseStorage) -> None:
+    """Raises StudyMismatch for a study that another program made; another process of ours may be about to make one."""
+    deadline = time.monotonic() + CREATED_S
+    while True:
+        attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
+        if HASH in attributes or "spec" in attributes:
+            return
+        if time.monotonic() > deadline:
+            raise _foreign(name, "give the study file another name")
+        time.sleep(POLL_S)
+
+
+def _foreign(name: str, advice: str) -> StudyMismatch:
+    return StudyMismatch(f"study {name!r}: made by another program, expected a study of quell; {advice}")
 
 
 def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
     """Raises StudyMismatch, with the key or the corpus, unless the study has this specification and corpus."""
     attributes = study.user_attrs
-    if attributes["spec_hash"] != spec.hash():
+    if attributes[HASH] != spec.hash():
         raise StudyMismatch(
             f"study {spec.study.name!r}: {difference(attributes['spec'], spec.resolved())}; "
             "give the study file another name, or put the value back"
@@ -76,13 +97,22 @@ def difference(stored: dict[str, Any], current: dict[str, Any], prefix: str = ""
 
 
 def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A stored study by name; without a name the search that was tuned last. Raises StudyNotFound without one."""
+    """A stored study by name; without a name the search that was tuned last. Studies of other programs are not read.
+
+    Raises:
+        StudyNotFound: there is none.
+        StudyMismatch: another program made it.
+    """
     stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for 1000
-    names = [study.study_name for study in stored]
+    ours = [study for study in stored if HASH in study.user_attrs]
+    names = [study.study_name for study in ours]
+    if name is not None and name not in names and name in {study.study_name for study in stored}:
+        raise _foreign(name, f"name one of {', '.join(names)}" if names else "run `quell tune STUDY`")
     if not names:
-        raise StudyNotFound("storage: no studies, expected at least one; run `quell tune STUDY`")
+        found = f"{len(stored)} studies of other programs" if stored else "no studies"
+        raise StudyNotFound(f"storage: {found}, expected at least one of quell; run `quell tune STUDY`")
     if name is None:
-        name = max(stored, key=lambda study: str(study.user_attrs.get(TUNED, ""))).study_name
+        name = max(ours, key=lambda study: str(study.user_attrs.get(TUNED, ""))).study_name
     elif name not in names:
         raise StudyNotFound(f"study {name!r}: not in the storage, expected one of {', '.join(names)}")
     return optuna.load_study(study_name=name, storage=storage)
