@@ -132,13 +132,24 @@ def _by_shares(
     categories: dict[str, str] = {}
     for path in paths:  # a group in two folders has the category of the first: it gets one split
         categories.setdefault(groups[path], _category(kind, path))
-    try:
-        assigned = split_groups(categories, shares)
-    except CorpusError as error:
-        raise CorpusError(f"{folder}: {error}") from None
+    if len(categories) < len(SPLITS):
+        found = f"{len(categories)} groups in {len(paths)} files, by {rule!r}"
+        needed = f"expected at least {len(SPLITS)} groups of {kind} recordings, one for each split"
+        raise CorpusError(f"{folder}: {found}, {needed}; {_more_groups(kind, paths, rule)}")
+    assigned = split_groups(categories, shares)
     return [
         Recording(kind, path.as_posix(), groups[path], _category(kind, path), assigned[groups[path]]) for path in paths
     ]
+
+
+def _more_groups(kind: Kind, paths: Sequence[Path], rule: str) -> str:
+    """What helps where recordings are in too few groups."""
+    key = "group_noise" if kind == "noise" else "group_clean"
+    voices = "" if kind == "noise" else ", though scores are then of voices that were trained on"
+    if rule != "file" and len(paths) >= len(SPLITS):
+        return f'set corpus.{key} = "file": each file is a group{voices}'
+    by_file = "" if rule == "file" else f' and set corpus.{key} = "file"'
+    return f"add recordings, or cut them into at least {len(SPLITS)} files{by_file}{voices}"
 
 
 def _category(kind: Kind, path: Path) -> str:

@@ -52,9 +52,7 @@ def split_groups(categories: Mapping[str, str], fractions: Mapping[str, float]) 
         CorpusError: fewer than three groups.
     """
     if len(categories) < 3:
-        raise CorpusError(
-            f"{len(categories)} groups, expected at least 3, one for each split; add recordings or regroup"
-        )
+        raise CorpusError(f"{len(categories)} groups, expected at least 3, one for each split; add recordings")
     edges = accumulate((fractions[name] for name in SPLITS), initial=0.0)
     bounds = dict(zip(SPLITS, pairwise(edges), strict=True))
     points = {group: point(group) for group in categories}

@@ -46,10 +46,21 @@ def test_a_group_in_two_folders_gets_one_split(tmp_path):
         assert {r.category for r in found if r.group == source} == {"rain", "wind"}
 
 
-def test_fewer_than_three_groups_are_refused(tmp_path):
-    config = recordings_of(tmp_path, speakers=2)
-    with pytest.raises(CorpusError, match=re.escape(f"{tmp_path / 'clean'}: 2 groups, expected at least 3")):
-        find(config)
+@pytest.mark.parametrize(
+    ("counts", "found", "advice"),
+    [
+        (
+            {"speakers": 2, "takes": 2},
+            "clean: 2 groups in 4 files, by 'parent'",
+            'set corpus.group_clean = "file": each',
+        ),
+        ({"speakers": 1}, "clean: 1 groups in 1 files", 'at least 3 files and set corpus.group_clean = "file", though'),
+        ({"sources": 1}, "noise: 1 groups in 1 files, by 'file'", "add recordings, or cut them into at least 3 files"),
+    ],
+)
+def test_fewer_than_three_groups_are_refused_with_what_helps(tmp_path, counts, found, advice):
+    with pytest.raises(CorpusError, match=f"{found}.*, expected at least 3 groups .*{advice}"):
+        find(recordings_of(tmp_path, **counts))
 
 
 def test_name_without_a_group_is_refused_with_the_rule(tmp_path):
