@@ -140,7 +140,7 @@ def test_a_study_of_another_specification_is_refused_by_key(tuned: Path, tiny_re
         ("export -o best.pt --format onnx", 2, "best.pt: ends in '.pt', expected .onnx"),
         ("export -o best.pt --format wav", 2, "'wav', expected one of torchscript, onnx, pt2"),
         ("export -o notes.pt", 1, "notes.md: not a model card, expected none or one of ours"),
-        ("export -o best2.pt --trial 77", 1, "trial 77: no weights, expected one of the best trials"),
+        ("export -o best2.pt --trial 77", 1, "trial 77: not in study 'tiny', which has"),
         ("denoise nowhere.pt tiny.toml -o out", 1, "nowhere.pt: no such file, expected an exported denoiser"),
         ("denoise wrong.pt tiny.toml -o out", 1, "wrong.pt: not an exported denoiser"),
         ("denoise best.pt -o out", 2, "INPUT: nothing after best.pt, expected recordings"),

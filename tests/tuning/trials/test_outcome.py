@@ -123,6 +123,15 @@ def test_the_weights_of_exactly_the_best_trials_are_kept(study: optuna.Study, ke
     assert kept(study) == [1, 2, 4]
 
 
+def test_without_a_feasible_trial_those_of_the_least_bad_are_kept(study: optuna.Study, kept) -> None:
+    add(study, 1.0, constraints={"stoi": 0.1})
+    add(study, 2.0, constraints={"stoi": 0.3})
+    add(study, 9.0, constraints={"stoi": 0.1, "si_sdr": 1.0})
+    assert kept(study, keep=2) == [0, 1]
+    add(study, 0.5)
+    assert kept(study, keep=2) == [3]
+
+
 def test_weights_that_a_running_trial_has_just_written_are_kept(study: optuna.Study, kept) -> None:
     add(study, 1.0)
     add(study, 2.0)

@@ -18,7 +18,7 @@ from quell_tuning.cli.options import (
     stderr,
     stdout,
 )
-from quell_tuning.errors import Interrupted, UsageError
+from quell_tuning.errors import Interrupted, NothingFeasible, UsageError
 
 
 def demo(runs: options.Runs = Path("runs"), study: options.StudyFile = Path("demo")) -> int:
@@ -135,8 +135,11 @@ def tune(
     search = Tune(spec, study, place, worker_devices, console, starts, track, skip_bad, cluster)
     with nullcontext() if cluster is None else cluster.connected():
         code, studies = search.run(presets=presets)
-    for stored in studies:
-        state.show(state.summary(stored), stdout())
+    summaries = [state.summary(stored) for stored in studies]
+    for summary in summaries:
+        state.show(summary, stdout())
+    if code == 0 and summaries[0]["done"] and summaries[0]["best"] is None:
+        raise NothingFeasible(state.without_best(studies[0]))
     return _exit_code(code)
 
 

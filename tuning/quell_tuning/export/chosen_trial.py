@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.errors import StudyNotFound
 from quell_tuning.optuna_private import storage_of
-from quell_tuning.trials.ranking import best_trials
+from quell_tuning.trials.ranking import best_trials, feasible, least_bad
 from quell_tuning.workspace.run_folder import RunFolder
 
 
@@ -29,17 +29,19 @@ def choose(study: optuna.Study, runs: RunFolder, number: int | None = None) -> C
     """
     ranked = best_trials(study)
     stored = runs.kept_weights(study.study_name)
-    exportable = [trial for trial in ranked if weights_number(trial) in stored]
+    exportable = [trial for trial in (ranked or least_bad(study)) if weights_number(trial) in stored]
     names = ", ".join(str(trial.number) for trial in exportable) or "none yet"
-    if not ranked:
-        raise StudyNotFound(
-            f"study {study.study_name!r}: no trial is complete and feasible, expected at least one; tune on"
-        )
     if number is not None:
         for trial in exportable:
             if trial.number == number:
                 return ChosenTrial(study.study_name, trial, f"trial {number} of {study.study_name}")
-        raise StudyNotFound(f"trial {number}: no weights, expected one of the best trials ({names}); choose among them")
+        raise StudyNotFound(
+            f"trial {number}: {_state(study, number)}, expected one with weights ({names}); choose among them"
+        )
+    if not ranked:
+        found = "no trial is complete and feasible, expected at least one"
+        advice = f"tune on, or export the least bad one, --trial {exportable[0].number}" if exportable else "tune on"
+        raise StudyNotFound(f"study {study.study_name!r}: {found}; {advice}")
     if len(study.directions) > 1 and len(ranked) > 1:
         raise StudyNotFound(
             f"study {study.study_name!r}: a front of {len(ranked)} trials, expected --trial with one of {names}; "
@@ -48,6 +50,16 @@ def choose(study: optuna.Study, runs: RunFolder, number: int | None = None) -> C
     return _confirmed(study, runs, ranked) or ChosenTrial(
         study.study_name, ranked[0], f"trial {ranked[0].number} of {study.study_name}"
     )
+
+
+def _state(study: optuna.Study, number: int) -> str:
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        return f"not in study {study.study_name!r}, which has {len(trials)} trials"
+    trial = trials[number]
+    if trial.state != TrialState.COMPLETE:
+        return f"{trial.state.name.lower()}, without weights"
+    return "no weights, which only the best trials keep" if feasible(trial) else "infeasible, and its weights not kept"
 
 
 def _confirmed(study: optuna.Study, runs: RunFolder, ranked: list[FrozenTrial]) -> ChosenTrial | None:

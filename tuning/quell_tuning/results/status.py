@@ -22,8 +22,8 @@ from quell_tuning import formatting
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.snapshot import StudySnapshot, beside, hours
-from quell_tuning.results.trial_row import TrialRow, gains, state_name
-from quell_tuning.trials.ranking import is_lost
+from quell_tuning.results.trial_row import TrialRow, gains, infeasible, state_name
+from quell_tuning.trials.ranking import is_lost, least_bad
 
 FAILURES = 10  # latest ones that are listed
 BEST = 10  # trials on the leaderboard
@@ -104,6 +104,18 @@ def view(state: dict[str, Any]) -> RenderableType:
         mean = state["confirmed"]["means"][str(winner)]
         parts.append(Text(f"trial {winner} won over several seeds: mean {state['score']} {mean:.3f}"))
     return Group(*parts)
+
+
+def without_best(study: optuna.Study) -> str:
+    """What is wrong with a study that has ended without a feasible trial, and what to do."""
+    rejected = least_bad(study)
+    found = f"study {study.study_name!r}: all trials have ended and none is complete and feasible, expected one"
+    if not rejected:
+        return f"{found}; `quell status` says how they ended"
+    first = rejected[0]
+    why = f"trial {first.number} is the least bad: {infeasible(first)}"
+    export = f"`quell export {study.study_name} --trial {first.number}`"
+    return f"{found} ({why}); train longer or raise [limits], or export it all the same: {export}"
 
 
 def line(state: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell_tuning.formatting import SCORED_COSTS
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.study.study_file import StudySpec
-from quell_tuning.trials.ranking import best_trainings
+from quell_tuning.trials.ranking import best_trainings, least_bad
 from quell_tuning.workspace.run_folder import RunFolder
 
 # Weights are kept for so many of the best trials; of a study with several scores for the whole front.
@@ -61,11 +61,15 @@ def add_quality_constraints(trial: optuna.Trial, scores: Scores, noisy: Scores) 
 
 
 def prune_weights(study: optuna.Study, runs: RunFolder, keep: int = KEPT_WEIGHTS) -> None:
-    """Removes the weights of all but the best complete trials; with several scores the Pareto front is kept."""
+    """Removes the weights of all but the best complete trials; with several scores the Pareto front is kept. While no
+    trial is feasible, the least bad ones are kept."""
     # Read before the best trials: the weights of a trial that another worker completes in between stay.
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = best_trainings(study)
-    kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:keep])}
+    if best := best_trainings(study):
+        best = best if len(study.directions) > 1 else best[:keep]
+    else:
+        best = least_bad(study)[:keep]
+    kept = {trial.user_attrs.get("same_as", trial.number) for trial in best}
     runs.remove_weights(study.study_name, {trial.number for trial in complete} - kept)
 
 

@@ -22,6 +22,17 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(filter(feasible, complete), key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
+def least_bad(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials that are not feasible: first those that break the fewest constraints, of these the best ones."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
+
+    def badness(trial: FrozenTrial) -> tuple[int, float, int]:
+        return sum(value > 0 for value in trial.constraints.values()), sign * trial.values[0], trial.number
+
+    return sorted((trial for trial in complete if not feasible(trial)), key=badness)
+
+
 def best_trainings(study: optuna.Study) -> list[FrozenTrial]:
     """The best trials; of duplicates the one that was trained."""
     trials = study.get_trials(deepcopy=False)
