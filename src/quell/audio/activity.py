@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRAME_S = 0.02
-LOUD = 0.999  # quantile of the frames' powers: speech, even where it is a hundredth of a recording
-SOFT = 0.1  # and the room
+LOUD_FRAMES, LOUD_SHARE = 25, 0.05  # half a second of loud frames is speech, however long the recording; of a short one
+SOFT = 0.1  # quantile of the frames' powers: the room
 BELOW_LOUD_DB = 25.0  # frames further below hold no speech
 ABOVE_SOFT_DB = 10.0  # nor do those so close to the room, unless they are within
 NEAR_LOUD_DB = 10.0  # of the loudest
@@ -25,7 +25,9 @@ def has_speech(powers: NDArray[np.float64]) -> NDArray[np.bool_]:
     sounding = powers[powers > 0]
     if not len(sounding):
         return np.zeros(len(powers), bool)
-    loud, soft = np.quantile(sounding, [LOUD, SOFT])
+    soft = np.quantile(sounding, SOFT)
+    loudest = max(1, min(LOUD_FRAMES, round(LOUD_SHARE * len(sounding))))
+    loud = np.partition(sounding, -loudest)[-loudest]
     above_room = min(soft * 10 ** (ABOVE_SOFT_DB / 10), loud * 10 ** (-NEAR_LOUD_DB / 10))
     active: NDArray[np.bool_] = powers >= max(loud * 10 ** (-BELOW_LOUD_DB / 10), above_room)
     return active

@@ -12,9 +12,9 @@ from quell.audio.resampling import FloatArray, Resampler
 # recordings shorter than OFFSET_S it may as well be sound.
 OFFSET = 0.1
 OFFSET_S = 0.1
-# Power of the mean of the channels over their mean power: 1 for equal channels, 1 / C for unrelated ones. Below this,
-# channels cancel: a cable with one of two wires swapped turns a voice in the middle into its room.
-CANCELLED = 0.03
+# Power of the mean of C channels over their mean power: 1 for equal channels, 1 / C for unrelated ones. Below this
+# share of that, channels cancel: a cable with one of two wires swapped turns a voice in the middle into its room.
+CANCELLED = 0.2
 
 
 def read_mono(path: Path, sample_rate: int, channel: int | None = None) -> FloatArray:
@@ -95,7 +95,7 @@ class _Levels:
             return None
         powers = self._squares / self._frames - np.square(self._sums / self._frames)
         channels = powers[:-1]
-        return int(channels.argmax()) if powers[-1] < CANCELLED * channels.mean() else None
+        return int(channels.argmax()) if powers[-1] < CANCELLED * channels.mean() / len(channels) else None
 
 
 def _resampled(recording: AudioFile, sample_rate: int, channel: int | None) -> tuple[FloatArray, _Levels]:

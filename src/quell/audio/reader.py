@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ class AudioFile:
 
     def _find_streams(self) -> list[Stream]:
         try:
-            if not self.path.is_file():  # opening a pipe would block
-                raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
+            self._check_is_file()
             return streams(self.path)
         except Contradiction as error:
             raise AudioError(f"{self.path}: {error}, expected one whole recording; copy or convert it again") from error
@@ -123,13 +122,18 @@ class AudioFile:
                 rest -= len(block)
                 yield block
 
+    def _check_is_file(self) -> None:
+        if not self.path.is_file():  # opening a pipe would block
+            raise OSError(f"{'not a file' if self.path.exists() else 'no such file'}")
+
     @contextmanager
     def _open(self, stream: Stream) -> Iterator[SequentialFile]:
         try:
+            self._check_is_file()
             with self.path.open("rb"):  # libsndfile hides the system's reason
                 pass
-            source = os.fsencode(self.path) if stream.is_file else StreamFile(self.path, stream)
-            with SequentialFile(source, **self._raw) as file:
+            opened = nullcontext(os.fsencode(self.path)) if stream.is_file else StreamFile(self.path, stream)
+            with opened as source, SequentialFile(source, **self._raw) as file:
                 yield file
         except (soundfile.SoundFileError, OSError) as error:
             raise AudioError(

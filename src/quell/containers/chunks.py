@@ -5,21 +5,55 @@ the header leave a number there; recorders that lose power leave an old one; 32 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from quell.containers.stream import Contradiction, Stream
-from quell.containers.tags import before_tags, is_padding
+from quell.containers.tags import after_padding, before_tags, is_padding
 
 MOST_CHUNKS = 10_000  # a file of zeros would be an endless list of empty chunks
 LARGEST_HEADER = 1 << 26  # bytes
 WRAP = 1 << 32
 STREAMED = 0x1000  # bytes around 2 and 4 GiB: a length less the header, as programs write it that cannot know it
-# Chunks that programs cut off, or that are cut off with the file, without loss of sound.
-METADATA = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"JUNK", b"PAD ", b"FLLR", b"_PMX", b"ANNO", b"APPL"}
+# Chunks that are believed although they are cut off, and that are looked for after sound of unknown length.
+METADATA = {
+    *(
+        b"LIST",
+        b"id3 ",
+        b"ID3 ",
+        b"bext",
+        b"iXML",
+        b"axml",
+        b"cue ",
+        b"smpl",
+        b"inst",
+        b"cart",
+        b"PEAK",
+        b"fact",
+        b"acid",
+    ),
+    *(
+        b"JUNK",
+        b"PAD ",
+        b"FLLR",
+        b"_PMX",
+        b"afsp",
+        b"DISP",
+        b"levl",
+        b"plst",
+        b"umid",
+        b"minf",
+        b"elm1",
+        b"regn",
+        b"chna",
+    ),
+    *(b"ANNO", b"APPL", b"NAME", b"AUTH", b"(c) ", b"COMT", b"MARK", b"INST", b"info", b"mark", b"strg"),
+}
+SEARCHED = 1 << 20  # bytes at the end that are searched for such chunks
+LEAST_S = 0.05  # seconds of samples behind a length that agrees with the file's; less may be anything
 INTEGERS, FLOATS, EXTENSIBLE = 1, 3, 0xFFFE  # formats of "fmt "
-MPEG_LAYERS = (0x50, 0x55)
+PLAIN = {INTEGERS, FLOATS, 6, 7, EXTENSIBLE}  # libsndfile reads the last block of others wrong where bytes follow
 AIFF_INTEGERS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64"}
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the 16 bytes that name a chunk
 
@@ -52,6 +86,7 @@ _LAYOUTS = {
     b"riff": _Layout((b"data" + W64_TAIL,), "<Q", first=40, name=16, whole=16, align=8, with_header=True),
 }
 KINDS = frozenset(_LAYOUTS)
+OTHER_KINDS = (b"fLaC", b"OggS", b".snd")
 
 
 @dataclass(frozen=True)
@@ -73,12 +108,12 @@ class ChunkedFile:
     """
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self.file, self.start = file, start
+        self.file, self.start, self.size = file, start, size
         self.stop = before_tags(file, start, size)
         file.seek(start)
         self.mark, self.form = file.read(4), file.read(8)[4:]
         self.layout = _LAYOUTS[self.mark]
-        self.headers: dict[bytes, bytes] = {}  # content of small chunks before the sound
+        self.headers: dict[bytes, tuple[int, bytes]] = {}  # place and content of small chunks before the sound
         self.unaligned: list[int] = []  # places of chunks before which a byte is missing
         self.next: int | None = None  # where another file begins
 
@@ -88,10 +123,26 @@ class ChunkedFile:
         if data is None:
             return None
         length = self._true_length(data)
-        stop = self.stop if self.next is None else self.next
         self._compare_counts(length)
         header = self._header(data, length)
-        return Stream(data.body, stop, header) if header else Stream()
+        end = data.body + length
+        if header or self.next is not None:
+            return Stream(data.body if header else self.start, end, header)
+        if self._is_read_to_its_end() and end < self.size:
+            return Stream(self.start, end)
+        if end < self.stop and not self._only_chunks(self._aligned(end)):
+            return Stream(self.start, end)
+        return Stream()
+
+    @property
+    def sample_format(self) -> int:
+        """As "fmt " of WAV says it; INTEGERS for other containers."""
+        content = self.headers.get(b"fmt ", (0, b""))[1]
+        return struct.unpack(f"{self.layout.length[0]}H", content[:2])[0] if len(content) >= 16 else INTEGERS
+
+    def _is_read_to_its_end(self) -> bool:
+        """Whether libsndfile does not respect the length of the sound."""
+        return self.mark == b"riff" or self.form == b"8SVX" or self.sample_format not in PLAIN
 
     def _chunks(self, place: int) -> Iterator[_Chunk]:
         for _ in range(MOST_CHUNKS):
@@ -137,9 +188,10 @@ class ChunkedFile:
             if chunk.length < 0 or chunk.end > self.stop:
                 return None
             self.file.seek(chunk.body)
-            self.headers[chunk.name] = self.file.read(min(chunk.length, 128))
+            content = self.file.read(min(chunk.length, 128))
+            self.headers[chunk.name] = chunk.body, content
             if chunk.name == b"ds64":  # lengths in 64 bits: of the whole, of the sound
-                long_length = int.from_bytes(self.headers[b"ds64"][8:16], "little")
+                long_length = int.from_bytes(content[8:16], "little")
         return None
 
     def _true_length(self, data: _Chunk) -> int:
@@ -151,10 +203,35 @@ class ChunkedFile:
                 for wraps in range((rest - data.length) // WRAP, 0, -1):
                     if self._ends_at(data.end + wraps * WRAP):
                         return data.length + wraps * WRAP
-            return data.length if is_padding(self.file, data.end, self.stop) else rest
-        if self._is_unknown(data.length) or self._whole() == self.stop - self.start:
-            return rest
-        raise Contradiction(f"cut off, {data.length - rest} bytes or more are missing")
+            if data.length and self._agrees(data) and self._is_nothing(data.end):
+                return data.length
+        elif not self._is_unknown(data.length) and self._whole() != self.stop - self.start:
+            raise Contradiction(f"cut off, {data.length - rest} bytes or more are missing")
+        return self._length_to_the_end(data)
+
+    def _agrees(self, data: _Chunk) -> bool:
+        """Whether the length of the file by its header is that of its chunks: it was finished."""
+        return self._whole() in (None, data.end - self.start, self._aligned(data.end) - self.start)
+
+    def _is_nothing(self, end: int) -> bool:
+        """Whether bytes after a sound of known length are none of it: tags, padding, text, or too few to be sound."""
+        if is_padding(self.file, end, self.stop):
+            return True
+        content = self.headers.get(b"fmt ", (0, b""))[1]
+        per_second = struct.unpack(f"{self.layout.length[0]}I", content[8:12])[0] if len(content) >= 16 else 0
+        return 0 < self.stop - end < LEAST_S * per_second
+
+    def _length_to_the_end(self, data: _Chunk) -> int:
+        """Of sound up to the end of the file, another file of the same kind, or the chunks at the end."""
+        joined = find(self.file, self.mark, data.body, self.stop, lambda place: self._begins_file(place))
+        if joined is not None:
+            self.next = joined
+            return joined - data.body
+        start = max(data.body, self.stop - SEARCHED)
+        self.file.seek(start)
+        tail = self.file.read(self.stop - start)
+        ends = sorted(start + at for name in METADATA for at in _occurrences(tail, name))
+        return next((end for end in ends if self._only_chunks(end)), self.stop) - data.body
 
     def _is_unknown(self, length: int) -> bool:
         if self.layout.length.endswith("I") and self.mark not in (b"RF64", b"BW64"):
@@ -165,46 +242,61 @@ class ChunkedFile:
         """Size in bytes that the file has by its header; None where it does not say so."""
         if self.layout.whole is None:
             return None
+        if b"ds64" in self.headers:
+            return int.from_bytes(self.headers[b"ds64"][1][:8], "little") + 8
         self.file.seek(self.start + self.layout.whole)
         (length,) = struct.unpack(self.layout.length, self.file.read(struct.calcsize(self.layout.length)))
         return int(length) + (0 if self.layout.with_header else 8)
 
     def _ends_at(self, end: int) -> bool:
-        """Whether the sound may end there: whole chunks follow up to the end, or another file of the same kind."""
-        aligned = self._aligned(end)
-        return self._only_chunks(aligned) or (aligned != end and self._only_chunks(end))
+        """Whether the sound may end there: at the end of the file, or chunks or another file follow."""
+        for place in (self._aligned(end), end):
+            if place >= self.stop or self._only_chunks(place) or self._is_chunk(place):
+                return True
+        place = after_padding(self.file, end, self.stop)
+        self.file.seek(place)
+        mark = self.file.read(4)
+        if mark == self.mark and self._begins_file(place):
+            self.next = place
+        elif mark in KINDS or mark in OTHER_KINDS:
+            raise Contradiction(f"another file begins at byte {place}, which would not be read")
+        return self.next is not None
 
     def _only_chunks(self, place: int) -> bool:
+        """Whether whole chunks follow up to the end, or another file of the same kind, which is next then."""
         for chunk in self._chunks(place):
             if chunk.name[:4] == self.mark and self._begins_file(place):
                 self.next = place
                 return True
             if not self._is_chunk(place):
                 return False
-            if chunk.name in self.layout.data:
+            if chunk.name in self.layout.data and chunk.length > 0:
                 raise Contradiction("two chunks of sound, of which only one would be read")
             place = self._after(chunk)
         return place >= self.stop or (self.stop - place < self.layout.head and is_padding(self.file, place, self.stop))
 
     def _begins_file(self, place: int) -> bool:
         self.file.seek(place)
-        return self.file.read(12)[8:] == self.form
+        head = self.file.read(12)
+        return len(head) == 12 and head[:4] == self.mark and head[8:] == self.form and place + 20 <= self.stop
 
     def _header(self, data: _Chunk, length: int) -> bytes:
         """The bytes up to the sound with lengths that agree with it; empty where those of the file do."""
-        shape = _corrected_format(self.headers.get(b"fmt ", b""))
+        place_of_format, content = self.headers.get(b"fmt ", (0, b""))
+        shape = self._corrected_format(content, data)
         missing = [place - self.start for place in self.unaligned if place < data.body]
-        if length == data.length and shape is None and self.start == 0 and self.next is None and not missing:
+        right = length == data.length and shape is None and self.start == 0 and not missing
+        if right and self.mark != b"BW64":  # which libsndfile does not know
             return b""
         if data.body - self.start > LARGEST_HEADER:
             raise Contradiction(f"{data.body - self.start} bytes before the sound, at most {LARGEST_HEADER} are read")
         self.file.seek(self.start)
         header = bytearray(self.file.read(data.body - self.start))
+        if shape is not None:
+            place = place_of_format - self.start
+            header[place : place + len(shape)] = shape
         for place in reversed(missing):
             header.insert(place, 0)
-        if shape is not None:
-            place = header.index(b"fmt ") + 8
-            header[place : place + len(shape)] = shape
         layout, whole = self.layout, len(header) + length + length % 2
         if self.mark in (b"RF64", b"BW64") or (self.mark == b"RIFF" and whole - 8 >= WRAP):
             return _with_long_lengths(header, length)
@@ -219,9 +311,37 @@ class ChunkedFile:
             raise Contradiction(f"{length} bytes of sound, and a container that holds less than {WRAP}") from None
         return bytes(header)
 
+    def _corrected_format(self, content: bytes, data: _Chunk) -> bytes | None:
+        """The content of "fmt " where its numbers had to be corrected, None where they agree.
+
+        24 bits in blocks of 4 bytes are 32 bits (a common slip); libsndfile would read them as 3 bytes each.
+
+        Raises:
+            Contradiction: numbers that disagree in another way.
+        """
+        if len(content) < 16:
+            return None
+        order = self.layout.length[0]
+        kind, channels, rate, _per_second, block, bits = struct.unpack(f"{order}HHIIHH", content[:16])
+        written = kind
+        if kind == EXTENSIBLE and len(content) >= 26:
+            kind = struct.unpack(f"{order}H", content[24:26])[0]
+        width = (bits + 7) // 8
+        if kind not in (INTEGERS, FLOATS) or block in (0, channels * width) or not channels or not width:
+            return None
+        if kind == INTEGERS and width == 3 and block == 4 * channels:
+            self.file.seek(data.body)
+            samples = self.file.read(SEARCHED)
+            lowest, highest = samples[3 if order == ">" else 0 :: 4], samples[0 if order == ">" else 3 :: 4]
+            # At the top of the 4 bytes the lowest one is 0; at the bottom the highest one is only a sign.
+            if not any(lowest) and (highest.strip(b"\0\xff") or not any(samples)):
+                return struct.pack(f"{order}HHIIHH", written, channels, rate, rate * block, block, 32)
+        found = f"blocks of {block} bytes for {channels} channels of {bits} bits"
+        raise Contradiction(f"{found}, which take {channels * width}")
+
     def _compare_counts(self, length: int) -> None:
         """AIFF says the number of frames, too; more than there are is a file that is cut off."""
-        common = self.headers.get(b"COMM", b"")
+        common = self.headers.get(b"COMM", (0, b""))[1]
         if self.form[:3] != b"AIF" or len(common) < 18:
             return
         channels, frames, bits = struct.unpack(">hIh", common[:8])
@@ -245,24 +365,22 @@ def _with_long_lengths(header: bytearray, length: int) -> bytes:
     return bytes(header)
 
 
-def _corrected_format(shape: bytes) -> bytes | None:
-    """The content of "fmt " where its numbers had to be corrected, None where they agree.
+def _occurrences(content: bytes, name: bytes) -> Iterator[int]:
+    place = content.find(name)
+    while place >= 0:
+        yield place
+        place = content.find(name, place + 1)
 
-    24 bits in blocks of 4 bytes are 32 bits (a common slip); libsndfile would read them as 3 bytes each.
 
-    Raises:
-        Contradiction: numbers that disagree in another way.
-    """
-    if len(shape) < 16:
-        return None
-    kind, channels, rate, _per_second, block, bits = struct.unpack("<HHIIHH", shape[:16])
-    if kind == EXTENSIBLE and len(shape) >= 26:
-        kind = int.from_bytes(shape[24:26], "little")
-    width = (bits + 7) // 8
-    if kind not in (INTEGERS, FLOATS) or block in (0, channels * width) or not channels or not width:
-        return None
-    if kind == INTEGERS and width == 3 and block == 4 * channels:
-        return struct.pack("<HHIIHH", *struct.unpack("<HH", shape[:4]), rate, rate * block, block, 32)
-    raise Contradiction(
-        f"blocks of {block} bytes for {channels} channels of {bits} bits, which take {channels * width}"
-    )
+def find(
+    file: BinaryIO, mark: bytes, start: int, stop: int, is_it: Callable[[int], bool], size: int = 1 << 22
+) -> int | None:
+    """The first place from `start` on with a mark that is one by `is_it`."""
+    while start < stop:
+        file.seek(start)
+        block = file.read(min(size, stop - start))
+        for at in _occurrences(block, mark):
+            if is_it(start + at):
+                return start + at
+        start += max(1, len(block) - len(mark) + 1) if len(block) == size else len(block)
+    return None

@@ -30,8 +30,8 @@ def streams(path: Path) -> list[Stream]:
             return xiph.flac_streams(file, start, size)
         if mark in chunks.KINDS:
             return _chunked(file, start, size)
-        if mark == b".snd":
-            return [_au(file, start, size)]
+        if mark in (b".snd", b"dns."):
+            return [_au(file, start, size, ">" if mark == b".snd" else "<")]
         if mark == b"NIST":
             return [_nist(file, start, size)]
         if mpeg.frame_of(mark) is not None or path.suffix.lower() in mpeg.SUFFIXES:
@@ -47,26 +47,42 @@ def _chunked(file: BinaryIO, start: int, size: int) -> list[Stream]:
         stream = one.stream()
         if stream is None:
             return found or [Stream()]
+        if one.sample_format in mpeg.IN_WAV:
+            _check_mpeg(file, stream, size)
         found.append(stream)
         place = one.next
     return found
 
 
-def _au(file: BinaryIO, start: int, size: int) -> Stream:
+def _check_mpeg(file: BinaryIO, stream: Stream, size: int) -> None:
+    """libsndfile reads as many samples of MPEG inside WAV as the first frame says, or as it guesses."""
+    stop = size if stream.stop is None else stream.stop
+    parts = list(mpeg.split(file, stop, stream.start))
+    if len(parts) != 1 or parts[0].declared != parts[0].counted:
+        frames = sum(part.counted for part in parts)
+        raise Contradiction(f"{frames} frames of MPEG in WAV, and a head of {len(parts)} parts that counts others")
+
+
+def _au(file: BinaryIO, start: int, size: int, order: str) -> Stream:
     file.seek(start)
     head = file.read(12)
     if len(head) < 12:
         return Stream()
-    offset, length = struct.unpack(">II", head[4:])
+    offset, length = struct.unpack(f"{order}II", head[4:])
     stop = before_tags(file, start, size)
     body, rest = start + offset, stop - start - offset
     if length >= AU_UNKNOWN:
         return _from(start, size)
     if length > rest:
         raise Contradiction(f"cut off, {length - rest} bytes or more are missing")
-    if length == rest or is_padding(file, body + length, stop):
-        return _from(start, size)
-    return Stream(start + 12, stop, head[:8] + (0xFFFF_FFFF).to_bytes(4, "big"))
+    if length == rest:
+        return _from(start, stop)
+    if length and is_padding(file, body + length, stop):
+        return Stream(start, body + length)
+    file.seek(body + length)
+    if length and file.read(4) in (b".snd", b"dns."):
+        raise Contradiction(f"another file begins at byte {body + length}, which would not be read")
+    return Stream(start + 12, stop, head[:8] + b"\xff" * 4)
 
 
 def _nist(file: BinaryIO, start: int, size: int) -> Stream:
@@ -85,8 +101,8 @@ def _nist(file: BinaryIO, start: int, size: int) -> Stream:
         raise Contradiction(f"cut off, {count - rest} of {count} samples are missing")
     if count < rest and not is_padding(file, start + header + count * width * channels, stop):
         raise Contradiction(f"a count of {count} samples in its header, and {rest} in its sound")
-    return _from(start, size)
+    return Stream(start, start + header + count * width * channels) if count < rest else _from(start, stop)
 
 
-def _from(start: int, size: int) -> Stream:
-    return Stream(start, size) if start else Stream()
+def _from(start: int, stop: int) -> Stream:
+    return Stream(start, stop)

@@ -12,13 +12,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quell.containers.mpeg import frame_of
-from quell.containers.tags import after_tags, before_tags
+from quell.containers.tags import after_padding, after_tags, before_tags
 
 # Chunks that belong to the sound, or to its place in the file.
-OF_SOUND = {b"fmt ", b"fact", b"data", b"ds64", b"PEAK", b"JUNK", b"PAD ", b"FLLR", b"COMM", b"SSND", b"FVER"}
+OF_SOUND = {
+    b"fmt ",
+    b"fact",
+    b"data",
+    b"ds64",
+    b"PEAK",
+    b"JUNK",
+    b"PAD ",
+    b"FLLR",
+    b"COMM",
+    b"SSND",
+    b"FVER",
+    b"VHDR",
+    b"BODY",
+}
 ORDERS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">", b"FORM": ">"}
 FAMILY = {b"RF64": b"RIFF", b"BW64": b"RIFF"}
 OF_FLAC = (2, 4, 5, 6)  # application, comments, cue sheet, picture (RFC 9639, 8.1)
+CAF_HEAD = 1 << 16  # bytes that are looked at
 MOST = 1 << 26  # bytes; more is no tag
 OGG_NAMES = {"DESCRIPTION": "comment"}  # libsndfile's name, where it is another
 MPEG, FLAC, LAST = b"MPEG", b"fLaC", 0x80
@@ -31,6 +46,7 @@ class Metadata:
     kind: bytes
     before: bytes = b""
     after: bytes = b""
+    complete: bool = True  # whether there is nothing else
 
     @property
     def is_text(self) -> bool:
@@ -47,15 +63,20 @@ def read(path: Path) -> Metadata | None:
         start = after_tags(file)
         file.seek(start)
         mark = file.read(4)
+        stop = before_tags(file, start, size)
+        outside = start > 0 or stop < size  # tags of other kinds of file
         if mark in ORDERS:
-            chunks = [raw for name, raw in _chunks(file, start, size, ORDERS[mark]) if name not in OF_SOUND]
-            return Metadata(FAMILY.get(mark, mark), after=b"".join(chunks))
+            chunks, complete = _chunks(file, start, stop, ORDERS[mark])
+            return Metadata(FAMILY.get(mark, mark), after=b"".join(chunks), complete=complete and not outside)
         if mark == FLAC:
             blocks = [raw for kind, raw in _blocks(file, start) if kind in OF_FLAC]
-            return Metadata(FLAC, before=b"".join(blocks))
+            return Metadata(FLAC, before=b"".join(blocks), complete=not outside)
+        if not mark.strip(b"\0"):  # some players leave room behind their tag
+            start = after_padding(file, start, size)
+            file.seek(start)
+            mark = file.read(4)
         if frame_of(mark) is None:
             return None
-        stop = before_tags(file, start, size)
         file.seek(0)
         before = file.read(start)
         file.seek(stop)
@@ -65,11 +86,12 @@ def read(path: Path) -> Metadata | None:
 def has_more(path: Path, kept: Collection[str], found: Metadata | None) -> bool:
     """Whether a file says more than the tags `kept`, by libsndfile's names; `found` is what `read` has returned."""
     if found is not None:
-        return not found.is_text
+        return not (found.complete and found.is_text)
     with path.open("rb") as file:
         mark = file.read(4)
         if mark == b"caff":
-            return any(name in path.read_bytes()[:MOST] for name in (b"info", b"mark", b"strg")) and not kept
+            head = file.read(CAF_HEAD)
+            return any(name in head for name in (b"info", b"mark", b"strg")) and not kept
         if mark != b"OggS":
             return False
         # The encoder's name is that of the encoder that wrote the file.
@@ -87,38 +109,51 @@ def attach(path: Path, found: Metadata) -> None:
     if found.kind in ORDERS:
         _append_chunks(path, found.after)
         return
-    with path.open("rb") as file, path.with_name(f"{path.name}.tagged").open("wb") as target:
-        if found.kind == FLAC:
-            ((_, info),) = [block for block in _blocks(file, 0) if block[0] == 0]
-            others = [raw for kind, raw in _blocks(file, 0) if kind not in (0, *OF_FLAC)]
-            frames = _first_frame(file)
-            # Each block begins with its kind, to which LAST is added in the last one.
-            target.write(FLAC + info + b"".join(others))
-            target.write(_marked_last(found.before))
-            file.seek(frames)
-        else:
-            file.seek(after_tags(file))
-            target.write(found.before)
-        shutil.copyfileobj(file, target)
-        target.write(found.after)
-    Path(target.name).replace(path)
+    tagged = path.with_name(f"{path.name}.tagged")
+    try:
+        with path.open("rb") as file, tagged.open("wb") as target:
+            _copy_with(found, file, target)
+        tagged.replace(path)
+    finally:
+        tagged.unlink(missing_ok=True)
 
 
-def _chunks(file: BinaryIO, start: int, size: int, order: str) -> Iterator[tuple[bytes, bytes]]:
-    """Name and bytes of each chunk but those of the sound, which is long."""
-    place, long_length = start + 12, 0
-    while place + 8 <= size:
+def _copy_with(found: Metadata, file: BinaryIO, target: BinaryIO) -> None:
+    if found.kind == FLAC:
+        blocks = list(_blocks(file, 0))
+        kept = sorted((block for block in blocks if block[0] not in OF_FLAC), key=lambda block: block[0])
+        target.write(FLAC + b"".join(raw for _, raw in kept) + _marked_last(found.before))
+        file.seek(4 + sum(len(raw) for _, raw in blocks))
+    else:
+        file.seek(after_tags(file))
+        target.write(found.before)
+    shutil.copyfileobj(file, target)
+    target.write(found.after)
+
+
+def _chunks(file: BinaryIO, start: int, stop: int, order: str) -> tuple[list[bytes], bool]:
+    """Each chunk but those of the sound, and whether none of them was too long. Bytes that are no chunk are no tags."""
+    found: list[bytes] = []
+    long_length, place, padding = 0, start + 12, 0
+    while place + 8 <= stop:
         file.seek(place)
         head = file.read(8)
         name, length = struct.unpack(f"{order}4sI", head)
         if name == b"ds64":  # lengths of 64 bits: of the whole, of the sound
             long_length = int.from_bytes(file.read(16)[8:], "little")
         length = long_length if name == b"data" and length == 0xFFFF_FFFF else length
-        if not all(32 <= byte < 127 for byte in name) or place + 8 + length > size:
-            return
-        if name not in OF_SOUND and length <= MOST:
-            yield name, head + file.read(length) + bytes(length % 2)
-        place += 8 + length + length % 2
+        if name in ORDERS or not all(32 <= byte < 127 for byte in name) or place + 8 + length > stop:
+            if not padding:
+                return found, True
+            place, padding = place - 1, 0  # some programs leave out the byte that fills up an odd length
+            continue
+        if name not in OF_SOUND:
+            if length > MOST:
+                return found, False
+            found.append(head + file.read(length) + bytes(length % 2))
+        padding = length % 2
+        place += 8 + length + padding
+    return found, True
 
 
 def _names(chunks: bytes, order: str) -> Iterator[bytes]:
@@ -133,8 +168,11 @@ def _append_chunks(path: Path, chunks: bytes) -> None:
     with path.open("r+b") as file:
         mark = file.read(4)
         file.seek(0, 2)
-        file.write(bytes(file.tell() % 2) + chunks)
-        whole = file.tell() - 8
+        padding = bytes(file.tell() % 2)
+        whole = file.tell() + len(padding) + len(chunks) - 8
+        if whole >= 1 << 32 and mark not in FAMILY:
+            raise OSError("tags that do not fit into 4 GiB beside the sound")
+        file.write(padding + chunks)
         if mark in (b"RF64", b"BW64"):
             file.seek(20)  # in "ds64", which comes first
             file.write(struct.pack("<Q", whole))
@@ -183,10 +221,6 @@ def _blocks(file: BinaryIO, start: int) -> Iterator[tuple[int, bytes]]:
         last, kind, length = bool(head[0] & LAST), head[0] & ~LAST, int.from_bytes(head[1:], "big")
         yield kind, bytes([kind]) + head[1:] + file.read(length)
         place += 4 + length
-
-
-def _first_frame(file: BinaryIO) -> int:
-    return 4 + sum(len(raw) for _, raw in _blocks(file, 0))
 
 
 def _marked_last(blocks: bytes) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from quell.containers.stream import Contradiction, Stream
-from quell.containers.tags import after_tags, before_tags
+from quell.containers.tags import after_padding, before_tags
 
 # kbit/s by (MPEG-1, layer), from index 1 on (ISO 11172-3 and 13818-3, 2.4.2.3). Index 0 leaves the length open.
 BITRATES = {
@@ -17,8 +17,10 @@ BITRATES = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
+IN_WAV = (0x50, 0x55)  # formats of "fmt "
 RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1; halved in MPEG-2, and again in 2.5
 SUFFIXES = (".mp1", ".mp2", ".mp3")
+SEARCHED = 1 << 20  # bytes without a frame, after which there is none
 RUN = 3  # frames one after the other that are no accident
 # libsndfile recognises MPEG in a file without a name only after a tag of ID3v2; this one is empty.
 TAG = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
@@ -93,11 +95,11 @@ def _count_frame(file: BinaryIO, part: Part) -> bytes:
     return (bytes(head) + bytes(side) + count).ljust(frame.bytes, b"\0")
 
 
-def split(file: BinaryIO, size: int) -> Iterator[Part]:
+def split(file: BinaryIO, size: int, start: int = 0) -> Iterator[Part]:
     """The parts of a file. Bytes that are no frame are passed over, as decoders do."""
     if size == 0:
         return
-    first, stop = after_tags(file), before_tags(file, 0, size)
+    first, stop = after_padding(file, start, size), before_tags(file, start, size)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         part: Part | None = None
         for place, frame in _frames(content, first, stop):
@@ -135,20 +137,21 @@ def _frames(content: mmap.mmap, place: int, stop: int) -> Iterator[tuple[int, Fr
 
 
 def _next_run(content: mmap.mmap, place: int, stop: int) -> int:
-    """Where the next frames begin that follow one another; `stop` where there are none."""
+    """Where the next frames begin that follow one another; `stop` where there are none within SEARCHED."""
+    end, stop = stop, min(stop, place + SEARCHED)
     while (place := content.find(b"\xff", place, stop)) >= 0:
         ahead = place
         for _ in range(RUN):
             frame = frame_of(content[ahead : ahead + 4])
-            if frame is None or ahead + frame.bytes > stop:
+            if frame is None or ahead + frame.bytes > end:
                 break
             ahead += frame.bytes
         else:
             return place
-        if frame is None and ahead == stop:  # the last frames of a file
+        if frame is None and place < ahead == end:  # the last frames of a file
             return place
         place += 1
-    return stop
+    return end
 
 
 def frame_of(head: bytes) -> Frame | None:

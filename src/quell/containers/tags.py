@@ -2,8 +2,8 @@
 
 from typing import BinaryIO
 
-LONGEST_TEXT = 4_096  # bytes; sound is never text for so long
-LONGEST_PADDING = 1 << 20  # bytes of zeros: a cluster of a disk; more are silence
+LONGEST_TEXT = 1 << 20  # bytes
+BLOCK = 1 << 20  # bytes that are read at once
 ID3V1, APE, LYRICS = b"TAG", b"APETAGEX", b"LYRICS200"
 
 
@@ -44,14 +44,29 @@ def before_tags(file: BinaryIO, start: int, stop: int) -> int:
         stop -= size
 
 
+def after_padding(file: BinaryIO, place: int, stop: int) -> int:
+    """The place after tags and zeros; `stop` where nothing else is left."""
+    place = after_tags(file, place)
+    while place < stop:
+        file.seek(place)
+        block = file.read(min(BLOCK, stop - place))
+        rest = block.lstrip(b"\0")
+        place += len(block) - len(rest)
+        if rest or not block:
+            return after_tags(file, place)
+    return stop
+
+
 def is_padding(file: BinaryIO, start: int, stop: int) -> bool:
-    """Whether the bytes from `start` to `stop` are no sound: tags, zeros up to a cluster of a disk, or some text."""
-    start = after_tags(file, start)
+    """Whether the bytes from `start` to `stop` are no sound: tags, zeros, or some text."""
+    start = after_padding(file, start, stop)
     stop = before_tags(file, start, stop)
-    if stop - start > LONGEST_PADDING:
+    if stop - start > LONGEST_TEXT:
         return False
     file.seek(start)
     content = file.read(max(0, stop - start))
-    if not any(content):
-        return True
-    return len(content) <= LONGEST_TEXT and all(32 <= byte < 127 or byte in b"\t\r\n\0" for byte in content)
+    try:
+        text = content.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)

@@ -1,8 +1,10 @@
 """Pages of Ogg (RFC 3533) and frames of FLAC (RFC 9639)."""
 
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from quell.containers.chunks import find
 from quell.containers.stream import Contradiction, Stream
 from quell.containers.tags import before_tags, is_padding
 
@@ -11,6 +13,7 @@ FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the mark and 
 FLAC_INFO = 42  # bytes up to the end of STREAMINFO
 FLAC_RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)  # Hz, by code
 FLAC_TAIL = 1 << 20  # bytes that are searched for the last frame
+REFLECTED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 COPIED = 1 << 16  # bytes of a block that are searched at once
 
 
@@ -26,16 +29,23 @@ def ogg_streams(file: BinaryIO, start: int, size: int) -> list[Stream]:
         file.seek(place)
         head = file.read(27)
         if len(head) < 27 or head[:4] != b"OggS":
-            # Another program's bytes after the last page are none of the sound.
-            complete = is_padding(file, place, size) or ended
-            break
+            # Another program's bytes: tags or padding, before the next stream or at the end.
+            following = find(file, b"OggS", place, size, lambda _: True)
+            if following is None or not ended:
+                complete = is_padding(file, place, size) or ended
+                break
+            place = following
+            continue
         table = file.read(head[26])
         if head[5] & FIRST_PAGE and sound:
             starts.append(place)
             ended = sound = False
         sound = sound or not head[5] & FIRST_PAGE
-        place += 27 + len(table) + sum(table)
-        whole = len(table) == head[26] and place <= size
+        page = head[:22] + bytes(4) + head[26:] + table + file.read(sum(table))
+        whole = len(page) == 27 + head[26] + sum(table)
+        if whole and _ogg_check_sum(page) != int.from_bytes(head[22:26], "little"):
+            raise Contradiction(f"damaged: the check sum of the page at byte {place} is another")
+        place += len(page) if whole else size
         # Without a mark of the end, the last packet has to end with its page.
         complete = whole and not (table and table[-1] == 255)
         ended = ended or (bool(head[5] & LAST_PAGE) and whole)
@@ -47,11 +57,17 @@ def ogg_streams(file: BinaryIO, start: int, size: int) -> list[Stream]:
     return [Stream(begin, stop) for begin, stop in zip(starts, stops, strict=True)]
 
 
+def _ogg_check_sum(page: bytes) -> int:
+    """CRC-32 as Ogg has it: that of zlib with the bits of each byte the other way round, and of the sum."""
+    reflected = zlib.crc32(page.translate(REFLECTED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return int.from_bytes(reflected.to_bytes(4, "little").translate(REFLECTED), "big")
+
+
 @dataclass(frozen=True)
 class _FlacInfo:
     """STREAMINFO (RFC 9639, 8.2)."""
 
-    block: int  # samples, where all blocks but the last are equal; else 0
+    block: int  # samples of the largest one; in files of one size all but the last are so large
     rate: int  # Hz
     channels: int
     total: int  # samples of each channel; 0: not known
@@ -63,10 +79,24 @@ def flac_streams(file: BinaryIO, start: int, size: int) -> list[Stream]:
     Raises:
         Contradiction: frames of another sample rate than the header says.
     """
-    starts = [start, *_find_heads(file, start + 1)]
-    stops = [*starts[1:], before_tags(file, start, size)]
+    starts = [start, *_find_heads(file, _first_frame(file, start))]  # pictures may hold anything
+    stops = [*starts[1:], _before_padding(file, start, size)]
     found = [_flac_stream(file, begin, stop) for begin, stop in zip(starts, stops, strict=True)]
-    return [Stream()] if len(found) == 1 and found[0].start == 0 else found
+    return [Stream()] if found == [Stream(0, stops[0])] else found
+
+
+def _before_padding(file: BinaryIO, start: int, stop: int) -> int:
+    """The end of a file without tags, and without zeros: the last frame ends with a check sum, rarely 0."""
+    stop = before_tags(file, start, stop)
+    end = stop
+    while end > start:
+        file.seek(max(start, end - FLAC_TAIL))
+        block = file.read(end - file.tell())
+        rest = block.rstrip(b"\0")
+        end -= len(block) - len(rest)
+        if rest:
+            break
+    return min(stop, end + 2)
 
 
 def _find_heads(file: BinaryIO, place: int) -> list[int]:
@@ -91,10 +121,9 @@ def _flac_stream(file: BinaryIO, start: int, stop: int) -> Stream:
     if len(head) < FLAC_INFO:
         return Stream(start, stop)
     fields = int.from_bytes(head[18:26], "big")
-    low, high = (int.from_bytes(head[at : at + 2], "big") for at in (8, 10))
-    info = _FlacInfo(low if low == high else 0, fields >> 44, (fields >> 41 & 7) + 1, fields & (1 << 36) - 1)
+    info = _FlacInfo(int.from_bytes(head[10:12], "big"), fields >> 44, (fields >> 41 & 7) + 1, fields & (1 << 36) - 1)
     total = _last_sample(file, _first_frame(file, start), stop, info)
-    if total is None or total <= info.total or info.total == 0:
+    if total is None or total <= info.total:
         return Stream(start, stop)
     header = head[:18] + (fields >> 36 << 36 | total).to_bytes(8, "big") + head[26:]
     return Stream(start + FLAC_INFO, stop, header)

@@ -53,7 +53,7 @@ def enhance_file(
     kept = own if stored.container == recording.stored.container else None
     with writer.writing(target, stored, recording.channels, kept) as append:
         report = transfer(recording, model, append, options, progress, limit=stored.limit)
-    return report._replace(tags_lost=kept is None and metadata.has_more(source, dict(stored.tags), own))
+    return report._replace(tags_lost=not (kept and kept.complete) and metadata.has_more(source, dict(stored.tags), own))
 
 
 def transfer(

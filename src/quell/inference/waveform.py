@@ -42,7 +42,12 @@ def denoise(
     rate = _checked_rate(sample_rate)
     if model is not None and not isinstance(model, Model):
         raise ValueError(f"model: {model!r}, expected what quell.load returns; call quell.load on its path")
-    array = np.asarray(waveform)
+    try:
+        array = np.asarray(waveform)
+    except (RuntimeError, TypeError, ValueError) as error:  # tensors that need a gradient, or are elsewhere
+        raise ValueError(f"waveform: {type(waveform).__name__}, expected an array of numpy; {error}") from error
+    if options is not None and not isinstance(options, DenoiseOptions):
+        raise ValueError(f"options: {options!r}, expected quell.DenoiseOptions(...); give them by name")
     samples = _as_floats(array)
     channels = samples.reshape(len(samples), -1)
     if problem := beyond_limits(rate, channels.shape[1]):

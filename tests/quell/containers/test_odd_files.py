@@ -78,6 +78,15 @@ def w64(length, whole=None):
     return content if whole is None else patched(content, 16, struct.pack("<Q", whole))
 
 
+OWN_BLOCK = b"\2\0\0\x0cown fLaC\0\0\0\x22"
+
+
+def encoded_au():
+    file = io.BytesIO()
+    soundfile.write(file, SOUND, RATE, format="AU", subtype="PCM_16", endian="LITTLE")
+    return file.getvalue()
+
+
 def flac(total=None, rate=None, sound=SOUND):
     content = bytearray(encoded("FLAC", sound=sound))
     fields = int.from_bytes(content[18:26], "big")
@@ -151,10 +160,32 @@ READ = {
     "FLAC with ID3 after it": flac() + ID3V1,
     "FLAC with a count too small and tags after it": flac(5000) + ID3V1,
     "NIST": nist(LENGTH),
+    "NIST with ID3 after it": nist(LENGTH) + ID3V1,
+    "NIST with zeros after it": nist(LENGTH) + bytes(512),
+    "W64 with ID3 after it": encoded("W64") + ID3V1,
+    "W64 with zeros after it": encoded("W64") + bytes(512),
+    "AIFF with a chunk and zeros after it": aiff(after=b"ANNO" + struct.pack(">I", 4) + b"text" + bytes(64)),
+    "chunks and zeros after it": wav(after=LIST) + bytes(4096),
+    "chunks and text after it": wav(after=LIST) + b"text",
+    "a long chunk cut off after it": wav(after=b"cart" + struct.pack("<I", 6000) + bytes(range(200))),
+    "text with accents after it": wav() + "<naïve é/>".encode(),
+    "a picture after it": wav() + b"\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(500),
+    "megabytes of zeros after it": wav() + bytes(3 << 20),
+    **{f"length {said:#x}, chunks after": wav(said=said, whole=said, after=LIST) for said in (0, 2**31, 2**32 - 1)},
+    "RF64 of unknown length, chunks after it": rf64(2**64 - 1, after=LIST),
+    "AIFF of length 0, a chunk after it": aiff(0, after=b"ANNO" + struct.pack(">I", 4) + b"text"),
+    "BW64": b"BW64" + rf64(len(DATA))[4:],
+    "FLAC of unknown length with zeros after it": flac(0) + bytes(4096),
+    "FLAC with a count too small and megabytes of zeros after it": flac(5000) + bytes(2 << 20),
+    "FLAC with the mark of FLAC in a block": flac()[:4] + b"\0" + flac()[5:42] + OWN_BLOCK + flac()[42:],
+    "AU, little-endian, with a length too small": patched(encoded_au(), 8, struct.pack("<I", 4000)),
 }  # fmt: skip
 TWICE = {
     "WAV after WAV": 2 * wav(),
     "WAV with tags after WAV with tags": 2 * wav(after=LIST),
+    "WAV after WAV with ID3 between": wav() + ID3 + wav(),
+    "WAV after WAV with zeros between": wav() + bytes(100) + wav(),
+    "WAV after a WAV that was streamed": wav(said=0) + wav(),
     "FLAC after FLAC": 2 * flac(),
     "AIFF after AIFF": 2 * aiff(),
 }
@@ -183,6 +214,17 @@ REFUSED = {
     "NIST with a count too small": (nist(LENGTH - 5000), f"a count of {LENGTH - 5000} samples in"),
     "NIST with a count too large": (nist(LENGTH + 500), f"500 of {LENGTH + 500} samples are missing"),
     "AU cut off": (encoded("AU")[:-100], "cut off, 100 bytes"),
+    "FLAC after WAV": (wav() + flac(), "another file begins at byte"),
+    "AU after AU": (2 * encoded("AU"), "another file begins at byte"),
+    "RIFX, blocks for one of two channels": (
+        wav(fmt=struct.pack(">HHIIHH", 1, 2, RATE, 2 * RATE, 2, 16), mark=b"RIFX", order=">"),
+        "blocks of 2 bytes for 2 channels of 16 bits",
+    ),
+    "24 bits at the bottom of 4 bytes": (
+        wav((SOUND.astype("<i4") << 8).tobytes(), shape(bits=24, block=4)),
+        "blocks of 4 bytes for 1 channels of 24 bits",
+    ),
+    "AU, little-endian, cut off": (encoded_au()[:-100], "cut off, 100 bytes"),
     "only tags": (ID3 + ID3V1, "expected"),
     "only zeros": (bytes(1000), "expected"),
     "nothing": (b"", "expected"),
@@ -221,3 +263,23 @@ def test_a_file_that_cannot_be_resolved_is_refused_in_one_line(tmp_path, name):
     assert found in message
     assert ", expected " in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("between", [b"", ID3, b"ten bytes.", bytes(100)])
+def test_ogg_streams_with_something_between_them_are_read_as_one(tmp_path, between):
+    content = encoded("OGG", "VORBIS")
+    path = tmp_path / "a.ogg"
+    path.write_bytes(content)
+    one = audio.read(path)[0]
+    path.write_bytes(content + between + content)
+    np.testing.assert_array_equal(audio.read(path)[0], np.concatenate([one, one]))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("place", [0.5, 0.99])
+def test_a_page_of_ogg_with_a_flipped_bit_is_refused(tmp_path, subtype, place):
+    content = bytearray(encoded("OGG", subtype))
+    content[int(place * len(content))] ^= 4
+    (tmp_path / "a.ogg").write_bytes(content)
+    with pytest.raises(AudioError, match=r"damaged: the check sum of the page at byte \d+ is another"):
+        audio.read(tmp_path / "a.ogg")
