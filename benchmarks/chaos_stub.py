@@ -18,7 +18,7 @@ import optuna
 from quell_tuning.errors import TuningError
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import samplers
-from quell_tuning.study.stored_study import load_study
+from quell_tuning.study.stored_study import SPEC, load_study
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.lease import RunningTrial
 from quell_tuning.trials.worker_id import worker_name
@@ -110,7 +110,9 @@ def executed(folder: Path) -> tuple[int, list[int]]:
 
 
 def make_study(storage: RetryingStorage) -> optuna.Study:
-    return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
+    study.set_user_attr(SPEC, {})  # without, it would be another program's
+    return study
 
 
 def main() -> None:

@@ -29,10 +29,6 @@ class TrialsFailed(TuningError):
     """The last trials all failed for the same reason, which the message has."""
 
 
-class NothingFeasible(TuningError):
-    """All trials of a study have ended, and none is complete and feasible."""
-
-
 class UsageError(TuningError):
     """An option of the command line names something that does not exist; exit code 2."""
 

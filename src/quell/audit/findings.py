@@ -19,6 +19,7 @@ LOWEST_RANGE_DB = 15.0  # of clean speech
 LOWEST_RATE = 0.95  # of the corpus's sample rate
 # In each split; with less, scores are a matter of luck or cannot be computed.
 SHORTEST_S: Mapping[Kind, float] = {"clean": 3.0, "noisy": 3.0, "noise": 1.0}
+SPOKEN_S = 1.0  # of frames as loud as speech
 SPEECH: tuple[Kind, ...] = ("clean", "noisy")
 SCORABLE_S = 1.0  # the shortest utterance that PESQ and STOI score
 FEWEST_GROUPS = 5  # speakers in a split used for scoring
@@ -132,9 +133,9 @@ def _short(config: CorpusConfig, readable: Readable) -> Iterator[Finding]:
             speech_s = sum(inspection.speech_s for inspection in inspected)
             if sum(lengths) < needed:
                 text = f"{sum(lengths):.1f} s of {kind} recordings, expected at least {needed:g} s; add some"
-            elif kind in SPEECH and speech_s < needed:
+            elif kind in SPEECH and speech_s < SPOKEN_S:
                 found = f"{speech_s:.1f} s of speech in {sum(lengths):.1f} s of {kind} recordings, the rest is silence"
-                text = f"{found}, expected at least {needed:g} s; add some, or leave the silent ones out"
+                text = f"{found}, expected at least {SPOKEN_S:g} s; add some, or leave the silent ones out"
             elif kind == "clean" and max(lengths) < SCORABLE_S:
                 text = f"none of {len(lengths)} utterances lasts {SCORABLE_S:g} s, expected some; add longer ones"
             else:

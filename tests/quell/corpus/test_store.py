@@ -273,7 +273,7 @@ def test_decoded_clip_is_the_recording_at_the_corpus_rate_and_full_scale(tmp_pat
 
 def test_digital_silence_is_cut_off_the_ends_of_noise_and_kept_in_speech(tmp_path, store):
     config = recordings_of(tmp_path)
-    silence, sound = np.zeros(1_000), 0.2 * np.ones(500)
+    silence, sound = np.zeros(1_000), 0.2 * np.resize([1, -1], 500)
     padded = np.concatenate([silence, sound, silence, sound, silence])
     for i in range(3):
         write(config.noise / "rain" / f"{i}.wav", padded)

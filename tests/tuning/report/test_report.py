@@ -265,6 +265,7 @@ def test_presets_of_the_study_beside_the_search_are_included(fabricated: Callabl
     made.add(7.0)
     made.add(6.0, preset="compressed-unet")
     beside = optuna.create_study(study_name="office-presets", storage=storage_of(made.study), direction="maximize")
+    beside.set_user_attr("spec", made.study.user_attrs["spec"])
     made.add(6.5, study=beside, preset="mask-unet")
     made.add(9.0, study=beside, preset="plain-cnn", constraints={"si_sdr": 0.5})
     page = made.page()

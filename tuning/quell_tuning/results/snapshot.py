@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from quell_tuning.optuna_private import study_id_of, trial_id_of
 from quell_tuning.results.trial_row import TrialRow, seconds
-from quell_tuning.study.stored_study import HASH, metric
+from quell_tuning.study.stored_study import SPEC, metric
 from quell_tuning.trials.ranking import best_trials, is_lost
 
 
@@ -67,7 +67,7 @@ def beside(study: optuna.Study, storage: BaseStorage) -> list[optuna.Study]:
         other = optuna.load_study(study_name=f"{study.study_name}-presets", storage=storage)
     except KeyError:
         return []
-    return [other] if HASH in other.user_attrs else []  # another program's study may have the name
+    return [other] if SPEC in other.user_attrs else []  # another program's study may have the name
 
 
 @dataclass(frozen=True)

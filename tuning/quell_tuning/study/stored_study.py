@@ -15,7 +15,8 @@ from quell_tuning.study.study_file import StudySpec, restore
 
 CREATED_S, POLL_S = 5.0, 0.2  # within which a study that another process creates has its specification
 # Attributes of a study.
-HASH = "spec_hash"  # of its specification, set last: what has one is complete, and ours
+SPEC = "spec"  # its specification, set first: a study without is another program's
+HASH = "spec_hash"  # of its specification, set last
 TUNED = "tuned"  # time of the last `quell tune`, ISO 8601 in UTC; only searches have it
 SKIPPED = "skipped"  # names (`quell.corpus.recordings.Recording.name`) of recordings that the study leaves out
 
@@ -27,7 +28,7 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
         _wait_until_ours(name, storage)
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     if HASH not in study.user_attrs:
-        study.set_user_attr("spec", spec.resolved())
+        study.set_user_attr(SPEC, spec.resolved())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([formatting.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
@@ -42,7 +43,7 @@ def _wait_until_ours(name: str, storage: optuna.storages.BaseStorage) -> None:
     deadline = time.monotonic() + CREATED_S
     while True:
         attributes = optuna.load_study(study_name=name, storage=storage).user_attrs
-        if HASH in attributes or "spec" in attributes:
+        if SPEC in attributes:
             return
         if time.monotonic() > deadline:
             raise _foreign(name, "give the study file another name")
@@ -104,7 +105,7 @@ def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna
         StudyMismatch: another program made it.
     """
     stored = storage.get_all_studies()  # Optuna's summaries read every trial: 1.3 s for 1000
-    ours = [study for study in stored if HASH in study.user_attrs]
+    ours = [study for study in stored if SPEC in study.user_attrs]
     names = [study.study_name for study in ours]
     if name is not None and name not in names and name in {study.study_name for study in stored}:
         raise _foreign(name, f"name one of {', '.join(names)}" if names else "run `quell tune STUDY`")
