@@ -5,56 +5,28 @@ the header leave a number there; recorders that lose power leave an old one; 32 
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from quell.containers.stream import Contradiction, Stream
+from quell.containers.search import find, occurrences
+from quell.containers.stream import Contradiction
 from quell.containers.tags import after_padding, before_tags, is_padding
 
 MOST_CHUNKS = 10_000  # a file of zeros would be an endless list of empty chunks
-LARGEST_HEADER = 1 << 26  # bytes
 WRAP = 1 << 32
 STREAMED = 0x1000  # bytes around 2 and 4 GiB: a length less the header, as programs write it that cannot know it
 # Chunks that are believed although they are cut off, and that are looked for after sound of unknown length.
-METADATA = {
-    *(
-        b"LIST",
-        b"id3 ",
-        b"ID3 ",
-        b"bext",
-        b"iXML",
-        b"axml",
-        b"cue ",
-        b"smpl",
-        b"inst",
-        b"cart",
-        b"PEAK",
-        b"fact",
-        b"acid",
-    ),
-    *(
-        b"JUNK",
-        b"PAD ",
-        b"FLLR",
-        b"_PMX",
-        b"afsp",
-        b"DISP",
-        b"levl",
-        b"plst",
-        b"umid",
-        b"minf",
-        b"elm1",
-        b"regn",
-        b"chna",
-    ),
-    *(b"ANNO", b"APPL", b"NAME", b"AUTH", b"(c) ", b"COMT", b"MARK", b"INST", b"info", b"mark", b"strg"),
-}
+METADATA = (
+    {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"axml", b"cue ", b"smpl", b"inst", b"cart", b"PEAK", b"fact"}
+    | {b"acid", b"JUNK", b"PAD ", b"FLLR", b"_PMX", b"afsp", b"DISP", b"levl", b"plst", b"umid", b"minf", b"elm1"}
+    | {b"regn", b"chna", b"ANNO", b"APPL", b"NAME", b"AUTH", b"(c) ", b"COMT", b"MARK", b"INST"}
+    | {b"info", b"mark", b"strg"}
+)
 SEARCHED = 1 << 20  # bytes at the end that are searched for such chunks
 LEAST_S = 0.05  # seconds of samples behind a length that agrees with the file's; less may be anything
 INTEGERS, FLOATS, EXTENSIBLE = 1, 3, 0xFFFE  # formats of "fmt "
 PLAIN = {INTEGERS, FLOATS, 6, 7, EXTENSIBLE}  # libsndfile reads the last block of others wrong where bytes follow
-AIFF_INTEGERS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64"}
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the 16 bytes that name a chunk
 
 
@@ -90,7 +62,9 @@ OTHER_KINDS = (b"fLaC", b"OggS", b".snd")
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
+    """One chunk."""
+
     name: bytes
     body: int  # place of its content in bytes
     length: int  # of its content, as its header says; negative or huge where it was not known
@@ -117,22 +91,10 @@ class ChunkedFile:
         self.unaligned: list[int] = []  # places of chunks before which a byte is missing
         self.next: int | None = None  # where another file begins
 
-    def stream(self) -> Stream | None:
-        """The sound with a header that agrees with it; None where there is no sound, which libsndfile reports."""
+    def sound(self) -> tuple[Chunk, int] | None:
+        """The chunk with the sound, and its true length in bytes; None where there is no such chunk."""
         data = self._data()
-        if data is None:
-            return None
-        length = self._true_length(data)
-        self._compare_counts(length)
-        header = self._header(data, length)
-        end = data.body + length
-        if header or self.next is not None:
-            return Stream(data.body if header else self.start, end, header)
-        if self._is_read_to_its_end() and end < self.size:
-            return Stream(self.start, end)
-        if end < self.stop and not self._only_chunks(self._aligned(end)):
-            return Stream(self.start, end)
-        return Stream()
+        return None if data is None else (data, self._true_length(data))
 
     @property
     def sample_format(self) -> int:
@@ -140,11 +102,11 @@ class ChunkedFile:
         content = self.headers.get(b"fmt ", (0, b""))[1]
         return struct.unpack(f"{self.layout.length[0]}H", content[:2])[0] if len(content) >= 16 else INTEGERS
 
-    def _is_read_to_its_end(self) -> bool:
+    def is_read_to_its_end(self) -> bool:
         """Whether libsndfile does not respect the length of the sound."""
         return self.mark == b"riff" or self.form == b"8SVX" or self.sample_format not in PLAIN
 
-    def _chunks(self, place: int) -> Iterator[_Chunk]:
+    def _chunks(self, place: int) -> Iterator[Chunk]:
         for _ in range(MOST_CHUNKS):
             chunk = self._chunk(place)
             if chunk is None:
@@ -152,25 +114,25 @@ class ChunkedFile:
             yield chunk
             place = self._after(chunk)
 
-    def _after(self, chunk: _Chunk) -> int:
+    def _after(self, chunk: Chunk) -> int:
         """Where the next chunk begins. Some programs leave out the byte that fills up an odd length."""
-        aligned = self._aligned(chunk.end)
+        aligned = self.aligned(chunk.end)
         if aligned == chunk.end or self._is_chunk(aligned) or not self._is_chunk(chunk.end):
             return aligned
         self.unaligned.append(chunk.end)
         return chunk.end
 
-    def _aligned(self, place: int) -> int:
+    def aligned(self, place: int) -> int:
         return place + -(place - self.start + len(self.unaligned)) % self.layout.align
 
-    def _chunk(self, place: int) -> _Chunk | None:
+    def _chunk(self, place: int) -> Chunk | None:
         layout = self.layout
         self.file.seek(place)
         head = self.file.read(layout.head)
         if place + len(head) > self.stop or len(head) < layout.head:
             return None
         (length,) = struct.unpack(layout.length, head[layout.name :])
-        return _Chunk(head[: layout.name], place + layout.head, length - (layout.head if layout.with_header else 0))
+        return Chunk(head[: layout.name], place + layout.head, length - (layout.head if layout.with_header else 0))
 
     def _is_chunk(self, place: int) -> bool:
         chunk = self._chunk(place)
@@ -178,12 +140,12 @@ class ChunkedFile:
             return False
         return chunk.length >= 0 and (chunk.end <= self.stop or chunk.name in METADATA)
 
-    def _data(self) -> _Chunk | None:
+    def _data(self) -> Chunk | None:
         long_length = 0
         for chunk in self._chunks(self.start + self.layout.first):
             if chunk.name in self.layout.data:
                 if self.mark in (b"RF64", b"BW64") and chunk.length == WRAP - 1 and long_length:
-                    return _Chunk(chunk.name, chunk.body, long_length)
+                    return Chunk(chunk.name, chunk.body, long_length)
                 return chunk
             if chunk.length < 0 or chunk.end > self.stop:
                 return None
@@ -194,7 +156,7 @@ class ChunkedFile:
                 long_length = int.from_bytes(content[8:16], "little")
         return None
 
-    def _true_length(self, data: _Chunk) -> int:
+    def _true_length(self, data: Chunk) -> int:
         rest = self.stop - data.body
         if 0 <= data.length <= rest:
             if self._ends_at(data.end):
@@ -209,9 +171,9 @@ class ChunkedFile:
             raise Contradiction(f"cut off, {data.length - rest} bytes or more are missing")
         return self._length_to_the_end(data)
 
-    def _agrees(self, data: _Chunk) -> bool:
+    def _agrees(self, data: Chunk) -> bool:
         """Whether the length of the file by its header is that of its chunks: it was finished."""
-        return self._whole() in (None, data.end - self.start, self._aligned(data.end) - self.start)
+        return self._whole() in (None, data.end - self.start, self.aligned(data.end) - self.start)
 
     def _is_nothing(self, end: int) -> bool:
         """Whether bytes after a sound of known length are none of it: tags, padding, text, or too few to be sound."""
@@ -221,7 +183,7 @@ class ChunkedFile:
         per_second = struct.unpack(f"{self.layout.length[0]}I", content[8:12])[0] if len(content) >= 16 else 0
         return 0 < self.stop - end < LEAST_S * per_second
 
-    def _length_to_the_end(self, data: _Chunk) -> int:
+    def _length_to_the_end(self, data: Chunk) -> int:
         """Of sound up to the end of the file, another file of the same kind, or the chunks at the end."""
         joined = find(self.file, self.mark, data.body, self.stop, lambda place: self._begins_file(place))
         if joined is not None:
@@ -230,8 +192,8 @@ class ChunkedFile:
         start = max(data.body, self.stop - SEARCHED)
         self.file.seek(start)
         tail = self.file.read(self.stop - start)
-        ends = sorted(start + at for name in METADATA for at in _occurrences(tail, name))
-        return next((end for end in ends if self._only_chunks(end)), self.stop) - data.body
+        ends = sorted(start + at for name in METADATA for at in occurrences(tail, name))
+        return next((end for end in ends if self.only_chunks(end)), self.stop) - data.body
 
     def _is_unknown(self, length: int) -> bool:
         if self.layout.length.endswith("I") and self.mark not in (b"RF64", b"BW64"):
@@ -250,8 +212,8 @@ class ChunkedFile:
 
     def _ends_at(self, end: int) -> bool:
         """Whether the sound may end there: at the end of the file, or chunks or another file follow."""
-        for place in (self._aligned(end), end):
-            if place >= self.stop or self._only_chunks(place) or self._is_chunk(place):
+        for place in (self.aligned(end), end):
+            if place >= self.stop or self.only_chunks(place) or self._is_chunk(place):
                 return True
         place = after_padding(self.file, end, self.stop)
         self.file.seek(place)
@@ -262,7 +224,7 @@ class ChunkedFile:
             raise Contradiction(f"another file begins at byte {place}, which would not be read")
         return self.next is not None
 
-    def _only_chunks(self, place: int) -> bool:
+    def only_chunks(self, place: int) -> bool:
         """Whether whole chunks follow up to the end, or another file of the same kind, which is next then."""
         for chunk in self._chunks(place):
             if chunk.name[:4] == self.mark and self._begins_file(place):
@@ -279,108 +241,3 @@ class ChunkedFile:
         self.file.seek(place)
         head = self.file.read(12)
         return len(head) == 12 and head[:4] == self.mark and head[8:] == self.form and place + 20 <= self.stop
-
-    def _header(self, data: _Chunk, length: int) -> bytes:
-        """The bytes up to the sound with lengths that agree with it; empty where those of the file do."""
-        place_of_format, content = self.headers.get(b"fmt ", (0, b""))
-        shape = self._corrected_format(content, data)
-        missing = [place - self.start for place in self.unaligned if place < data.body]
-        right = length == data.length and shape is None and self.start == 0 and not missing
-        if right and self.mark != b"BW64":  # which libsndfile does not know
-            return b""
-        if data.body - self.start > LARGEST_HEADER:
-            raise Contradiction(f"{data.body - self.start} bytes before the sound, at most {LARGEST_HEADER} are read")
-        self.file.seek(self.start)
-        header = bytearray(self.file.read(data.body - self.start))
-        if shape is not None:
-            place = place_of_format - self.start
-            header[place : place + len(shape)] = shape
-        for place in reversed(missing):
-            header.insert(place, 0)
-        layout, whole = self.layout, len(header) + length + length % 2
-        if self.mark in (b"RF64", b"BW64") or (self.mark == b"RIFF" and whole - 8 >= WRAP):
-            return _with_long_lengths(header, length)
-        counted = length + (layout.head if layout.with_header else 0)
-        size = struct.calcsize(layout.length)
-        try:
-            header[-size:] = struct.pack(layout.length, counted)
-            if layout.whole is not None:
-                said = whole - (0 if layout.with_header else 8)
-                header[layout.whole : layout.whole + size] = struct.pack(layout.length, said)
-        except struct.error:
-            raise Contradiction(f"{length} bytes of sound, and a container that holds less than {WRAP}") from None
-        return bytes(header)
-
-    def _corrected_format(self, content: bytes, data: _Chunk) -> bytes | None:
-        """The content of "fmt " where its numbers had to be corrected, None where they agree.
-
-        24 bits in blocks of 4 bytes are 32 bits (a common slip); libsndfile would read them as 3 bytes each.
-
-        Raises:
-            Contradiction: numbers that disagree in another way.
-        """
-        if len(content) < 16:
-            return None
-        order = self.layout.length[0]
-        kind, channels, rate, _per_second, block, bits = struct.unpack(f"{order}HHIIHH", content[:16])
-        written = kind
-        if kind == EXTENSIBLE and len(content) >= 26:
-            kind = struct.unpack(f"{order}H", content[24:26])[0]
-        width = (bits + 7) // 8
-        if kind not in (INTEGERS, FLOATS) or block in (0, channels * width) or not channels or not width:
-            return None
-        if kind == INTEGERS and width == 3 and block == 4 * channels:
-            self.file.seek(data.body)
-            samples = self.file.read(SEARCHED)
-            lowest, highest = samples[3 if order == ">" else 0 :: 4], samples[0 if order == ">" else 3 :: 4]
-            # At the top of the 4 bytes the lowest one is 0; at the bottom the highest one is only a sign.
-            if not any(lowest) and (highest.strip(b"\0\xff") or not any(samples)):
-                return struct.pack(f"{order}HHIIHH", written, channels, rate, rate * block, block, 32)
-        found = f"blocks of {block} bytes for {channels} channels of {bits} bits"
-        raise Contradiction(f"{found}, which take {channels * width}")
-
-    def _compare_counts(self, length: int) -> None:
-        """AIFF says the number of frames, too; more than there are is a file that is cut off."""
-        common = self.headers.get(b"COMM", (0, b""))[1]
-        if self.form[:3] != b"AIF" or len(common) < 18:
-            return
-        channels, frames, bits = struct.unpack(">hIh", common[:8])
-        if len(common) >= 22 and common[18:22] not in AIFF_INTEGERS:
-            return
-        held = (length - 8) // max(1, channels * ((bits + 7) // 8))
-        if frames > held:
-            raise Contradiction(f"a count of {frames} samples in its header, and {held} in its sound")
-
-
-def _with_long_lengths(header: bytearray, length: int) -> bytes:
-    """A WAV header as RF64 (EBU Tech 3306), whose lengths have 64 bits."""
-    place = header.find(b"ds64")
-    if place < 0:
-        place = 12
-        header[place:place] = b"ds64" + struct.pack("<I", 28) + bytes(28)
-    header[:4] = b"RF64"
-    header[4:8] = header[-4:] = b"\xff" * 4
-    whole = len(header) + length + length % 2 - 8
-    header[place + 8 : place + 24] = struct.pack("<QQ", whole, length)
-    return bytes(header)
-
-
-def _occurrences(content: bytes, name: bytes) -> Iterator[int]:
-    place = content.find(name)
-    while place >= 0:
-        yield place
-        place = content.find(name, place + 1)
-
-
-def find(
-    file: BinaryIO, mark: bytes, start: int, stop: int, is_it: Callable[[int], bool], size: int = 1 << 22
-) -> int | None:
-    """The first place from `start` on with a mark that is one by `is_it`."""
-    while start < stop:
-        file.seek(start)
-        block = file.read(min(size, stop - start))
-        for at in _occurrences(block, mark):
-            if is_it(start + at):
-                return start + at
-        start += max(1, len(block) - len(mark) + 1) if len(block) == size else len(block)
-    return None

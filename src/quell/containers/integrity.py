@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quell.containers import chunks, mpeg, xiph
+from quell.containers.corrected_headers import stream_of
 from quell.containers.stream import Contradiction, Stream
 from quell.containers.tags import after_tags, before_tags, is_padding
 
@@ -44,7 +45,7 @@ def _chunked(file: BinaryIO, start: int, size: int) -> list[Stream]:
     place: int | None = start
     while place is not None:
         one = chunks.ChunkedFile(file, place, size)
-        stream = one.stream()
+        stream = stream_of(one)
         if stream is None:
             return found or [Stream()]
         if one.sample_format in mpeg.IN_WAV:

@@ -4,7 +4,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from quell.containers.chunks import find
+from quell.containers.search import find
 from quell.containers.stream import Contradiction, Stream
 from quell.containers.tags import before_tags, is_padding
 
