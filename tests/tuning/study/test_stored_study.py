@@ -42,10 +42,12 @@ def test_a_study_of_another_program_is_refused_and_stays_as_it_was(storage, tiny
 
 def test_a_study_of_another_program_is_not_read_by_name(storage, tiny_spec):
     foreign(storage, "theirs")
-    with pytest.raises(StudyMismatch, match=r"study 'theirs': made by another program, .*; run `quell tune STUDY`"):
+    with pytest.raises(
+        StudyMismatch, match=r"study 'theirs': made by another program, .*; give the study file another name"
+    ):
         load_study("theirs", storage)
     create_study(tiny_spec(), CORPUS, storage)
-    with pytest.raises(StudyMismatch, match=r"study 'theirs': made by another program, .*; name one of tiny"):
+    with pytest.raises(StudyMismatch, match=r"study 'theirs': made by another program, .*, or use another storage"):
         load_study("theirs", storage)
     with pytest.raises(StudyNotFound, match=r"study 'other': not in the storage, expected one of tiny$"):
         load_study("other", storage)

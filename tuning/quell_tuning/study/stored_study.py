@@ -46,12 +46,13 @@ def _wait_until_ours(name: str, storage: optuna.storages.BaseStorage) -> None:
         if SPEC in attributes:
             return
         if time.monotonic() > deadline:
-            raise _foreign(name, "give the study file another name")
+            raise _foreign(name)
         time.sleep(POLL_S)
 
 
-def _foreign(name: str, advice: str) -> StudyMismatch:
-    return StudyMismatch(f"study {name!r}: made by another program, expected a study of quell; {advice}")
+def _foreign(name: str) -> StudyMismatch:
+    found = f"study {name!r}: made by another program, expected a study of quell"
+    return StudyMismatch(f"{found}; give the study file another name, or use another storage")
 
 
 def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
@@ -108,7 +109,7 @@ def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna
     ours = [study for study in stored if SPEC in study.user_attrs]
     names = [study.study_name for study in ours]
     if name is not None and name not in names and name in {study.study_name for study in stored}:
-        raise _foreign(name, f"name one of {', '.join(names)}" if names else "run `quell tune STUDY`")
+        raise _foreign(name)
     if not names:
         found = f"{len(stored)} studies of other programs" if stored else "no studies"
         raise StudyNotFound(f"storage: {found}, expected at least one of quell; run `quell tune STUDY`")
