@@ -32,5 +32,9 @@ class ExportError(DenoiserError):
     """An exported file is missing or damaged, cannot be made, or differs from the denoiser it was made from."""
 
 
+class LockError(DenoiserError):
+    """Another process holds a lock for longer than anything should take."""
+
+
 class PackageError(DenoiserError):
     """An optional package is not installed; the message names the extra."""

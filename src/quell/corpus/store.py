@@ -1,6 +1,5 @@
 """Builds a decoded corpus once, with several processes, or opens it."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -11,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quell import audio
+from quell import audio, locks
 from quell.atomic import new_folder
 from quell.corpus import parallel_decoding
 from quell.corpus.file_digests import Digests
@@ -21,6 +20,8 @@ from quell.corpus.scan import leaks, scan, unpaired
 from quell.corpus.splits import SPLITS, point
 from quell.errors import CorpusError
 from quell.progress import Progress, ignore
+
+BUILD_S = 24 * 3600.0  # a corpus that takes longer to decode is not decoded at all
 
 
 def prepare(config: CorpusConfig, store: Path, progress: Progress = ignore, processes: int = 1) -> Corpus:
@@ -80,8 +81,7 @@ def _build_lock(store: Path) -> Iterator[None]:
     """Lets one build at a time run in a store, so that the next finds the corpus decoded."""
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with (store / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.hold(store / ".lock", BUILD_S):
             yield
     except OSError as error:
         raise CorpusError(f"{store}: {error.strerror}, expected a folder to write to; check --runs") from error

@@ -12,7 +12,6 @@ The package's own `get_server(folder, cleanup_mode="stop")`, version 0.6.0, was 
 - max_connections stays at 100 and cannot be given, nor can a limit for idle transactions.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,10 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from quell import locks
+from quell.errors import LockError
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.postgres_server import TIMEOUT_S, PostgresServer, unusable, wheel
 
 POLL_S = 0.5  # between two looks of the keeper
+LOCKED_S = 3 * TIMEOUT_S  # of a process that makes the data, starts the server or stops it
 
 _joined: dict[Path, int] = {}  # this process's handles on users.lock, by folder
 
@@ -43,13 +45,12 @@ def join(folder: Path) -> str:
     wheel()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "start.lock"):
+        with locks.hold(folder / "start.lock", LOCKED_S):
             if folder not in _joined:
-                _joined[folder] = os.open(folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o644)
-                fcntl.flock(_joined[folder], fcntl.LOCK_SH)
+                _joined[folder] = _shared(folder / "users.lock")
             deadline = time.monotonic() + TIMEOUT_S
             while time.monotonic() < deadline:
-                with _locked(folder / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as no_keeper:
+                with _free(folder / "keeper.lock") as no_keeper:
                     pass
                 if no_keeper:
                     _launch_keeper(folder)
@@ -82,7 +83,7 @@ def keep(folder: Path) -> None:
     If the folder is deleted, the keeper ends at once and the server, by itself, within a minute.
     """
     server = PostgresServer(folder)
-    with _locked(folder / "keeper.lock"):
+    with locks.hold(folder / "keeper.lock", LOCKED_S):
         try:
             server.init()
             server.start()
@@ -101,30 +102,31 @@ def keep(folder: Path) -> None:
 
 def _stopped(server: PostgresServer) -> bool:
     """Stops the server if no process uses it and none is joining."""
-    at_once = fcntl.LOCK_EX | fcntl.LOCK_NB
-    with (
-        _locked(server.folder / "start.lock", at_once) as none_joins,
-        _locked(server.folder / "users.lock", at_once) as none_uses,
-    ):
+    with _free(server.folder / "start.lock") as none_joins, _free(server.folder / "users.lock") as none_uses:
         if none_joins and none_uses:
             server.stop()
         return none_joins and none_uses
 
 
-@contextmanager
-def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
-    """Yields whether this process has the lock, which it waits for unless `how` says not to."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+def _shared(file: Path) -> int:
+    """A handle on a lock that users share; only the keeper takes it whole, for a moment."""
+    handle = locks.open_lock(file)
     try:
-        try:
-            fcntl.flock(handle, how)
-            locked = True
-        except BlockingIOError:
-            locked = False
-        yield locked
-    finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough if another thread forked meanwhile
+        locks.wait(handle, file, TIMEOUT_S, shared=True)
+    except LockError:
         os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def _free(file: Path) -> Iterator[bool]:
+    """Yields whether nobody holds the lock; this process does then, inside the block."""
+    handle = locks.open_lock(file)
+    try:
+        yield locks.take(handle)
+    finally:
+        locks.close(handle)
 
 
 def _leave_to_parent() -> None:
@@ -139,7 +141,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 if __name__ == "__main__":
     try:
         keep(Path(sys.argv[1]))
-    except StorageError as error:
+    except (StorageError, LockError) as error:
         sys.exit(str(error))
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(unusable(Path(sys.argv[1]), error))

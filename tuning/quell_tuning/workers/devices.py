@@ -1,11 +1,12 @@
 """The devices of workers: checked, shared out, and the least used GPU chosen."""
 
-import fcntl
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from quell import locks
 from quell_tuning.errors import StorageError, UsageError
 
 AUTO = "auto"
@@ -86,13 +87,10 @@ def least_taken(devices: Mapping[str, str], folder: Path) -> Claim:
         folder.mkdir(parents=True, exist_ok=True)
         for turn in range(MAX_WORKERS):
             for device, identifier in devices.items():
-                lock = (folder / f"{identifier}.{turn}").open("wb")
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    lock.close()
-                else:
+                lock = os.fdopen(locks.open_lock(folder / f"{identifier}.{turn}"), "wb")
+                if locks.take(lock.fileno()):
                     return Claim(device, lock)
+                lock.close()
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}, expected a folder for locks; check --runs") from error
     return Claim(next(iter(devices), "cpu"))
