@@ -7,6 +7,7 @@ from quell.containers.stream import Contradiction, Stream
 
 LARGEST_HEADER = 1 << 26  # bytes
 AIFF_INTEGERS = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64"}
+AIFF_BYTES = {b"ulaw", b"ULAW", b"alaw", b"ALAW"}  # one for each sample, whatever the header says
 
 
 def stream_of(one: ChunkedFile) -> Stream | None:
@@ -98,9 +99,11 @@ def _compare_counts(one: ChunkedFile, length: int) -> None:
     if one.form[:3] != b"AIF" or len(common) < 18:
         return
     channels, frames, bits = struct.unpack(">hIh", common[:8])
-    if len(common) >= 22 and common[18:22] not in AIFF_INTEGERS:
+    coding = common[18:22]
+    if len(common) >= 22 and coding not in AIFF_INTEGERS | AIFF_BYTES:
         return
-    held = (length - 8) // max(1, channels * ((bits + 7) // 8))
+    width = 1 if coding in AIFF_BYTES else (bits + 7) // 8
+    held = (length - 8) // max(1, channels * width)
     if frames > held:
         raise Contradiction(f"a count of {frames} samples in its header, and {held} in its sound")
 

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 from quell.containers import chunks, mpeg, xiph
 from quell.containers.corrected_headers import stream_of
+from quell.containers.rare_headers import missing_bytes
 from quell.containers.stream import Contradiction, Stream
 from quell.containers.tags import after_tags, before_tags, is_padding
 
@@ -37,6 +38,8 @@ def streams(path: Path) -> list[Stream]:
             return [_nist(file, start, size)]
         if mpeg.frame_of(mark) is not None or path.suffix.lower() in mpeg.SUFFIXES:
             return mpeg.streams(file, size)
+        if missing := missing_bytes(file, size):
+            raise Contradiction(f"cut off, {missing} bytes or more are missing")
     return [Stream()]
 
 

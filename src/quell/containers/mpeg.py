@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from quell.containers.stream import Contradiction, Stream
-from quell.containers.tags import after_padding, before_tags
+from quell.containers.tags import after_padding, before_tags, is_padding
 
 # kbit/s by (MPEG-1, layer), from index 1 on (ISO 11172-3 and 13818-3, 2.4.2.3). Index 0 leaves the length open.
 BITRATES = {
@@ -58,7 +58,7 @@ def streams(file: BinaryIO, size: int) -> list[Stream]:
     """The stretches of a file that are decoded one by one; one stream without a header where all is well.
 
     Raises:
-        Contradiction: the rate or the number of channels changes on the way.
+        Contradiction: as `split`.
     """
     parts = list(split(file, size))
     if not parts:
@@ -96,13 +96,21 @@ def _count_frame(file: BinaryIO, part: Part) -> bytes:
 
 
 def split(file: BinaryIO, size: int, start: int = 0) -> Iterator[Part]:
-    """The parts of a file. Bytes that are no frame are passed over, as decoders do."""
+    """The parts of a file. Bytes before the first frame and after the last one are passed over, as decoders do.
+
+    Raises:
+        Contradiction: the rate or the number of channels changes on the way; frames are damaged.
+    """
     if size == 0:
         return
     first, stop = after_padding(file, start, size), before_tags(file, start, size)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         part: Part | None = None
         for place, frame in _frames(content, first, stop):
+            if part is not None and not is_padding(file, part.stop, place):
+                raise Contradiction(
+                    f"damaged, {place - part.stop} bytes from byte {part.stop} on are no frames of MPEG"
+                )
             if part is not None and part.frame[:3] != frame[:3]:
                 was, now = (f"{each.channels} channels at {each.rate} Hz" for each in (part.frame, frame))
                 raise Contradiction(f"{was} and, from byte {place} on, {now}")

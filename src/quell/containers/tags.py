@@ -16,10 +16,15 @@ def size_of_id3(head: bytes) -> int:
 
 
 def after_tags(file: BinaryIO, place: int = 0) -> int:
-    """The place in bytes after the ID3v2 tags at `place`."""
+    """The place in bytes after the tags at `place`: ID3v2, and between files that were joined also ID3v1 and APEv2."""
     while True:
         file.seek(place)
-        size = size_of_id3(file.read(10))
+        head = file.read(128)
+        size = size_of_id3(head[:10])
+        if head[:8] == APE and len(head) >= 32 and head[23] & 0x20:  # the head of a tag
+            size = 32 + int.from_bytes(head[12:16], "little")
+        elif head[:3] == ID3V1 and len(head) == 128:
+            size = 128
         if not size:
             return place
         place += size

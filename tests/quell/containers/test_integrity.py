@@ -1,5 +1,7 @@
 """A truncated file is detected wherever it is cut, a whole one is accepted, and MPEG frames are counted."""
 
+import struct
+
 import numpy as np
 import pytest
 import soundfile
@@ -26,7 +28,18 @@ KINDS = [
     ("mp3", "MP3", "MPEG_LAYER_III"),
     ("ogg", "OGG", "VORBIS"),
     ("opus", "OGG", "OPUS"),
+    ("avr", "AVR", "PCM_16"),
+    ("mat4", "MAT4", "PCM_16"),
+    ("mat4", "MAT4", "DOUBLE"),
+    ("mat5", "MAT5", "PCM_16"),
+    ("mpc2k", "MPC2K", "PCM_16"),
+    ("sds", "SDS", "PCM_16"),
+    ("sds", "SDS", "PCM_24"),
+    ("voc", "VOC", "PCM_16"),
+    ("wve", "WVE", "ALAW"),
 ]
+APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32 + 12, 1, 0xA0 << 24) + bytes(8) + b"\3\0\0\0\0\0\0\0a\0bc"
+APE += b"APETAGEX" + struct.pack("<IIII", 2000, 32 + 12, 1, 0x80 << 24) + bytes(8)
 DECODER_DELAY = 529  # samples, which mpg123 takes off where there is a count
 IDS = [f"{container}-{subtype}" for _, container, subtype in KINDS]
 
@@ -147,6 +160,28 @@ def test_a_frame_that_is_cut_off_does_not_count(tmp_path):
     whole = counts(path)[0][0]
     path.write_bytes(path.read_bytes()[:-1])
     assert counts(path)[0][0] == whole - 1_152
+
+
+@pytest.mark.parametrize("tag", [b"TAG" + bytes(125), APE, b"TAG" + bytes(125) + b"ID3\4\0\0\0\0\0\x0a" + bytes(10)])
+def test_tags_between_mp3_files_that_were_joined_are_passed_over(tmp_path, tag):
+    path = mp3(tmp_path / "a.mp3")
+    one = audio.read(path)[0]
+    path.write_bytes(path.read_bytes() + tag + path.read_bytes())
+    np.testing.assert_allclose(audio.read(path)[0], np.tile(one, (2, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("with_count", [True, False])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_an_mp3_file_with_damaged_frames_is_refused(tmp_path, with_count, frames):
+    path = mp3(tmp_path / "a.mp3", with_count=with_count)
+    content = bytearray(path.read_bytes())
+    place = content.find(content[:2], len(content) // 2)
+    for _ in range(frames):
+        content[place : place + 2] = b"\0\1"
+        place = content.find(content[:2], place)
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=r"damaged, \d+ bytes from byte \d+ on are no frames of MPEG, expected"):
+        audio.AudioFile(path)
 
 
 def test_a_file_without_mpeg_frames_has_no_count(tmp_path):

@@ -207,6 +207,10 @@ REFUSED = {
     "no chunk of sound": (wav()[:36] + LIST, "expected"),
     "AIFF cut off": (aiff()[:-1000], "cut off, 1000 bytes"),
     "AIFF with a count too large": (aiff(frames=LENGTH + 1), f"a count of {LENGTH + 1} samples in"),
+    "AIFF of u-law with a count too large": (
+        patched(encoded("AIFF", "ULAW"), encoded("AIFF", "ULAW").index(b"COMM") + 10, struct.pack(">I", LENGTH + 9)),
+        f"a count of {LENGTH + 9} samples in",
+    ),
     "CAF cut off": (caf(len(DATA) + 2000)[: -1], "cut off"),
     "FLAC with another rate in its frames": (flac(rate=44_100), "44100 Hz in its header, and 16000 Hz in its frames"),
     "FLAC with a count too large": (flac(LENGTH + 5), f"{LENGTH} of {LENGTH + 5} samples"),
