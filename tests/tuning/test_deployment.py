@@ -111,6 +111,11 @@ def test_secrets_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) 
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "secrets").iterdir()} == {0o600}
 
 
+def trials_of(study: str, count: int) -> str:
+    """So many trials of one configuration, which are feasible."""
+    return study.replace("trials = 3", f"trials = {count}").replace("{ low = 2, high = 3 }", "3")
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that other users get into, unlike those of pytest."""
@@ -126,7 +131,7 @@ def services(place: Path, tiny_study: str, tiny_recordings: Path) -> Callable[..
         pytest.skip("needs the right to make namespaces and to be other users")
     shutil.copytree(tiny_recordings, place / "recordings")
     (place / "studies").mkdir()
-    (place / "studies" / "tiny.toml").write_text(tiny_study.replace("trials = 3", "trials = 2"))
+    (place / "studies" / "tiny.toml").write_text(trials_of(tiny_study, 2))
     secrets = place / "secrets"
     subprocess.run(["sh", str(DEPLOY / "secrets.sh")], check=True, env=os.environ | {"QUELL_SECRETS": str(secrets)})
     user = USER if reachable(Path(sys.executable), USER) and reachable(ROOT / "tuning", USER) else "0"
@@ -246,7 +251,7 @@ def test_the_kubernetes_objects_are_valid_and_let_workers_hand_back() -> None:
 
 
 def test_the_kubernetes_pods_commands_run_a_study(tmp_path: Path, tiny_study: str, tiny_recordings: Path) -> None:
-    (tmp_path / "study.toml").write_text(tiny_study.replace("trials = 3", "trials = 1"))
+    (tmp_path / "study.toml").write_text(trials_of(tiny_study, 1))
     places = {"QUELL_CORPUS": str(tiny_recordings), "QUELL_RUNS": str(tmp_path), "OMP_NUM_THREADS": "1"}
     bare = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     for job in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
@@ -282,7 +287,7 @@ def test_the_slurm_script_runs_a_worker_and_requeues_itself_when_its_time_is_ove
     for name, text in fakes.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "tiny.toml").write_text(tiny_study.replace("trials = 3", "trials = 1"))
+    (tmp_path / "tiny.toml").write_text(trials_of(tiny_study, 1))
     given = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "QUELL_CORPUS": str(tiny_recordings),

@@ -58,6 +58,24 @@ def test_tune_without_workers_creates_a_study_for_workers_to_run(
     assert quell("worker", "tiny.toml", "--corpus", tiny_recordings, cwd=tmp_path).returncode == 0  # nothing left
 
 
+def test_a_search_without_a_feasible_trial_says_what_helps_and_exits_with_1(
+    tmp_path: Path, tiny_study: str, tiny_recordings: Path
+) -> None:
+    text = tiny_study.replace("depth = { low = 2, high = 3 }", "depth = 2").replace("0.004", "0.3")  # spoils the input
+    (tmp_path / "tiny.toml").write_text(text)
+    (tmp_path / "limited.toml").write_text(f"{text}[limits]\nparameters = 100\n".replace('"tiny"', '"limited"'))
+    done = quell("tune", "tiny.toml", "--corpus", tiny_recordings, "--workers", "1", "--trials", "1", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("quell: study 'tiny': all trials have ended and none is complete and feasible, expected one")
+    assert "(trial 0 is the least bad: " in line and line.endswith(": `quell export tiny --trial 0`")
+    exported = quell("export", "tiny", "--trial", "0", "-o", "bad.pt", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    done = quell("tune", "limited.toml", "--corpus", tiny_recordings, "--workers", "1", "--trials", "1", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("; `quell status` says how they ended")
+
+
 def test_the_best_trial_is_exported(exported: tuple[Path, str]) -> None:
     folder, output = exported
     status = json.loads(quell("status", "--json", cwd=folder).stdout)

@@ -25,7 +25,8 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 def place(tmp_path: Path, tiny_recordings: Path, tiny_study: str) -> Path:
     """A folder with tiny.toml and recordings of its own."""
     shutil.copytree(tiny_recordings, tmp_path / "recordings")
-    (tmp_path / "tiny.toml").write_text(tiny_study.replace("trials = 3", "trials = 1"))
+    text = tiny_study.replace("trials = 3", "trials = 1").replace("{ low = 2, high = 3 }", "3")
+    (tmp_path / "tiny.toml").write_text(text)
     return tmp_path
 
 
@@ -200,9 +201,6 @@ def paired(place: Path) -> Path:
         soundfile.write(noisy, np.roll(clean, 40) + level * rng.standard_normal(len(clean)), rate)
     shutil.rmtree(place / "recordings" / "noise")
     text = (place / "tiny.toml").read_text().replace("[corpus]", '[corpus]\nnoisy = "noisy"\nremix = true')
-    # As in `tuned`: feasible after a few steps.
-    text = text.replace("depth = { low = 2, high = 3 }", "depth = 3\nlearning_rate = 0.004")
-    text = text.replace("base_channels = 4", "base_channels = 8")
     (place / "tiny.toml").write_text(text)
     return place
 

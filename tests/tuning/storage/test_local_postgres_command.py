@@ -48,7 +48,7 @@ def folder() -> Iterator[Path]:
 def test_a_search_starts_a_server_and_leaves_its_data_but_no_process(
     folder: Path, tiny_study: str, tiny_recordings: Path, wait_for: Callable[..., Any]
 ) -> None:
-    (folder / "tiny.toml").write_text(tiny_study.replace("{ low = 2, high = 3 }", "2"))  # the second trial is the first
+    (folder / "tiny.toml").write_text(tiny_study.replace("{ low = 2, high = 3 }", "3"))  # the second trial is the first
     done = quell("tune", "tiny.toml", "--corpus", str(tiny_recordings), "--trials", "2", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stderr
     wait_for(lambda: not at_work(folder), 10)
@@ -57,8 +57,7 @@ def test_a_search_starts_a_server_and_leaves_its_data_but_no_process(
     status = quell("status", "--json", cwd=folder)
     assert status.returncode == 0, status.stderr
     states = json.loads(status.stdout)["states"]
-    # Trained to the end, both: of depth 2 a network may lose STOI.
-    assert states.get("complete", 0) + states.get("infeasible", 0) == sum(states.values()) == 2
+    assert states == {"complete": 2}
     wait_for(lambda: not at_work(folder), 10)
 
 

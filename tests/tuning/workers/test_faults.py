@@ -31,7 +31,8 @@ class Tune:
         self.file = folder / "tiny.toml"
         # Long enough for a worker to be caught between two rungs; no two trials are the same, none is pruned.
         study = study.replace("0.08", "0.15").replace("[corpus]", 'pruner = "none"\n[corpus]')
-        self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.3 }}\n")
+        study = study.replace("{ low = 2, high = 3 }", "3")
+        self.file.write_text(f"{study}dropout = {{ low = 0.0, high = 0.1 }}\n")
         self.runs = RunFolder(folder / "runs")
         self.storage: RetryingStorage | None = None
         self.command = [sys.executable, "-m", "quell_tuning.cli", "tune", str(self.file), "--corpus", str(recordings)]

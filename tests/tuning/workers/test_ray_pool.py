@@ -81,7 +81,7 @@ def database(network: Namespace, tmp_path: Path) -> Iterator[str]:
 def test_a_study_runs_on_a_cluster_and_a_node_without_its_recordings_is_named(
     network: Namespace, quell: Quell, database: str, tmp_path: Path, tiny_study: str, tiny_recordings: Path
 ) -> None:
-    (tmp_path / "tiny.toml").write_text(tiny_study)
+    (tmp_path / "tiny.toml").write_text(tiny_study.replace("{ low = 2, high = 3 }", "3"))
     tune = ["tune", "tiny.toml", "--trials", "2", "--workers", "2"]
     with head("ray_head.py", network, "2", "1", "1") as address:
         done = quell(*tune, "--ray", address, "--corpus", tiny_recordings, QUELL_STORAGE=database)

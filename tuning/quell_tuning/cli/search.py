@@ -18,7 +18,7 @@ from quell_tuning.cli.options import (
     stderr,
     stdout,
 )
-from quell_tuning.errors import Interrupted, UsageError
+from quell_tuning.errors import Interrupted, TuningError, UsageError
 
 
 def demo(runs: options.Runs = Path("runs"), study: options.StudyFile = Path("demo")) -> int:
@@ -139,7 +139,7 @@ def tune(
     for summary in summaries:
         state.show(summary, stdout())
     if code == 0 and summaries[0]["done"] and summaries[0]["best"] is None:
-        console.print(f"quell: {state.without_best(studies[0])}", highlight=False, markup=False, soft_wrap=True)
+        raise TuningError(state.without_best(studies[0]))
     return _exit_code(code)
 
 
