@@ -25,7 +25,7 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.store import prepare
 from quell.metrics.scorer import Scorer
 from quell.mixing import training_mixtures
-from quell.mixing.evaluation_mixtures import EvaluationSet, evaluation_set, score_denoiser
+from quell.mixing.evaluation_mixtures import evaluation_set, score_denoiser
 from quell.mixing.training_mixtures import sampler
 from quell.processes import cores
 from quell.training.training_loop import train
@@ -33,7 +33,7 @@ from quell.training.training_loop import train
 RATE = 16_000
 FIRST_S, ROOM_DB = 600.0, -60.0
 DRAWN = 512  # training segments that are looked at
-QUIET_DB = 30.0  # a segment so far below the speech of its recording has none
+SPREAD_DB = 15.0
 
 
 def session(paths: list[Path], hours: float, seed: int) -> np.ndarray:
@@ -53,28 +53,17 @@ def session(paths: list[Path], hours: float, seed: int) -> np.ndarray:
     return (samples + room) * (0.5 / np.abs(samples).max())
 
 
-def level_db(waveform: np.ndarray) -> float:
-    return float(10 * np.log10(np.mean(np.square(waveform)) + 1e-12))
-
-
-def share_with_speech(segments: list[np.ndarray], speech_db: float) -> float:
-    """Share of clean segments at most QUIET_DB below the speech."""
-    return float(np.mean([level_db(segment) > speech_db - QUIET_DB for segment in segments]))
+def share_of_speech(clips: np.ndarray | list[np.ndarray]) -> float:
+    """Share of clips whose loud 20 ms are SPREAD_DB and more above the soft ones, as in speech; a room's are not."""
+    frames = [clip[: len(clip) // 320 * 320].reshape(-1, 320).std(axis=1) for clip in clips]
+    spreads = [20 * np.log10(np.quantile(f, 0.95) / max(np.quantile(f, 0.05), 1e-9)) for f in frames]
+    return float(np.mean(np.array(spreads) >= SPREAD_DB))
 
 
 def training_share(corpus: Corpus, config: TrainingConfig) -> float:
-    """The same of what is drawn for training."""
+    """The same of the clean side of what is drawn for training."""
     mixtures = sampler(config, corpus, torch.Generator().manual_seed(0))
-    drawn = torch.cat([mixtures.draw(64).clean for _ in range(DRAWN // 64)]).numpy()
-    levels = np.array([level_db(segment) for segment in drawn])
-    return share_with_speech(list(drawn), float(np.quantile(levels, 0.98)))
-
-
-def clip_share(mixtures: EvaluationSet) -> float:
-    """Share of scored clips whose loud 20 ms are 30 dB and more above the soft ones, as in speech; a room's are not."""
-    frames = [clip[: len(clip) // 320 * 320].reshape(-1, 320).std(axis=1) for clip in mixtures.clean]
-    spreads = [20 * np.log10(np.quantile(f, 0.95) / max(np.quantile(f, 0.05), 1e-9)) for f in frames]
-    return float(np.mean(np.array(spreads) >= 30))
+    return share_of_speech(torch.cat([mixtures.draw(64).clean for _ in range(DRAWN // 64)]).numpy())
 
 
 def main() -> None:
@@ -103,7 +92,8 @@ def main() -> None:
             print(f"{given.speakers} sessions of {given.hours:g} h, {share:.0%} of them speech")
             for name, mixtures in sets.items():
                 places = len({clip[:RATE].tobytes() for clip in mixtures.clean})
-                print(f"{name}: {clip_share(mixtures):.0%} of {len(mixtures.clean)} clips are speech, {places} places")
+                share = share_of_speech(mixtures.clean)
+                print(f"{name}: {share:.0%} of {len(mixtures.clean)} clips are speech, {places} places")
             for title, replaced in (("with all pauses", True), ("without long pauses", False)):
                 keep_all = mock.patch.object(
                     training_mixtures, "speech_only", lambda _, clips, rate: list(enumerate(clips))
