@@ -1,13 +1,13 @@
 """Content digests of files, cached by size and times, so that unchanged files are not read again."""
 
 import hashlib
-import json
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
+from quell import check_sums
 from quell.atomic import replacing
 from quell.errors import AudioError
 
@@ -21,8 +21,8 @@ class Digests:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "digests.json"
         try:
-            self._cache: dict[str, list[object]] = dict(json.loads(self._file.read_text()))
-        except (OSError, ValueError, TypeError):
+            self._cache: dict[str, list[object]] = dict(check_sums.read_json(self._file))
+        except (OSError, ValueError, TypeError, AttributeError, check_sums.DamagedFileError):
             self._cache = {}
         self._changed = False
 
@@ -56,4 +56,4 @@ class Digests:
             with suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(self._file) as partial:
-                    partial.write_text(json.dumps(self._cache))
+                    partial.write_text(check_sums.sealed_json(self._cache))

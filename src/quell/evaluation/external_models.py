@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quell import check_sums
 from quell.audio import FloatArray
 from quell.errors import ExportError
 from quell.evaluation.baselines import System, at_rate
@@ -28,9 +29,12 @@ def system(path: Path, sample_rate: int | None = None) -> System:
     if not path.is_file():
         raise ExportError(f"{path}: no such file, expected a denoiser; check the path")
     try:
+        check_sums.check(path)
         run, stated_rate = _onnx(path) if path.suffix == ".onnx" else _torchscript(path)
     except ExportError:
         raise
+    except check_sums.DamagedFileError as error:
+        raise ExportError(f"{path}: damaged, expected the bytes that were written; get it again") from error
     except Exception as error:  # both runtimes raise errors of any type
         needed = "expected TorchScript, ONNX, or a file made by `quell export`"
         raise ExportError(f"{path}: not a model, {needed}; name another") from error

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quell import check_sums
 from quell.errors import ExportError
 from quell.export.blocks import Blocks, span
 from quell.export.torchscript import METADATA, quiet
@@ -143,9 +144,12 @@ def load(path: Path | str) -> Model:
     if not path.is_file():
         raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")
     try:
+        check_sums.check(path)
         return _onnx(path) if path.suffix.lower() == ".onnx" else _torchscript(path)
     except ExportError:
         raise
+    except check_sums.DamagedFileError as error:
+        raise ExportError(f"{path}: damaged, expected the bytes that were exported; get or export it again") from error
     except Exception as error:  # both runtimes raise any type of error on damaged bytes
         raise ExportError(f"{path}: not an exported denoiser, expected a file made by `quell export`") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quell import check_sums
 from quell.atomic import replacing
 from quell.errors import ExportError
 from quell.export.blocks import blocks_of
@@ -48,6 +49,7 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str =
 def _torchscript(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor]:
     with quiet():
         freeze(denoiser).save(str(path), _extra_files={METADATA: text})
+        check_sums.seal(path)
         return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-any-return]
 
 
@@ -62,6 +64,7 @@ def _onnx(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tenso
     from quell.export.onnx_graph import onnx_bytes
 
     path.write_bytes(onnx_bytes(denoiser, {METADATA: text}))
+    check_sums.seal(path)
     session = onnx_session(path)
     return lambda noisy: torch.from_numpy(session.run(["clean"], {"noisy": noisy.numpy()})[0])
 
@@ -70,6 +73,7 @@ def _pt2(denoiser: Denoiser, path: Path, text: str) -> Callable[[Tensor], Tensor
     from quell.export.onnx_graph import program
 
     torch.export.save(program(denoiser, onnx=False), path, extra_files={METADATA: text})
+    check_sums.seal(path)
     loaded = torch.export.load(path).module()
     return lambda noisy: loaded(noisy)[0]
 

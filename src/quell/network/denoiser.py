@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quell import check_sums
 from quell.atomic import replacing
 from quell.config import DenoiserConfig
 from quell.errors import ExportError
@@ -143,18 +144,21 @@ def save_weights(denoiser: Denoiser, path: Path) -> None:
     """Writes configuration and weights atomically."""
     with replacing(path) as partial:
         torch.save({"config": asdict(denoiser.config), "weights": denoiser.state_dict()}, partial)
+        check_sums.seal(partial)
 
 
 def load_weights(path: Path) -> Denoiser:
     """The denoiser of a file that `save_weights` wrote, on the CPU, in inference mode.
 
-    Raises ExportError if the file is missing, or was not written by `save_weights`.
+    Raises ExportError if the file is missing or damaged, or was not written by `save_weights`.
     """
     try:
+        check_sums.check(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
         denoiser = Denoiser(DenoiserConfig(**stored["config"]))
         denoiser.load_state_dict(stored["weights"])
     except Exception as error:  # torch.load raises any type of error on damaged bytes
-        reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
+        reasons = {FileNotFoundError: "no such file", check_sums.DamagedFileError: "damaged"}
+        reason = reasons.get(type(error), type(error).__name__)
         raise ExportError(f"{path}: {reason}, expected the weights of a trial; run the study again") from error
     return denoiser.eval()

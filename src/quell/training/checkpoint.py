@@ -1,13 +1,13 @@
 """The checkpoint file of one training: written atomically, loaded, or refused."""
 
 import time
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from quell import check_sums
 from quell.atomic import replacing
 from quell.errors import CheckpointError
 from quell.training.trainer import Trainer
@@ -37,21 +37,20 @@ class Checkpoint:
             content = {"of": self._owner(), "reached": self.reached, "state": self.trainer.state_dict()}
             with replacing(self.path) as partial:
                 torch.save(content, partial)
+                check_sums.seal(partial)
 
     def _load(self, path: Path) -> None:
         needed = "expected a checkpoint of this training; remove it to start from the beginning"
         try:
-            with zipfile.ZipFile(path) as archive:  # torch.load ignores checksums (2.13): damaged weights would pass
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(damaged)
+            check_sums.check(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["of"] == self._owner():
                 self.reached = content["reached"]
                 self.trainer.load_state_dict(content["state"])
                 return
         except Exception as error:  # torch.load raises any type of error on damaged bytes
-            raise CheckpointError(f"{path}: {type(error).__name__}, {needed}") from error
+            found = "damaged" if isinstance(error, check_sums.DamagedFileError) else type(error).__name__
+            raise CheckpointError(f"{path}: {found}, {needed}") from error
         raise CheckpointError(f"{path}: another configuration, {needed}")
 
     def _owner(self) -> dict[str, Any]:

@@ -120,6 +120,15 @@ def test_a_file_that_is_no_denoiser_is_refused_with_the_reason(scripted, tmp_pat
         external_models.system(path, RATE)(noise(0.5, RATE), RATE)
 
 
+def test_a_damaged_torchscript_model_is_refused(scripted):
+    path = scripted(nn.Sequential(nn.Linear(4, 4), Halved(2)))
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.jit.load(str(path)).state_dict()["0.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"theirs\.pt: damaged, expected the bytes that were written; get it again"):
+        external_models.system(path, RATE)
+
+
 def test_a_missing_onnxruntime_names_its_extra(tmp_path, monkeypatch):
     path = onnx_of(tmp_path / "theirs.onnx", [1, "T"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

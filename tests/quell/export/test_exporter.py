@@ -174,18 +174,23 @@ def test_a_missing_file_is_an_error_with_its_path(tmp_path):
         load(tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize("content", [b"not a model\n", b"", b"PK\x03\x04 and then nothing"])
+@pytest.mark.parametrize("content", [b"not a model\n", b""])
 def test_a_file_that_is_not_torchscript_is_an_error_with_its_path(tmp_path, content):
     (tmp_path / "notes.pt").write_bytes(content)
     with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'notes.pt'}: not an exported denoiser")):
         load(tmp_path / "notes.pt")
 
 
-def test_a_damaged_file_is_an_error_with_its_path(path, tmp_path):
-    content = path.read_bytes()
-    (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ExportError, match=re.escape(f"{tmp_path / 'half.pt'}: not an exported denoiser")):
-        load(tmp_path / "half.pt")
+@pytest.mark.parametrize("damage", ["half", "bit", "zeros"])
+def test_a_damaged_file_is_an_error_with_its_path(path, tmp_path, damage):
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 1
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes({"half": content[:middle], "bit": content, "zeros": content[:middle] + bytes(middle)}[damage])
+    needed = "expected the bytes that were exported; get or export it again"
+    with pytest.raises(ExportError, match=f"^{re.escape(f'{damaged}: damaged, {needed}')}$"):
+        load(damaged)
 
 
 @pytest.mark.parametrize("metadata", [None, "{}", "[8000]", "null", '{"sample_rate": "fast"}'])

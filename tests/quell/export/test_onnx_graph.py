@@ -134,6 +134,21 @@ def test_an_onnx_file_of_another_program_is_an_error_with_its_path(tmp_path, con
         load(tmp_path / "other.onnx")
 
 
+@pytest.mark.parametrize("damage", ["weight", "cut", "zeros"])
+def test_a_damaged_onnx_file_is_an_error_with_its_path(recurrent, exported, tmp_path, damage):
+    content, path = bytearray(exported.read_bytes()), tmp_path / "damaged.onnx"
+    middle = len(content) // 2
+    if damage == "weight":  # ONNX Runtime would accept it
+        weight = recurrent.network.bottleneck.gru.weight_hh_l0.detach().chunk(3)[1].numpy().tobytes()
+        content[content.index(weight)] ^= 1
+    path.write_bytes(
+        content[:-middle] if damage == "cut" else content[:middle] + bytes(middle) if damage == "zeros" else content
+    )
+    found = "damaged" if damage == "weight" else "not an exported denoiser"
+    with pytest.raises(ExportError, match=rf"damaged\.onnx: {found}, expected"):
+        load(path)
+
+
 def test_an_onnx_export_that_differs_from_the_denoiser_keeps_the_old_file(
     tiny_denoiser, exported, tmp_path, monkeypatch
 ):

@@ -216,7 +216,7 @@ def test_saved_weights_give_the_same_outputs(tiny_denoiser, drawn_settings, tmp_
         assert torch.equal(loaded(noisy(2, 999)), denoiser(noisy(2, 999)))
 
 
-@pytest.mark.parametrize("damage", ["text", "half", "another config", "other keys", "missing"])
+@pytest.mark.parametrize("damage", ["text", "half", "bit", "another config", "other keys", "missing"])
 def test_weights_that_cannot_be_loaded_are_an_error_with_the_path(tiny_denoiser, tmp_path, damage):
     path, denoiser = tmp_path / "best.pt", tiny_denoiser()
     save_weights(denoiser, path)
@@ -225,13 +225,18 @@ def test_weights_that_cannot_be_loaded_are_an_error_with_the_path(tiny_denoiser,
         path.write_text("weights")
     elif damage == "half":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "bit":  # of a weight: torch.load would accept it
+        content = bytearray(path.read_bytes())
+        weight = stored["weights"]["network.encoder.1.0.0.weight"]
+        content[content.index(weight.numpy().tobytes())] ^= 1
+        path.write_bytes(content)
     elif damage == "another config":
         torch.save(stored | {"config": stored["config"] | {"depth": 2}}, path)
     elif damage == "other keys":
         torch.save([1, 2], path)
     else:
         path.unlink()
-    reason = "no such file" if damage == "missing" else r"\w+"
+    reason = {"missing": "no such file", "half": "damaged", "bit": "damaged"}.get(damage, r"\w+")
     with pytest.raises(ExportError, match=f"{re.escape(str(path))}: {reason}, expected the weights of a trial"):
         load_weights(path)
 
