@@ -22,8 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{first}{os.getpid()}{last}")
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())  # else a power cut may leave the name with nothing behind it
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -31,15 +30,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a folder that does not exist or is empty."""
+    """As `replacing`, for a folder that does not exist or is empty. The caller syncs the files in it."""
     # Not named by the process: those of two containers that share the folder may have the same number.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
     try:
         yield partial
+        sync(partial)
         partial.rename(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder, are on the disk.
+
+    Else a power cut may leave a name with nothing behind it, or with zeros.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep(paths: Iterable[Path]) -> None:

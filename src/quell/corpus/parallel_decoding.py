@@ -1,16 +1,19 @@
 """Decodes the recordings of a corpus in processes, in order; copies those that another corpus has decoded."""
 
-import json
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from quell.check_sums import DamagedFileError, read_json
 from quell.corpus.decoding import Decoded, decode, decode_pair
+from quell.corpus.memory_map import INDEX, WITHDRAWN
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.processes import pool
 
@@ -26,8 +29,18 @@ MIN_JOBS = 200
 MIN_BYTES = 20_000_000
 
 Task = Callable[[], Decoded]
-# Decoded samples of recordings, by the keys of their jobs: file, offset and length in samples.
-Stored = Mapping[str, Mapping[Kind, tuple[Path, int, int]]]
+
+
+class StoredSamples(NamedTuple):
+    """Decoded samples of a recording in another corpus; offset and length in samples."""
+
+    file: Path
+    offset: int
+    length: int
+    crc32: int | None  # None in a corpus of an earlier Quell
+
+
+Stored = Mapping[str, Mapping[Kind, StoredSamples]]  # by the keys of the jobs
 
 
 @dataclass(frozen=True)
@@ -69,20 +82,21 @@ def decoding_jobs(config: CorpusConfig, recordings: Sequence[Recording]) -> list
 
 
 def decoded_before(config: CorpusConfig, store: Path) -> Stored:
-    """Samples of other corpora in the store at the same rate."""
-    stored: dict[str, dict[Kind, tuple[Path, int, int]]] = {}
-    for file in sorted(store.glob("*/index.json")):
+    """Samples of other corpora in the store at the same rate, also of damaged ones."""
+    stored: dict[str, dict[Kind, StoredSamples]] = {}
+    for file in sorted(file for name in (WITHDRAWN, INDEX) for file in store.glob(f"*/{name}")):
         try:
-            index = json.loads(file.read_text())
-        except (OSError, ValueError):
+            index = read_json(file)
+        except (OSError, ValueError, DamagedFileError):
             continue
         if (index.get("sample_rate"), index.get("decoder")) != (config.sample_rate, DECODER):
             continue
         for split, clips in index["splits"].items():
-            for clip in clips:
+            sums = index["sums"][split] if "sums" in index else [None] * len(clips)
+            for clip, crc32 in zip(clips, sums, strict=True):
                 key = index["keys"].get(f"{clip['kind']}/{clip['path']}")
                 if key is not None:
-                    samples = (file.parent / f"{split}.int16", clip["offset"], clip["length"])
+                    samples = StoredSamples(file.parent / f"{split}.int16", clip["offset"], clip["length"], crc32)
                     stored.setdefault(key, {})[clip["kind"]] = samples
     return stored
 
@@ -100,7 +114,7 @@ def decoded(
     def task(job: DecodingJob) -> Task:
         if is_full(job.recording):
             return dict
-        return partial(_read, stored[job.key]) if job.key in stored else job.decode
+        return partial(_copied, stored[job.key], job.decode) if job.key in stored else job.decode
 
     executor = _executor(processes, [job.size for job in jobs if job.key not in stored])
     if executor is None:
@@ -144,10 +158,18 @@ def _run(tasks: Sequence[Task]) -> list[Decoded]:
     return [task() for task in tasks]
 
 
-def _read(stored: Mapping[Kind, tuple[Path, int, int]]) -> Decoded:
-    return {
-        kind: np.fromfile(file, np.int16, length, offset=2 * offset) for kind, (file, offset, length) in stored.items()
-    }
+def _copied(stored: Mapping[Kind, StoredSamples], decode: Task) -> Decoded:
+    """The samples as another corpus has them; decoded where those are damaged."""
+    decoded: Decoded = {}
+    for kind, (file, offset, length, crc32) in stored.items():
+        try:
+            samples = np.fromfile(file, np.int16, length, offset=2 * offset)
+        except OSError:
+            return decode()
+        if len(samples) != length or crc32 not in (None, zlib.crc32(samples.data)):
+            return decode()
+        decoded[kind] = samples
+    return decoded
 
 
 def _executor(processes: int, sizes: Sequence[int]) -> Executor | None:

@@ -56,6 +56,7 @@ class MixtureSampler:
         generator: on the device that trains; the only source of randomness.
 
     Raises:
+        CorpusError: samples are damaged.
         ValueError: a weight for a kind of noise that the split lacks, or no weight above 0.
     """
 
@@ -68,7 +69,7 @@ class MixtureSampler:
         self.generator = generator
         self.device = generator.device
         # Copied out of the map: 2 bytes a sample, and a crop never waits for the disk.
-        self.samples = torch.from_numpy(split.samples.copy()).to(self.device)
+        self.samples = torch.from_numpy(split.whole().copy()).to(self.device)
         pairs = split.pairs()
         whole = [clean for _, clean in pairs] or split.of("clean")
         speech = speech_only(split, whole, sample_rate)

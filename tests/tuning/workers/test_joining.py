@@ -33,7 +33,7 @@ def place(*answers: Any) -> Any:
         return answer
 
     runs = SimpleNamespace(check=lambda write: None)
-    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda spec, console, skipped: None, runs=runs)
+    return SimpleNamespace(open_storage=open_storage, open_corpus=lambda *_, **__: None, runs=runs)
 
 
 MISSED_LOOKS = StorageError("postgresql://host/db: Connection refused")

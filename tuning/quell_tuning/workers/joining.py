@@ -75,7 +75,7 @@ def _load(
     storage = open_patiently(workspace, stop)
     with storage.waiting(unless=stop.check):  # it may go away between any two calls
         study = load_study(spec.study.name, storage)
-        corpus = workspace.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()))
+        corpus = workspace.open_corpus(spec, console, study.user_attrs.get(SKIPPED, ()), whole=("train",))
         check_same(study, spec, corpus)
         study.sampler = samplers.sampler(spec.study.sampler, spec.study.seed, worker_name())
         study.pruner = samplers.pruner(spec.study.pruner, spec.training.rungs_audio_hours)

@@ -1,6 +1,6 @@
 """What a command works in: the runs folder, the storage, the recordings and the artifacts."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,8 +64,11 @@ class Workspace:
                 rooms = generate(self.runs.corpora, count, spec.corpus.sample_rate, spec.study.seed, move)
         return spec.corpus_config(self.corpus_root(spec), rooms)
 
-    def open_corpus(self, spec: StudySpec, console: Console, skipped: Iterable[str] = ()) -> Corpus:
-        """The corpus of a study without `skipped` recordings; decodes it, with a progress bar, where it is not yet."""
+    def open_corpus(
+        self, spec: StudySpec, console: Console, skipped: Iterable[str] = (), whole: Collection[str] = ()
+    ) -> Corpus:
+        """The corpus of a study without `skipped` recordings; decodes it, with a progress bar, where it is not yet.
+        `whole`: splits to check, as of `prepare`."""
         config = self.corpus_config(spec, console).without(skipped)
         with progress.bar("decoding recordings", console) as move:
-            return prepare(config, self.runs.corpora, move, cores())
+            return prepare(config, self.runs.corpora, move, cores(), whole)
