@@ -7,6 +7,7 @@ stored beside the corpus, so all workers and all trials are scored on the same s
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quell import check_sums
 from quell.atomic import replacing
 from quell.audio import FloatArray
 from quell.audio.alignment import measured_snr_db, snr_row
@@ -28,6 +30,8 @@ from quell.mixing.excerpts import excerpt_starts
 from quell.progress import Progress, ignore
 
 T = TypeVar("T")
+
+log = logging.getLogger("quell")
 
 # A mixture is a whole utterance, or so much of a longer recording, which would dominate; at places where it has speech.
 LONGEST_S = 8.0
@@ -75,6 +79,7 @@ def evaluation_set(
     progress: Progress = ignore,
 ) -> EvaluationSet:
     """`count` mixtures of a split, or at most that many of its pairs; built once, then loaded from the corpus's store.
+    A damaged file is built again.
 
     Speakers, noise categories and SNRs are taken in turn, each round in a new order, so that the first few mixtures
     are a fair sample of all, and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score
@@ -82,7 +87,9 @@ def evaluation_set(
     """
     key = json.dumps([_recipe(corpus, split), corpus.fingerprint, split, count, snr_db, seed])
     path = corpus.folder / f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
-    if not path.exists():
+    if not path.exists() or not check_sums.is_intact(path):
+        if path.exists():
+            log.warning("%s: damaged; its mixtures are made again", path)
         _save(_build(corpus, split, count, snr_db, seed, scorer, progress), path)
     return _load(path, corpus.sample_rate)
 
@@ -260,6 +267,7 @@ def _save(mixtures: EvaluationSet, path: Path) -> None:
     arrays |= {f"noisy_{name}": values for name, values in mixtures.noisy_scores.values.items()}
     with replacing(path) as partial:
         np.savez(partial, **arrays)
+        check_sums.seal(partial)
 
 
 def _load(path: Path, sample_rate: int) -> EvaluationSet:

@@ -57,6 +57,23 @@ def test_the_set_is_the_same_built_again_and_loaded(validation, small_corpus, co
     assert same(evaluation_set(small_corpus, "validation", 6, (-5.0, 20.0), 3, scorer), validation)
 
 
+@pytest.mark.parametrize("damage", ["bit", "cut", "zeros"])
+def test_a_damaged_set_is_built_again(validation, copy, scorer, damage, caplog):
+    evaluation_set(copy, "validation", 6, (-5.0, 20.0), 3, scorer)
+    (path,) = copy.folder.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if damage == "bit":
+        content[middle] ^= 1
+    path.write_bytes(
+        content[:middle] + bytes(middle) if damage == "zeros" else content[: -50 if damage == "cut" else None]
+    )
+    assert same(evaluation_set(copy, "validation", 6, (-5.0, 20.0), 3, scorer), validation)
+    assert caplog.messages == [f"{path}: damaged; its mixtures are made again"]
+    assert same(evaluation_set(copy, "validation", 6, (-5.0, 20.0), 3, scorer), validation)
+    assert len(caplog.messages) == 1
+
+
 def test_another_seed_split_or_range_is_another_set(validation, copy, monkeypatch):
     unscored = [intrusive.ClipScore({"si_sdr": 0.0}, ())] * 6
     monkeypatch.setattr(Scorer, "score_clips", lambda *_: unscored)

@@ -12,6 +12,8 @@ from quell_tuning.errors import StorageError
 from quell_tuning.workspace import bucket_mirror, checkpoints
 from quell_tuning.workspace.checkpoints import Checkpoints
 
+from quell.check_sums import sealed_json
+
 
 def test_an_attempt_begins_with_the_latest_file_before_it_and_leaves_that_alone(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -30,6 +32,31 @@ def test_an_attempt_continues_from_its_own_file(tmp_path: Path) -> None:
     checkpoints.take_up(0, 1).write_text("first")
     checkpoints.take_up(0, 2).write_text("second")
     assert checkpoints.take_up(0, 2).read_text() == "second"
+
+
+def damaged(file: Path) -> None:
+    file.write_text(sealed_json({"a": 1}).replace("1", "2", 1))
+
+
+def intact(file: Path, content: str) -> str:
+    file.write_text(sealed_json({"a": content}))
+    return file.read_text()
+
+
+def test_a_damaged_checkpoint_is_left_out_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    first = checkpoints.take_up(7, 1)
+    wanted = intact(first, "first")
+    second = checkpoints.take_up(7, 2)
+    damaged(second)
+    for attempt in (2, 3):
+        assert checkpoints.take_up(7, attempt).read_text() == wanted
+    needed = "a damaged checkpoint; slot 7 continues from the one before, or from the start"
+    assert caplog.messages == [f"{second}: {needed}"]  # attempt 2 has written a new one
+    damaged(first)
+    for attempt in (1, 2, 3):
+        damaged(checkpoints.take_up(7, attempt))
+    assert not checkpoints.take_up(7, 3).exists()
 
 
 def test_dropping_a_trial_removes_its_checkpoints_only(tmp_path: Path) -> None:
@@ -137,6 +164,24 @@ def test_the_newest_attempt_wins_whether_local_or_in_the_bucket(machine: Machine
     leave(other, 7, 2, "newer")
     assert one.take_up(7, 3).read_text() == "newer"
     assert other.take_up(7, 3).read_text() == "newer"
+
+
+def test_a_damaged_local_file_is_fetched_again(machine: Machine, bucket: Bucket) -> None:
+    one = machine("one")
+    file = one.take_up(7, 1)
+    copy = intact(file, "a minute ago")
+    bucket.files["s/checkpoints/00007/001.checkpoint"] = copy.encode()
+    damaged(file)
+    assert one.take_up(7, 2).read_text() == copy
+
+
+def test_a_damaged_copy_in_the_bucket_is_left_out(
+    machine: Machine, bucket: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, first = machine("one"), "s/checkpoints/00007/001.checkpoint"
+    bucket.files = {first: sealed_json({"a": 1}).encode(), first.replace("001", "002"): b', "quell-crc32": "00000000"}'}
+    assert one.take_up(7, 3).read_text() == sealed_json({"a": 1})
+    assert [message.partition(": ")[2][:20] for message in caplog.messages] == ["a damaged checkpoint"]
 
 
 def test_the_local_file_of_a_killed_worker_is_newer_than_its_copy(machine: Machine, bucket: Bucket) -> None:

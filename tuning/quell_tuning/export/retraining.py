@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from quell.config import DenoiserConfig, TrainingConfig
+from quell.errors import CheckpointError
 from quell.metrics.scorer import Scorer
 from quell.network.denoiser import Denoiser
 from quell.processes import cores
@@ -100,16 +101,23 @@ def _rung(study: optuna.Study, step: int) -> str:
 def refit(study: optuna.Study, trial: FrozenTrial, runs: RunFolder, device: torch.device, console: Console) -> Denoiser:
     """Trains a trial's configuration again, with as much audio, on the recordings of train and validation together.
 
-    An interrupted training continues from its checkpoint, a file of the study's runs that is removed at the end.
+    An interrupted training continues from its checkpoint, a file of the study's runs that is removed at the end; one
+    that cannot be used is removed now.
 
     Raises:
         CorpusError: the decoded corpus is not among the runs.
     """
     checkpoint = runs.study(study.study_name) / f"refit-{trial.number:05d}.checkpoint"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    trained = _train(study, trial, runs, device, console, refit_checkpoint=checkpoint)
-    checkpoint.unlink()
-    return trained.denoiser
+    while True:
+        try:
+            trained = _train(study, trial, runs, device, console, refit_checkpoint=checkpoint)
+        except CheckpointError as error:
+            console.print(f"quell: {error}", highlight=False, markup=False, soft_wrap=True)
+            checkpoint.unlink()
+        else:
+            checkpoint.unlink()
+            return trained.denoiser
 
 
 def _train(

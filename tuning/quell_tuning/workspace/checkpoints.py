@@ -6,11 +6,12 @@ that was taken for dead and wakes up overwrites no other's.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from quell.atomic import replacing
+from quell.check_sums import is_intact
 from quell_tuning.errors import StorageError
 from quell_tuning.workspace.bucket_mirror import Mirror
 
@@ -27,28 +28,47 @@ class Checkpoints:
         self.mirror = mirror
 
     def take_up(self, slot: int, attempt: int) -> Path:
-        """The file of an attempt (1, 2, ...); it exists when this attempt or an earlier one has written any."""
+        """The file of an attempt (1, 2, ...); it exists when this attempt or an earlier one has written any that is
+        intact."""
         own = self._file(slot, attempt)
         own.parent.mkdir(parents=True, exist_ok=True)
-        if self.mirror is not None:
-            self._fetch(self.mirror, slot, attempt)
-        earlier = (self._file(slot, number) for number in range(attempt - 1, 0, -1))
-        latest = next((file for file in earlier if file.exists()), None)
-        if latest is not None and not own.exists():
+        latest = self._latest(slot, attempt)
+        if latest is None:
+            own.unlink(missing_ok=True)
+        elif latest != own:
             with replacing(own) as partial:
                 shutil.copyfile(latest, partial)
         return own
 
-    def _fetch(self, mirror: Mirror, slot: int, attempt: int) -> None:
-        """Fetches the latest attempt's file unless it is here: a local file is never older than its copy."""
+    def _latest(self, slot: int, attempt: int) -> Path | None:
+        """The file of the latest attempt up to this one that is intact, here or in the mirror."""
+        remote = self._remote(slot)
+        for number in range(attempt, 0, -1):
+            file = self._file(slot, number)
+            if not file.exists() and not self._fetch(file, remote):
+                continue
+            # A local file is never older than its copy, which is fetched only in the place of a damaged one.
+            if is_intact(file) or (self._fetch(file, remote) and is_intact(file)):
+                return file
+            log.warning(
+                "%s: a damaged checkpoint; slot %d continues from the one before, or from the start", file, slot
+            )
+        return None
+
+    def _remote(self, slot: int) -> Collection[str]:
+        """The names of a slot's files in the mirror."""
         try:
-            remote = mirror.names(self._folder(slot))
-            for number in range(attempt, 0, -1):
-                file = self._file(slot, number)
-                if file.exists() or (file.name in remote and mirror.fetch(file)):
-                    return
+            return self.mirror.names(self._folder(slot)) if self.mirror is not None else ()
         except StorageError as error:
             log.warning("%s; slot %d continues from the files on this machine", error, slot)
+            return ()
+
+    def _fetch(self, file: Path, remote: Collection[str]) -> bool:
+        try:
+            return self.mirror is not None and file.name in remote and self.mirror.fetch(file)
+        except StorageError as error:
+            log.warning("%s; %s is not fetched", error, file.name)
+            return False
 
     @contextmanager
     def shared(self, file: Path) -> Iterator[None]:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quell.check_sums import is_intact
 from quell_tuning.workspace.bucket_mirror import Mirror
 from quell_tuning.workspace.checkpoints import Checkpoints
 
@@ -53,9 +54,10 @@ class RunFolder:
             self.mirror.keep(self.weights(name, number))
 
     def fetch_weights(self, name: str, number: int) -> Path:
-        """The file of a trial's weights, fetched where another machine wrote them; absent when they were not kept."""
+        """The file of a trial's weights, absent when they were not kept; fetched where another machine wrote them, or
+        where those here are damaged."""
         file = self.weights(name, number)
-        if self.mirror is not None and not file.exists():
+        if self.mirror is not None and not (file.exists() and is_intact(file)):
             self.mirror.fetch(file)
         return file
 
