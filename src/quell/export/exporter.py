@@ -16,15 +16,23 @@ from quell.export.blocks import blocks_of
 from quell.export.exported_model import onnx_session
 from quell.export.torchscript import METADATA, freeze, quiet
 from quell.network.denoiser import Denoiser, cpu_copy
+from quell.progress import ignore
 
 TOLERANCE = 1e-5
 
 
-def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str = "torchscript") -> dict[str, Any]:
+def export(
+    denoiser: Denoiser,
+    path: Path,
+    metadata: dict[str, Any],
+    kind: str = "torchscript",
+    accept: Callable[[Path], None] = ignore,
+) -> dict[str, Any]:
     """Writes a denoiser and its metadata to one file, checked before it appears; returns all of the metadata.
 
     Args:
         kind: one of `quell.config.FORMATS`.
+        accept: called with the written file before it appears at `path`, and not at all if this raises.
 
     Raises:
         ExportError: the written denoiser differs from the eager one or cannot be made, or the file cannot be written.
@@ -39,8 +47,12 @@ def export(denoiser: Denoiser, path: Path, metadata: dict[str, Any], kind: str =
     write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
     try:
         with replacing(path) as partial:
-            compare(write(denoiser, partial, json.dumps(metadata)), denoiser, path)
-    except (OSError, RuntimeError) as error:
+            try:
+                compare(write(denoiser, partial, json.dumps(metadata)), denoiser, path)
+            except RuntimeError as error:  # of torch, for a file that it cannot write
+                raise OSError(error) from error
+            accept(partial)
+    except OSError as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error
     return metadata

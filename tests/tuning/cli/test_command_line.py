@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,8 @@ def test_the_best_trial_is_exported(exported: tuple[Path, str]) -> None:
     denoised = leader["metrics"]["si_sdr"]
     assert f"{noisy:.2f} -> {denoised:.2f}, {denoised - noisy:+.2f} [" in card
     assert f"trial {leader['trial']} of tiny" in output
+    (own,) = re.findall(r"^validation: .*si_sdr (\S+) \(noisy", output, re.MULTILINE)
+    assert float(own) == pytest.approx(denoised, abs=0.005)
     assert f"{leader['cost']['parameters']:,} parameters" in output
     assert "real-time factor 0.0" in output
 

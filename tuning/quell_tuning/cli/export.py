@@ -2,13 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quell.config import FORMATS
 from quell_tuning.cli import options
 from quell_tuning.cli.options import complete_trial, open_study, open_workspace, stderr, stdout
+
+if TYPE_CHECKING:
+    from quell_tuning.export.model_card import ExportedTrial
 
 
 def export(
@@ -47,14 +50,24 @@ def export(
     again_on = check_device(device) if refit else None
     exported = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
     print(f"{output}: {exported.chosen.label}; card: {output.with_suffix('.md')}")
-    before, after = exported.metadata["validation"]["noisy"], exported.metadata["validation"]["denoised"]
-    heading = "validation, measured before refitting: " if refit else "validation: "
-    print(heading + ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items()))
+    print(validation_line(exported, refit=refit))
     print(f"{exported.costs.parameters:,} parameters, {exported.costs.macs_per_s / 1e6:.0f} M MAC/s")
     latency = "infinite" if math.isinf(exported.costs.latency_ms) else f"{exported.costs.latency_ms:.0f} ms"
     rtf = "" if exported.rtf is None else f", real-time factor {exported.rtf:.4f} on one thread"
     print(f"latency {latency}{rtf}")
     return 0
+
+
+def validation_line(exported: "ExportedTrial", *, refit: bool) -> str:
+    """The file's own scores, or the trial's where the file was not scored."""
+    stored, own = exported.metadata["validation"], exported.validation
+    before, after = (own.noisy.means(), own.denoised.means()) if own else (stored["noisy"], stored["denoised"])
+    scores = ", ".join(f"{name} {value:.3f} (noisy {before[name]:.3f})" for name, value in after.items())
+    if own is not None:
+        reason = exported.uncompared
+        return f"validation: {scores}" + (f"; not compared with the trial: {reason}" if reason else "")
+    heading = "validation, measured before refitting" if refit else "validation of the trial, the file was not scored"
+    return f"{heading}: {scores or 'no scores'}"
 
 
 def reproduce(

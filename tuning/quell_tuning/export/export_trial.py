@@ -13,7 +13,7 @@ import quell
 from quell.atomic import replacing
 from quell.config import FORMATS
 from quell.corpus.memory_map import Corpus
-from quell.errors import CorpusError
+from quell.errors import CorpusError, ExportError
 from quell.export.cost import cost, measured
 from quell.export.exported_model import Model, load
 from quell.export.exporter import export
@@ -21,12 +21,13 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
+from quell.progress import ignore
 from quell_tuning import progress
 from quell_tuning.export import model_card
 from quell_tuning.export.chosen_trial import ChosenTrial, choose, weights_number
 from quell_tuning.export.model_card import ExportedTrial
 from quell_tuning.export.retraining import refit
-from quell_tuning.export.validation_scores import Validation
+from quell_tuning.export.validation_scores import Validation, uncompared, unlike
 from quell_tuning.study.stored_study import SKIPPED, corpus_of, spec_of
 from quell_tuning.study.study_file import validation_set
 from quell_tuning.workspace.run_folder import RunFolder
@@ -51,7 +52,8 @@ def export_best(
     Raises:
         CorpusError: the trial is to be trained again, and the decoded recordings are not on this machine.
         StudyNotFound: there is no such trial, or its weights were not kept.
-        ExportError: the file cannot be written, or its output differs from the trial's.
+        ExportError: the weights are damaged, the file cannot be written, or its output or its scores on the validation
+            mixtures differ from the trial's; nothing is then written.
     """
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.fetch_weights(chosen.study, weights_number(chosen.trial)))
@@ -62,16 +64,20 @@ def export_best(
     costs = cost(denoiser.config)
     metadata = _metadata(study, chosen) | {"licence": licence, "cost": costs.record(), "refit": again_on is not None}
     kind = next(kind for kind, suffix in FORMATS.items() if suffix == path.suffix)
-    metadata |= export(denoiser, path, metadata, kind)
     try:
         corpus = corpus_of(study, runs.corpora)
     except CorpusError:
         corpus = None
-    rtf = validation = None
-    if kind != "pt2":
-        rtf = measured(lambda: load(path), denoiser.config.sample_rate)
+    validation = None
+
+    def verify(written: Path) -> None:
+        nonlocal validation
         if corpus is not None and again_on is None:
-            validation = _validation(study, corpus, load(path), console)
+            validation = _validation(study, corpus, load(written), console)
+            _refuse_other_scores(path, chosen, validation, metadata["validation"])
+
+    metadata |= export(denoiser, path, metadata, kind, ignore if kind == "pt2" else verify)
+    rtf = None if kind == "pt2" else measured(lambda: load(path), denoiser.config.sample_rate)
     exported = ExportedTrial(chosen, costs, rtf, metadata, corpus, validation)
     with replacing(card) as partial:
         partial.write_text(model_card.text(path, exported), encoding="utf-8")
@@ -83,6 +89,18 @@ def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Cons
         mixtures = validation_set(spec_of(study), corpus, scorer)
         scores = score_denoiser(scorer, model, mixtures, progress=update)
         return Validation(mixtures.noisy_scores, scores, mixtures.labels)
+
+
+def _refuse_other_scores(
+    path: Path, chosen: ChosenTrial, validation: Validation, stored: dict[str, dict[str, float]]
+) -> None:
+    """Raises ExportError where a file scores otherwise than its trial did: its weights are not the trial's."""
+    problem = unlike(validation.denoised.means(), stored["denoised"])
+    if problem and not uncompared(validation, **stored):
+        trial = f"trial {chosen.trial.number} of {chosen.study}"
+        raise ExportError(
+            f"{path}: {problem} as {trial} scored; its weights are others: export another --trial, or this one --refit"
+        )
 
 
 def commit() -> str:
@@ -108,7 +126,7 @@ def _metadata(study: optuna.Study, chosen: ChosenTrial) -> dict[str, Any]:
         "trial": trial.number,
         "params": trial.params,
         "training": trial.user_attrs["training"],
-        "validation": {"noisy": study.user_attrs["noisy"], "denoised": trial.user_attrs["metrics"]},
+        "validation": {"noisy": study.user_attrs.get("noisy", {}), "denoised": trial.user_attrs.get("metrics", {})},
         "quell": quell.__version__,
         "commit": commit(),
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,7 +12,13 @@ from quell.errors import ExportError
 from quell.export.cost import Cost
 from quell.metrics.intrusive import UNITS
 from quell_tuning.export.chosen_trial import ChosenTrial
-from quell_tuning.export.validation_scores import Validation, score_table, weak_spots, weakest_noises
+from quell_tuning.export.validation_scores import (
+    Validation,
+    score_table,
+    uncompared,
+    weak_spots,
+    weakest_noises,
+)
 from quell_tuning.formatting import number
 from quell_tuning.markdown import plain_table
 
@@ -29,6 +35,11 @@ class ExportedTrial:
     metadata: dict[str, Any]
     corpus: Corpus | None  # None when the decoded recordings are not on this machine
     validation: Validation | None  # None without a corpus
+
+    @property
+    def uncompared(self) -> str:
+        """Why the file's scores were not compared with those of the trial; empty where they were."""
+        return "" if self.validation is None else uncompared(self.validation, **self.metadata["validation"])
 
 
 def check(card: Path) -> None:
