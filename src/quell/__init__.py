@@ -23,7 +23,9 @@ from quell.errors import (
     DenoiserError,
     DownloadError,
     ExportError,
+    LockError,
     PackageError,
+    ProcessError,
     TrainingError,
 )
 
@@ -55,8 +57,10 @@ __all__ = [
     "DenoiserError",
     "DownloadError",
     "ExportError",
+    "LockError",
     "Model",
     "PackageError",
+    "ProcessError",
     "TrainingError",
     "__version__",
     "denoise",

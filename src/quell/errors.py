@@ -38,3 +38,14 @@ class LockError(DenoiserError):
 
 class PackageError(DenoiserError):
     """An optional package is not installed; the message names the extra."""
+
+
+class ProcessError(DenoiserError):
+    """A child process died in the middle of its work; `of_memory` where memory may have been the reason."""
+
+    def __init__(self, text: str, of_memory: bool) -> None:
+        super().__init__(text, of_memory)
+        self.of_memory = of_memory
+
+    def __str__(self) -> str:
+        return str(self.args[0])

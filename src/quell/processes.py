@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and the number of cores."""
+"""What child processes need to end with their parent, and the number of cores."""
 
 import atexit
 import gc
@@ -7,72 +7,26 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 OWN_GROUPS = Path("/proc/self/cgroup")  # the control groups of this process
 GROUPS = Path("/sys/fs/cgroup")
-
-
-def pool(
-    processes: int, begin: Callable[..., None] | None = None, *args: Any, one_thread: bool = False
-) -> ProcessPoolExecutor:
-    """Spawned processes, started at the first task. They end with this process, even when it is killed.
-
-    Args:
-        begin: called in each of them, with `args`, before its first task.
-        one_thread: their numerical libraries use one thread each.
-    """
-    context = multiprocessing.get_context("spawn")
-    found = _Pool(processes, mp_context=context, initializer=_begin, initargs=(begin, *args))
-    found.environment = {"OMP_NUM_THREADS": "1"} if one_thread else {}
-    return found
-
-
-class _Pool(ProcessPoolExecutor):
-    environment: dict[str, str]
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        with undisturbed(), _environment(self.environment):  # the process starts here
-            return super().submit(fn, *args, **kwargs)
-
-
-@contextmanager
-def _environment(added: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """For starting processes that follow their parent: until one has Python running, and says so itself, a Ctrl-C would
     end it with a traceback. It inherits that it waits."""
+    resource_tracker.ensure_running()  # it is started with the first process, and then lets SIGINT through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin(begin: Callable[..., None] | None, *args: Any) -> None:
-    follow_parent()
-    if begin is not None:
-        begin(*args)
 
 
 def follow_parent() -> None:

@@ -35,7 +35,7 @@ def loaded_after(modules: list[str]) -> set[str]:
 
 def test_the_public_interface_is_load_denoise_model_options_and_errors():
     assert set(quell.__all__) == PUBLIC
-    assert len(quell.__all__) == len(PUBLIC) == 13
+    assert len(quell.__all__) == len(PUBLIC) == 15
     assert all(hasattr(quell, name) for name in quell.__all__)
     with pytest.raises(AttributeError, match="module 'quell' has no attribute 'train'"):
         _ = quell.train

@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,15 @@ from quell import locks
 from quell.errors import LockError
 
 ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys, time
+from pathlib import Path
+from quell import locks
+
+with locks.hold(Path(sys.argv[1]), 1):
+    print(flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -67,3 +78,14 @@ def test_a_lock_that_others_share_is_not_free_for_one_alone(tmp_path: Path) -> N
     locks.close(first)
     assert locks.take(third)
     locks.close(third)
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert (tmp_path / "lock").read_text().startswith(f"process {holder.pid} on ")
+        holder.kill()
+    with locks.hold(tmp_path / "lock", 0):
+        pass

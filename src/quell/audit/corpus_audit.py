@@ -9,14 +9,16 @@ from quell import audio
 from quell.audio.alignment import measured_snr_db, read
 from quell.audit.findings import Finding, Inspections, Pairing, judge, usable
 from quell.audit.inspection import Inspection, inspect
+from quell.child_pool import ChildPool, described
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.corpus.scan import find
 from quell.errors import AudioError
-from quell.processes import pool
 from quell.progress import Progress, ignore
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+BATCH = 8  # recordings that a process reads between two messages
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ def audit(config: CorpusConfig, processes: int = 1, progress: Progress = ignore)
     inspections: dict[Recording, Inspection | str] = {}
     progress(0, len(recordings))
     paths = [config.path(recording) for recording in recordings]
-    for recording, inspection in zip(recordings, _map(_inspect, paths, processes), strict=True):
+    names = [recording.name for recording in recordings]
+    for recording, inspection in zip(recordings, _map(_inspect, paths, names, processes), strict=True):
         inspections[recording] = inspection
         progress(len(inspections), len(recordings))
     # Of the pairs that can be read, at the rate of the corpus.
     pairs = partners(one for one, measured in inspections.items() if isinstance(measured, Inspection))
     jobs = [(config.path(noisy), config.path(clean), config.sample_rate) for noisy, clean in pairs]
-    pairings = dict(zip([noisy.name for noisy, _ in pairs], _map(_pair, jobs, processes), strict=True))
+    names = [noisy.name for noisy, _ in pairs]
+    pairings = dict(zip(names, _map(_pair, jobs, names, processes), strict=True))
     findings = [*judge(config, inspections, pairings), *_unread(config)]
     return Audit(config, inspections, pairings, findings)
 
@@ -76,12 +80,21 @@ def without(audit: Audit, names: Iterable[str]) -> Audit:
     return Audit(config, inspections, audit.pairings, judge(config, inspections, audit.pairings))
 
 
-def _map(function: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[R]:
+def _map(function: Callable[[T], R], items: Sequence[T], names: Sequence[str], processes: int) -> Iterator[R]:
     if processes < 2 or not items:
         yield from map(function, items)
         return
-    with pool(processes) as executor:
-        yield from executor.map(function, items, chunksize=8)
+    with ChildPool(processes) as children:
+        results = []
+        for start in range(0, len(items), BATCH):
+            batch = slice(start, start + BATCH)
+            results.append(children.submit(described("reading", names[batch]), _apply, function, items[batch]))
+        for result in results:
+            yield from result.result()
+
+
+def _apply(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    return [function(item) for item in items]
 
 
 def _pair(job: tuple[Path, Path, int]) -> Pairing:

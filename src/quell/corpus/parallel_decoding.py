@@ -3,7 +3,7 @@
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from quell.check_sums import DamagedFileError, read_json
+from quell.child_pool import ChildPool, described
 from quell.corpus.decoding import Decoded, decode, decode_pair
 from quell.corpus.memory_map import INDEX, WITHDRAWN
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
-from quell.processes import pool
 
 # Version of the decoded files. Raise it when the same recordings decode to other samples.
 DECODER = 1
@@ -116,28 +116,25 @@ def decoded(
             return dict
         return partial(_copied, stored[job.key], job.decode) if job.key in stored else job.decode
 
-    executor = _executor(processes, [job.size for job in jobs if job.key not in stored])
-    if executor is None:
+    if not _worthwhile(processes, [job.size for job in jobs if job.key not in stored]):
         for job in jobs:
             yield job, task(job)()
         return
     ahead: deque[tuple[Sequence[DecodingJob], Future[list[Decoded]]]] = deque()
-    try:
+    with ChildPool(processes) as children:
         for batch in _batches(jobs):
             tasks = [task(job) for job in batch]
             if all(job.key in stored for job in batch):
                 future: Future[list[Decoded]] = Future()
                 future.set_result(_run(tasks))
             else:
-                future = executor.submit(_run, tasks)
+                future = children.submit(described("decoding", [job.recording.name for job in batch]), _run, tasks)
             ahead.append((batch, future))
             if len(ahead) >= AHEAD * processes:
                 first, result = ahead.popleft()
                 yield from zip(first, result.result(), strict=True)
         for batch, result in ahead:
             yield from zip(batch, result.result(), strict=True)
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _batches(jobs: Sequence[DecodingJob]) -> Iterator[Sequence[DecodingJob]]:
@@ -172,7 +169,5 @@ def _copied(stored: Mapping[Kind, StoredSamples], decode: Task) -> Decoded:
     return decoded
 
 
-def _executor(processes: int, sizes: Sequence[int]) -> Executor | None:
-    if processes < 2 or (len(sizes) < MIN_JOBS and sum(sizes) < MIN_BYTES):
-        return None
-    return pool(processes)
+def _worthwhile(processes: int, sizes: Sequence[int]) -> bool:
+    return processes > 1 and (len(sizes) >= MIN_JOBS or sum(sizes) >= MIN_BYTES)

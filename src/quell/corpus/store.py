@@ -39,8 +39,9 @@ def prepare(
     """The decoded corpus, opened from `store` if the same files were decoded before, else decoded now.
 
     A build is renamed to its final name at its end, so an interrupted one leaves nothing there; of two builds at once,
-    one waits for the other. Recordings that another corpus in `store` has decoded are copied from there, and silent
-    ones are left out. A damaged corpus is built again in the same way, out of its own recordings that are intact.
+    one waits for the other, and says for which. Recordings that another corpus in `store` has decoded are copied from
+    there, and silent ones are left out. A damaged corpus is built again in the same way, out of its own recordings that
+    are intact.
 
     Args:
         whole: splits that will be read whole: they are checked now, others when they are read.

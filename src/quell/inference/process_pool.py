@@ -1,9 +1,9 @@
 """Denoises several files at once in processes, and replaces those that crash or stall.
 
-Each process has an executor of its own, so that a crash is known by its file, and no two share a lock: one that died
-while it held it would stop the others. `pebble.ProcessPool` 5.2.3 was tried instead: half the lines (146 for 289) and
-the same start-up (40 files by two processes: 6.3 s of CPU time, here 7.0 s, means of 3), but a process killed while it
-handed over its result stopped the others for 120 s, and one killed while idle broke the whole pool.
+Each process is a pool of its own, so that it is known which file a stalled one denoises. `pebble.ProcessPool` 5.2.3 was
+tried instead: half the lines (146 for 289) and the same start-up (40 files by two processes: 6.3 s of CPU time, here
+7.0 s, means of 3), but a process killed while it handed over its result stopped the others for 120 s, and one killed
+while idle broke the whole pool.
 """
 
 import ctypes
@@ -14,17 +14,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from quell.atomic import sweep
-from quell.errors import AudioError, ExportError
+from quell.child_pool import ChildPool
+from quell.errors import AudioError, ExportError, ProcessError
 from quell.inference import denoising_process, pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult
 from quell.inference.journal import Journal
-from quell.processes import pool
 from quell.progress import Progress, ignore
 
 POLL_S = 0.2
@@ -35,44 +34,45 @@ STALLED_S = 600.0  # without progress, which a process reports at least every 8 
 
 
 class _Slot:
-    """One process, started again when it died."""
+    """One process, started again when it died.
+
+    Attributes:
+        killed: by the system at least once, probably for want of memory.
+    """
 
     def __init__(self, model: Path | None, options: DenoiseOptions, processes: int, stop: Any) -> None:
         self.state: Any = multiprocessing.get_context("spawn").RawValue(denoising_process.SharedState)
-        self._setup = denoising_process.Setup(model, options, processes, stop, self.state)
-        self._start()
+        self._model = model or pretrained.FOLDER
+        setup = denoising_process.Setup(model, options, processes, stop, self.state)
+        self._child = ChildPool(1, denoising_process.begin, setup, attempts=1)
+        self.killed = False
+        self._reset()
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self.state.busy, self._stalled = False, False
         self._steps, self._still_s, self._polled = 0, 0.0, time.monotonic()
-        self._executor = pool(1, denoising_process.begin, self._setup)
-
-    def _restart(self) -> None:
-        self._executor.shutdown()
-        self._start()
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        try:
-            return self._executor.submit(call, *arguments)
-        except BrokenProcessPool:
-            self._restart()
-            return self._executor.submit(call, *arguments)
+        return self._child.submit(str(self._model), call, *arguments)
 
     def result(self, future: Future[Any]) -> tuple[Any, bool]:
         """The result of a call, None when the process died; and whether it was killed because it stalled."""
         try:
             return future.result(), False
-        except BrokenProcessPool:
+        except ProcessError as error:
             stalled = self._stalled
-            self._restart()
+            self.killed = self.killed or (error.of_memory and not stalled)
+            self._reset()
             return None, stalled
 
     def load_model(self) -> None:
         """Loads the model in the process; raises ExportError when it cannot be loaded."""
-        if self.result(self.submit(denoising_process.load_model))[0] is None:
-            found = "the process that loads it is killed"
-            needed = "expected a file made by `quell export`; look for free memory"
-            raise ExportError(f"{self._setup.model or pretrained.FOLDER}: {found}, {needed}")
+        for _ in range(ATTEMPTS):
+            if self.result(self.submit(denoising_process.load_model))[0] is not None:
+                return
+        found = f"the process that loads it was killed {ATTEMPTS} times"
+        needed = "expected a file made by `quell export`; look for free memory"
+        raise ExportError(f"{self._model}: {found}, {needed}")
 
     def kill_if_stalled(self) -> None:
         """Kills the process after STALLED_S without progress, measured between calls of this method.
@@ -99,7 +99,7 @@ class _Slot:
         finally:
             if self.state.busy:
                 self._kill()
-        self._executor.shutdown()
+        self._child.close()
 
 
 def denoise(
@@ -182,10 +182,10 @@ def _spread(
     """Calls `call` in the slots' processes with each argument of the queue, which may grow meanwhile.
 
     Yields (argument, result, stalled) as calls end; the result is None where the process died. `report` is called
-    every POLL_S.
+    every POLL_S. A slot whose process the system killed is left out while there are others.
     """
     running: dict[Future[Any], tuple[_Slot, Any]] = {}
-    idle = list(slots)
+    idle = [slot for slot in slots if not slot.killed] or [slots[0]]
     while queue or running:
         while queue and idle:
             slot, argument = idle.pop(), queue.popleft()
@@ -194,7 +194,9 @@ def _spread(
         report()
         for future in ended:
             slot, argument = running.pop(future)
-            idle.append(slot)
-            yield argument, *slot.result(future)
+            result, stalled = slot.result(future)
+            if not (slot.killed and (idle or running)):
+                idle.append(slot)
+            yield argument, result, stalled
         for slot, _ in running.values():
             slot.kill_if_stalled()

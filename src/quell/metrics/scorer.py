@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import FloatArray
+from quell.child_pool import ChildPool
 from quell.metrics import intrusive
-from quell.processes import pool
 from quell.progress import Progress, ignore
 
 ScoringJob = Callable[[], intrusive.ClipScore]  # sent to another process: a function of a module with its arguments
@@ -84,13 +84,13 @@ class Scorer:
 
     def __init__(self, processes: int = 1) -> None:
         # One thread each: sums of BLAS differ in the last digit with their number.
-        self._pool = pool(processes, one_thread=True)
+        self._children = ChildPool(processes, one_thread=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._children.close()
 
     def score_clips(
         self,
@@ -114,8 +114,8 @@ class Scorer:
         """
         pending: list[Future[intrusive.ClipScore]] = []
         try:
-            for job in jobs:
-                pending.append(self._pool.submit(job))
+            for number, job in enumerate(jobs, 1):
+                pending.append(self._children.submit(f"scoring clip {number} of {count}", job))
                 progress(sum(future.done() for future in pending), count)
                 while len(waiting := [future for future in pending if not future.done()]) > AHEAD:
                     wait(waiting, return_when=FIRST_COMPLETED)

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import deadly
 import numpy as np
 import pytest
 import soundfile
@@ -16,7 +17,7 @@ from quell.audit.corpus_audit import audit, without
 from quell.corpus.recordings import CorpusConfig
 from quell.corpus.scan import find
 from quell.corpus.splits import SPLITS
-from quell.errors import CorpusError
+from quell.errors import CorpusError, ProcessError
 
 RATE = 16_000
 KINDS = ("rain", "wind", "hum")
@@ -301,3 +302,20 @@ def test_files_of_sound_that_are_not_read_are_a_warning(healthy, tmp_path):
         "1 files that are not read (1 .m4a)",
         "2 files that are not read (2 .wma)",
     ]
+
+
+def test_a_process_that_is_killed_inside_its_write_changes_no_finding(small_config, tmp_path, monkeypatch):
+    unharmed = audit(small_config)
+    deadly.plant(tmp_path, monkeypatch)(1)
+    found = audit(small_config, 2)
+    assert found.findings == unharmed.findings
+    assert [one.digest for one in found.inspections.values()] == [one.digest for one in unharmed.inspections.values()]
+    assert not any((tmp_path / "kills").iterdir())
+
+
+def test_processes_that_are_killed_again_are_one_line_that_names_recordings(small_config, tmp_path, monkeypatch):
+    deadly.plant(tmp_path, monkeypatch)(
+        3
+    )  # the first answers of both processes, then the first one that is tried again
+    with pytest.raises(ProcessError, match=r"^reading clean/speaker\d/0\.wav and 7 more: killed \(signal 9\), prob"):
+        audit(small_config, 2)

@@ -8,13 +8,15 @@ import re
 import shutil
 import threading
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
+import deadly
 import numpy as np
 import pytest
 from sounds import recordings_of, tone, write
 
+from quell import locks
 from quell.corpus import file_digests as digests_module
 from quell.corpus import parallel_decoding
 from quell.corpus import store as store_module
@@ -25,7 +27,7 @@ from quell.corpus.recordings import CorpusConfig
 from quell.corpus.scan import find, scan
 from quell.corpus.splits import SPLITS
 from quell.corpus.store import fingerprint, prepare
-from quell.errors import AudioError, CorpusError
+from quell.errors import AudioError, CorpusError, ProcessError
 
 
 def test_no_group_is_in_two_splits(small_corpus):
@@ -121,17 +123,50 @@ def test_only_some_recordings_per_process_are_in_memory(config, monkeypatch):
     submitted = []
 
     class Pool(ThreadPoolExecutor):
-        def submit(self, *arguments):
-            submitted.append(arguments)
+        def submit(self, what, *arguments):
+            submitted.append(what)
             return super().submit(*arguments)
 
-    monkeypatch.setattr(parallel_decoding, "pool", Pool)
+    monkeypatch.setattr(parallel_decoding, "ChildPool", Pool)
     jobs = parallel_decoding.decoding_jobs(config, recordings)
     given = parallel_decoding.decoded(jobs, {}, lambda recording: False, 2)
     for number, (job, decoded) in enumerate(given, 1):
         assert job.recording == recordings[number - 1] and len(decoded[job.recording.kind]) > 0
         assert len(submitted) <= number + 1
     assert number == len(recordings)
+    assert submitted == [f"decoding {recording.name}" for recording in recordings]
+
+
+def test_a_decoding_process_that_is_killed_inside_its_write_changes_no_sample(config, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_decoding, "MIN_JOBS", 0)
+    monkeypatch.setattr(parallel_decoding, "BATCH", 2)
+    one = prepare(config, store)
+    deadly.plant(tmp_path, monkeypatch)(1)
+    two = prepare(config, tmp_path / "other", processes=2)
+    assert not any((tmp_path / "kills").iterdir())
+    for name in SPLITS:
+        assert one.splits[name].clips == two.splits[name].clips
+        np.testing.assert_array_equal(one.splits[name].samples, two.splits[name].samples)
+
+
+def test_decoding_processes_that_are_killed_again_leave_nothing_and_free_the_lock(config, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_decoding, "MIN_JOBS", 0)
+    deadly.plant(tmp_path, monkeypatch)(2)
+    with pytest.raises(ProcessError, match=r"^decoding clean/s0/0\.wav and 5 more: killed \(signal 9\), probably"):
+        prepare(config, store, processes=2)
+    assert {path.name for path in store.iterdir()} <= {".lock", "digests.json"}
+    assert len(prepare(config, store, processes=2).splits["train"].clips) == 2
+
+
+def test_who_waits_for_a_build_says_who_builds(config, store, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "TELL_S", 0.2)
+    store.mkdir()
+    with ThreadPoolExecutor(1) as threads:
+        with locks.hold(store / ".lock", 1):
+            waiting = threads.submit(prepare, config, store)
+            assert not wait([waiting], 1).done
+        waiting.result(20)
+    assert caplog.messages[0].startswith(f"{store / '.lock'}: locked by process {os.getpid()} on ")
 
 
 def test_long_recordings_are_in_separate_batches(config):
@@ -148,9 +183,9 @@ def test_long_recordings_are_in_separate_batches(config):
 
 
 def test_few_but_long_recordings_are_decoded_in_processes():
-    assert parallel_decoding._executor(2, [1_000] * 10) is None
-    with parallel_decoding._executor(2, [parallel_decoding.MIN_BYTES]) as executor:
-        assert executor is not None
+    assert not parallel_decoding._worthwhile(2, [1_000] * 10)
+    assert parallel_decoding._worthwhile(2, [parallel_decoding.MIN_BYTES])
+    assert not parallel_decoding._worthwhile(1, [parallel_decoding.MIN_BYTES])
 
 
 def test_unchanged_recordings_are_not_decoded_again(config, store, monkeypatch):

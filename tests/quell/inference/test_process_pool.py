@@ -8,12 +8,13 @@ import signal
 import sys
 from pathlib import Path
 
+import deadly as dying
 import numpy as np
 import pytest
 import soundfile
 
 from quell.errors import AudioError, ExportError
-from quell.inference import process_pool
+from quell.inference import denoising_process, process_pool
 from quell.inference.enhancement import denoise_job
 from quell.inference.jobs import DenoiseJob, DenoiseOptions
 from quell.inference.process_pool import denoise
@@ -127,3 +128,38 @@ def test_an_idle_process_that_is_killed_is_replaced(tmp_path, model):
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert [done.error for done in ended] == [None]
+
+
+def test_processes_that_are_killed_inside_their_writes_lose_no_recording(tmp_path, model, monkeypatch):
+    kill = dying.plant(tmp_path, monkeypatch)
+    todo = jobs(tmp_path, ["a.wav", "b.wav", "c.wav", "d.wav"])
+    kill(1)  # of the answer that the model is loaded
+    ended = denoise(todo, model, DenoiseOptions(), processes=2)
+    errors = {(first := next(ended)).job.target.name: first.error}
+    kill(1)
+    errors |= {done.job.target.name: done.error for done in ended}
+    assert errors == dict.fromkeys(["a.wav", "b.wav", "c.wav", "d.wav"])
+    assert not any((tmp_path / "kills").iterdir())
+
+
+def test_a_model_whose_process_is_killed_twice_is_one_line(tmp_path, model, monkeypatch):
+    dying.plant(tmp_path, monkeypatch)(2)
+    with pytest.raises(ExportError, match=r"model\.pt: the process that loads it was killed 2 times, expected a file"):
+        list(denoise(jobs(tmp_path, ["a.wav"]), model, DenoiseOptions(), processes=1))
+
+
+def test_a_slot_whose_process_the_system_killed_is_left_out_beside_others(tmp_path, model, deadly, monkeypatch):
+    names = ["late.SIGKILL.1.wav", *(f"{number}.wav" for number in range(6))]
+    todo = [*jobs(tmp_path, names[:1], deadly), *jobs(tmp_path, names[1:])]
+    used, submit = [], process_pool._Slot.submit
+
+    def note(slot, call, *arguments):
+        if call is denoising_process.denoise:
+            used.append(slot)
+        return submit(slot, call, *arguments)
+
+    monkeypatch.setattr(process_pool._Slot, "submit", note)
+    ended = {done.job.target.name: done.error for done in denoise(todo, model, DenoiseOptions(), processes=2)}
+    assert ended == dict.fromkeys(names)
+    (killed,) = {slot for slot in used if slot.killed}
+    assert used.count(killed) < used.count(next(slot for slot in used if slot is not killed))

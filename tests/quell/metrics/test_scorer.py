@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import deadly
 import numpy as np
 import pytest
 
+from quell.errors import ProcessError
 from quell.metrics import intrusive
 from quell.metrics import scorer as scoring
-from quell.metrics.scorer import Scores, paired_interval
+from quell.metrics.scorer import Scorer, Scores, paired_interval
 from quell.mixing.evaluation_mixtures import score_denoiser
 
 
@@ -54,6 +56,38 @@ def test_at_most_ahead_clips_wait_to_be_scored(validation, scorer, monkeypatch):
     found = scorer.run(jobs(), 12, move)
     assert len(found) == 12 and {clip.values["stoi"] for clip in found} == {validation.noisy_scores.values["stoi"][0]}
     assert max(waiting) <= 4  # two that wait, and one that was scored since `move`
+
+
+def test_scores_are_the_same_to_the_last_digit_whatever_the_environment_says_of_threads(monkeypatch):
+    target = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)  # OpenBLAS cuts it for two threads
+    estimate = target + 0.1 * np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    found = set()
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
+        for threads in ("1", "2"):
+            with monkeypatch.context() as environment, Scorer(1) as scorer:
+                environment.setenv(variable, threads)
+                (clip,) = scorer.score_clips([estimate], [target], 8_000, ("si_sdr",))
+            found.add(clip.values["si_sdr"])
+    assert len(found) == 1
+
+
+def test_a_scoring_process_that_is_killed_inside_its_write_changes_no_score(validation, tmp_path, monkeypatch):
+    deadly.plant(tmp_path, monkeypatch)(1)
+    with Scorer(2) as scorer:
+        found = score_denoiser(scorer, lambda noisy: noisy, validation, ("stoi",))
+    assert not any((tmp_path / "kills").iterdir())
+    assert found.values["stoi"].tolist() == validation.noisy_scores.values["stoi"].tolist()
+
+
+def test_scoring_processes_that_are_killed_again_are_one_line_and_the_scorer_stays_usable(
+    validation, tmp_path, monkeypatch
+):
+    kill = deadly.plant(tmp_path, monkeypatch)
+    with Scorer(1) as scorer:
+        kill(2)
+        with pytest.raises(ProcessError, match=r"^scoring clip 1 of 6: killed \(signal 9\), probably for want"):
+            score_denoiser(scorer, lambda noisy: noisy, validation, ("stoi",))
+        assert len(score_denoiser(scorer, lambda noisy: noisy, validation, ("stoi",)).snr_db) == 6
 
 
 def test_another_number_of_estimates_than_references_is_refused(validation, scorer):

@@ -69,12 +69,13 @@ def _write_example(corpus: Corpus, spec: study_file.StudySpec, noisy: Path, clea
 def _show_scores(noisy: Path, clean: Path, denoised: Path, label: str, console: Console) -> None:
     target, stored = audio.read(clean)
     names = intrusive.available(stored.sample_rate)
+    estimates = [np.ascontiguousarray(audio.read(path)[0][:, 0]) for path in (noisy, denoised)]
+    with Scorer() as scorer:
+        scores = scorer.score_clips(estimates, [target[:, 0]] * 2, stored.sample_rate, names)
     table = Table(title=f"one file of the test split: {label}")
     table.add_column("")
     for name in names:
         table.add_column(f"{name} ({intrusive.UNITS[name]})", justify="right", no_wrap=True)
-    for path in (noisy, denoised):
-        estimate = np.ascontiguousarray(audio.read(path)[0][:, 0])
-        scores = intrusive.score_clip(estimate, target[:, 0], stored.sample_rate, names)
-        table.add_row(path.stem, *(f"{scores.values[name]:.3f}" for name in names))
+    for path, score in zip((noisy, denoised), scores, strict=True):
+        table.add_row(path.stem, *(f"{score.values[name]:.3f}" for name in names))
     console.print(table)

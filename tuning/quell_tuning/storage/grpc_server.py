@@ -24,6 +24,7 @@ from quell_tuning.storage.retrying import RetryingStorage
 # To the database; twice as many under load.
 CONNECTIONS = 16
 LEAST_CONNECTIONS = 4  # of one of several processes
+END_S = 10.0  # for a process that was asked to end
 RESTART_S = 1.0  # before a process that died is started again
 POLL_S = 0.2
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -122,6 +123,8 @@ def _serve_together(
             for process in running:
                 process.terminate()
             for process in running:
+                process.join(END_S)
+                process.kill()
                 process.join()
 
 
