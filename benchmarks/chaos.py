@@ -55,6 +55,7 @@ def sqlite(folder: Path) -> Iterator[Backend]:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[Backend]:
+    folder.chmod(0o755)  # as root the server has a user of its own
     cluster = PostgresServer(folder / "postgres", password="chaos")
     cluster.init()
     cluster.start()

@@ -64,6 +64,7 @@ class Servers:
 
 @contextmanager
 def servers(name: str, processes: int, folder: Path) -> Iterator[Servers]:
+    folder.chmod(0o755)  # as root the server has a user of its own
     cluster = PostgresServer(folder / "postgres", password="scale")
     cluster.init()
     cluster.start()

@@ -195,6 +195,7 @@ def storages(name: str, seed: Path, folder: Path) -> Iterator[str]:
         shutil.copyfile(seed, folder / "q.db")
         yield f"sqlite:///{folder / 'q.db'}"
         return
+    folder.chmod(0o755)  # as root the server has a user of its own
     cluster = PostgresServer(folder / "postgres", password="overhead")
     cluster.init()
     cluster.start()

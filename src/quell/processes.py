@@ -1,6 +1,7 @@
-"""What child processes need to end with their parent, and the number of cores."""
+"""What child processes need to end with their parent, the number of cores, and whose processes are seen here."""
 
 import atexit
+import functools
 import gc
 import math
 import multiprocessing
@@ -15,6 +16,8 @@ from pathlib import Path
 
 OWN_GROUPS = Path("/proc/self/cgroup")  # the control groups of this process
 GROUPS = Path("/sys/fs/cgroup")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+PROCESSES = Path("/proc/self/ns/pid")
 
 
 @contextmanager
@@ -42,6 +45,18 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@functools.cache
+def machine() -> str:
+    """The boot of this system and the process namespace: processes that have it in common see each other's numbers.
+
+    Containers that share a host's name, and clones of a machine, do not. Empty where that is unknown.
+    """
+    try:
+        return f"{BOOT.read_text()[:8]}-{PROCESSES.stat().st_ino}"
+    except OSError:
+        return ""
 
 
 def cores() -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from quell import atomic
 from quell.atomic import new_folder, replacing, sweep
 
 
@@ -32,7 +34,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path, interruption, old):
 
 def test_a_block_that_writes_nothing_fails_and_leaves_what_was_there(tmp_path):
     (tmp_path / "a.wav").write_text("old")
-    with pytest.raises(FileNotFoundError, match=r"\.a\.\d+\.wav"), replacing(tmp_path / "a.wav"):
+    with pytest.raises(FileNotFoundError, match=r"\.a\.\d+-\w+\.wav"), replacing(tmp_path / "a.wav"):
         pass
     assert (tmp_path / "a.wav").read_text() == "old"
 
@@ -64,15 +66,58 @@ def test_the_longest_names_can_be_written(tmp_path):
         assert (tmp_path / f"{stem}.wav").read_text() == "new"
 
 
+def test_of_two_writers_of_a_new_file_the_second_fails_and_the_first_ones_file_stays(tmp_path, monkeypatch):
+    def link_nothing(path, target):
+        raise PermissionError("no hard links here")  # as FAT says
+
+    for folder, patched in (("linked", False), ("reserved", True)):
+        if patched:
+            monkeypatch.setattr(Path, "hardlink_to", link_nothing)
+        (tmp_path / folder).mkdir()
+        with (
+            pytest.raises(FileExistsError),
+            replacing(tmp_path / folder / "a.wav", overwrite=False) as second,
+        ):
+            second.write_text("second")
+            with replacing(tmp_path / folder / "a.wav", overwrite=False) as first:
+                first.write_text("first")
+        assert {path.name: path.read_text() for path in (tmp_path / folder).iterdir()} == {"a.wav": "first"}
+
+
+def test_two_writers_of_one_process_have_files_of_their_own(tmp_path):
+    with replacing(tmp_path / "a.wav") as first, replacing(tmp_path / "a.wav") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.wav": "first"}
+
+
+def test_a_file_of_another_container_is_swept_only_after_a_day_without_a_write(tmp_path):
+    with replacing(tmp_path / "a.wav") as partial:
+        partial.touch()
+    elsewhere = tmp_path / partial.name.replace(f"-{atomic._place()}", "-00000000").replace(
+        str(os.getpid()), "99999999"
+    )
+    elsewhere.write_text("half")
+    sweep([tmp_path / "a.wav"])
+    assert elsewhere.exists()
+    os.utime(elsewhere, (0, 0))
+    sweep([tmp_path / "a.wav"])
+    assert not elsewhere.exists()
+
+
 def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from quell.atomic import replacing\n"
-        "with replacing(Path(sys.argv[1])) as partial:\n"
-        "    partial.write_text('half'); os.kill(os.getpid(), 9)"
+        "import os, sys; from contextlib import ExitStack; from pathlib import Path\n"
+        "from quell.atomic import replacing, second\n"
+        "with ExitStack() as blocks:\n"
+        "    for path in sys.argv[1:]:\n"
+        "        partial = blocks.enter_context(replacing(Path(path)))\n"
+        "        partial.write_text('half'); second(partial).write_text('half')\n"
+        "    os.kill(os.getpid(), 9)"
     )
     names = ["a.wav", "new\nline.wav", "n" * 251 + ".wav", "bare"]
-    for name in names:
-        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+    subprocess.run([sys.executable, "-c", script, *(str(tmp_path / name) for name in names)], check=False)
+    (tmp_path / ".a.999999999.wav").touch()  # as an earlier version named them
     left = set(tmp_path.iterdir())
     others = {
         tmp_path / f".a.{os.getpid()}.wav",
@@ -82,7 +127,7 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
     }
     for path in others:
         path.touch()
-    assert len(left) == 4
+    assert len(left) == 9
     sweep(tmp_path / name for name in names)
     sweep([tmp_path / "nowhere" / "a.wav"])
     assert set(tmp_path.iterdir()) == others

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from quell_tuning import environment
+from quell_tuning.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs" / "environment.md").read_text().partition("## Quell\n")[2].partition("\n## ")[0]
@@ -35,3 +36,20 @@ def test_a_variable_is_a_number_of_seconds_by_default_or_as_set(monkeypatch: pyt
     assert environment.GRACE_S.seconds() == 30
     monkeypatch.setenv(environment.GRACE_S.name, "1.5")
     assert environment.GRACE_S.seconds() == 1.5
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30 s", "nan", "0", "-1"])
+def test_a_variable_that_is_no_number_of_seconds_is_one_line(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for variable in (environment.GRACE_S, environment.HANG_S, environment.PATIENCE_S):
+        monkeypatch.setenv(variable.name, text)
+        expected = f"{variable.name}: {text!r}, expected a number of seconds above 0; change it, or unset it"
+        with pytest.raises(UsageError, match=f"^{re.escape(expected)}$"):
+            variable.seconds()
+
+
+def test_the_number_of_a_process_is_one_line_where_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environment.POOL.name, "12")
+    assert environment.POOL.process() == 12
+    monkeypatch.setenv(environment.POOL.name, "mine")
+    with pytest.raises(UsageError, match=r"^QUELL_POOL: 'mine', expected the number of a process; unset it$"):
+        environment.POOL.process()

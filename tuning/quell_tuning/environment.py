@@ -6,6 +6,8 @@ No other module reads a variable whose name begins with QUELL_. A test compares 
 import os
 from dataclasses import dataclass
 
+from quell_tuning.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -20,7 +22,22 @@ class Variable:
         return os.environ.get(self.name)
 
     def seconds(self) -> float:
-        return float(os.environ.get(self.name, self.default))
+        """It as a number; raises UsageError unless that is above 0."""
+        text = os.environ.get(self.name, self.default)
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not number > 0:
+            raise UsageError(f"{self.name}: {text!r}, expected a number of seconds above 0; change it, or unset it")
+        return number
+
+    def process(self) -> int | None:
+        """It as the number of a process, None where it is not set; raises UsageError for anything else."""
+        text = os.environ.get(self.name)
+        if text is not None and not text.isdecimal():
+            raise UsageError(f"{self.name}: {text!r}, expected the number of a process; unset it")
+        return None if text is None else int(text)
 
 
 NOT_SET = "not set"
@@ -34,6 +51,9 @@ CORPUS = Variable(
 STORAGE = Variable("QUELL_STORAGE", "sqlite:/// + RUNS/quell.db", "URL of the database")
 STORAGE_PASSWORD_FILE = Variable(
     "QUELL_STORAGE_PASSWORD_FILE", NOT_SET, "file that contains only the password of the database"
+)
+STORAGE_TOKEN_FILE = Variable(
+    "QUELL_STORAGE_TOKEN_FILE", NOT_SET, "file that contains only the token of the gRPC proxy"
 )
 ARTIFACTS = Variable("QUELL_ARTIFACTS", "RUNS/artifacts", "folder or s3://BUCKET/PREFIX for sounds and pictures")
 DASHBOARD_PASSWORD = Variable("QUELL_DASHBOARD_PASSWORD", NOT_SET, "password of the dashboard")

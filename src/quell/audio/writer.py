@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from quell.atomic import replacing
+from quell.atomic import WRITTEN_MEANWHILE, replacing
 from quell.audio.formats import DEEP, FLOATS, Format
 from quell.audio.libsndfile import SequentialFile, reason
 from quell.audio.resampling import FloatArray
@@ -46,12 +46,13 @@ def format_for(target: Path, source: Path, stored: Format) -> Format:
 
 @contextmanager
 def writing(
-    path: Path, stored: Format, channels: int, metadata: Metadata | None = None
+    path: Path, stored: Format, channels: int, metadata: Metadata | None = None, *, overwrite: bool = True
 ) -> Iterator[Callable[[FloatArray], None]]:
     """Yields a function that appends (n, C) samples to a new file, which appears only when the block ends well.
 
     Args:
         metadata: of another file of this kind, in place of the tags of `stored`.
+        overwrite: replace a file of that name; without, one that appears before the block ends is an error.
 
     Samples beyond the range of the format (`Format.limit`) are clipped.
 
@@ -73,7 +74,7 @@ def writing(
         count += len(clipped)
 
     try:
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             partial.touch()  # libsndfile hides the system's reason
             try:
                 with _new(partial, stored if metadata is None else replace(stored, tags=()), channels) as file:
@@ -88,6 +89,8 @@ def writing(
             actual = intended if stored.container == "RAW" else _stored_as(partial)
             if actual != intended:
                 raise OSError(f"comes back as {actual}, written as {intended}")
+    except FileExistsError as error:
+        raise AudioError(f"{path}: {WRITTEN_MEANWHILE}") from error
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{path}: {reason(error)}, expected to write {stored}; {_advice(stored)}") from error
 
@@ -121,11 +124,7 @@ def _stored_as(path: Path) -> tuple[int, int, int, str, str]:
         return file.samplerate, file.channels, file.frames, file.format, file.subtype
 
 
-def write(path: Path, samples: FloatArray, stored: Format) -> None:
-    """Writes samples of shape (T,) or (T, C) in the format `stored`.
-
-    Raises:
-        AudioError: as `writing`.
-    """
-    with writing(path, stored, 1 if samples.ndim == 1 else samples.shape[1]) as append:
+def write(path: Path, samples: FloatArray, stored: Format, *, overwrite: bool = True) -> None:
+    """Writes samples of shape (T,) or (T, C) in the format `stored`. Other args and errors as `writing`."""
+    with writing(path, stored, 1 if samples.ndim == 1 else samples.shape[1], overwrite=overwrite) as append:
         append(samples)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from quell.atomic import second
 from quell.containers.mpeg import frame_of
 from quell.containers.tags import after_padding, after_tags, before_tags
 
@@ -109,7 +110,7 @@ def attach(path: Path, found: Metadata) -> None:
     if found.kind in ORDERS:
         _append_chunks(path, found.after)
         return
-    tagged = path.with_name(f"{path.name}.tagged")
+    tagged = second(path)
     try:
         with path.open("rb") as file, tagged.open("wb") as target:
             _copy_with(found, file, target)

@@ -1,5 +1,6 @@
 """Resumable downloads with checksums, and safe unpacking of zip and tar archives."""
 
+import errno
 import hashlib
 import http.client
 import shutil
@@ -25,6 +26,8 @@ TRIES = 8  # in a row without a new byte
 FIRST_TRIES = 2  # before the first byte
 PAUSE_S = 2.0  # before the second try, doubled before each later one
 MOST_FILES = 1_000_000  # of an archive
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+ENCRYPTED = 1  # bit of the flags of a file in a zip archive
 MOST_TIMES = 200  # size of the contents over that of the archive; with more it is made to fill the disk
 
 
@@ -143,21 +146,23 @@ def _check(url: str, part: Path, checksum: str) -> None:
 def unpack(archive: Path, folder: Path, progress: Progress = ignore) -> None:
     """Unpacks a zip or tar archive into a new folder, which appears only when complete.
 
-    An archive with a path that leads out of the folder, a link or a device is refused as a whole.
+    An archive with a path that leads out of the folder, a link, a device or an encrypted file is refused as a whole.
 
     Raises:
-        DownloadError: the archive is none, is damaged, or would write elsewhere or fill the disk.
+        DownloadError: the archive is none, is damaged or encrypted, or would write elsewhere or fill the disk.
     """
     if folder.exists():
         return
     try:
         with new_folder(folder) as partial_folder, _opened(archive) as members:
             _extract(archive, members, partial_folder, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except DownloadError:
+        raise
+    except Exception as error:  # zipfile and tarfile raise errors of any type on damaged bytes
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            raise DownloadError(f"{folder}: {error.strerror}, expected space for it; free the disk") from error
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else "cut off"
         raise DownloadError(f"{archive}: {reason}, expected a zip or tar archive; remove it and try again") from error
-    except OSError as error:
-        raise DownloadError(f"{folder}: {error.strerror or error}, expected space for it; free the disk") from error
 
 
 class _Member(NamedTuple):
@@ -166,6 +171,7 @@ class _Member(NamedTuple):
     name: str
     size: int  # bytes
     plain: bool  # neither link nor device
+    encrypted: bool
     extract: Callable[[Path], object]  # writes it below a folder
 
 
@@ -178,7 +184,11 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             kinds = (0, stat.S_IFREG, stat.S_IFDIR)
             yield [
                 _Member(
-                    i.filename, i.file_size, stat.S_IFMT(i.external_attr >> 16) in kinds, partial(zipped.extract, i)
+                    i.filename,
+                    i.file_size,
+                    stat.S_IFMT(i.external_attr >> 16) in kinds,
+                    bool(i.flag_bits & ENCRYPTED),
+                    partial(zipped.extract, i),
                 )
                 for i in zipped.infolist()
             ]
@@ -187,7 +197,18 @@ def _opened(archive: Path) -> Iterator[list[_Member]]:
             # Python has the filter from 3.11.4 on. It is a second guard: `_extract` refuses what it would, and more.
             tarred.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
             extract = partial(tarred.extract, set_attrs=False)
-            yield [_Member(i.name, i.size, i.isfile() or i.isdir(), partial(extract, i)) for i in tarred]
+            members = [_Member(i.name, i.size, i.isfile() or i.isdir(), False, partial(extract, i)) for i in tarred]
+            _check_end(tarred)
+            yield members
+
+
+def _check_end(tarred: tarfile.TarFile) -> None:
+    """Raises tarfile.ReadError where members end at a damaged header, which tarfile takes for the archive's end."""
+    assert tarred.fileobj is not None
+    tarred.fileobj.seek(tarred.offset)
+    while block := tarred.fileobj.read(BLOCK):  # to the end, which also compares the checksum of gzip
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"bad header after {tarred.offset} bytes")
 
 
 def _extract(archive: Path, members: list[_Member], folder: Path, progress: Progress) -> None:
@@ -206,8 +227,10 @@ def _extract(archive: Path, members: list[_Member], folder: Path, progress: Prog
 
 
 def _refuse(archive: Path, member: _Member) -> None:
-    """Raises DownloadError when a member is a link or device, or its path leads out of the folder."""
+    """Raises DownloadError when a member is encrypted, a link or device, or its path leads out of the folder."""
     name = member.name
+    if member.encrypted:
+        raise DownloadError(f"{archive}: {name!r} is encrypted, expected files without a password; unpack it yourself")
     if not member.plain:
         raise DownloadError(f"{archive}: {name!r} is no file, expected files and folders; do not use it")
     path = PureWindowsPath(name)  # takes both kinds of slashes, and drives

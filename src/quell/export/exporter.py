@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quell import check_sums
-from quell.atomic import replacing
+from quell.atomic import WRITTEN_MEANWHILE, replacing
 from quell.errors import ExportError
 from quell.export.blocks import blocks_of
 from quell.export.exported_model import onnx_session
@@ -27,12 +27,15 @@ def export(
     metadata: dict[str, Any],
     kind: str = "torchscript",
     accept: Callable[[Path], None] = ignore,
+    *,
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """Writes a denoiser and its metadata to one file, checked before it appears; returns all of the metadata.
 
     Args:
         kind: one of `quell.config.FORMATS`.
         accept: called with the written file before it appears at `path`, and not at all if this raises.
+        overwrite: replace a file of that name, also one that appears meanwhile.
 
     Raises:
         ExportError: the written denoiser differs from the eager one or cannot be made, or the file cannot be written.
@@ -46,12 +49,14 @@ def export(
     } | metadata
     write = {"torchscript": _torchscript, "onnx": _onnx, "pt2": _pt2}[kind]
     try:
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             try:
                 compare(write(denoiser, partial, json.dumps(metadata)), denoiser, path)
             except RuntimeError as error:  # of torch, for a file that it cannot write
                 raise OSError(error) from error
             accept(partial)
+    except FileExistsError as error:
+        raise ExportError(f"{path}: {WRITTEN_MEANWHILE}") from error
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{path}: {reason}, expected a path that can be written; choose another") from error

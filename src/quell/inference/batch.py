@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quell import audio
+from quell.atomic import EXISTS
 from quell.errors import AudioError
 from quell.inference.jobs import DenoiseJob
 from quell.inference.journal import Journal
@@ -42,9 +43,10 @@ def plan(inputs: Sequence[Path], output: Path, *, overwrite: bool = False, journ
         if not output.is_dir() and output.suffix.lower() in audio.UNREAD:
             raise AudioError(f"{output}: ends in {output.suffix}, expected .wav, .flac, .ogg or a folder; rename it")
         if single:
-            jobs, journal = [DenoiseJob(paths[0], output)], None
+            jobs, journal = [DenoiseJob(paths[0], output, overwrite)], None
         else:
-            jobs = list(dict.fromkeys(job for path in paths for job in _jobs(path, output, journal)))
+            each = dict.fromkeys(job for path in paths for job in _jobs(path, output, journal))
+            jobs = [job._replace(overwrite=overwrite) for job in each]
         unread = audio.unread(path for path in paths if path.is_dir())
         already_done = {job: None for job in jobs if journal is not None and journal.is_finished(job)}
         to_run = [job for job in jobs if job not in already_done]
@@ -94,4 +96,4 @@ def _check(jobs: Sequence[DenoiseJob], to_run: Sequence[DenoiseJob], overwrite: 
         source_of[job.target] = job.source
     for job in to_run:
         if job.target.exists() and not overwrite:
-            raise AudioError(f"{job.target}: exists already, expected a new file; remove it, or give --overwrite")
+            raise AudioError(f"{job.target}: {EXISTS}")

@@ -29,6 +29,8 @@ def enhance_file(
     model: Model,
     options: DenoiseOptions | None = None,
     progress: Callable[[float], None] = ignore,
+    *,
+    overwrite: bool = True,
 ) -> Report:
     """Denoises one file; rate, channels, length, container, sub-format and tags are kept, but for what another suffix
     of the target asks for.
@@ -38,6 +40,7 @@ def enhance_file(
     Args:
         progress: called with the seconds done since its last call, which may be 0; exceptions that it raises end the
             work and propagate.
+        overwrite: replace a file of the target's name, also one that appears meanwhile.
 
     Raises:
         AudioError: the file cannot be read, or the result cannot be written.
@@ -51,7 +54,7 @@ def enhance_file(
         raise AudioError(f"{target}: {found}, expected a folder that can be made; give another -o") from error
     own = metadata.read(source)
     kept = own if stored.container == recording.stored.container else None
-    with writer.writing(target, stored, recording.channels, kept) as append:
+    with writer.writing(target, stored, recording.channels, kept, overwrite=overwrite) as append:
         report = transfer(recording, model, append, options, progress, limit=stored.limit)
     return report._replace(tags_lost=not (kept and kept.complete) and metadata.has_more(source, dict(stored.tags), own))
 
@@ -155,7 +158,8 @@ def denoise_job(
     """Denoises one file. Errors of the file are in the result; those of the model are raised."""
     try:
         model = model or pretrained.fitting(audio.AudioFile(job.source).stored.sample_rate)
-        return JobResult(job, enhance_file(job.source, job.target, model, options, progress), None)
+        report = enhance_file(job.source, job.target, model, options, progress, overwrite=job.overwrite)
+        return JobResult(job, report, None)
     except AudioError as error:
         return JobResult(job, None, error)
     except DenoiserError:

@@ -48,6 +48,7 @@ class DenoiseJob(NamedTuple):
 
     source: Path
     target: Path
+    overwrite: bool = False  # a file that is in the target's place when the result is there
 
 
 class JobResult(NamedTuple):

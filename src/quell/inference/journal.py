@@ -25,11 +25,15 @@ class Journal:
     def __init__(self, output: Path, settings: str) -> None:
         self.path = output / JOURNAL
         self.settings = settings  # of the run, from `settings_key`
-        self._lines: dict[str, str] = {}  # by target
+        self._lines = self._stored()  # by target
+
+    def _stored(self) -> dict[str, str]:
+        lines: dict[str, str] = {}
         with suppress(OSError, UnicodeDecodeError):
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, LookupError, TypeError):  # cut off by a power failure
-                    self._lines[str(json.loads(line)[1])] = line
+                    lines[str(json.loads(line)[1])] = line
+        return lines
 
     def is_finished(self, job: DenoiseJob) -> bool:
         return job.target.exists() and self._lines.get(os.path.realpath(job.target)) == self._line(job)
@@ -46,7 +50,8 @@ class Journal:
         self._append(job for job in jobs if not job.target.exists())
 
     def add(self, job: DenoiseJob) -> None:
-        """Records a finished job."""
+        """Records a finished job, again: another run into this folder may have recorded the same output since."""
+        self._lines.pop(os.path.realpath(job.target), None)
         self._append([job])
 
     def _append(self, jobs: Iterable[DenoiseJob]) -> None:
@@ -62,8 +67,9 @@ class Journal:
 
     def close(self, jobs: Iterable[DenoiseJob]) -> None:
         """Removes jobs that no later run is to resume, and the file when no other is left in it."""
-        for job in jobs:
-            self._lines.pop(os.path.realpath(job.target), None)
+        ended = {target: self._lines.get(target) for target in (os.path.realpath(job.target) for job in jobs)}
+        # Read again: another run into this folder may have added lines since.
+        self._lines = {target: line for target, line in self._stored().items() if line != ended.get(target)}
         with suppress(OSError):
             if not self._lines:
                 self.path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import stat
 import tarfile
 import threading
@@ -251,6 +252,52 @@ def test_a_file_that_is_no_archive_is_reported(tmp_path, content):
     with pytest.raises(DownloadError, match=r"archive: .*, expected a zip or tar archive; remove it and try again"):
         unpack(path, tmp_path / "out")
     assert [left.name for left in tmp_path.iterdir()] == ["archive"]
+
+
+def test_an_encrypted_archive_is_refused_as_a_whole(tmp_path):
+    path = zipped(tmp_path / "archive", {"fine.wav": b"sound", "secret.wav": b"sound"})
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # beside the file, and in the list of all
+        content[content.rindex(signature) + flags] |= 1
+    path.write_bytes(content)
+    needed = "expected files without a password; unpack it yourself"
+    with pytest.raises(DownloadError, match=rf"archive: 'secret\.wav' is encrypted, {needed}$"):
+        unpack(path, tmp_path / "out")
+    assert [left.name for left in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_a_damaged_archive_is_refused_in_one_line_or_unpacked_unchanged(tmp_path, pack):
+    files = {"a/b.wav": CONTENT[:1000], "c.wav": CONTENT[1000:3000]}
+    whole = pack(tmp_path / "archive", files).read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 17):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "archive").write_bytes(damaged)
+        try:
+            unpack(tmp_path / "archive", tmp_path / "out")
+        except DownloadError as error:
+            refused += 1
+            assert str(error).startswith(f"{tmp_path / 'archive'}: ") and "\n" not in str(error)
+            assert not (tmp_path / "out").exists()
+        else:
+            found = {path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*")}
+            assert {name: path.read_bytes() for name, path in found.items() if path.is_file()} == files
+            shutil.rmtree(tmp_path / "out")
+    assert refused > len(whole) / 17 / 2
+
+
+def test_a_damaged_header_amid_an_archive_is_not_its_end(tmp_path):
+    path = tmp_path / "archive"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.wav", "b.wav"):
+            archive.addfile(tarfile.TarInfo(name))
+    content = bytearray(path.read_bytes())
+    content[512 + 148] ^= 1  # in the check sum of the second header
+    path.write_bytes(content)
+    with pytest.raises(DownloadError, match="bad header after 512 bytes, expected a zip or tar archive"):
+        unpack(path, tmp_path / "out")
 
 
 def test_a_truncated_archive_is_reported_and_nothing_is_left(tmp_path):

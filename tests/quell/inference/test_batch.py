@@ -133,7 +133,7 @@ def test_links_are_followed_and_broken_ones_are_reported(tmp_path, model, write,
 
 
 def test_an_unexpected_error_ends_one_file_only(tmp_path, loaded, monkeypatch, write):
-    def fail(source, *_):
+    def fail(source, *_, **__):
         if source.name == "a.wav":
             raise MemoryError("9 GiB\nwanted")
         return enhancement.Report(0.0, 0)
@@ -223,3 +223,18 @@ def test_several_recordings_do_not_go_to_a_folder_with_the_name_of_a_file(tmp_pa
 def test_an_output_in_a_format_that_is_not_written_is_refused(tmp_path, write):
     with pytest.raises(AudioError, match=r"out\.m4a: ends in \.m4a, expected \.wav, \.flac, \.ogg or a folder"):
         plan([write(tmp_path / "a.wav")], tmp_path / "out.m4a")
+
+
+def test_runs_into_one_folder_at_the_same_time_never_mix_their_outputs(tmp_path, model, write, stored):
+    for name in "ab":
+        write(tmp_path / "in" / f"{name}.wav")
+    first, second = (plan([tmp_path / "in"], tmp_path / "out") for _ in range(2))  # both find the folder empty
+    assert [done.error for done in denoise(first, model, OPTIONS, 1)] == [None, None]
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    late = list(denoise(second, model, DenoiseOptions(wet=0.5), 1))
+    needed = "written by another program meanwhile, expected a new file; remove it, or give --overwrite"
+    assert {str(done.error) for done in late} == {f"{tmp_path / 'out' / name}.wav: {needed}" for name in "ab"}
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    over = plan([tmp_path / "in"], tmp_path / "out", overwrite=True)
+    assert [done.error for done in denoise(over, model, DenoiseOptions(wet=0.5), 1)] == [None, None]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} != before

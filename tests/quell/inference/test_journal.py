@@ -103,6 +103,19 @@ def test_a_run_into_the_same_folder_keeps_the_lines_of_another(tmp_path, model, 
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "b.wav"]
 
 
+def test_an_output_belongs_to_the_run_that_wrote_it_last(tmp_path, model, write):
+    job = DenoiseJob(write(tmp_path / "in" / "a.wav"), tmp_path / "out" / "a.wav")
+    settings = [settings_key(model, options) for options in (OPTIONS, DenoiseOptions(wet=0.5))]
+    one, other = (Journal(tmp_path / "out", text) for text in settings)
+    one.begin([job])
+    other.begin([job])
+    write(job.target)
+    one.add(job)  # the other is killed before its turn
+    assert [Journal(tmp_path / "out", text).is_finished(job) for text in settings] == [True, False]
+    other.close([job])
+    assert Journal(tmp_path / "out", settings[0]).is_finished(job)
+
+
 def test_a_single_file_has_no_journal(tmp_path, model, write):
     source, journal = write(tmp_path / "a.wav"), Journal(tmp_path, settings_key(model, OPTIONS))
     assert batch.plan([source], tmp_path / "b.wav", journal=journal).journal is None

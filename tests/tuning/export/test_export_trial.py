@@ -82,7 +82,7 @@ def study(
 
 
 def exported(study: optuna.Study, runs: RunFolder, path: Path) -> ExportedTrial:
-    return export_best(study, runs, path, console=Console(file=io.StringIO()))
+    return export_best(study, runs, path, overwrite=True, console=Console(file=io.StringIO()))
 
 
 def test_an_export_has_scores_of_its_own_which_are_the_trial_s(

@@ -15,6 +15,7 @@ from quell_tuning.export.model_card import ExportedTrial, untrained
 from quell_tuning.export.validation_scores import Validation, score_table, weak_spots, weakest_noises
 
 from quell.corpus.memory_map import Corpus
+from quell.errors import ExportError
 from quell.export.cost import Cost
 from quell.metrics.scorer import Scores
 
@@ -138,3 +139,17 @@ def test_the_commit_is_that_of_the_code_s_own_checkout(tmp_path: Path, monkeypat
     assert export_trial.commit() == f"{head}+"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert export_trial.commit() == ""  # no git
+
+
+def test_export_replaces_neither_a_file_nor_its_card_unless_told_to(tmp_path: Path) -> None:
+    path, card = tmp_path / "best.pt", tmp_path / "best.md"
+    assert export_trial.check(path, overwrite=False) == card
+    needed = "exists already, expected a new file; remove it, or give --overwrite"
+    for existing, text in ((card, model_card.MARK), (path, "weights")):
+        existing.write_text(text)
+        with pytest.raises(ExportError, match=f"^{existing}: {needed}$"):
+            export_trial.check(path, overwrite=False)
+    assert export_trial.check(path, overwrite=True) == card
+    card.write_text("my notes")
+    with pytest.raises(ExportError, match=r"best\.md: not a model card, expected none or one of ours to replace"):
+        export_trial.check(path, overwrite=True)

@@ -22,11 +22,13 @@ from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.stored_study import load_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials.lease_watch import GRACE_S
-from quell_tuning.trials.worker_id import machine, worker_name
+from quell_tuning.trials.worker_id import worker_name
 from quell_tuning.workers.tune import Tune
 from quell_tuning.workspace.run_folder import RunFolder
 from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
+
+from quell.processes import machine
 
 KEYS = {
     *("study", "score", "trials", "ended", "done", "states", "hours", "workers", "noisy", "best", "best_preset"),

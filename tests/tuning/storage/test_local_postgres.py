@@ -107,8 +107,9 @@ def try_ask(url: str, statement: str) -> Any:
 
 @pytest.fixture
 def folder(wait_for: Callable[..., Any]) -> Iterator[Path]:
-    """Not tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it."""
+    """Not tmp_path: as root the server has a user of its own, whom pytest shuts out of it."""
     root = Path(tempfile.mkdtemp(prefix="local-postgres-")).resolve()
+    root.chmod(0o755)
     yield root / "runs" / "postgres"
     try:
         wait_for(lambda: nobody(root))
@@ -173,6 +174,19 @@ def test_other_users_cannot_open_the_socket_and_ctrl_c_does_not_stop_the_server(
     time.sleep(1.5)
     assert ask(second.url, "SELECT 1") == 1
     assert len(keepers(folder)) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the server has another user only where we are root")
+def test_folders_that_are_not_ours_keep_their_permissions_and_are_named(folder: Path) -> None:
+    outer = folder.parents[1]
+    outer.chmod(0o700)
+    needed = "expected one that others may enter; run `chmod o\\+x` on it, or run Quell as another user"
+    with pytest.raises(
+        StorageError, match=f"^{outer}: closed to the user pgserver, who runs Postgres for root, {needed}$"
+    ):
+        PostgresServer(folder).init()
+    assert stat.S_IMODE(outer.stat().st_mode) == 0o700
+    assert [path.name for path in folder.iterdir() if path.name != "log"] == []
 
 
 def test_a_forked_child_does_not_keep_the_server_running(

@@ -36,8 +36,9 @@ def at_work(folder: Path) -> dict[int, list[str]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not tmp_path: as root the server has a user of its own, whom the next pytest to begin would shut out of it."""
+    """Not tmp_path: as root the server has a user of its own, whom pytest shuts out of it."""
     root = Path(tempfile.mkdtemp(prefix="own-postgres-")).resolve()
+    root.chmod(0o755)
     yield root
     for process in at_work(root):
         with suppress(ProcessLookupError):

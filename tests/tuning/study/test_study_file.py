@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from quell_tuning.errors import StudyFileError
 from quell_tuning.study import study_file
+from quell_tuning.study.sections import RESERVED
 
 GOOD = """
 [study]
@@ -81,6 +82,10 @@ def load(tmp_path: Path, text: str = GOOD) -> study_file.StudySpec:
             "limits.parameters: 0, expected greater than or equal to 1",
         ),
         ('"s"', '"../s"', "study.name: '../s', expected"),
+        ('"s"', '"s\\n"', r"study.name: 's\\n', expected"),
+        ('"s"', f'"{"n" * 101}"', "study.name: 101 characters, expected at most 100"),
+        *(('"s"', f'"{name}"', f"study.name: '{name}' is a name in the folder of the runs, ex") for name in RESERVED),
+        ('"s"', '"Corpora"', "study.name: 'Corpora' is a name in the folder of the runs, expected another one"),
         ('"pesq"', '"pesq"\nsampler = "tpee"', "study.sampler: 'tpee', expected one of tpe, gp, random, cma-es"),
         ('"pesq"', '"pesq"\npruner = "ASHA"', "study.pruner: 'ASHA', expected one of median, asha, hyperband, none"),
         ("= 16000", "= 0", "corpus.sample_rate: 0, expected"),
@@ -162,6 +167,11 @@ def test_an_error_is_one_line_that_names_file_key_value_and_expectation(
     with pytest.raises(StudyFileError, match=rf"study\.toml: {message}" if old != "[study]" else message) as caught:
         load(tmp_path, GOOD.replace(old, new, 1))
     assert "\n" not in str(caught.value)
+
+
+def test_a_stored_study_keeps_its_name_whatever_new_ones_may_be_called(tmp_path: Path) -> None:
+    for name in ("corpora", f"{'n' * 100}-presets"):
+        assert study_file.restore(load(tmp_path).resolved(), name).study.name == name
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from quell_tuning.trials import worker_id
-from quell_tuning.trials.worker_id import machine, runs_here, shown, worker_name
+from quell_tuning.trials.worker_id import runs_here, shown, worker_name
+
+from quell import processes
+from quell.processes import machine
 
 NOBODY = 2**22 + 1  # above Linux's largest process id
 
@@ -18,7 +20,7 @@ NOBODY = 2**22 + 1  # above Linux's largest process id
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system without /proc."""
-    monkeypatch.setattr(worker_id, "BOOT", Path("/nowhere/boot_id"))
+    monkeypatch.setattr(processes, "BOOT", Path("/nowhere/boot_id"))
     machine.cache_clear()
     yield
     machine.cache_clear()

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import environment
+from quell_tuning.errors import StudyNotFound
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
@@ -219,6 +220,18 @@ def test_a_bug_after_a_trials_end_is_raised_and_its_files_stay(run: Worker) -> N
     with pytest.raises(Bug):
         run(after(buggy, 1), 3)
     assert run.dropped == []
+
+
+def test_a_study_that_is_deleted_while_it_runs_ends_its_workers_in_one_line(
+    run: Worker, elsewhere: optuna.Study
+) -> None:
+    def deleted(running: RunningTrial) -> None:
+        optuna.delete_study(study_name=elsewhere.study_name, storage=storage_of(elsewhere))
+        complete(running)
+
+    name = elsewhere.study_name
+    with pytest.raises(StudyNotFound, match=f"^study {name!r}: deleted while it ran, expected it to stay; "):
+        run(after(deleted, 1), 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,6 +3,7 @@
 Exit 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted.
 """
 
+import errno
 import gc
 import os
 import signal
@@ -16,6 +17,11 @@ from quell_tuning.errors import Interrupted, TuningError, UsageError
 # Iterations that a waiting thread of torch spins before it sleeps: a 300th of the default. Two processes of two threads
 # on two cores train 20 times faster with it, and one alone as fast (benchmarks/threads.py).
 SPIN_COUNT = "1000"
+# What a system refuses of a path that a user gave, wherever that path is first used.
+REFUSED = {
+    *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR),
+    *(errno.EISDIR, errno.ELOOP),
+}
 RETRY_S = 0.01  # until a signal that came during an import is raised again
 
 
@@ -74,6 +80,12 @@ def _run(arguments: list[str]) -> int:
     except (DenoiserError, TuningError) as error:
         _print_error(str(error))
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if error.filename is None or error.errno not in REFUSED:
+            raise  # a bug, or one of another package
+        needed = "expected a path that can be used; check its length, its permissions and the free space"
+        _print_error(f"{error.filename}: {error.strerror}, {needed}")
+        return 1
     return code if isinstance(code, int) else 0
 
 

@@ -35,7 +35,7 @@ def demo(study: Path, place: Workspace, console: Console, log: Console) -> int:
     status.show(status.summary(stored), console)
     folder = place.runs.study(spec.study.name)
     model = folder / "best.pt"
-    export_best(stored, place.runs, model, console=log)
+    export_best(stored, place.runs, model, overwrite=True, console=log)
     noisy, clean, denoised = (folder / f"{name}.wav" for name in ("noisy", "clean", "denoised"))
     label = _write_example(place.open_corpus(spec, log), spec, noisy, clean)
     enhance_file(noisy, denoised, load(model))

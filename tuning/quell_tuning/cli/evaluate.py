@@ -74,7 +74,7 @@ def evaluate(
     else:
         tables.show(state, stdout())
     if table is not None:
-        evaluation.write_csv(table, test_set, results)
+        evaluation.write_csv(table, test_set, results, overwrite)
     return 0
 
 

@@ -28,6 +28,9 @@ def export(
     ] = None,
     licence: Annotated[str, typer.Option(help="Licence to state in the model card and the metadata.")] = "",
     refit: Annotated[bool, typer.Option("--refit", help="First train it again, on train and validation.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file and its card if they exist.")
+    ] = False,
     device: options.Device = "cpu",
     artifacts: options.Artifacts = None,
     runs: options.Runs = Path("runs"),
@@ -48,7 +51,9 @@ def export(
     place.runs.check(write=False)
     stored = open_study(study, place)
     again_on = check_device(device) if refit else None
-    exported = export_best(stored, place.runs, output, trial, licence=licence, again_on=again_on, console=stderr())
+    exported = export_best(
+        stored, place.runs, output, trial, licence=licence, again_on=again_on, overwrite=overwrite, console=stderr()
+    )
     print(f"{output}: {exported.chosen.label}; card: {output.with_suffix('.md')}")
     print(validation_line(exported, refit=refit))
     print(f"{exported.costs.parameters:,} parameters, {exported.costs.macs_per_s / 1e6:.0f} M MAC/s")

@@ -64,7 +64,9 @@ def report(
     place = open_workspace(runs, storage, storage_file, artifacts=artifacts)
     place.runs.check(write=False)
     stored = open_study(study, place)
-    print(f"{output}: {write(stored, open_artifacts(place.artifacts_url, place.runs), output, best, listen, stderr())}")
+    store = open_artifacts(place.artifacts_url, place.runs)
+    summary = write(stored, store, output, best, listen, stderr(), overwrite=overwrite)
+    print(f"{output}: {summary}")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from quell.atomic import replacing
+from quell.atomic import EXISTS, WRITTEN_MEANWHILE, replacing
 from quell.corpus.memory_map import Corpus
 from quell.evaluation.baselines import System
 from quell.evaluation.comparison import Result, measure
@@ -72,19 +72,21 @@ def compare(test_set: TestSet, systems: dict[str, System], scorer: Scorer, conso
 def check_csv(path: Path, overwrite: bool) -> None:
     """Raises TuningError if `write_csv` could not write the file, or would replace it without `overwrite`."""
     if path.exists() and not overwrite:
-        raise TuningError(f"{path}: exists already, expected a new file; remove it, or give --overwrite")
+        raise TuningError(f"{path}: {EXISTS}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise TuningError(f"{path}: not a file in an existing folder, expected one; give another --csv")
 
 
-def write_csv(path: Path, test_set: TestSet, results: list[Result]) -> None:
+def write_csv(path: Path, test_set: TestSet, results: list[Result], overwrite: bool = False) -> None:
     """Writes a row per clip and system, with all digits, unknown values empty; TuningError if it cannot be written."""
     try:
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path, overwrite=overwrite) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "system", "snr_db", *test_set.names, "seconds", "rtf"])
             for result in results:
                 writer.writerows(_rows(test_set, result))
+    except FileExistsError as error:
+        raise TuningError(f"{path}: {WRITTEN_MEANWHILE}") from error
     except OSError as error:
         reason = f"{error.strerror}, expected a file that can be written"
         raise TuningError(f"{path}: {reason}; give another --csv") from error

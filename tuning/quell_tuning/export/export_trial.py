@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 import quell
-from quell.atomic import replacing
+from quell.atomic import EXISTS, WRITTEN_MEANWHILE, replacing
 from quell.config import FORMATS
 from quell.corpus.memory_map import Corpus
 from quell.errors import CorpusError, ExportError
@@ -41,6 +41,7 @@ def export_best(
     *,
     licence: str = "",
     again_on: str | None = None,
+    overwrite: bool = False,
     console: Console,
 ) -> ExportedTrial:
     """Exports the best trial, or trial `number`, in the format of the path's suffix, with a card beside it.
@@ -48,17 +49,17 @@ def export_best(
     Args:
         again_on: a device; the trial is first trained again there, on train and validation. The scores on the card are
             then those of the trial.
+        overwrite: replace the file and its card.
 
     Raises:
         CorpusError: the trial is to be trained again, and the decoded recordings are not on this machine.
         StudyNotFound: there is no such trial, or its weights were not kept.
-        ExportError: the weights are damaged, the file cannot be written, or its output or its scores on the validation
-            mixtures differ from the trial's; nothing is then written.
+        ExportError: the weights are damaged, the file or its card exists or cannot be written, or its output or its
+            scores on the validation mixtures differ from the trial's; nothing is then written.
     """
+    card = check(path, overwrite)
     chosen = choose(study, runs, number)
     denoiser = load_weights(runs.fetch_weights(chosen.study, weights_number(chosen.trial)))
-    card = path.with_suffix(".md")
-    model_card.check(card)
     if again_on is not None:
         denoiser = refit(study, chosen.trial, runs, torch.device(again_on), console)
     costs = cost(denoiser.config)
@@ -76,12 +77,33 @@ def export_best(
             validation = _validation(study, corpus, load(written), console)
             _refuse_other_scores(path, chosen, validation, metadata["validation"])
 
-    metadata |= export(denoiser, path, metadata, kind, ignore if kind == "pt2" else verify)
+    accept = ignore if kind == "pt2" else verify
+    metadata |= export(denoiser, path, metadata, kind, accept, overwrite=overwrite)
     rtf = None if kind == "pt2" else measured(lambda: load(path), denoiser.config.sample_rate)
     exported = ExportedTrial(chosen, costs, rtf, metadata, corpus, validation)
-    with replacing(card) as partial:
-        partial.write_text(model_card.text(path, exported), encoding="utf-8")
+    _write_card(card, model_card.text(path, exported), overwrite)
     return exported
+
+
+def check(path: Path, overwrite: bool) -> Path:
+    """The path of the card; raises ExportError where `export_best` would replace something that it may not."""
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path}: {EXISTS}")
+    card = path.with_suffix(".md")
+    model_card.check(card, overwrite)
+    return card
+
+
+def _write_card(card: Path, text: str, overwrite: bool) -> None:
+    try:
+        with replacing(card, overwrite=overwrite) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except FileExistsError as error:
+        raise ExportError(f"{card}: {WRITTEN_MEANWHILE}") from error
+    except OSError as error:
+        raise ExportError(
+            f"{card}: {error.strerror}, expected a file that can be written; choose another -o"
+        ) from error
 
 
 def _validation(study: optuna.Study, corpus: Corpus, model: Model, console: Console) -> Validation:

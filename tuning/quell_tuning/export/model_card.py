@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from quell.atomic import EXISTS
 from quell.corpus.memory_map import Corpus
 from quell.errors import ExportError
 from quell.export.cost import Cost
@@ -42,13 +43,16 @@ class ExportedTrial:
         return "" if self.validation is None else uncompared(self.validation, **self.metadata["validation"])
 
 
-def check(card: Path) -> None:
-    """Raises ExportError where a file is in the card's place that is no card of an earlier export."""
+def check(card: Path, overwrite: bool) -> None:
+    """Raises ExportError where a file is in the card's place; with `overwrite`, where that is no earlier card."""
     try:
-        free = not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")
+        there = card.exists()
+        ours = there and MARK in card.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        free = False
-    if not free:
+        there, ours = True, False
+    if ours and not overwrite:
+        raise ExportError(f"{card}: {EXISTS}")
+    if there and not ours:
         raise ExportError(f"{card}: not a model card, expected none or one of ours to replace; choose another -o")
 
 

@@ -39,13 +39,14 @@ def preview(spec: StudySpec, corpus: Corpus, count: int, folder: Path, progress:
     for name in names:
         if (existing := next(folder.glob(f"{name}_*"), None)) is not None:
             raise AudioError(f"{existing}: exists already, expected a folder without previews; choose another -o")
+    wav = Format(corpus.sample_rate, "WAV", "PCM_16")
     for done, (name, batch) in enumerate(zip(names, batches, strict=True)):
         progress(done, count)
         noisy, clean = batch.noisy[0].numpy(), batch.clean[0].numpy()
         scale = np.float32(PEAK / max(float(np.abs(noisy).max()), float(np.abs(clean).max()), 1e-9))
         parts = {"noisy": scale * noisy, "clean": scale * clean, "noise": scale * (noisy - clean)}
         for part, samples in parts.items():
-            writer.write(folder / f"{name}_{part}.wav", samples, Format(corpus.sample_rate, "WAV", "PCM_16"))
+            writer.write(folder / f"{name}_{part}.wav", samples, wav, overwrite=False)
         signals = ClipSignals(parts["noisy"], parts["noise"], parts["clean"])
         headings = ("noisy", "noise", "clean")
         with replacing(folder / f"{name}_picture.png") as partial:

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
-from quell.atomic import replacing
+from quell.atomic import EXISTS, WRITTEN_MEANWHILE, replacing
 from quell_tuning import progress
 from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.errors import TuningError
@@ -68,10 +68,19 @@ def check(path: Path, overwrite: bool) -> None:
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise TuningError(f"{path}: not a file in a folder that exists, expected one; give another -o")
     if path.exists() and not overwrite:
-        raise TuningError(f"{path}: exists already, expected a new file; remove it, or give --overwrite")
+        raise TuningError(f"{path}: {EXISTS}")
 
 
-def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, listen: int, console: Console) -> str:
+def write(
+    study: optuna.Study,
+    store: ArtifactStore,
+    path: Path,
+    best: int,
+    listen: int,
+    console: Console,
+    *,
+    overwrite: bool = False,
+) -> str:
     """Writes the page and returns its summary in one line. A page of a study without finished trials says so.
 
     A page has 0.4 MB without sounds, 0.9 MB with 1000 trials in its plots. Noisy and clean clips add 0.9 MB, each trial
@@ -81,6 +90,7 @@ def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, list
     Args:
         best: length of the leaderboard.
         listen: number of best trials whose sounds are included, beside those of the best preset.
+        overwrite: replace a file of that name.
 
     Raises:
         TuningError: the file cannot be written.
@@ -92,8 +102,10 @@ def write(study: optuna.Study, store: ArtifactStore, path: Path, best: int, list
         drawn = list(plots(content, update))
     page = render(content, sounds, drawn).encode()
     try:
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             partial.write_bytes(page)
+    except FileExistsError:
+        raise TuningError(f"{path}: {WRITTEN_MEANWHILE}") from None
     except OSError as error:
         raise TuningError(f"{path}: {error.strerror}, expected a file that can be written; give another -o") from None
     included = f"sounds of {len(sounds.rows)}" if sounds.clips else "no sounds"

@@ -23,6 +23,7 @@ from quell_tuning.optuna_private import storage_of
 from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.snapshot import StudySnapshot, beside, hours
 from quell_tuning.results.trial_row import TrialRow, gains, infeasible, state_name
+from quell_tuning.study.stored_study import there
 from quell_tuning.trials.ranking import is_lost, least_bad
 
 FAILURES = 10  # latest ones that are listed
@@ -216,7 +217,7 @@ def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> No
     """
     liveness, last = Liveness(), ""
     redraw = console.is_terminal and not as_json
-    with Live(console=console, auto_refresh=False) if redraw else nullcontext() as live:
+    with there(study), Live(console=console, auto_refresh=False) if redraw else nullcontext() as live:
         while True:
             state = summary(study, liveness=liveness)
             text = line(state)

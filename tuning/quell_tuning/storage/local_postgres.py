@@ -44,7 +44,7 @@ def join(folder: Path) -> str:
     folder = server.folder
     wheel()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        server.make_folder()
         with locks.hold(folder / "start.lock", LOCKED_S):
             if folder not in _joined:
                 _joined[folder] = _shared(folder / "users.lock")

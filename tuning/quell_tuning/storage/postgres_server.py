@@ -25,6 +25,7 @@ from quell_tuning.errors import StorageError
 
 TIMEOUT_S = 60  # for the server to come up, and to go down
 HOST = "127.0.0.1"
+SERVER_USER = "pgserver"  # where we are root, whom Postgres refuses
 PORT = 5432  # without TCP only a part of the socket's name
 SOCKET_PATH_BYTES = 103  # the longest that macOS takes; Linux takes 107
 SETTINGS = {
@@ -65,12 +66,22 @@ class PostgresServer:
         # The port is given, or else $PGPORT would count.
         return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._sockets()))}&port={PORT}"
 
+    def make_folder(self) -> None:
+        """Makes the folder unless it exists; one that is made here is open to the server's user."""
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            return
+        if _server_user():
+            self.folder.chmod(stat.S_IMODE(self.folder.stat().st_mode) | stat.S_IXOTH)
+
     def init(self) -> None:
         """Makes the data unless they exist; a process that is killed in between leaves none. Raises StorageError where
         initdb fails."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make_folder()
         if (self.data / "PG_VERSION").exists():
             return
+        _check_way(self.data)
         self._sweep()
         new = Path(tempfile.mkdtemp(prefix="data.", dir=self.folder))
         _hand_over(new)
@@ -173,7 +184,7 @@ class PostgresServer:
         versions = {str(number): binaries for number, binaries in programs.POSTGRES_VERSIONS.items()}
         newest = versions[str(programs.TARGET_POSTGRES_VERSION)]  # whose error for data of another version is clear
         binaries = versions.get(version.read_text().strip(), newest) if version.exists() else newest
-        _let_through(self.data, binaries / program)
+        _check_way(self.data, binaries / program)
         with self.log.open("ab") as log:
             before = log.tell()
             done = subprocess.run(
@@ -214,7 +225,7 @@ def _server_user() -> dict[str, Any]:
     """Arguments of subprocess for the server's user: ourselves, unless we are root, which Postgres refuses."""
     if os.geteuid() != 0:
         return {}
-    entry = wheel().ensure_user_exists("pgserver")
+    entry = wheel().ensure_user_exists(SERVER_USER)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
@@ -223,14 +234,18 @@ def _hand_over(path: Path) -> None:
         os.chown(path, user["user"], user["group"])
 
 
-def _let_through(*paths: Path) -> None:
-    """Lets the server's user, if that is another, pass through the folders above; the wheel would let it list them."""
-    if not _server_user():
-        return
-    for folder in {folder for path in paths for folder in path.parents}:
-        mode = stat.S_IMODE(folder.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+def _check_way(*paths: Path) -> None:
+    """Raises StorageError where the server's user, if that is another, may not pass through a folder above a path.
+
+    Such folders are not opened here: they are not ours. The wheel would open them.
+    """
+    user = _server_user()
+    for folder in sorted({folder for path in paths for folder in path.parents}) if user else ():
+        status = folder.stat()
+        owner, group = status.st_uid == user["user"], status.st_gid == user["group"]
+        if not status.st_mode & (stat.S_IXUSR if owner else stat.S_IXGRP if group else stat.S_IXOTH):
+            needed = "expected one that others may enter; run `chmod o+x` on it, or run Quell as another user"
+            raise StorageError(f"{folder}: closed to the user {SERVER_USER}, who runs Postgres for root, {needed}")
 
 
 def _free_port() -> int:

@@ -49,6 +49,24 @@ def _check_group(rule: str, info: ValidationInfo) -> str:
     return rule
 
 
+# Names in the folder of the runs that no study may have, each compared without regard to case.
+RESERVED = ("artifacts", "corpora", "demo-corpus", "devices", "postgres", "quell.db", "quell.db-wal", "quell.db-shm")
+# A folder has the study's name, and studies beside it have longer ones; file systems allow 255 bytes, Optuna 512.
+LONGEST_NAME = 100
+
+
+def _check_name(name: str, info: ValidationInfo) -> str:
+    if info.context:  # of a stored study, which an earlier version, or this one beside another study, gave its name
+        return name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"name: {name!r}, expected letters, digits, '.', '_' and '-', the first a letter or digit")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"name: {len(name)} characters, expected at most {LONGEST_NAME}")
+    if name.lower() in RESERVED:
+        raise ValueError(f"name: {name!r} is a name in the folder of the runs, expected another one")
+    return name
+
+
 # TOML has lists, but no tuples.
 Pair = Annotated[tuple[float, float], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 SnrRange = Annotated[Pair, AfterValidator(_check_low_below_high)]
@@ -59,8 +77,7 @@ Share = Annotated[float, Field(ge=0, le=1)]  # of the mixtures
 class StudySection(Section):
     """What is scored, and how points are chosen and pruned."""
 
-    # A folder has its name, and studies beside it have longer ones; file systems allow 255 bytes, Optuna 512.
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: Annotated[str, AfterValidator(_check_name)]
     trials: int = Field(ge=1)
     score: str | list[str] = "pesq"  # one metric; or a metric and costs: then a Pareto front is searched
     seed: int = Field(default=0, ge=0)

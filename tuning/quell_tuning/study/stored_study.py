@@ -3,6 +3,8 @@
 import json
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import optuna
 
 from quell.corpus.memory_map import Corpus, open_store
 from quell_tuning import formatting
-from quell_tuning.errors import StudyMismatch, StudyNotFound
+from quell_tuning.errors import StorageError, StudyMismatch, StudyNotFound
+from quell_tuning.optuna_private import storage_of
 from quell_tuning.study.study_file import StudySpec, restore
 
 CREATED_S, POLL_S = 5.0, 0.2  # within which a study that another process creates has its specification
@@ -96,6 +99,20 @@ def difference(stored: dict[str, Any], current: dict[str, Any], prefix: str = ""
         elif json.dumps(new, sort_keys=True) != json.dumps(old, sort_keys=True):
             return f"{prefix}{key} is {json.dumps(new)}, expected {json.dumps(old)} as when it began"
     return ""
+
+
+@contextmanager
+def there(study: optuna.Study) -> Iterator[None]:
+    """For a block that reads and writes a study; raises StudyNotFound for an error that its deletion explains."""
+    try:
+        yield
+    except StorageError:  # the database is away
+        raise
+    except Exception as error:
+        if study.study_name in {stored.study_name for stored in storage_of(study).get_all_studies()}:
+            raise
+        needed = "expected it to stay; `quell tune` makes a new one"
+        raise StudyNotFound(f"study {study.study_name!r}: deleted while it ran, {needed}") from error
 
 
 def load_study(name: str | None, storage: optuna.storages.BaseStorage) -> optuna.Study:

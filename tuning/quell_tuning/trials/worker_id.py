@@ -1,19 +1,16 @@
 """Identifies a worker process, as written on its trial: host, process id, machine and start time."""
 
-import functools
 import os
 import socket
 from pathlib import Path
 
-BOOT = Path("/proc/sys/kernel/random/boot_id")
-PROCESSES = Path("/proc/self/ns/pid")
+from quell.processes import machine
 
 
 def worker_name() -> str:
     """host:process:machine.start of this process; the start time differs when a process id is used again.
 
-    The machine is the boot of a system and its process namespace: containers that share a host's name, and clones of a
-    machine, do not see each other's processes. Empty where that is unknown.
+    The machine is that of `quell.processes.machine`.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{machine()}.{started_at(os.getpid())}"
 
@@ -32,14 +29,6 @@ def runs_here(worker: object) -> bool | None:
     if not here or not process.isdigit():
         return None
     return str(started_at(int(process))) == start
-
-
-@functools.cache
-def machine() -> str:
-    try:
-        return f"{BOOT.read_text()[:8]}-{PROCESSES.stat().st_ino}"
-    except OSError:
-        return ""
 
 
 def started_at(process: int) -> int | None:

@@ -23,7 +23,7 @@ from quell_tuning.errors import StudyFileError
 from quell_tuning.recordings import exclusions
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study import substudies
-from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study
+from quell_tuning.study.stored_study import SKIPPED, TUNED, create_study, there
 from quell_tuning.study.study_file import StudySpec, validation_set
 from quell_tuning.trials import confirmation, starting_points
 from quell_tuning.trials.budget import Budget
@@ -150,7 +150,8 @@ class Tune:
             return 0
         if part != "search":
             self.console.print(f"study {spec.study.name}: {trials} trials", highlight=False)
-        return self._supervisor(part, spec, budget).run()
+        with there(study):
+            return self._supervisor(part, spec, budget).run()
 
     def _supervisor(self, part: str, spec: StudySpec, budget: Budget) -> Supervisor:
         view = LiveView(self.console, budget.trials, spec.training.audio_hours, spec.study.metric)

@@ -13,6 +13,7 @@ import optuna
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
+from quell_tuning.study.stored_study import there
 from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, Budget
 from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
 from quell_tuning.trials.lease_watch import RENEW_S
@@ -28,8 +29,7 @@ NO_TRIAL = -1  # number of the trial of a worker that waits
 
 def pool_process() -> int | None:
     """Process id of the pool that started this worker; None where a user started it."""
-    number = environment.POOL.get()
-    return None if number is None else int(number)
+    return environment.POOL.process()
 
 
 class StopRequested(BaseException):
@@ -95,7 +95,7 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
     """
     objective: Objective | None = None
     try:
-        with budget.storage.waiting(unless=stop.check):
+        with there(budget.study), budget.storage.waiting(unless=stop.check):
             while (slots := budget.slots()).left and not budget.common_failure(slots):
                 trial = budget.claim(slots)
                 if trial is None:  # others run the rest; one of these may be lost
