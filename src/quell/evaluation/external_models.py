@@ -9,12 +9,49 @@ from quell import check_sums
 from quell.audio import FloatArray
 from quell.errors import ExportError
 from quell.evaluation.baselines import System, at_rate
+from quell.export.model_process import ended
+from quell.remote_function import RemoteError, RemoteFunction
 
 SLACK_S = 0.1  # by which an output may be longer or shorter than the input, as models round to frames
 SHAPES = {2: "(1, T)", 1: "(T,)", 3: "(1, 1, T)"}  # of a waveform, by rank, in the order in which they are tried
 RATE = "sample_rate"  # attribute of a TorchScript module, metadata key of an ONNX file
 
+CLIP_LIMIT_S = 600.0  # for a clip of the test set
+
 Run = Callable[[FloatArray], FloatArray]  # (T,) to about (T,)
+
+
+class RemoteSystem:
+    """`system` in another process, which a limit of time and the end of this process end, whatever the model does.
+
+    Raises:
+        ExportError: from the beginning and from calls, as `system`; and where the process is killed or takes too long.
+    """
+
+    def __init__(self, path: Path, sample_rate: int | None = None) -> None:
+        self.path = path
+        try:
+            self.function = RemoteFunction(_make, path, sample_rate)
+        except RemoteError as error:
+            ended(path, error)
+
+    def __call__(self, samples: FloatArray, sample_rate: int) -> FloatArray:
+        try:
+            clean: FloatArray = self.function(samples, sample_rate, limit_s=CLIP_LIMIT_S)
+        except RemoteError as error:
+            ended(self.path, error)
+        return clean
+
+    def clock(self) -> float:
+        """CPU time in seconds; its differences are those of the calls between."""
+        return self.function.cpu_s
+
+
+def _make(path: Path, sample_rate: int | None) -> tuple[None, System]:
+    import torch
+
+    torch.set_num_threads(1)
+    return None, system(path, sample_rate)
 
 
 def system(path: Path, sample_rate: int | None = None) -> System:
@@ -59,10 +96,11 @@ def system(path: Path, sample_rate: int | None = None) -> System:
 def _torchscript(path: Path) -> tuple[Run, int | None]:
     import torch
 
+    from quell.export.script_check import read_checked
     from quell.export.torchscript import quiet
 
     with quiet():
-        module = torch.jit.load(str(path), map_location="cpu").eval()
+        module = torch.jit.load(read_checked(path), map_location="cpu").eval()
 
     def run(samples: FloatArray, rank: int) -> FloatArray:
         with torch.inference_mode():

@@ -1,7 +1,12 @@
-"""Loads an exported denoiser, TorchScript or ONNX, and runs it on whole signals or on streams."""
+"""Loads an exported denoiser, TorchScript or ONNX, and runs it on whole signals or on streams.
+
+A TorchScript file is a program: `quell.export.script_check` says what it may not do. It runs in this process, which it
+may keep busy for ever; `quell.export.model_process` runs it in another one.
+"""
 
 import json
 import os
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +18,17 @@ import torch
 from torch import Tensor
 
 from quell import check_sums
+from quell.audio.limits import RATES
 from quell.errors import ExportError
 from quell.export.blocks import Blocks, span
+from quell.export.script_check import read_checked
 from quell.export.torchscript import METADATA, quiet
 from quell.levels import rms
+
+# Most that metadata may ask for: 256 MB for a block or its context, 4 MB for a state.
+MOST_SAMPLES = 1 << 26
+MOST_UNITS = 1 << 20
+REMEDY = "export it again"
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,7 @@ class Stream:
 def load(path: Path | str) -> Model:
     """An exported denoiser, TorchScript or ONNX by its suffix, on the CPU. Errors as of `quell.load`."""
     path = Path(path)
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")
+    require_file(path)
     try:
         check_sums.check(path)
         return _onnx(path) if path.suffix.lower() == ".onnx" else _torchscript(path)
@@ -154,13 +165,43 @@ def load(path: Path | str) -> Model:
         raise ExportError(f"{path}: not an exported denoiser, expected a file made by `quell export`") from error
 
 
+def require_file(path: Path) -> None:
+    """Raises ExportError where there is no such file."""
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file, expected an exported denoiser; make one with `quell export`")
+
+
 def _torchscript(path: Path) -> TorchModel:
     extra = {METADATA: ""}
     with quiet():
-        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
-    metadata = json.loads(extra[METADATA])
-    rate, blocks = int(metadata["sample_rate"]), Blocks(**metadata["blocks"])
+        module = torch.jit.load(read_checked(path), map_location="cpu", _extra_files=extra)
+    metadata, rate, blocks = _checked(path, extra[METADATA])
     return TorchModel(rate, metadata, blocks, module.eval(), path=path.absolute())
+
+
+def _checked(path: Path, text: str) -> tuple[dict[str, Any], int, Blocks]:
+    """Metadata, sample rate and blocks of a file; raises ExportError for values that no export writes."""
+    metadata = json.loads(text)
+    rate = _whole(path, metadata, "sample_rate", *RATES)
+    given = metadata["blocks"]
+    _whole(path, given, "grid", 1, MOST_SAMPLES)
+    _whole(path, given, "margin", 0, MOST_SAMPLES)
+    _whole(path, given, "context", 0, MOST_SAMPLES)
+    _whole(path, given, "block", 1, MOST_SAMPLES)
+    _whole(path, given, "state_units", 0, MOST_UNITS)
+    blocks = Blocks(**given)
+    if blocks.block % blocks.grid:
+        raise ExportError(f"{path}: blocks of {blocks.block} samples, expected a multiple of {blocks.grid}; {REMEDY}")
+    return metadata, rate, blocks
+
+
+def _whole(path: Path, values: dict[str, Any], name: str, low: int, high: int) -> int:
+    value = values[name]
+    if type(value) is not int or not low <= value <= high:  # bool is an int
+        raise ExportError(
+            f"{path}: {name} {reprlib.repr(value)}, expected a whole number from {low} to {high}; {REMEDY}"
+        )
+    return value
 
 
 def onnx_session(path: Path, threads: int | None = None) -> Any:
@@ -182,6 +223,5 @@ def onnx_session(path: Path, threads: int | None = None) -> Any:
 
 def _onnx(path: Path) -> OnnxModel:
     session = onnx_session(path)
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
-    rate, blocks = int(metadata["sample_rate"]), Blocks(**metadata["blocks"])
+    metadata, rate, blocks = _checked(path, session.get_modelmeta().custom_metadata_map[METADATA])
     return OnnxModel(rate, metadata, blocks, session, path=path.absolute())

@@ -19,6 +19,7 @@ class SharedState(ctypes.Structure):
     _fields_ = (
         ("seconds", ctypes.c_double),  # of audio denoised so far
         ("busy", ctypes.c_bool),
+        ("loading", ctypes.c_bool),  # the model, a part of whose program runs then, and may not end
         ("steps", ctypes.c_uint64),  # increases with all progress
         ("pid", ctypes.c_int),
     )
@@ -76,15 +77,19 @@ def _stop_again(unraisable: Any) -> None:
 
 def load_model() -> bool:
     """Loads the model, once. Pretrained ones are loaded by the first recording that needs them."""
+    (setup,) = _setup
     if not _model:
         import torch
 
         from quell.export.exported_model import load
 
-        (setup,) = _setup
         if setup.processes > 1:
             torch.set_num_threads(1)
-        _model.append(None if setup.model is None else load(setup.model))
+        setup.state.loading = True
+        try:
+            _model.append(None if setup.model is None else load(setup.model))
+        finally:
+            setup.state.loading = False
     return True
 
 

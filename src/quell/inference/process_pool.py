@@ -30,6 +30,7 @@ POLL_S = 0.2
 ATTEMPTS = 2  # a process killed by chance, as for want of memory, is not killed by the same file again
 LENGTHS_AT_ONCE = 50  # files
 STOP_GRACE_S = 30.0  # for a process to notice the end of the run, which it does between two blocks
+LOADING_S = 300.0  # for the model: torch takes 3 s, on a machine that swaps a minute
 STALLED_S = 600.0  # without progress, which a process reports at least every 8 s of audio
 
 
@@ -49,7 +50,7 @@ class _Slot:
         self._reset()
 
     def _reset(self) -> None:
-        self.state.busy, self._stalled = False, False
+        self.state.busy = self.state.loading = self._stalled = False
         self._steps, self._still_s, self._polled = 0, 0.0, time.monotonic()
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -66,24 +67,33 @@ class _Slot:
             return None, stalled
 
     def load_model(self) -> None:
-        """Loads the model in the process; raises ExportError when it cannot be loaded."""
-        for _ in range(ATTEMPTS):
-            if self.result(self.submit(denoising_process.load_model))[0] is not None:
-                return
+        """Loads the model in the process; raises ExportError when it cannot be loaded, or not within LOADING_S."""
         found = f"the process that loads it was killed {ATTEMPTS} times"
+        for _ in range(ATTEMPTS):
+            future = self.submit(denoising_process.load_model)
+            while not wait([future], POLL_S).done:
+                self.kill_if_stalled()
+            loaded, stalled = self.result(future)
+            if loaded is not None:
+                return
+            if stalled:
+                found = f"not loaded in {LOADING_S:.0f} s"
+                break
         needed = "expected a file made by `quell export`; look for free memory"
         raise ExportError(f"{self._model}: {found}, {needed}")
 
     def kill_if_stalled(self) -> None:
-        """Kills the process after STALLED_S without progress, measured between calls of this method.
+        """Kills the process after STALLED_S without progress, or LOADING_S of loading, measured between calls of this
+        method.
 
         Longer gaps between calls do not count: then this process was stopped, too, by Ctrl-Z or a suspended machine.
         """
         now, steps = time.monotonic(), self.state.steps
-        progressed = steps != self._steps or not self.state.busy
+        loading = self.state.loading
+        progressed = steps != self._steps or not (self.state.busy or loading)
         self._still_s = 0.0 if progressed else self._still_s + min(now - self._polled, 2 * POLL_S)
         self._steps, self._polled = steps, now
-        if self._still_s > STALLED_S and not self._stalled:
+        if self._still_s > (LOADING_S if loading else STALLED_S) and not self._stalled:
             self._stalled = True
             self._kill()
 
@@ -91,13 +101,16 @@ class _Slot:
         with suppress(ProcessLookupError):
             os.kill(self.state.pid, signal.SIGKILL)
 
+    def _works(self) -> bool:
+        return bool(self.state.busy or self.state.loading)
+
     def close(self, deadline: float) -> None:
         """Waits until `deadline` (time.monotonic()) for the process to end its file, then kills it."""
         try:
-            while self.state.busy and time.monotonic() < deadline:
+            while self._works() and time.monotonic() < deadline:
                 time.sleep(POLL_S / 10)
         finally:
-            if self.state.busy:
+            if self._works():
                 self._kill()
         self._child.close()
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quell import audio
+    from quell.export.exported_model import Model
     from quell.inference import batch
-    from quell.inference.jobs import DenoiseOptions, Report
+    from quell.inference.jobs import DenoiseJob, DenoiseOptions, Report
 
 MODELS = (".pt", ".onnx")  # suffixes of the exported models that Quell runs, in any case
 # Files inside those of TorchScript, of weights and of torch.export, which are archives of any suffix.
@@ -35,7 +36,7 @@ def denoise(
             metavar="[MODEL] INPUT",
             help="Recordings, folders, patterns; - for raw samples. A first argument that is a .pt or .onnx file is a "
             "model made by `quell export`; if omitted, recordings at 8 kHz or below use the included 8 kHz model, all "
-            "others the 16 kHz model.",
+            "others the 16 kHz model. A .pt file is a program: from others, take .onnx.",
         ),
     ],
     output: Annotated[
@@ -132,15 +133,16 @@ def files(
         _print(f"{len(plan.already_done)} recordings were done before, by the same model", console)
     if plan.unread:
         _print(f"quell: {', '.join(map(str, inputs))}: {audio.left_out(plan.unread)}", console)
-    failed = without_tags = 0
+    failed: list[DenoiseJob] = []
+    without_tags = 0
     with (
-        _resumable(plan),
+        _resumable(plan, failed),
         progress.bar("denoising, seconds", console) as update,
         closing(process_pool.denoise(plan.jobs, model, options, processes or cores(), update, plan.journal)) as results,
     ):
         for result in results:
             if result.error is not None:
-                failed += 1
+                failed.append(result.job)
                 _print(f"quell: {result.error}", console)
             elif result.report is not None:
                 _warn(str(result.job.target), result.report, console)
@@ -153,7 +155,9 @@ def files(
         lost = f"{without_tags} recordings have tags, marks or pictures that their output's format does not keep"
         _print(f"quell: {output}: {lost}, expected all of them in WAV, AIFF, FLAC and MP3; copy them yourself", console)
     with _writing_stdout():
-        print(_one_line(f"{len(plan.jobs) - failed} of {len(plan.jobs)} recordings denoised to {output}"), flush=True)
+        print(
+            _one_line(f"{len(plan.jobs) - len(failed)} of {len(plan.jobs)} recordings denoised to {output}"), flush=True
+        )
     return 1 if failed else 0
 
 
@@ -162,18 +166,31 @@ def stream(
 ) -> int:
     """Denoises raw samples from standard input; returns the exit code.
 
+    Args:
+        model: an exported file, which runs in another process; None for the included one that fits the rate.
+
     Raises:
         AudioError: no usable samples, or the output exists or cannot be written.
-        ExportError: the model cannot be loaded.
+        ExportError: the model cannot be loaded, or does not answer.
     """
-    from quell import audio
-    from quell.atomic import replacing
-    from quell.errors import AudioError
+    from quell.export import model_process
     from quell.inference import pretrained
+
+    if model is None:
+        return _stream(pretrained.load(sample_rate=raw.sample_rate), output, raw, options, overwrite, console)
+    with closing(model_process.load(model)) as loaded:
+        return _stream(loaded, output, raw, options, overwrite, console)
+
+
+def _stream(
+    loaded: Model, output: Path, raw: audio.Raw, options: DenoiseOptions, overwrite: bool, console: Console
+) -> int:
+    from quell import audio
+    from quell.atomic import EXISTS, WRITTEN_MEANWHILE, replacing
+    from quell.errors import AudioError
     from quell.inference.pipe import pipe
     from quell_tuning import progress
 
-    loaded = pretrained.load(model, raw.sample_rate)
     if sys.stdin is None:
         raise AudioError("standard input: closed, expected raw samples; pipe them in")
     if output == Path("-"):
@@ -188,9 +205,15 @@ def stream(
         raise AudioError(f"{output}: ends in {output.suffix}, {expected}; rename it")
     try:
         if output.exists() and not overwrite:
-            raise AudioError(f"{output}: exists already, expected a new file; remove it, or give --overwrite")
-        with replacing(output) as partial, partial.open("wb") as file, progress.stream(console) as update:
+            raise AudioError(f"{output}: {EXISTS}")
+        with (
+            replacing(output, overwrite=overwrite) as partial,
+            partial.open("wb") as file,
+            progress.stream(console) as update,
+        ):
             report = pipe(sys.stdin.buffer, file, loaded, raw, options, update)
+    except FileExistsError as error:
+        raise AudioError(f"{output}: {WRITTEN_MEANWHILE}") from error
     except OSError as error:
         raise AudioError(f"{output}: {error.strerror}, expected a file that can be written; give another -o") from error
     _warn(str(output), report, console)
@@ -198,8 +221,11 @@ def stream(
 
 
 @contextmanager
-def _resumable(plan: batch.Plan) -> Iterator[None]:
-    """Closes the journal, which the same command resumes from, and says so when interrupted."""
+def _resumable(plan: batch.Plan, failed: Sequence[DenoiseJob]) -> Iterator[None]:
+    """Closes the journal, which the same command resumes from, and says so when interrupted.
+
+    A job that failed does not stay in it: another run may have written a file of that name.
+    """
     try:
         yield
     except Interrupted as interruption:
@@ -208,7 +234,7 @@ def _resumable(plan: batch.Plan) -> Iterator[None]:
         raise
     finally:
         if plan.journal is not None:
-            plan.journal.close(job for job in plan.jobs if not job.target.exists())
+            plan.journal.close([*failed, *(job for job in plan.jobs if not job.target.exists())])
 
 
 @contextmanager

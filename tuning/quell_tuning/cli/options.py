@@ -88,7 +88,8 @@ ModelFiles = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Files made by `quell export`, FILE@RATE for third-party TorchScript or ONNX models, or quell for the "
-        "included model (also if omitted). The table by SNR is about the first.",
+        "included model (also if omitted). The table by SNR is about the first. A .pt file is a program: from others, "
+        "take .onnx.",
     ),
 ]
 Runs = Annotated[Path, typer.Option(envvar=environment.RUNS.name, help="Folder for the database, weights and logs.")]

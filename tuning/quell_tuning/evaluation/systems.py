@@ -1,13 +1,17 @@
 """The systems that `quell evaluate` compares: exported and included models, and third-party ones."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quell.audio import FloatArray
 from quell.errors import ExportError
-from quell.evaluation import baselines, external_models
+from quell.evaluation import baselines
 from quell.evaluation.baselines import System
-from quell.export.exported_model import Model, load
+from quell.evaluation.external_models import RemoteSystem
+from quell.export.exported_model import Model
+from quell.export.model_process import RemoteModel, load
 from quell.inference import pretrained
 from quell.inference.waveform import denoise
 from quell_tuning.errors import UsageError
@@ -22,6 +26,20 @@ class NamedSystem:
     name: str
     system: System
     model: Model | None = None
+
+
+@dataclass(frozen=True)
+class RemoteDenoiser:
+    """A file made by `quell export` as a system for any sample rate; its program runs in another process."""
+
+    model: RemoteModel
+
+    def __call__(self, samples: FloatArray, sample_rate: int) -> FloatArray:
+        return denoise(samples, sample_rate, self.model)
+
+    def clock(self) -> float:
+        """CPU time in seconds of this thread and of the model's."""
+        return time.thread_time() + self.model.cpu_s()
 
 
 def as_system(model: Model) -> System:
@@ -58,12 +76,12 @@ def _shipped(sample_rate: int | None) -> NamedSystem:
 def _from_file(argument: str) -> NamedSystem:
     file, at, rate = argument.rpartition("@")
     if at and rate.isdecimal():
-        return NamedSystem(Path(argument).name, external_models.system(Path(file), int(rate)))
+        return NamedSystem(Path(argument).name, RemoteSystem(Path(file), int(rate)))
     path = Path(argument)
     try:
-        model = load(path)
+        model = load(path, threads=1)
     except ExportError:
         if not path.is_file():
             raise
-        return NamedSystem(path.name, external_models.system(path))
-    return NamedSystem(path.name, as_system(model), model)
+        return NamedSystem(path.name, RemoteSystem(path))
+    return NamedSystem(path.name, RemoteDenoiser(model), model)
