@@ -2,11 +2,16 @@
 
     python benchmarks/dashboard_speed.py                        # 1000 and 5000 trials, few and many notes
     python benchmarks/dashboard_speed.py --studies 1000:50
+    python benchmarks/dashboard_speed.py --studies 10000:50 --clients 20 --idle 200
 
 Studies of synthetic trials, as large as real ones, in SQLite, with user notes on some. `quell dashboard` and plain
 optuna-dashboard on the same server, each in a fresh process: `ready` is the time from the start of the process, `first`
 the first answer with all trials, `again` the next one, `poll` what an open page requests every few seconds.
 Target: 3 s for the first answer with 1000 trials.
+
+With --clients so many pages are opened at once on a fresh server, each with all trials, then four requests of an open
+page, while --idle connections send nothing: the slowest and the median answer of each kind, and the CPU time of the
+server. Target: no answer of 20 clients takes longer than 10 s with 10,000 trials on two cores.
 """
 
 from __future__ import annotations
@@ -17,20 +22,23 @@ import json
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import sqlalchemy
 from header import header
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
@@ -40,6 +48,7 @@ from quell_tuning.study import study_file
 from quell.config import DenoiserConfig, TrainingConfig
 
 STARTS = 3
+SERVERS: list[int] = []  # processes, in the order of their starts
 METRICS = ("pesq", "stoi", "estoi", "si_sdr")
 SNRS_DB = range(-5, 25, 5)
 PARAMETERS = 14
@@ -145,6 +154,7 @@ def served(name: str, file: Path) -> Iterator[int]:
         command = [sys.executable, "-m", "quell_tuning.cli", "dashboard", "--port", str(port)]
         command += ["--runs", str(file.parent), "--storage", f"sqlite:///{file}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        SERVERS.append(process.pid)
         try:
             while True:
                 try:
@@ -176,10 +186,30 @@ def timed(call: Callable[[], bytes]) -> tuple[float, bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--clients", type=int, default=0, metavar="N", help="open so many pages at once, and nothing else"
+    )
+    parser.add_argument(
+        "--idle", type=int, default=0, metavar="N", help="with --clients: connections that send nothing"
+    )
     parser.add_argument("--studies", nargs="+", default=["1000:50", "1000:1000", "5000:50"], metavar="TRIALS:NOTES")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(header("python " + " ".join(["benchmarks/dashboard_speed.py", *sys.argv[1:]])))
+    if options.clients:
+        print(
+            "| trials | idle | clients | server | all: median | all: slowest | poll: median | poll: slowest | CPU, s |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        for asked in options.studies:
+            trials, notes = map(int, asked.split(":"))
+            with tempfile.TemporaryDirectory() as text:
+                file = Path(text) / "q.db"
+                fabricated(file, trials, notes)
+                print(
+                    f"| {trials} | {options.idle} | {crowd(file, trials, options.clients, options.idle)} |", flush=True
+                )
+        return
     print(f"Seconds: medians of {STARTS} fresh servers, and the largest `first`.\n")
     print("| trials | notes | server | ready | first | largest | again | poll | sent, MB |", flush=True)
     print("|---|---|---|---|---|---|---|---|---|")
@@ -206,6 +236,31 @@ def row(name: str, file: Path, trials: int) -> str:
     first, again, poll = (statistics.median(times[key]) for key in ("first", "again", "poll"))
     ready, sent = statistics.median(times["ready"]), times["sent"][0]
     return f"{ready:.1f} | {first:.2f} | {max(times['first']):.2f} | {again:.2f} | {poll:.2f} | {sent:.1f}"
+
+
+POLLS = 4
+
+
+def crowd(file: Path, trials: int, clients: int, idle: int) -> str:
+    """Answers to clients that open the page at the same moment, and then ask as an open page does."""
+    whole, polls = [], []
+
+    def client(port: int) -> None:
+        whole.append(timed(lambda: ask(port, "/api/studies/1?after=0"))[0])
+        for _ in range(POLLS):
+            polls.append(timed(lambda: ask(port, f"/api/studies/1?after={trials}"))[0])
+
+    with served("quell dashboard", file) as port, ExitStack() as connections:
+        for _ in range(idle):
+            connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+        threads = [threading.Thread(target=client, args=(port,)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        used = psutil.Process(SERVERS[-1]).cpu_times()
+    figures = (statistics.median(whole), max(whole), statistics.median(polls), max(polls), used.user + used.system)
+    return f"{clients} | quell dashboard | " + " | ".join(f"{seconds:.2f}" for seconds in figures)
 
 
 if __name__ == "__main__":

@@ -221,3 +221,51 @@ def test_an_address_that_other_machines_can_reach_needs_a_password(host: str) ->
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"])
 def test_an_address_that_only_this_machine_can_reach_needs_none(host: str) -> None:
     access_control.check(host, None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock of the guesses: its only item."""
+    now = [1000.0]
+    monkeypatch.setattr(access_control.time, "monotonic", lambda: now[0])
+    return now
+
+
+def guess(app: Guard, password: str = "wrong", address: str = "192.0.2.1") -> int:
+    return ask(app, HTTP_AUTHORIZATION=basic("me", password), REMOTE_ADDR=address)[0]
+
+
+def test_wrong_passwords_of_an_address_wait_longer_and_longer_up_to_a_minute(clock: list[float]) -> None:
+    app, waits = Guard(page, PASSWORD, False), []
+    for _ in range(access_control.FREE_GUESSES):
+        assert guess(app) == 401
+    for _ in range(8):
+        began = clock[0]
+        while guess(app) == 429:
+            clock[0] += 0.5
+        waits.append(clock[0] - began)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    status, headers, body = ask(app, HTTP_AUTHORIZATION=basic("me", PASSWORD), REMOTE_ADDR="192.0.2.1")
+    assert (status, dict(headers)["Retry-After"]) == (429, "60")  # the right one waits too, else it would be found
+    assert body == b"too many wrong passwords from your address; try again in 60 s\n"
+    assert guess(app, PASSWORD, "192.0.2.2") == 200  # another address does not wait
+    assert ask(app, REMOTE_ADDR="192.0.2.1")[0] == 401  # who gives none is asked for it
+    clock[0] += 60
+    assert guess(app, PASSWORD) == 200
+    assert guess(app) == 401 and guess(app) == 429  # the count stays: an attacker may share a user's address
+    clock[0] += access_control.FORGOTTEN_S
+    assert [guess(app) for _ in range(access_control.FREE_GUESSES + 1)] == [401] * access_control.FREE_GUESSES + [429]
+
+
+def test_addresses_of_one_ipv6_network_wait_together_and_only_so_many_are_remembered(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_control, "ADDRESSES", 3)
+    app = Guard(page, PASSWORD, False)
+    for number in range(access_control.FREE_GUESSES):
+        assert guess(app, address=f"2001:db8:0:1::{number}") == 401
+    assert guess(app, address="2001:db8:0:1:ffff::9") == 429
+    assert guess(app, address="2001:db8:0:2::9") == 401
+    for number in range(3):
+        guess(app, address=f"192.0.2.{number}")
+    assert guess(app, address="2001:db8:0:1::1") == 401

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def test_an_address_that_cannot_be_used_is_an_error_of_one_line() -> None:
     for host in ("203.0.113.7", "no-such-name.invalid"):
         with pytest.raises(UsageError, match=rf"^{host}:0: .*, expected a free port of this machine"):
             listen(host, 0)
+
+
+def test_a_page_is_answered_while_hundreds_of_connections_send_nothing_and_these_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def page(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        return [b"page"]
+
+    monkeypatch.setattr(server, "IDLE_S", 2)
+    with listen("127.0.0.1", 0) as listener, ExitStack() as idle:
+        port = listener.getsockname()[1]
+        answering = server.web_server(page, listener)
+        thread = threading.Thread(target=answering.run, daemon=True)
+        thread.start()
+        silent = [idle.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
+        for connection in silent[::2]:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: ")  # and never ends
+        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        asking.request("GET", "/")
+        assert asking.getresponse().read() == b"page"
+        asking.close()
+        for connection in silent:
+            connection.settimeout(30)
+            assert connection.recv(1000) == b""
+        answering.close()
 
 
 @pytest.fixture

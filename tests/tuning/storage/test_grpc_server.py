@@ -25,6 +25,9 @@ from rich.console import Console
 pytest.importorskip("grpc")
 
 
+OPEN = "quell: 127.0.0.1: every user of this machine may change the studies; give --token-file to keep them out"
+
+
 class Proxy:
     """A proxy that has said that it serves, or has ended."""
 
@@ -76,7 +79,7 @@ def test_a_proxy_names_its_address_and_serves_until_it_is_interrupted(
 ) -> None:
     port = free_port()
     proxy = start(sqlite, port)
-    assert proxy.said == [f"serving on grpc://127.0.0.1:{port}"]
+    assert proxy.said == [OPEN, f"serving on grpc://127.0.0.1:{port}"]
     client = open_storage(f"grpc://127.0.0.1:{port}")
     optuna.create_study(study_name="s", storage=client).enqueue_trial({"x": 0.5})
     client.close()
@@ -93,7 +96,7 @@ def test_listening_beyond_this_machine_gives_a_warning(
     port = free_port()
     proxy = start(sqlite, port, "--host", "0.0.0.0")
     assert proxy.said == [
-        "quell: 0.0.0.0: the server asks for no password; keep it inside a network that you trust",
+        "quell: 0.0.0.0: the server asks for no password; give --token-file, or keep it in a network that you trust",
         f"serving on grpc://0.0.0.0:{port}",
     ]
     proxy.interrupt()
@@ -145,7 +148,7 @@ def test_clients_of_several_processes_read_each_others_writes_though_one_process
     )
     port = free_port()
     proxy = start(sqlite, port, "--processes", "2")
-    assert proxy.said == [f"serving on grpc://127.0.0.1:{port}"]
+    assert proxy.said == [OPEN, f"serving on grpc://127.0.0.1:{port}"]
     clients = [open_storage(f"grpc://127.0.0.1:{port}") for _ in range(20)]  # all at one: once in half a million
     optuna.create_study(study_name="s", storage=clients[0])
     studies = [optuna.load_study(study_name="s", storage=client) for client in clients]
@@ -166,6 +169,23 @@ def test_clients_of_several_processes_read_each_others_writes_though_one_process
         client.close()
     proxy.interrupt()
     wait_for(lambda: not any(child.is_running() for child in serving), 5)
+
+
+def test_a_proxy_whose_first_process_is_killed_before_it_serves_ends_in_one_line(
+    start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int], wait_for: Callable[..., Any]
+) -> None:
+    def serving() -> list[psutil.Process]:
+        below = [child for one in psutil.Process().children() for child in one.children()]
+        return [process for process in below if any("spawn_main" in word for word in process.cmdline())]
+
+    killer = threading.Thread(target=lambda: wait_for(serving, 60, 0.01)[0].kill())
+    killer.start()
+    port = free_port()
+    proxy = start(sqlite, port, "--processes", "2")
+    killer.join()
+    assert proxy.process.wait(20) == 1
+    needed = "a process ended with -9 before it served, expected it to serve; see its output above, or free memory"
+    assert proxy.said == [f"quell: 127.0.0.1:{port}: {needed}"]
 
 
 def test_a_trial_continues_through_a_proxy_that_has_never_read_it(

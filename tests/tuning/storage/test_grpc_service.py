@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,14 @@ pytest.importorskip("grpc")
 
 from optuna.storages._grpc.auto_generated.api_pb2 import GetTrialsReply, GetTrialsRequest
 from optuna.storages._grpc.servicer import OptunaStorageProxyService
+from quell_tuning import environment
+from quell_tuning.errors import StorageError
 from quell_tuning.optuna_private import study_id_of, trial_id_of
 from quell_tuning.storage import grpc_service
+from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.grpc_service import CoalescedReads, SharedReadService
 from quell_tuning.storage.retrying import RetryingStorage
+from quell_tuning.storage.urls import proxy_token
 
 
 class Slow:
@@ -133,3 +138,41 @@ def test_an_unknown_study_is_not_found(storage: RetryingStorage) -> None:
 
     with pytest.raises(Aborted, match="NOT_FOUND"):
         SharedReadService(storage.backend).GetTrials(GetTrialsRequest(study_id=77), SimpleNamespace(abort=abort))
+
+
+@pytest.mark.parametrize(("given", "found"), [("secret", None), ("wrong", "another token"), (None, "no token")])
+def test_a_proxy_with_a_token_serves_only_who_sends_it(
+    storage: RetryingStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, found: str | None
+) -> None:
+    server = grpc_service.make_server(storage.backend, shared=False, token="secret")
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    url = f"grpc://127.0.0.1:{port}"
+    monkeypatch.delenv(environment.STORAGE_TOKEN_FILE.name, raising=False)
+    if given is not None:
+        (tmp_path / "token").write_text(f"{given}\n")
+        monkeypatch.setenv(environment.STORAGE_TOKEN_FILE.name, str(tmp_path / "token"))
+    try:
+        if found is None:
+            client = open_storage(url)
+            study = optuna.create_study(study_name="mine", storage=client)
+            study.tell(study.ask(), 1.0)
+            assert [trial.value for trial in study.trials] == [1.0]
+            client.close()
+        else:
+            needed = "expected the token of the proxy; give its file as QUELL_STORAGE_TOKEN_FILE"
+            with pytest.raises(StorageError, match=f"^{url}: {found}, {needed}$"):
+                open_storage(url)
+            assert storage.get_all_studies() == []
+    finally:
+        server.stop(None)
+
+
+def test_a_token_is_one_word_of_ascii(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    for text, problem in (("", "0 words, expected one, the token"), ("a b", "2 words"), ("sésame", "not ASCII")):
+        file.write_text(text)
+        with pytest.raises(StorageError, match=f"^{file}: {problem}"):
+            proxy_token(file)
+    file.write_text("secret\n")
+    assert proxy_token(file) == "secret"

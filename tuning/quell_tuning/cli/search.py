@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quell_tuning import environment
 from quell_tuning.cli import options
 from quell_tuning.cli.options import (
     complete_study_file,
@@ -37,6 +38,7 @@ def studies(
     ] = None,
 ) -> int:
     """List the included study files, or copy one."""
+    from quell.atomic import replacing
     from quell_tuning.study.bundled_studies import bundled, purpose
 
     files = bundled()
@@ -55,7 +57,8 @@ def studies(
     if output.exists():
         raise UsageError(f"{output}: exists already, expected a new file; name another")
     try:
-        output.write_bytes(files[name].read_bytes())
+        with replacing(output, overwrite=False) as partial:
+            partial.write_bytes(files[name].read_bytes())
     except OSError as error:
         raise UsageError(f"{output}: {error.strerror}, expected a file that can be written; name another") from None
     print(output)
@@ -174,7 +177,14 @@ def worker(
 
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 13000,
-    host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = ("127.0.0.1"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the token that clients must send; without one, all who can connect may change studies. "
+            f"Also {environment.STORAGE_TOKEN_FILE.name}, which clients read."
+        ),
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Server processes that share the clients; each uses one core.")
     ] = 1,
@@ -185,10 +195,12 @@ def serve(
     """Serve a database through Optuna's gRPC proxy, for many workers."""
     from quell_tuning.storage.grpc_server import Backend
     from quell_tuning.storage.grpc_server import serve as run_server
+    from quell_tuning.storage.urls import proxy_token
 
     log_to_stderr()
     place = open_workspace(runs, storage, storage_file)
-    return run_server(Backend(place.storage_url, place.runs.postgres), host, port, processes, stderr())
+    backend = Backend(place.storage_url, proxy_token(token_file), place.runs.postgres)
+    return run_server(backend, host, port, processes, stderr())
 
 
 def _exit_code(code: int) -> int:

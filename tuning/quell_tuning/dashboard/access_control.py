@@ -5,16 +5,21 @@ import binascii
 import hmac
 import ipaddress
 import json
+import math
 import re
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from quell_tuning import environment
 from quell_tuning.errors import UsageError
+from quell_tuning.loopback import is_loopback
 
 READ_METHODS = ("GET", "HEAD", "OPTIONS")
 # What a page may write. Other writes would break what Quell relies on: a study's name is also in its file and in
@@ -34,6 +39,13 @@ HEADERS = {
 # may be opened by itself.
 PAGE_POLICY = "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 POLICY = f"default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; {PAGE_POLICY}"
+
+
+# Wrong passwords from one address before it waits; then 1 s, doubled with every further one, and at most a minute.
+FREE_GUESSES = 5
+LONGEST_WAIT_S = 60.0
+FORGOTTEN_S = 900.0  # after so long without a wrong one
+ADDRESSES = 10_000  # that are remembered
 
 
 class Refusal(BaseException):
@@ -71,14 +83,6 @@ def password(file: Path | None) -> str | None:
     return text
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address or name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def check(host: str, password: str | None) -> None:
     """Raises UsageError where other machines could reach the dashboard without a password."""
     if password is None and not is_loopback(host):
@@ -86,6 +90,42 @@ def check(host: str, password: str | None) -> None:
             f"--host: {host} without a password, expected one where others can reach the dashboard; "
             f"give --password-file or {environment.DASHBOARD_PASSWORD.name}, or leave --host out"
         )
+
+
+class Guesses:
+    """Wrong passwords by address, and how long an address waits before its next one is looked at.
+
+    No thread sleeps meanwhile: there are few. A right password does not make up for wrong ones, since an attacker and a
+    user may have one address, as behind a proxy.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, and when the last one was
+
+    def add(self, address: str) -> None:
+        key, now = _network(address), time.monotonic()
+        with self._lock:
+            self._wrong[key] = self._count(key, now) + 1, now
+            self._wrong.move_to_end(key)
+            while len(self._wrong) > ADDRESSES:
+                self._wrong.popitem(last=False)
+
+    def wait_s(self, address: str) -> float:
+        """Seconds until the next password from an address is looked at; 0 or less for now."""
+        key, now = _network(address), time.monotonic()
+        with self._lock:
+            more = self._count(key, now) - FREE_GUESSES
+            return min(2.0 ** min(more, 30), LONGEST_WAIT_S) - (now - self._wrong[key][1]) if more >= 0 else 0.0
+
+    def _count(self, key: str, now: float) -> int:
+        count, last = self._wrong.get(key, (0, now))
+        return count if now - last < FORGOTTEN_S else 0
+
+
+def _network(address: str) -> str:
+    """The address, of IPv6 its network: one machine has 2 ** 64 addresses there."""
+    return address if ":" not in address else str(ipaddress.ip_network(f"{address.partition('%')[0]}/64", strict=False))
 
 
 @dataclass
@@ -101,6 +141,7 @@ class Guard:
     app: WSGIApplication
     password: str | None = field(repr=False)
     read_only: bool
+    guesses: Guesses = field(default_factory=Guesses, repr=False)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
@@ -114,9 +155,7 @@ class Guard:
 
     def _check(self, environ: WSGIEnvironment) -> None:
         if self.password is not None:
-            if not _has_password(environ.get("HTTP_AUTHORIZATION", ""), self.password):
-                challenge = {"WWW-Authenticate": 'Basic realm="quell", charset="UTF-8"'}
-                raise Refusal("401 Unauthorized", "a password is needed, under any user name", challenge)
+            self._check_password(environ.get("HTTP_AUTHORIZATION", ""), environ.get("REMOTE_ADDR", ""), self.password)
         elif not is_loopback(_hostname(environ.get("HTTP_HOST", ""))):
             raise Refusal("403 Forbidden", "asked for under a name that is not this machine's own, without a password")
         path = environ["PATH_INFO"]
@@ -130,6 +169,18 @@ class Guard:
             raise Refusal("403 Forbidden", "asked by another site's page")
         if not WRITES.fullmatch(f"{environ['REQUEST_METHOD']} {path.rstrip('/')}"):
             raise Refusal("403 Forbidden", "only notes and artifacts are written here; `quell tune` writes the rest")
+
+    def _check_password(self, authorization: str, address: str, password: str) -> None:
+        if authorization and (wait_s := self.guesses.wait_s(address)) > 0:
+            again = str(math.ceil(wait_s))
+            reason = f"too many wrong passwords from your address; try again in {again} s"
+            raise Refusal("429 Too Many Requests", reason, {"Retry-After": again})
+        if _has_password(authorization, password):
+            return
+        if authorization:  # a browser asks without one first
+            self.guesses.add(address)
+        challenge = {"WWW-Authenticate": 'Basic realm="quell", charset="UTF-8"'}
+        raise Refusal("401 Unauthorized", "a password is needed, under any user name", challenge)
 
 
 def _has_password(authorization: str, password: str) -> bool:

@@ -1,16 +1,16 @@
 """`quell dashboard`: a web server for optuna-dashboard, behind access control and with its own artifact route."""
 
-import gzip
 import logging
 import os
+import resource
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication
 
 import optuna
 import optuna_dashboard
@@ -20,10 +20,12 @@ from rich.console import Console
 
 from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.dashboard import page_refresh
-from quell_tuning.dashboard.access_control import Guard, is_loopback
+from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.dashboard.artifact_route import Artifacts
+from quell_tuning.dashboard.json_answers import JsonAnswers
 from quell_tuning.dashboard.storage_view import DashboardStorage
 from quell_tuning.errors import UsageError
+from quell_tuning.loopback import is_loopback
 from quell_tuning.optuna_private import storage_of, study_id_of
 from quell_tuning.storage.retrying import RetryingStorage
 
@@ -33,9 +35,12 @@ log = logging.getLogger("quell")
 THREADS = 8
 # Uploads are held in memory, also before the password is checked.
 LARGEST_UPLOAD_BYTES = 16 << 20
-# Smaller answers are not compressed: on a network that gains nothing.
-SMALL_BYTES = 4096
 REFRESH_S = 30.0
+# A connection that sends nothing is closed after so long. A browser keeps up to six, and opens new ones at no cost.
+IDLE_S = 20
+# Connections at once, idle ones included, where the system allows as many open files.
+CONNECTIONS = 4096
+FILES = 256  # that are open besides, at most
 # At the end, requests that are being answered get so long.
 SHUTDOWN_S = 1.0
 
@@ -69,9 +74,7 @@ def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Co
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of requests that wait for a thread
     with listen(access.host, access.port) as listener:
         app = application(storage, store, access.password, access.read_only)
-        server = waitress.create_server(
-            app, sockets=[listener], threads=THREADS, ident="", max_request_body_size=LARGEST_UPLOAD_BYTES
-        )
+        server = web_server(app, listener)
         # Not in this thread: waitress swallows KeyboardInterrupt in the main thread.
         serving = threading.Thread(target=server.run, daemon=True)
         ended = threading.Event()
@@ -109,6 +112,30 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"{text}; name another with --port, 0 for any, or another --host") from None
 
 
+def web_server(app: WSGIApplication, listener: socket.socket) -> Any:
+    """A server of an application, not yet started, which idle connections do not keep from answering others."""
+    return waitress.create_server(
+        app,
+        sockets=[listener],
+        threads=THREADS,
+        ident="",
+        max_request_body_size=LARGEST_UPLOAD_BYTES,
+        connection_limit=_connections(),
+        channel_timeout=IDLE_S,
+        cleanup_interval=IDLE_S // 2,
+        asyncore_use_poll=True,  # select takes no more than 1024
+    )
+
+
+def _connections() -> int:
+    """How many connections may be open at once; raises this process's limit of open files, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = CONNECTIONS + FILES if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS + FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(most - FILES, FILES)
+
+
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # listening on all addresses includes this one
@@ -122,33 +149,6 @@ def application(
     view = DashboardStorage(storage)
     page = optuna_dashboard.wsgi(view, artifact_store=_WriteOnlyStore(store))
     return Guard(Artifacts(JsonAnswers(page), view, store), password, read_only)
-
-
-@dataclass
-class JsonAnswers:
-    """Makes JSON answers never empty, as the page's scripts need, and gzips them (to a tenth, with 1000 trials)."""
-
-    app: WSGIApplication
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        encodings = environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard's static files fail without it
-        started: list[Any] = []
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
-            started[:] = status, dict(headers), exc_info
-
-        body = self.app(environ, start)
-        status, headers, exc_info = started
-        if status.startswith("204"):  # optuna-dashboard 0.21 parses the body as JSON, fails, and reports an error
-            status, headers, body = "200 OK", {"Content-Type": "application/json", "Content-Length": "2"}, [b"{}"]
-        elif headers.get("Content-Type") == "application/json" and "gzip" in encodings:
-            whole = b"".join(body)
-            if len(whole) > SMALL_BYTES:
-                whole = gzip.compress(whole, compresslevel=1, mtime=0)
-                headers |= {"Content-Encoding": "gzip", "Content-Length": str(len(whole)), "Vary": "Accept-Encoding"}
-            body = [whole]
-        start_response(status, list(headers.items()), exc_info)
-        return body
 
 
 class _WriteOnlyStore:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quell_tuning.errors import StorageError
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, check_scheme, parse_url, shown
+from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, check_scheme, parse_url, proxy_token, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
@@ -160,15 +160,22 @@ def _grpc(url: str) -> RetryingStorage:
     host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
     if not host or not port.isdigit():
         raise StorageError(f"--storage: {shown(url)}, expected grpc://HOST:PORT; take both from `quell storage serve`")
+    from quell_tuning.storage.grpc_token import TokenProxy
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+        proxy = TokenProxy(host=host, port=int(port), token=proxy_token())
     try:
         proxy.wait_server_ready(timeout=SILENT_S)
     except ConnectionError:
         proxy.close()
         expected = "expected `quell storage serve` there; start it, or check the address"
         raise StorageError(f"{shown(url)}: no answer in {SILENT_S} s, {expected}") from None
+    try:
+        proxy.check_token(shown(url))
+    except StorageError:
+        proxy.close()
+        raise
     return RetryingStorage(proxy, proxy.close)
 
 

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
 from quell_tuning.errors import Interrupted, StorageError
+from quell_tuning.loopback import is_loopback
 from quell_tuning.storage.backends import import_grpc, open_storage
 from quell_tuning.storage.retrying import RetryingStorage
 
@@ -27,7 +28,6 @@ LEAST_CONNECTIONS = 4  # of one of several processes
 END_S = 10.0  # for a process that was asked to end
 RESTART_S = 1.0  # before a process that died is started again
 POLL_S = 0.2
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Backend:
     """The database that is served."""
 
     url: str = field(repr=False)  # may hold a password
+    token: str | None = field(repr=False)  # that every call must send; None where all calls are answered
     local: Path  # folder of the server that `postgres` as URL starts
 
     def open(self, connections: int) -> RetryingStorage:
@@ -51,9 +52,8 @@ def serve(backend: Backend, host: str, port: int, processes: int, console: Conso
         StorageError: the database cannot be opened, or the port is taken.
     """
     import_grpc("storage serve")
-    if host not in LOOPBACK:
-        console.print(f"quell: {host}: the server asks for no password; keep it inside a network that you trust")
-    address = f"serving on grpc://{host}:{port}"
+    warning = _warning(host, backend.token)
+    address = f"quell: {host}: {warning}\n" * bool(warning) + f"serving on grpc://{host}:{port}"
     if processes > 1:
         _serve_together(backend, host, port, processes, lambda text: console.print(text, highlight=False), address)
     else:
@@ -70,7 +70,7 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
 
     storage = backend.open(connections=connections)
     # The storage itself, which does not retry: a call that waits here could not be interrupted; its client retries.
-    server = make_server(storage.backend, shared=shared)
+    server = make_server(storage.backend, shared=shared, token=backend.token)
     try:
         try:
             server.add_insecure_port(f"{host}:{port}")
@@ -81,6 +81,17 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
     finally:
         server.stop(None)
         storage.close()
+
+
+def _warning(host: str, token: str | None) -> str | None:
+    """What the user of a proxy should know about who can use it."""
+    if is_loopback(host):
+        return (
+            None if token else "every user of this machine may change the studies; give --token-file to keep them out"
+        )
+    if token:
+        return "the token crosses the network unencrypted; keep it inside a network that you trust"
+    return "the server asks for no password; give --token-file, or keep it in a network that you trust"
 
 
 def _taken(host: str, port: int) -> StorageError:
@@ -109,7 +120,7 @@ def _serve_together(
             running += [start() for _ in range(processes)]
             while not signals and len(running) > ready.get_value():
                 if wait([process.sentinel for process in running], POLL_S):
-                    raise StorageError(f"{host}:{port}: a process ended before it served; see its output above")
+                    raise StorageError(f"{host}:{port}: {_dead(running)}; see its output above, or free memory")
             if not signals:
                 say(address)
             while not signals:
@@ -126,6 +137,11 @@ def _serve_together(
                 process.join(END_S)
                 process.kill()
                 process.join()
+
+
+def _dead(running: Sequence[BaseProcess]) -> str:
+    code = next(process.exitcode for process in running if not process.is_alive())
+    return f"a process ended with {code} before it served, expected it to serve"
 
 
 @contextmanager

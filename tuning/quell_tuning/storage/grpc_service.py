@@ -16,6 +16,7 @@ from optuna.storages._grpc.servicer import OptunaStorageProxyService, _to_proto_
 from optuna.trial import FrozenTrial
 
 from quell_tuning.optuna_private import trial_id_of
+from quell_tuning.storage.grpc_token import TokenCheck
 from quell_tuning.storage.retrying import unreachable
 
 THREADS = 32  # calls served at once; most of them wait for the database or for another call's read
@@ -121,14 +122,18 @@ class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(handle, handler.request_deserializer, serialise)
 
 
-def make_server(storage: BaseStorage, *, shared: bool) -> grpc.Server:
+def make_server(storage: BaseStorage, *, shared: bool, token: str | None = None) -> grpc.Server:
     """A server of a storage, not yet started.
 
     Args:
+        token: that every call must send; None where all calls are answered.
         shared: others may listen on the same port; each new client goes to one of them.
     """
     # Optuna's run_grpc_proxy_server takes no options, and gRPC by default lets two proxies share a port.
     options = [("grpc.so_reuseport", int(shared))]
-    server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=[UnavailableInterceptor()], options=options)
+    interceptors = [] if token is None else [TokenCheck(token)]
+    server = grpc.server(
+        ThreadPoolExecutor(THREADS), interceptors=[*interceptors, UnavailableInterceptor()], options=options
+    )
     add_StorageServiceServicer_to_server(SharedReadService(storage), server)
     return server

@@ -57,15 +57,32 @@ def storage_url(flag: str | None, file: Path | None, default: str) -> str:
     """
     if flag and file:
         raise UsageError("--storage and --storage-file: both given, expected one of them; leave the other out")
-    url = _only_word(file) if file is not None else flag or environment.STORAGE.get() or default
+    url = only_word(file) if file is not None else flag or environment.STORAGE.get() or default
     if url == LOCAL_POSTGRES:
         return url
     check_scheme(url)
     secret = environment.STORAGE_PASSWORD_FILE.get()
-    return with_password(url, _only_word(Path(secret), "database's password")) if secret else url
+    return with_password(url, only_word(Path(secret), "database's password")) if secret else url
 
 
-def _only_word(file: Path, what: str = "storage URL") -> str:
+def proxy_token(file: Path | None = None) -> str | None:
+    """The token of a gRPC proxy in the file, else in that of QUELL_STORAGE_TOKEN_FILE; None without either.
+
+    Raises:
+        StorageError: the file cannot be read, or holds no token.
+    """
+    named = environment.STORAGE_TOKEN_FILE.get()
+    source = file or (Path(named) if named else None)
+    if source is None:
+        return None
+    token = only_word(source, "token")
+    if not token.isascii() or not token.isprintable():
+        raise StorageError(f"{source}: not ASCII, expected a token of letters, digits and signs; write another")
+    return token
+
+
+def only_word(file: Path, what: str = "storage URL") -> str:
+    """The one word of a file; raises StorageError where it cannot be read or has none or several."""
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
