@@ -2,6 +2,7 @@
 against a real Postgres where there is no container engine."""
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -12,14 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from compose import Stack, Unset, entrypoint, load, reachable, stack, variables
 from namespaces import MAY
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from quell_tuning.storage.postgres_server import wheel
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +93,7 @@ def test_workers_have_more_time_to_stop_than_a_hand_back_takes() -> None:
 def test_the_image_has_no_root_user_a_pinned_base_and_no_compiler() -> None:
     text = (ROOT / "Dockerfile").read_text()
     build, final = text.split("FROM ${PYTHON_IMAGE}\n")
-    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+$", build, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", build, re.MULTILINE)
     assert "g++" in build and "g++" not in final and "apt-get" not in final
     assert re.search(r"^USER 1000:1000$", final, re.MULTILINE)
     assert entrypoint(ROOT / "Dockerfile") == ["quell"]
@@ -97,6 +102,46 @@ def test_the_image_has_no_root_user_a_pinned_base_and_no_compiler() -> None:
     }
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_in and all((ROOT / name).exists() for name in copied)
+
+
+def hashed(file: Path) -> dict[str, str]:
+    """Version by name of each package in a file of hashes."""
+    blocks = re.split(r"^(?=\w)", file.read_text(), flags=re.MULTILINE)
+    heads = [re.fullmatch(r"([\w.-]+)==(\S+)( \\\n    --hash=sha256:[0-9a-f]{64})+\n", block) for block in blocks[1:]]
+    assert blocks[0] == "" and all(heads)
+    return {head[1]: head[2] for head in heads if head}
+
+
+def test_every_package_of_the_image_has_the_tested_version_and_its_hashes() -> None:
+    files = {path.stem: hashed(path) for path in (DEPLOY / "requirements").glob("*.txt")}
+    versions = {name: version for packages in files.values() for name, version in packages.items()}
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#")
+    pinned = {canonicalize_name(name): version for name, version in pinned.items()}
+    of_torch = {"triton", *(name for name in versions if name.startswith(("cuda-", "nvidia-")))}  # CUDA: tested by none
+    assert {name: pinned.get(name) for name in versions if name not in of_torch} == {
+        name: version for name, version in versions.items() if name not in of_torch
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in ("grpc", "onnx", "rooms", "s3", "wandb")]
+    needed = [(text, ("",)) for text in [*project["dependencies"], *itertools.chain(*extras)]]
+    seen = set()
+    while needed:
+        text, asked = needed.pop()  # and the extras that its package was asked for with
+        requirement = Requirement(text)
+        name, more = canonicalize_name(requirement.name), ("", *sorted(requirement.extras))
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in asked):
+            assert name in versions and requirement.specifier.contains(versions[name]), text
+            if (name, more) not in seen and name not in of_torch:
+                seen.add((name, more))
+                needed += [(inner, more) for inner in metadata.requires(name) or []]
+    text = (ROOT / "Dockerfile").read_text()
+    installs = re.findall(r"pip install (.+?)(?: \\|;|$)", text, re.MULTILINE)
+    assert [line for line in installs if "--require-hashes" not in line] == [
+        '--index-url "${TORCH_INDEX}" --constraint constraints.txt torch',
+        "--no-build-isolation .",
+        '".[${EXTRAS}]"',
+    ]
+    assert set(re.findall(r"requirements/(\w+)\.txt", text)) == set(files)
 
 
 def test_secrets_are_made_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
