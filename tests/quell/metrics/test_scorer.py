@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
 
 import deadly
 import numpy as np
@@ -69,6 +71,13 @@ def test_scores_are_the_same_to_the_last_digit_whatever_the_environment_says_of_
                 (clip,) = scorer.score_clips([estimate], [target], 8_000, ("si_sdr",))
             found.add(clip.values["si_sdr"])
     assert len(found) == 1
+
+
+def test_metrics_are_computed_in_scoring_processes_only():
+    root = Path(__file__).parents[3]
+    sources = [*(root / "src").rglob("*.py"), *(root / "tuning").rglob("*.py")]
+    called = [path.name for path in sources if re.search(r"(?<!def )\bscore_clip\(", path.read_text())]
+    assert len(sources) > 100 and not called  # others name it in a `partial`, which a process calls
 
 
 def test_a_scoring_process_that_is_killed_inside_its_write_changes_no_score(validation, tmp_path, monkeypatch):
