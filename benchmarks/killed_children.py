@@ -91,7 +91,8 @@ def speech(seconds: float, seed: int) -> np.ndarray:
 def make_recordings(folder: Path) -> None:
     for speaker in range(SPEAKERS):
         for take in range(TAKES):
-            write(folder / "speech" / f"s{speaker:02d}" / f"{take}.wav", speech(1.0 + 0.05 * take, 100 * speaker + take))
+            voice = speech(1.0 + 0.05 * take, 100 * speaker + take)
+            write(folder / "speech" / f"s{speaker:02d}" / f"{take}.wav", voice)
     for number in range(2 * SOURCES):
         noise = 0.1 * np.random.default_rng(number).standard_normal(RATE)
         write(folder / "noise" / ("hiss", "rain")[number % 2] / f"{number}.wav", noise)
