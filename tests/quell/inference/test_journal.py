@@ -152,3 +152,17 @@ def test_a_journal_that_is_not_text_is_ignored(tmp_path, model, write):
     shutil.copy(write(tmp_path / "in" / "a.wav"), tmp_path / "a.wav")
     with pytest.raises(AudioError, match="exists already"):
         batch.plan([tmp_path / "in"], tmp_path, journal=Journal(tmp_path, settings_key(model, OPTIONS)))
+
+
+def test_a_line_with_a_flipped_bit_is_a_job_that_runs_again(tmp_path, write):
+    job = DenoiseJob(write(tmp_path / "a.wav"), tmp_path / "out" / "a.wav")
+    write(job.target)
+    Journal(tmp_path / "out", "settings").add(job)
+    assert Journal(tmp_path / "out", "settings").is_finished(job)
+    journal = tmp_path / "out" / JOURNAL
+    line = journal.read_bytes().rstrip(b"\n")
+    for bit in range(0, 8 * len(line), 5):  # each bit of a byte as often as any other
+        changed = bytearray(line)
+        changed[bit // 8] ^= 1 << bit % 8
+        journal.write_bytes(changed)
+        assert not Journal(tmp_path / "out", "settings").is_finished(job), bytes(changed)
