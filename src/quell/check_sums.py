@@ -124,8 +124,9 @@ def _crc32(file: BinaryIO, size: int) -> bytes:
 def _check_archive(file: BinaryIO, end: bytes) -> None:
     """Checks an archive without a seal by the sums of its members, which torch ignores."""
     record = end[end.rfind(ARCHIVE_END) :]
-    if len(record) >= END_BYTES and END_BYTES + int.from_bytes(record[20:22], "little") != len(record):
-        raise DamagedFileError("its comment is cut off")
+    comment = int.from_bytes(record[20:22], "little")
+    if len(record) >= END_BYTES and (END_BYTES + comment != len(record) or comment == len(_ZIP.before) + DIGITS):
+        raise DamagedFileError("its comment is cut off, or is a seal no more")
     try:
         with zipfile.ZipFile(file) as archive:
             damaged, members = archive.testzip(), len(archive.namelist())

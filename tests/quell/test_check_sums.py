@@ -84,6 +84,12 @@ def test_larger_damage_of_a_sealed_archive_is_noticed_or_leaves_no_archive(tmp_p
     assert not is_intact(path) or not zipfile.is_zipfile(path)
 
 
+def test_zeros_at_the_end_of_a_sealed_archive_are_noticed_wherever_they_begin(tmp_path: Path) -> None:
+    content = written("zip", tmp_path / "file.npz")
+    taken = [n for n in range(4, len(content)) if not is_noticed(content[:n] + bytes(len(content) - n))]
+    assert taken == []
+
+
 def test_a_sealed_archive_is_read_as_before(tmp_path: Path) -> None:
     path = tmp_path / "file.npz"
     path.write_bytes(arrays())

@@ -10,6 +10,7 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from quell_tuning.artifacts.artifact_store import id_of
 from quell_tuning.dashboard import artifact_route
 from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.dashboard.artifact_route import Artifacts
@@ -261,6 +262,16 @@ def test_a_listed_artifact_without_a_file_is_not_found(ask: Any, upload: Any, st
     store.remove(path.rpartition("/")[2])
     status, _, body = ask(path)
     assert (status, b"its file is gone" in body) == (404, True)
+
+
+def test_an_artifact_of_ours_is_served_whole_or_not_at_all(ask: Any, study: optuna.Study) -> None:
+    artifact = id_of(CONTENT)
+    listed = {"artifact_id": artifact, "filename": "a.wav", "mimetype": "audio/wav", "encoding": None}
+    storage_of(study).set_study_system_attr(study_id_of(study), f"artifacts:{artifact}", json.dumps(listed))
+    path = f"/artifacts/{study_id_of(study)}/{artifact}"
+    assert ask(path, store=Remote(CONTENT))[2] == CONTENT
+    status, _, body = ask(path, store=Remote(b"\1" + CONTENT[1:]))
+    assert (status, b"damaged, expected the content that was stored" in body) == (404, True)
 
 
 def test_an_error_of_the_store_is_logged_in_one_line(ask: Any, upload: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
+from quell_tuning.artifacts.artifact_store import id_of
 from quell_tuning.errors import TuningError
 from quell_tuning.optuna_private import storage_of
 from quell_tuning.report.content import Content
@@ -316,12 +317,25 @@ def test_files_missing_in_the_store_are_left_out_and_counted(fabricated: Callabl
     for artifact in (first[1]["denoised"], second[0]["picture"], made.study.user_attrs["showcase"][2]["clean"]):
         made.store.remove(artifact)
     page = made.page()
-    assert "3 of the sounds and pictures are missing in the artifact store" in page.read
+    assert "3 of the sounds and pictures are missing or damaged in the artifact store" in page.read
     kinds = [decoded(uri)[0] for uri in page.attributes("src")]
     assert kinds.count("audio/flac") == 3 * 3  # of three clips, as the second trial has them all
     assert kinds.count("image/png") == 2
     assert [found["value"] for tag, found in page.tags if tag == "option"] == ["0"]
     assert "Denoised by trial 1" in page.read
+
+
+def test_a_damaged_sound_is_left_out_and_counted(fabricated: Callable[..., Fabricated]) -> None:
+    made = fabricated()
+    made.show()
+    clips = made.gallery()
+    whole = (made.folder / clips[0]["picture"]).read_bytes()
+    clips[0]["picture"] = id_of(whole)
+    made.store.write(clips[0]["picture"], io.BytesIO(whole[:-1] + b"x"))
+    made.add(7.0, gallery=clips)
+    page = made.page()
+    assert "1 of the sounds and pictures are missing or damaged in the artifact store" in page.read
+    assert [decoded(uri)[0] for uri in page.attributes("src")].count("image/png") == 3
 
 
 def test_duplicates_have_their_sounds_once_and_listen_0_leaves_out_all_sounds(

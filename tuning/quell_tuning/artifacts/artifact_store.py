@@ -2,6 +2,8 @@
 
 import io
 import re
+import uuid
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -25,6 +27,21 @@ class ArtifactStore(Protocol):
     def write(self, artifact_id: str, content_body: BinaryIO) -> None: ...
 
     def remove(self, artifact_id: str) -> None: ...
+
+
+def id_of(content: bytes) -> str:
+    """A new id for an artifact, with the content's check sum: a UUID of version 8 that ends with its CRC-32."""
+    return f"{str(uuid.uuid4())[:14]}8{str(uuid.uuid4())[15:28]}{zlib.crc32(content):08x}"
+
+
+def has_sum(artifact_id: str) -> bool:
+    """Whether it is an id of `id_of`; Optuna's and those of an earlier Quell are UUIDs of version 4."""
+    return re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", artifact_id) is not None
+
+
+def is_damaged(artifact_id: str, content: bytes) -> bool:
+    """Whether an artifact is not what was stored, as far as its id tells."""
+    return has_sum(artifact_id) and int(artifact_id[-8:], 16) != zlib.crc32(content)
 
 
 def open_artifacts(url: str | None, runs: RunFolder) -> ArtifactStore:

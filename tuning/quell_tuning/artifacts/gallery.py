@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import PurePosixPath
@@ -24,6 +23,7 @@ from optuna.artifacts import ArtifactMeta
 from optuna.trial import FrozenTrial
 
 from quell.audio import FloatArray
+from quell_tuning.artifacts.artifact_store import id_of
 from quell_tuning.artifacts.clip_picture import ClipSignals, picture
 from quell_tuning.optuna_private import ARTIFACT_KEY, storage_of, study_id_of, trial_id_of
 
@@ -182,7 +182,7 @@ def _wav(samples: FloatArray, sample_rate: int) -> bytes:
 
 def _stored(store: ArtifactStore, content: bytes, name: str) -> ArtifactMeta:
     """As `optuna.artifacts.upload_artifact`, but from memory, and listed by the caller once the content is stored."""
-    meta = _meta(name, str(uuid.uuid4()))
+    meta = _meta(name, id_of(content))
     store.write(meta.artifact_id, io.BytesIO(content))
     return meta
 

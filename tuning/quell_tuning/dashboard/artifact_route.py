@@ -19,7 +19,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import BaseStorage
 
-from quell_tuning.artifacts.artifact_store import ArtifactStore
+from quell_tuning.artifacts.artifact_store import ArtifactStore, has_sum, is_damaged
 from quell_tuning.dashboard.access_control import Refusal
 from quell_tuning.optuna_private import ARTIFACT_KEY
 
@@ -92,18 +92,21 @@ class Artifacts:
         return _Pieces(file, part)
 
     def _open(self, artifact: str) -> BinaryIO:
-        """The artifact as a seekable file; one that is not seekable is read into memory: a clip is under 1 MB."""
+        """The artifact as a seekable file, checked. One of ours is under 1 MB, as most that are uploaded are."""
         try:
             file = self.store.open_reader(artifact)
-            if file.seekable():
+            if file.seekable() and not has_sum(artifact):
                 return file
             with file:
-                return BytesIO(file.read())
+                content = file.read()
         except ArtifactNotFound:
             raise Refusal("404 Not Found", f"{artifact}: listed, but its file is gone from the artifacts") from None
         except Exception as error:  # stores raise errors of their own: OSError, those of botocore
             log.warning("artifact %s: %s: %s", artifact, type(error).__name__, " ".join(str(error).split()))
             raise Refusal("503 Service Unavailable", f"{artifact}: the artifacts cannot be read now") from error
+        if is_damaged(artifact, content):
+            raise Refusal("404 Not Found", f"{artifact}: damaged, expected the content that was stored")
+        return BytesIO(content)
 
 
 def _requested(environ: WSGIEnvironment, artifact: str, size: int) -> range | None:

@@ -9,7 +9,7 @@ import soundfile
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from quell.progress import Progress
-from quell_tuning.artifacts.artifact_store import ArtifactStore
+from quell_tuning.artifacts.artifact_store import ArtifactStore, is_damaged
 from quell_tuning.report.content import Content
 from quell_tuning.results.trial_row import TrialRow
 
@@ -43,7 +43,7 @@ class Gallery:
 
     clips: list[ReportClip]
     rows: list[TrialRow]  # trials of each clip's `denoised`
-    missing: int  # files that the artifact store lacks
+    missing: int  # files that the artifact store lacks, or has damaged
 
 
 def with_sounds(content: Content, listen: int) -> list[TrialRow]:
@@ -93,13 +93,16 @@ class _Files:
         return data_uri(*_compressed(wav)) if wav else ""
 
     def read(self, artifact: str) -> bytes:
-        """The content of a file; empty where it is missing."""
+        """The content of a file; empty where it is missing or damaged."""
         try:
             with self.store.open_reader(artifact) as file:
-                return file.read()
+                content = file.read()
         except (ArtifactNotFound, ValueError):  # ValueError: not the id of an artifact
+            content = None
+        if content is None or is_damaged(artifact, content):
             self.missing += 1
             return b""
+        return content
 
 
 def _compressed(wav: bytes) -> tuple[str, bytes]:
