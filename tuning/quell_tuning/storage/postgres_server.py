@@ -71,7 +71,9 @@ class PostgresServer:
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
-            return
+            if self.folder.is_dir():
+                return
+            raise
         if _server_user():
             self.folder.chmod(stat.S_IMODE(self.folder.stat().st_mode) | stat.S_IXOTH)
 
