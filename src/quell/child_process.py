@@ -79,6 +79,7 @@ class ChildProcess:
             self.close()
             raise self._death() from None
         except BaseException:  # the rest of the answer would be taken for the next one
+            self.kill()
             self.close()
             raise
         value, lines = pickle.loads(answer)
@@ -102,9 +103,13 @@ class ChildProcess:
             self._pipe.send_bytes(END)
         self._watcher.join(END_S)
         if self._watcher.is_alive():
-            self._process.kill()
+            self.kill()
             self._watcher.join(END_S)
         self._pipe.close()
+
+    def kill(self) -> None:
+        """Ends the process at once, also one that has a call, which then ends with Died; from any thread."""
+        self._process.kill()
 
 
 def dump(value: Any) -> memoryview:
