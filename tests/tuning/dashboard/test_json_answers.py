@@ -3,6 +3,7 @@
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -66,8 +67,20 @@ def test_an_answer_is_fresh_for_a_moment_and_of_its_request_only(page: Page, mon
     assert page.ask(encodings="")[1] == 3
     assert page.ask("/api/studies/2")[1] == 4
     assert [page.ask("/api/meta")[1] for _ in range(2)] == [5, 6]  # of no study: not shared
-    monkeypatch.setattr(json_answers, "FRESH_S", -1.0)
-    assert page.ask()[1] == 7
+    now = time.monotonic()
+    for later_s, number in ((1.9, 1), (2.1, 7)):
+        monkeypatch.setattr(json_answers.time, "monotonic", lambda later_s=later_s: now + later_s)
+        assert page.ask()[1] == number
+
+
+def test_an_answer_that_took_long_is_fresh_for_as_long(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(json_answers.time, "monotonic", lambda: clock[0])
+    page.go.wait = lambda timeout: clock.__setitem__(0, clock[0] + 8.0)  # type: ignore[method-assign]
+    assert page.ask()[1] == 1
+    for now, number in ((15.9, 1), (16.1, 2)):
+        clock[0] = now
+        assert page.ask()[1] == number
 
 
 def test_what_a_client_wrote_is_in_the_next_answer(page: Page, wait_for: Callable[..., Any]) -> None:

@@ -1,6 +1,7 @@
 """Answers in JSON, each computed and encoded once for all who ask for it at the same time."""
 
 import gzip
+import math
 import re
 import time
 from collections import OrderedDict
@@ -17,7 +18,8 @@ from quell_tuning.dashboard.access_control import READ_METHODS
 SMALL_BYTES = 4096
 # The same for everybody who may read. All trials of a study of 10,000 take seconds to encode.
 SHARED = re.compile(r"/api/studies(/\d+(/param_importances)?)?")
-# An answer is sent again until it is this old. An open page asks every 10 s, and after what it wrote itself.
+# An answer is sent again until it is this old, or as old as it took to compute: then half of a core is left to others,
+# however many pages are open. Each asks every 10 s, and after what it wrote itself.
 FRESH_S = 2.0
 KEPT = 32  # answers, the largest of a few MB
 
@@ -32,17 +34,16 @@ class Answer(NamedTuple):
 
 
 class SharedAnswers:
-    """Answers by their request: one that is being computed, or is not older than FRESH_S, serves all who ask."""
+    """Answers by their request: one that is being computed, or is still fresh, serves all who ask."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._answers: OrderedDict[Any, Future[Answer]] = OrderedDict()
-        self._ended: dict[Any, float] = {}  # of those that are not being computed any more, by the monotonic clock
+        self._fresh_until: dict[Any, float] = {}  # by the monotonic clock; without those that are being computed
 
     def get(self, key: Any, compute: Callable[[], Answer]) -> Answer:
         with self._lock:
-            old = time.monotonic() - self._ended.get(key, float("inf")) > FRESH_S
-            first = old or key not in self._answers
+            first = key not in self._answers or time.monotonic() > self._fresh_until.get(key, math.inf)
             if first:
                 self._forget(key)
                 self._answers[key] = Future()
@@ -57,9 +58,10 @@ class SharedAnswers:
         """Forgets all answers, also those that are being computed: something was written."""
         with self._lock:
             self._answers.clear()
-            self._ended.clear()
+            self._fresh_until.clear()
 
     def _compute(self, key: Any, answer: Future[Answer], compute: Callable[[], Answer]) -> None:
+        began = time.monotonic()
         try:
             answer.set_result(compute())
         except BaseException as error:  # a refusal is none of Exception
@@ -68,13 +70,14 @@ class SharedAnswers:
             if self._answers.get(key) is not answer:  # cleared meanwhile
                 return
             if answer.exception() is None and answer.result().status.startswith("200"):
-                self._ended[key] = time.monotonic()
+                now = time.monotonic()
+                self._fresh_until[key] = now + max(FRESH_S, now - began)
             else:
                 self._forget(key)
 
     def _forget(self, key: Any) -> None:
         self._answers.pop(key, None)
-        self._ended.pop(key, None)
+        self._fresh_until.pop(key, None)
 
 
 @dataclass
