@@ -1,7 +1,7 @@
 """Fixed validation and test mixtures of unseen speakers and noises, and scoring a denoiser on them.
 
-A set is a pure function of the decoded split, the number of mixtures, the SNRs and the seed. It is built once and
-stored beside the corpus, so all workers and all trials are scored on the same samples.
+A set is a pure function of the decoded split, the number of mixtures, the SNRs, the seed and the recipe. It is built
+once and stored beside the corpus, so all workers and all trials are scored on the same samples.
 """
 
 import hashlib
@@ -26,24 +26,20 @@ from quell.corpus.splits import SPLITS
 from quell.errors import CorpusError
 from quell.metrics import intrusive
 from quell.metrics.scorer import Scorer, Scores
-from quell.mixing.excerpts import excerpt_starts
+from quell.mixing.excerpts import LONGEST_S, excerpt_starts
+from quell.mixing.recipe import recipe_of_scores
 from quell.progress import Progress, ignore
 
 T = TypeVar("T")
 
 log = logging.getLogger("quell")
 
-# A mixture is a whole utterance, or so much of a longer recording, which would dominate; at places where it has speech.
-LONGEST_S = 8.0
 # Rows of the table by SNR: this many values from the lowest to the highest.
 SNR_VALUES = 6
 # A mixture that cannot be scored is drawn again this often.
 DRAWS = 4
 # Lowest and highest row of the table by SNR of pairs, whose SNRs are as they were recorded.
 SNR_ROWS = (-10.0, 30.0)
-# Version of the sets. Raise it when the same corpus would give other mixtures. The second is for corpora with
-# recordings that are not used from their beginning.
-RECIPE, RECIPE_OF_EXCERPTS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,8 @@ def evaluation_set(
     are a fair sample of all, and no SNR has speakers or noises of its own. A mixture that PESQ or STOI cannot score
     because its speech is too short or too quiet is drawn again; CorpusError if that happens DRAWS times.
     """
-    key = json.dumps([_recipe(corpus, split), corpus.fingerprint, split, count, snr_db, seed])
+    recipe = recipe_of_scores(corpus.splits[split], corpus.sample_rate)
+    key = json.dumps([recipe, corpus.fingerprint, split, count, snr_db, seed])
     path = corpus.folder / f"{split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     if not path.exists() or not check_sums.is_intact(path):
         if path.exists():
@@ -115,12 +112,6 @@ def score_denoiser(
         )
         clips = scorer.score_clips(estimates, mixtures.clean, mixtures.sample_rate, names, progress)
     return Scores.of(clips, mixtures.snr_db)
-
-
-def _recipe(corpus: Corpus, split: str) -> int:
-    data, longest = corpus.splits[split], round(LONGEST_S * corpus.sample_rate)
-    starts = (excerpt_starts(data.stored(clip), longest, corpus.sample_rate) for clip in data.of("clean"))
-    return RECIPE_OF_EXCERPTS if any(len(found) > 1 or found[0] > 0 for found in starts) else RECIPE
 
 
 class _Mixture(NamedTuple):

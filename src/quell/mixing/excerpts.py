@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from quell.audio.activity import FRAME_S, frame_powers, has_speech, stretches
 from quell.corpus.memory_map import Clip, Split
 
+# A mixture to score on is a whole utterance, or so much of a longer recording, which would dominate.
+LONGEST_S = 8.0
 LONG_S = 30.0  # recordings beyond are sessions, with pauses; shorter ones are utterances
 PAUSE_S = 3.0  # longer pauses of sessions are not drawn in training: their room would be learnt as speech,
 MARGIN_S = 1.0  # but for this much at either end of the speech

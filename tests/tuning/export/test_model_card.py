@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,29 +115,6 @@ def test_a_card_names_licence_study_and_commit_and_leaves_out_what_is_not_known(
     assert "commit" not in card and "## Weak where" in card
     with_commit = replace(exported, metadata=METADATA | {"commit": "abc1234+"})
     assert "- commit: abc1234+\n" in model_card.text(Path("best.pt"), with_commit)
-
-
-def test_the_commit_is_that_of_the_code_s_own_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def git(*arguments: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    code = tmp_path / "code.py"
-    code.write_text("a")
-    monkeypatch.setattr(export_trial, "__file__", str(code))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert export_trial.commit() == ""  # no checkout at all
-    git("init")
-    assert export_trial.commit() == ""  # of a checkout that the code is not part of
-    git("add", ".")
-    git("commit", "-m", "a")
-    head = git("rev-parse", "--short", "HEAD")
-    assert export_trial.commit() == head
-    code.write_text("b")
-    assert export_trial.commit() == f"{head}+"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert export_trial.commit() == ""  # no git
 
 
 def test_export_replaces_neither_a_file_nor_its_card_unless_told_to(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`quell export`: a trial's weights as one file that holds its history, with a model card beside it."""
 
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from quell.mixing.evaluation_mixtures import score_denoiser
 from quell.network.denoiser import load_weights
 from quell.processes import cores
 from quell.progress import ignore
-from quell_tuning import progress
+from quell_tuning import progress, version
 from quell_tuning.export import model_card
 from quell_tuning.export.chosen_trial import ChosenTrial, choose, weights_number
 from quell_tuning.export.model_card import ExportedTrial
@@ -125,19 +124,6 @@ def _refuse_other_scores(
         )
 
 
-def commit() -> str:
-    """The git commit of this code, with a + if files were changed since; empty outside of a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
-        described = subprocess.run(
-            [*git, "describe", "--always", "--exclude=*", "--dirty=+"], check=True, capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return described.stdout.strip()
-
-
 def _metadata(study: optuna.Study, chosen: ChosenTrial) -> dict[str, Any]:
     trial = chosen.trial
     return {
@@ -150,6 +136,6 @@ def _metadata(study: optuna.Study, chosen: ChosenTrial) -> dict[str, Any]:
         "training": trial.user_attrs["training"],
         "validation": {"noisy": study.user_attrs.get("noisy", {}), "denoised": trial.user_attrs.get("metrics", {})},
         "quell": quell.__version__,
-        "commit": commit(),
+        "commit": version.commit(),
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
     }

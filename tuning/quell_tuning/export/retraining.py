@@ -20,9 +20,9 @@ from quell.processes import cores
 from quell.progress import ignore
 from quell.training.training_loop import Trained, train
 from quell_tuning import progress
-from quell_tuning.errors import StudyNotFound
-from quell_tuning.study.stored_study import corpus_of, metric, spec_of
-from quell_tuning.study.study_file import validation_set
+from quell_tuning.errors import StudyMismatch, StudyNotFound
+from quell_tuning.study.stored_study import check_recipe, corpus_of, metric, spec_of
+from quell_tuning.study.study_file import DROPPED, validation_set
 from quell_tuning.trials.objective import machine
 from quell_tuning.workspace.run_folder import RunFolder
 
@@ -42,6 +42,7 @@ def reproduce(study: optuna.Study, number: int, runs: RunFolder, device: str, co
 
     Raises:
         StudyNotFound: there is no such trial, or it was not trained.
+        StudyMismatch: another version trained it, whose numbers are not ours.
         CorpusError: the decoded corpus is not among the runs.
     """
     trial = _trained(study, number)
@@ -105,6 +106,7 @@ def refit(study: optuna.Study, trial: FrozenTrial, runs: RunFolder, device: torc
     that cannot be used is removed now.
 
     Raises:
+        StudyMismatch: another version trained it, whose numbers are not ours.
         CorpusError: the decoded corpus is not among the runs.
     """
     checkpoint = runs.study(study.study_name) / f"refit-{trial.number:05d}.checkpoint"
@@ -132,9 +134,8 @@ def _train(
 ) -> Trained:
     """Trains as the trial did; for a refit without rungs before the last, and on train and validation together."""
     spec, corpus = spec_of(study), corpus_of(study, runs.corpora)
-    stored = trial.user_attrs["training"].items()  # from JSON, which has no tuples
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored}
-    config, label = TrainingConfig(**fields), "training"
+    check_recipe(study, corpus)
+    (model, config), label = _configuration(trial), "training"
     hours = config.rungs_audio_hours[-1]
     with Scorer(cores()) as scorer, progress.Trainings(console) as bars:
         validation = validation_set(spec, corpus, scorer)
@@ -142,7 +143,7 @@ def _train(
             config, validation = replace(config, rungs_audio_hours=(hours,)), validation.first(REFIT_MIXTURES)
             corpus, label = corpus.with_validation_in_train(), "training on train and validation"
         return train(
-            DenoiserConfig(**trial.user_attrs["denoiser"]),
+            model,
             config,
             corpus,
             validation,
@@ -153,3 +154,20 @@ def _train(
             on_step=lambda done, loss: bars.step(label, done, hours, loss),
             checkpoint=refit_checkpoint,
         )
+
+
+def _configuration(trial: FrozenTrial) -> tuple[DenoiserConfig, TrainingConfig]:
+    """The configuration of a trained trial; options that are newer than the trial have their defaults."""
+    stored = trial.user_attrs["training"].items()  # from JSON, which has no tuples
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in stored
+        if key not in DROPPED["training"]  # the study's specification says that it did nothing
+    }
+    try:
+        return DenoiserConfig(**trial.user_attrs["denoiser"]), TrainingConfig(**fields)
+    except TypeError as error:
+        problem = str(error).rpartition("() ")[2]  # "got an unexpected keyword argument 'x'"
+        raise StudyMismatch(
+            f"trial {trial.number}: {problem}, expected the options of this version; use the one that trained it"
+        ) from None

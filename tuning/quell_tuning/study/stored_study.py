@@ -11,15 +11,18 @@ from typing import Any
 import optuna
 
 from quell.corpus.memory_map import Corpus, open_store
-from quell_tuning import formatting
+from quell.mixing.recipe import FIRST_RECIPE, recipe
+from quell_tuning import environment, formatting, version
 from quell_tuning.errors import StorageError, StudyMismatch, StudyNotFound
 from quell_tuning.optuna_private import storage_of
-from quell_tuning.study.study_file import StudySpec, restore
+from quell_tuning.study.study_file import StudySpec, completed, restore
 
 CREATED_S, POLL_S = 5.0, 0.2  # within which a study that another process creates has its specification
 # Attributes of a study.
 SPEC = "spec"  # its specification, set first: a study without is another program's
 HASH = "spec_hash"  # of its specification, set last
+RECIPE = "recipe"  # {"number": of `quell.mixing.recipe`, "quell": the `version.record` that made the study}
+GRACE = "grace_s"  # seconds after which a worker that does not renew its lease is considered lost
 TUNED = "tuned"  # time of the last `quell tune`, ISO 8601 in UTC; only searches have it
 SKIPPED = "skipped"  # names (`quell.corpus.recordings.Recording.name`) of recordings that the study leaves out
 
@@ -36,6 +39,8 @@ def create_study(spec: StudySpec, corpus: Corpus, storage: optuna.storages.BaseS
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([formatting.title(name) for name in spec.study.scores])  # on optuna-dashboard's axes
         study.set_user_attr("corpus", corpus.fingerprint)
+        study.set_user_attr(RECIPE, {"number": recipe(corpus), "quell": version.record()})
+        study.set_user_attr(GRACE, environment.GRACE_S.seconds())
         study.set_user_attr(HASH, spec.hash())
     check_same(study, spec, corpus)
     return study
@@ -59,23 +64,36 @@ def _foreign(name: str) -> StudyMismatch:
 
 
 def check_same(study: optuna.Study, spec: StudySpec, corpus: Corpus) -> None:
-    """Raises StudyMismatch, with the key or the corpus, unless the study has this specification and corpus."""
+    """Raises StudyMismatch, with what differs, unless the study has this specification, this corpus and our recipe."""
     attributes = study.user_attrs
-    if attributes[HASH] != spec.hash():
+    # The hash of an older version lacks the keys that came later.
+    if attributes[HASH] != spec.hash() and (differs := difference(completed(attributes[SPEC]), spec.resolved())):
         raise StudyMismatch(
-            f"study {spec.study.name!r}: {difference(attributes['spec'], spec.resolved())}; "
-            "give the study file another name, or put the value back"
+            f"study {spec.study.name!r}: {differs}; give the study file another name, or put the value back"
         )
     if attributes["corpus"] != corpus.fingerprint:
         raise StudyMismatch(
             f"study {spec.study.name!r}: corpus {corpus.fingerprint}, expected {attributes['corpus']}: recordings were "
             "added, removed or changed since it began; put them back, or give the study file another name"
         )
+    check_recipe(study, corpus)
+
+
+def check_recipe(study: optuna.Study, corpus: Corpus) -> None:
+    """Raises StudyMismatch unless this version trains and scores on the corpus as the one that made the study."""
+    stored = study.user_attrs.get(RECIPE, {"number": FIRST_RECIPE, "quell": None})
+    ours = recipe(corpus)
+    if stored["number"] != ours:
+        here, then = version.shown(version.record()), version.shown(stored["quell"])
+        raise StudyMismatch(
+            f"study {study.study_name!r}: recipe {ours} of {here}, expected recipe {stored['number']} of {then}, which "
+            "made it: scores cannot be compared; use that version, or begin a study of another name"
+        )
 
 
 def spec_of(study: optuna.Study) -> StudySpec:
     """The specification that a study was made from, without its folders."""
-    return restore(study.user_attrs["spec"], study.study_name)
+    return restore(study.user_attrs[SPEC], study.study_name)
 
 
 def corpus_of(study: optuna.Study, corpora: Path) -> Corpus:

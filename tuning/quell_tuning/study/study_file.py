@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from quell.config import MixingConfig, TrainingConfig
 from quell.corpus.recordings import FOLDERS, CorpusConfig
 from quell.metrics.intrusive import PESQ_MODES
 from quell.progress import Progress, ignore
-from quell_tuning.errors import StudyFileError
+from quell_tuning.errors import StudyFileError, StudyMismatch
 from quell_tuning.study import search_space
 from quell_tuning.study.parameters import DEFAULTS, PARAMETERS
 from quell_tuning.study.sections import CorpusSection, LimitsSection, Section, StudySection, TrainingSection
@@ -31,6 +32,24 @@ if TYPE_CHECKING:
 FIRST_RUNG_STEPS = 100
 # Keys added after the first studies: at their defaults they are neither stored nor hashed, so that older studies match.
 LATER = {"corpus": ("generated_rooms", "noisy", "remix", "kinds", "trim_db"), "training": config.LATER}
+# What older versions did that had no such key: a stored specification without it was made by one of them. Of `search`
+# these are today's defaults, but for those that are named.
+OF_OLD: Mapping[str, Mapping[str, Any]] = {
+    "study": {"sampler": "tpe", "pruner": "median"},
+    "training": {
+        "snr_db": None,
+        "level_db": 10.0,
+        "rooms": 0.5,
+        "clean": 0.0,
+        "second_noise": 0.0,
+        "colour_db": 0.0,
+        "precision": "auto",
+    },
+    "limits": dict.fromkeys(LimitsSection.model_fields),
+    "search": {**DEFAULTS, "phase": "noisy", "bottleneck_channels": 0, "optimiser": "adamw"},
+}
+# Keys that are no more, and the values with which they did nothing.
+DROPPED: Mapping[str, Mapping[str, Any]] = {"training": {"synthetic": 0.0}}
 
 
 class StudySpec(Section):
@@ -136,11 +155,31 @@ def load(path: Path, *, trials: int | None = None, confirm: int | None = None) -
         raise StudyFileError(f"{path}: {first_problem(error, StudySpec)}") from None
 
 
-def restore(resolved: dict[str, Any], name: str) -> StudySpec:
-    """The specification of a stored study, from its `resolved`: without its folders and number of trials."""
-    study = {**resolved["study"], "name": name, "trials": 1}
-    # The search of the presets holds points that cannot be trained; none of them is a preset.
-    return StudySpec.model_validate({**resolved, "study": study}, context={"stored": True})
+def completed(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored `resolved`, of this version or an older one, as this version would store it."""
+    sections: dict[str, Any] = {**resolved}
+    for section, values in OF_OLD.items():
+        sections[section] = {**values, **resolved.get(section, {})}
+    for section, inert in DROPPED.items():
+        entries = sections[section].items()
+        sections[section] = {key: value for key, value in entries if not (key in inert and inert[key] == value)}
+    return sections
+
+
+def restore(resolved: Mapping[str, Any], name: str) -> StudySpec:
+    """The specification of a stored study, from its `resolved`: without its folders and number of trials.
+
+    Raises:
+        StudyMismatch: another version made it, and it has keys or values that this one does not know.
+    """
+    sections = completed(resolved)
+    study = {**sections["study"], "name": name, "trials": 1}
+    try:
+        # The search of the presets holds points that cannot be trained; none of them is a preset.
+        return StudySpec.model_validate({**sections, "study": study}, context={"stored": True})
+    except ValidationError as error:
+        problem = first_problem(error, StudySpec).partition("; ")[0]
+        raise StudyMismatch(f"study {name!r}: {problem} in this version; use the version that made it") from None
 
 
 def validation_set(spec: StudySpec, corpus: Corpus, scorer: Scorer, progress: Progress = ignore) -> EvaluationSet:

@@ -7,7 +7,8 @@ import optuna
 
 from quell_tuning.study import search_space
 from quell_tuning.study.presets import DEFAULT, PRESETS
-from quell_tuning.study.study_file import StudySpec
+from quell_tuning.study.stored_study import SPEC
+from quell_tuning.study.study_file import StudySpec, completed
 from quell_tuning.study.substudies import REPEATS
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import best_trainings
@@ -45,7 +46,7 @@ def repetitions(study: optuna.Study, best: int) -> list[dict[str, Any]]:
 
 def warm_starts(old: optuna.Study, spec: StudySpec, best: int) -> tuple[list[dict[str, Any]], int]:
     """The best trials of another study that lie inside this one's search space, and how many lie outside."""
-    searched = old.user_attrs["spec"]["search"]
+    searched = completed(old.user_attrs[SPEC])["search"]
     fixed = {name: value for name, value in searched.items() if not isinstance(value, dict)}
     starts = []
     trials = best_trainings(old)[:best]
