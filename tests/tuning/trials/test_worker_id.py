@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from quell_tuning.trials import worker_id
 from quell_tuning.trials.worker_id import runs_here, shown, worker_name
 
 from quell import processes
@@ -50,6 +51,38 @@ def test_a_container_with_the_same_host_name_is_another_machine(tmp_path: Path):
     name = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.strip()
     assert name.startswith(f"{socket.gethostname()}:1:")
     assert runs_here(name) is None  # our process 1 is another one
+
+
+def test_a_process_that_the_system_hides_is_neither_alive_nor_dead(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(worker_id, "started_at", lambda process: worker_id.HIDDEN)
+    host, process, mark = worker_name().split(":")
+    assert runs_here(f"{host}:{process}:{machine()}.4711") is None
+    assert runs_here(f"{host}:{process}:{mark.rpartition('.')[0]}.0") is True  # without /proc nothing is hidden
+
+
+HIDDEN = """
+import os, sys
+from quell_tuning.trials.worker_id import runs_here
+os.setgid(65534)
+os.setuid(65534)
+assert not os.path.exists(f"/proc/{sys.argv[1].split(':')[1]}")
+print(runs_here(sys.argv[1]), runs_here(sys.argv[2]))
+"""
+
+
+def test_another_users_process_is_unknown_where_proc_hides_it_and_dead_when_it_ended():
+    mount = "mount -t proc -o hidepid=2 proc /proc"
+    if (
+        os.geteuid() != 0
+        or not shutil.which("unshare")
+        or subprocess.run(["unshare", "-m", "sh", "-c", mount]).returncode
+    ):
+        pytest.skip("needs the right to mount")
+    host, _, mark = worker_name().split(":")
+    names = [worker_name(), f"{host}:{NOBODY}:{mark}"]
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", HIDDEN, *names]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "None False\n", done.stderr
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from quell.processes import machine
 
+HIDDEN = 0  # start time of a process that exists and that cannot be looked at
+
 
 def worker_name() -> str:
     """host:process:machine.start of this process; the start time differs when a process id is used again.
@@ -21,18 +23,22 @@ def shown(worker: object) -> str:
 
 
 def runs_here(worker: object) -> bool | None:
-    """Whether a worker's process exists; None where that is unknown, as of one on another machine."""
+    """Whether a worker's process exists; None where that is unknown: on another machine, or where this system hides
+    other users' processes (/proc mounted with hidepid)."""
     host, _, rest = str(worker).partition(":")
     process, _, mark = rest.partition(":")
     worker_machine, _, start = mark.rpartition(".")
     here = worker_machine == machine() if machine() else host == socket.gethostname()
     if not here or not process.isdigit():
         return None
-    return str(started_at(int(process))) == start
+    now = started_at(int(process))
+    if now == HIDDEN and start != str(HIDDEN):
+        return None
+    return str(now) == start
 
 
 def started_at(process: int) -> int | None:
-    """When a process started, in clock ticks since boot; 0 where that is unknown, None when there is no process."""
+    """When a process started, in clock ticks since boot; HIDDEN where that is unknown, None where there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -42,4 +48,4 @@ def started_at(process: int) -> int | None:
     try:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
-        return 0
+        return HIDDEN
