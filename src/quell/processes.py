@@ -1,4 +1,4 @@
-"""What child processes need to end with their parent, the number of cores, and whose processes are seen here."""
+"""What child processes need to end with their parent; the cores, kills for want of memory and processes seen here."""
 
 import atexit
 import functools
@@ -68,12 +68,31 @@ def cores() -> int:
 
 def _cpu_quota() -> float:
     """Cores' worth of CPU time that the control groups (version 2) of this process allow, infinite without a limit."""
-    try:
-        own = OWN_GROUPS.read_text().rpartition("::/")[2].strip()
-    except OSError:  # no Linux
+    group = _own_group()
+    if group is None:
         return math.inf
-    group = GROUPS / own
     return min(_quota_of(folder) for folder in (group, *group.parents) if folder.is_relative_to(GROUPS))
+
+
+def oom_kills() -> int | None:
+    """How many processes of this control group (version 2) the system has killed for want of memory; None where that
+    is not known."""
+    group = _own_group()
+    if group is None:
+        return None
+    try:
+        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        return int(events["oom_kill"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _own_group() -> Path | None:
+    """The folder of this process's control group (version 2); None on other systems than Linux."""
+    try:
+        return GROUPS / OWN_GROUPS.read_text().rpartition("::/")[2].strip()
+    except OSError:
+        return None
 
 
 def _quota_of(group: Path) -> float:

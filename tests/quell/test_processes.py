@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quell import processes
-from quell.processes import cores
+from quell.processes import cores, oom_kills
 
 
 @pytest.fixture
@@ -45,3 +45,11 @@ def test_without_affinity_and_control_groups_all_cores_count(groups: Path, monke
     assert cores() == 10
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+def test_kills_for_want_of_memory_are_those_of_the_own_control_group(groups: Path) -> None:
+    assert oom_kills() is None
+    (groups / "job" / "step" / "memory.events").write_text("low 0\noom 2\noom_kill 7\noom_group_kill 0\n")
+    assert oom_kills() == 7
+    (groups / "cgroup").unlink()
+    assert oom_kills() is None

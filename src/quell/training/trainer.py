@@ -18,6 +18,7 @@ from quell.network.denoiser import Denoiser, clean_spectrum
 from quell.network.stft import magnitude
 from quell.network.torch_private import has_amx_tiles
 from quell.training.losses import Loss, Signals
+from quell.training.memory import one_memory_error
 from quell.training.optimisers import optimisers
 
 # The learning rate is constant up to this share of the budget, then falls linearly to zero.
@@ -147,23 +148,30 @@ class Trainer:
     def _accumulate(self, batch: Mixtures) -> float | None:
         """Computes the gradients of a batch, `micro_batch` mixtures at once; returns its loss, None out of memory."""
         self.denoiser.zero_grad(set_to_none=True)
+        try:
+            with one_memory_error():
+                total, self.state = self._add_gradients(batch)
+        except torch.OutOfMemoryError as error:
+            if self.micro_batch == 1:
+                problem = f"out of memory on {self.device} with a single mixture of {self.config.segment_s:g} s"
+                advice = "lower base_channels, depth or segment_s, or run fewer workers"
+                raise torch.OutOfMemoryError(f"{problem}, expected room for one; {advice} ({error})") from error
+            return None
+        return total
+
+    def _add_gradients(self, batch: Mixtures) -> tuple[float, Tensor]:
+        """(loss of the batch, states after it), with gradients added to the network's."""
         total = 0.0
         states = []
-        try:
-            for start in range(0, len(batch.noisy), self.micro_batch):
-                rows = slice(start, start + self.micro_batch)
-                part = Mixtures(*(side[rows] for side in batch))
-                loss, state = self._loss(part, self.state[:, rows])
-                loss = loss * (len(part.noisy) / len(batch.noisy))
-                total += loss.item()
-                loss.backward()
-                states.append(state.detach())
-        except torch.OutOfMemoryError:
-            if self.micro_batch == 1:
-                raise
-            return None
-        self.state = torch.cat(states, 1)
-        return total
+        for start in range(0, len(batch.noisy), self.micro_batch):
+            rows = slice(start, start + self.micro_batch)
+            part = Mixtures(*(side[rows] for side in batch))
+            loss, state = self._loss(part, self.state[:, rows])
+            loss = loss * (len(part.noisy) / len(batch.noisy))
+            total += loss.item()
+            loss.backward()
+            states.append(state.detach())
+        return total, torch.cat(states, 1)
 
     def _loss(self, batch: Mixtures, state: Tensor) -> tuple[Tensor, Tensor]:
         scale = batch.level.clamp_min(1e-6)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import resource
+import sys
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +25,7 @@ from quell.mixing.training_mixtures import Mixtures
 from quell.network.stft import magnitude
 from quell.training import trainer as trainer_module
 from quell.training.losses import Loss, Signals
+from quell.training.memory import is_memory_error
 from quell.training.trainer import AVERAGING, Trainer
 
 CPU = torch.device("cpu")
@@ -375,6 +381,56 @@ def test_a_single_mixture_that_does_not_fit_into_memory_ends_the_training(build,
         trainer.step()
     assert trainer.loss.sizes == [3, 2, 1] and trainer.steps_done == 0
     assert torch.equal(weights(trainer), before)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError("std::bad_alloc"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("could not create a primitive"), True),  # of oneDNN with RLIMIT_AS, torch 2.13
+        (RuntimeError("not enough memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("loss"), False),
+    ],
+)
+def test_too_little_memory_is_known_by_its_errors(error, memory):
+    assert is_memory_error(error) is memory
+
+
+@contextmanager
+def little_memory():
+    """32 MiB for this process beside what it has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.parametrize("empty", [torch.empty, np.empty, bytearray])
+def test_a_cpu_without_memory_for_the_batch_takes_it_in_parts_as_a_gpu(build, monkeypatch, empty):
+    class Limited(Tight):
+        def forward(self, estimate, target):
+            with little_memory():
+                room = empty(2**28 if len(estimate.magnitude) > self.room else 2**10)
+            assert len(room) == 2**10
+            return Loss.forward(self, estimate, target)
+
+    monkeypatch.setattr(trainer_module, "Loss", Limited)
+    monkeypatch.setattr(Tight, "room", 2)
+    trainer = build(batch_size=4)
+    assert math.isfinite(trainer.step()) and trainer.micro_batch == 2
+    monkeypatch.setattr(Tight, "room", 0)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"^out of memory on cpu with a single mixture of 0\.5 s, expected .*; lower"
+    ):
+        trainer.step()
 
 
 @pytest.mark.parametrize("shape", [{}, *SHAPES[:4]], ids=lambda shape: "-".join(shape))

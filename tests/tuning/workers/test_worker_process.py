@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from quell_tuning.workers import worker_process
-from quell_tuning.workers.worker_process import WorkerProcess, stop
+from quell_tuning.workers.worker_process import LESS_MEMORY, WorkerProcess, stop
+
+from quell import processes
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,38 @@ def test_the_last_line_is_one_of_the_latest_process(tmp_path: Path) -> None:
     worker = process("print('no such card', end='\\n\\n')", log, 60)
     dies(worker)
     assert worker.death("in a row") == f"exit code 0, 0 deaths in a row; its last line: no such card; see {log}"
+
+
+@pytest.mark.parametrize(
+    ("after", "end"),
+    [
+        ("oom 3\noom_kill 5\n", "killed by the system, out of memory"),
+        ("oom 3\noom_kill 4\n", "killed (SIGKILL), probably by the system for want of memory"),
+        ("", "killed (SIGKILL), probably by the system for want of memory"),
+    ],
+)
+def test_a_killed_worker_says_so_with_the_remedy(
+    after: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GROUPS", tmp_path)
+    monkeypatch.setattr(processes, "OWN_GROUPS", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("0::/\n")
+    events = tmp_path / "memory.events"
+    events.write_text("oom 3\noom_kill 4\n")
+    lines: list[str] = []
+    code = f"import os; open({str(events)!r}, 'w').write({after!r}); os.kill(os.getpid(), 9)"
+    worker = WorkerProcess([sys.executable, "-S", "-c", code], os.environ, tmp_path / "log", tell=lines.append)
+    dies(worker)
+    assert lines == [f"{end}; its trial goes on in another process. If this repeats, {LESS_MEMORY}"]
+    assert worker.death("in a row").startswith(f"{end}, 1 deaths in a row; ")
+    assert worker.death("in a row").endswith(f"see {tmp_path / 'log'}; {LESS_MEMORY}")
+
+
+def test_a_worker_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
+    lines: list[str] = []
+    worker = WorkerProcess([sys.executable, "-S", "-c", "exit(1)"], os.environ, tmp_path / "log", tell=lines.append)
+    dies(worker)
+    assert lines == []
 
 
 def test_several_workers_are_stopped_in_the_time_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

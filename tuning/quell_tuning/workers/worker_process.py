@@ -1,10 +1,14 @@
 """One worker process: started, started again when it dies, and stopped."""
 
 import math
+import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from quell.processes import oom_kills
+from quell.progress import ignore
 
 # A worker looks for a request to stop at every step and then hands its trial back; after this it is killed.
 STOP_GRACE_S = 10.0
@@ -14,6 +18,7 @@ DEATHS = 3
 BACK_OFF_S = 0.5
 STOPPED = (130, 143)  # exit codes of a worker that was asked to stop
 LOG_TAIL_BYTES = 4_000  # enough for the last line
+LESS_MEMORY = "run fewer workers, or lower batch_size, base_channels or segment_s in the study file"
 
 
 class WorkerProcess:
@@ -24,6 +29,7 @@ class WorkerProcess:
         log: gets everything that the process prints.
         lived_s: a process that lived for so long could start: its death is the first of a row. By default only the
             owner resets `deaths`, as when a trial has ended.
+        tell: called with a line when the system killed the process.
 
     Attributes:
         deaths: in a row; a process that ends with 0, or was asked to stop, ends the row.
@@ -32,18 +38,25 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], variables: Mapping[str, str], log: Path, lived_s: float = math.inf
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        log: Path,
+        lived_s: float = math.inf,
+        tell: Callable[[str], None] = ignore,
     ) -> None:
         self.command = command
         self.variables = variables
         self.log = log
         self.lived_s = lived_s
+        self.tell = tell
         self.deaths = 0
         self.exit_code: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._log_start = 0
         self._not_before = 0.0
+        self._oom_kills: int | None = None  # in this control group, when the process began
 
     def alive(self) -> bool:
         """Whether the process runs; to be called every moment, since it also takes note of its end."""
@@ -55,6 +68,8 @@ class WorkerProcess:
             else:
                 self.deaths = 1 if lived_s > self.lived_s else self.deaths + 1
             self._not_before = time.monotonic() + BACK_OFF_S * 2**self.deaths
+            if self.exit_code == -signal.SIGKILL:
+                self.tell(f"{self._end()}; its trial goes on in another process. If this repeats, {LESS_MEMORY}")
         return self.process is not None
 
     def start_when_due(self) -> None:
@@ -62,7 +77,7 @@ class WorkerProcess:
         if self.alive() or time.monotonic() < self._not_before:
             return
         with self.log.open("ab") as log:
-            self._started, self._log_start = time.monotonic(), log.tell()
+            self._started, self._log_start, self._oom_kills = time.monotonic(), log.tell(), oom_kills()
             # A session of its own: Ctrl-C reaches this process alone, which then asks the worker to stop.
             self.process = subprocess.Popen(
                 self.command,
@@ -82,8 +97,18 @@ class WorkerProcess:
 
     def death(self, circumstance: str) -> str:
         """How the process died, for an error."""
-        deaths = f"exit code {self.exit_code}, {self.deaths} deaths {circumstance}"
-        return f"{deaths}; its last line: {self.last_line()}; see {self.log}"
+        deaths = f"{self._end()}, {self.deaths} deaths {circumstance}"
+        advice = f"; {LESS_MEMORY}" if self.exit_code == -signal.SIGKILL else ""
+        return f"{deaths}; its last line: {self.last_line()}; see {self.log}{advice}"
+
+    def _end(self) -> str:
+        """How the process ended."""
+        if self.exit_code != -signal.SIGKILL:
+            return f"exit code {self.exit_code}"
+        kills = oom_kills()
+        if kills is not None and self._oom_kills is not None and kills > self._oom_kills:
+            return "killed by the system, out of memory"
+        return "killed (SIGKILL), probably by the system for want of memory"
 
 
 def stop(workers: Sequence[WorkerProcess]) -> None:
