@@ -2,11 +2,13 @@
 
     python benchmarks/chaos.py                     # SQLite, Postgres, gRPC in front of Postgres, one after another
     python benchmarks/chaos.py --storage postgres --away 60
+    python benchmarks/chaos.py --preempt --every 3600 --trials 16 --workers 4
 
 Two starters with half of the workers each run one study of stub trials (five rungs, a checkpoint at each). Every few
-seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period; once a starter is killed; once
-Postgres is stopped, and the gRPC proxy killed. Budget, lease, worker, pool and storages are Quell's own. Exits with 1
-if a trial is missing, surplus, running, or scored twice, or if more work is repeated than since the last checkpoint.
+seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period; with --preempt every worker is
+also ended each time that it has done a third of its trial. Once a starter is killed; once Postgres is stopped, and the
+gRPC proxy killed. Budget, lease, worker, pool and storages are Quell's own. Exits with 1 if a trial is missing,
+surplus, running, scored twice, or failed by preemption, or if more work is repeated than since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from chaos_stub import STUDY, UNITS_PER_RUNG, executed
+from chaos_stub import RUNGS, STUDY, UNITS_PER_RUNG, executed
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.trials.budget import Budget
-from quell_tuning.trials.ranking import is_lost
+from quell_tuning.trials.ranking import is_lost, lost_all_workers
 
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short
 STOP_S = GRACE_S + 3
 STARTERS = 2
 STUB = str(Path(__file__).with_name("chaos_stub.py"))
 UNIT_S = 0.15  # the longest: trials take 1 to 3 s
+THIRD = -(-RUNGS * UNITS_PER_RUNG // 3)  # units of work, of a trial
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,41 @@ def grpc(folder: Path) -> Iterator[Backend]:
 STORAGES = {"sqlite": sqlite, "postgres": postgres, "grpc": grpc}
 
 
+class Preemption:
+    """Ends each worker that has done a third of its trial since it took it up, in turn with SIGKILL and SIGTERM."""
+
+    def __init__(self, folder: Path) -> None:
+        self.units = folder / "units"
+        self.offset = 0
+        self.done: Counter[tuple[str, int]] = Counter()  # units by trial and process
+
+    def strike(self) -> int:
+        """Ends workers; returns their number."""
+        if not self.units.exists():
+            return 0
+        with self.units.open() as file:
+            file.seek(self.offset)
+            lines = file.readlines()
+            self.offset = file.tell()
+        before = self._count()
+        for line in lines:
+            _, trial, process, _ = line.split()
+            self.done[trial, int(process)] += 1
+            if self.done[trial, int(process)] == THIRD:
+                _signal(int(process), (signal.SIGKILL, signal.SIGTERM)[self._count() % 2])
+        return self._count() - before
+
+    def _count(self) -> int:
+        return sum(units >= THIRD for units in self.done.values())
+
+
 class Starter:
     """A pool in a process of its own, as in `quell tune`."""
 
     def __init__(self, url: str, folder: Path, trials: int, workers: int) -> None:
         self.environment = {**os.environ, "QUELL_STORAGE": url, "QUELL_GRACE_S": str(GRACE_S), "OMP_NUM_THREADS": "1"}
         self.command = [sys.executable, STUB, "pool", str(folder), str(trials), str(workers), str(UNIT_S)]
+        self.folder = folder
         self.log = folder / "pool.log"
         self.start()
 
@@ -131,6 +163,7 @@ def inject_faults(
         frozen: filled with the stopped workers and the time at which to continue each.
     """
     faults: Counter[str] = Counter()
+    preemption = Preemption(starters[0].folder) if options.preempt else None
     draw = random.Random(options.seed)
     pending = ["starter", *(["database"] if backend.away else [])]
     next_fault = began + options.every
@@ -141,6 +174,8 @@ def inject_faults(
             if now > until:
                 _signal(worker, signal.SIGCONT)
                 del frozen[worker]
+        if preemption is not None:
+            faults["preemption"] += preemption.strike()
         if now > next_fault:
             next_fault = now + options.every
             awake = [worker for starter in starters for worker in starter.workers() if worker not in frozen]
@@ -187,7 +222,10 @@ def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[
     states = Counter(trial.state.name.lower() for trial in counted)
     lost = [trial for trial in stored if "lost" in trial.user_attrs and is_lost(trial)]
     units, repeated = executed(folder)
-    interruptions = faults["SIGKILL"] + faults["SIGSTOP"] + faults["SIGTERM"] + faults["starter"] * 8
+    interruptions = (
+        sum(faults[kind] for kind in ("SIGKILL", "SIGSTOP", "SIGTERM", "preemption")) + faults["starter"] * 8
+    )
+    by_workers = [trial.number for trial in counted if lost_all_workers(trial)]
     storage.close()
     wrong = [
         text
@@ -196,6 +234,7 @@ def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[
             f"slots that are not scored once: {[slot for slot, n in per_slot.items() if n != 1]}": (
                 per_slot != Counter(range(trials))
             ),
+            f"failed by preemption: {by_workers}": bool(by_workers and faults["preemption"]),
             f"running: {[trial.number for trial in slots.running]}": bool(slots.running),
             f"waiting: {[trial.number for trial in slots.waiting]}": bool(slots.waiting),
             f"{max(repeated, default=0)} units repeated at once, expected at most {UNITS_PER_RUNG}": (
@@ -248,6 +287,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two signals to workers")
+    parser.add_argument(
+        "--preempt", action="store_true", help="also end every worker that has done a third of its trial"
+    )
     parser.add_argument(
         "--strike", type=float, default=12.0, help="seconds before the outage; a starter is killed after half"
     )

@@ -54,6 +54,7 @@ class Stub:
         slot, attempt = trial.user_attrs["slot"], trial.user_attrs["attempt"]
         checkpoint = self.checkpoints.take_up(slot, attempt)
         done = json.loads(checkpoint.read_text()) if checkpoint.exists() else 0
+        running.note_checkpoint(done / UNITS_PER_RUNG)
         before = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
         try:
             for rung in range(1, RUNGS + 1):
@@ -83,6 +84,7 @@ class Stub:
                 self._save(checkpoint, done)
                 raise
         self._save(checkpoint, done)
+        running.note_checkpoint(done / UNITS_PER_RUNG)
         return done
 
     def _save(self, checkpoint: Path, done: int) -> None:

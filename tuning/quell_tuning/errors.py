@@ -21,6 +21,10 @@ class StorageError(TuningError):
     """The storage URL is not supported, or the database cannot be opened or stays unreachable."""
 
 
+class DiskError(TuningError):
+    """A disk is full, a quota used up or a file system read-only, for which no trial is to blame."""
+
+
 class WorkerError(TuningError):
     """Workers died repeatedly without finishing a trial; the message has the last lines of their logs."""
 

@@ -1,9 +1,10 @@
 """The denoiser, waveform to waveform: STFT, network and inverse STFT in one module; its weights saved and loaded."""
 
 import copy
+import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -142,8 +143,19 @@ def cpu_copy(denoiser: Denoiser) -> Denoiser:
 
 def save_weights(denoiser: Denoiser, path: Path) -> None:
     """Writes configuration and weights atomically."""
+    write_sealed({"config": asdict(denoiser.config), "weights": denoiser.state_dict()}, path)
+
+
+def write_sealed(content: dict[str, Any], path: Path) -> None:
+    """Writes a dictionary with tensors atomically, as an archive of torch.save with its check sum.
+
+    In memory first: on a full disk torch's own writer raises a RuntimeError without the reason (2.13), and this the
+    system's OSError.
+    """
+    archive = io.BytesIO()
+    torch.save(content, archive)
     with replacing(path) as partial:
-        torch.save({"config": asdict(denoiser.config), "weights": denoiser.state_dict()}, partial)
+        partial.write_bytes(archive.getbuffer())
         check_sums.seal(partial)
 
 

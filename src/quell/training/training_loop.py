@@ -19,6 +19,7 @@ from quell.network.denoiser import Denoiser
 from quell.network.stft import FLOOR, magnitude
 from quell.progress import Progress, ignore
 from quell.training.checkpoint import CHECKPOINT_S, Checkpoint
+from quell.training.memory import one_memory_error
 from quell.training.trainer import Trainer
 
 # Mixtures that are scored at the rungs before the last.
@@ -37,6 +38,7 @@ class Trained:
     iou: float | None  # `spectrogram_iou` over the validation set, for the representation "log"
 
 
+@one_memory_error()
 def train(
     model: DenoiserConfig,
     config: TrainingConfig,
@@ -49,6 +51,7 @@ def train(
     on_rung: Callable[[float, NDArray[np.float64]], None] = ignore,
     on_step: Callable[[float, float], None] = ignore,
     on_score: Progress = ignore,
+    on_checkpoint: Callable[[float], None] = ignore,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Trains to the last rung and returns the averaged weights with their scores over the whole validation set.
@@ -59,17 +62,19 @@ def train(
             error that it raises ends the training and is passed on.
         on_step: called with (audio hours, loss) after each step; an error is passed on after writing the checkpoint.
         on_score: called with (clips done, clips in all) while a rung is scored; errors as of `on_rung`.
+        on_checkpoint: called with the audio hours from which the training could be resumed: at the start, and after
+            the checkpoint was written.
         checkpoint: file to resume from where it exists, written at every rung and every CHECKPOINT_S. Scores are those
             of an uninterrupted training.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
         CheckpointError: the checkpoint is damaged, or belongs to another training.
-        torch.OutOfMemoryError: not even a single mixture fits into memory.
+        torch.OutOfMemoryError: not even a single mixture fits into memory, on a GPU or on a CPU.
     """
     device = device or torch.device("cpu")
     trainer = Trainer(model, config, corpus, device)
-    state = Checkpoint(checkpoint, trainer)
+    state = Checkpoint(checkpoint, trainer, on_checkpoint)
     for hours in config.rungs_audio_hours[:-1]:
         _train_to(config.steps(hours), trainer, state, on_step)
         if hours not in state.reached:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -342,3 +346,36 @@ def test_without_a_checkpoint_nothing_is_written(small_corpus, short, tmp_path, 
     monkeypatch.setattr(torch, "save", None)
     run(small_corpus, short, Quick())
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = """
+import os, sys, torch
+from pathlib import Path
+from quell.network.denoiser import write_sealed
+try:
+    write_sealed({"weights": torch.zeros(2**20)}, Path(sys.argv[1]) / "a.weights")
+except OSError as error:
+    print(error.strerror, os.listdir(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_is_the_systems_error_and_leaves_no_half_file(tmp_path):
+    mount = f"mount -t tmpfs -o size=1m none {tmp_path}"
+    if (
+        os.geteuid() != 0
+        or not shutil.which("unshare")
+        or subprocess.run(["unshare", "-m", "sh", "-c", mount]).returncode
+    ):
+        pytest.skip("needs the right to mount")
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL, str(tmp_path)]
+    assert subprocess.check_output(command, text=True) == f"{os.strerror(errno.ENOSPC)} []\n"
+
+
+def test_a_caller_hears_from_where_the_training_could_be_resumed(small_corpus, short, tmp_path):
+    first, again = [], []
+    with pytest.raises(Pruned):
+        run(small_corpus, short, Quick(), checkpoint=tmp_path / "a", on_step=stopper(5), on_checkpoint=first.append)
+    run(small_corpus, short, Quick(), checkpoint=tmp_path / "a", on_checkpoint=again.append)
+    steps = [[round(hours * 1800) for hours in heard] for heard in (first, again)]
+    assert steps[0][0] == 0 and steps[0][-1] == 5 and sorted(steps[0]) == steps[0]
+    assert steps[1][0] == 5 and steps[1][-1] == 8 and sorted(steps[1]) == steps[1]

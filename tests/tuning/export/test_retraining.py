@@ -10,12 +10,13 @@ import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from quell_tuning.errors import StudyNotFound
-from quell_tuning.export.retraining import reproduce
+from quell_tuning import version
+from quell_tuning.errors import StudyMismatch, StudyNotFound
+from quell_tuning.export.retraining import refit, reproduce
 from quell_tuning.progress import Trainings
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.study import study_file
-from quell_tuning.study.stored_study import create_study
+from quell_tuning.study.stored_study import RECIPE, create_study
 from quell_tuning.trials import objective
 from quell_tuning.workspace.run_folder import RunFolder
 from rich.console import Console
@@ -37,6 +38,9 @@ class RunningTrial:
         pass
 
     def look_up(self) -> None:
+        pass
+
+    def note_checkpoint(self, audio_hours: float) -> None:
         pass
 
 
@@ -182,3 +186,22 @@ def test_without_the_decoded_corpus_the_error_names_its_folder(study: optuna.Stu
     console = Console(file=io.StringIO())
     with pytest.raises(CorpusError, match=f"{study.user_attrs['corpus']}: no decoded corpus, expected index.json"):
         reproduce(study, COMPLETE, RunFolder(tmp_path), "cpu", console, console)
+
+
+def test_every_trial_stores_the_version_that_ran_it(study: optuna.Study) -> None:
+    assert [study.trials[number].user_attrs["quell"] for number in range(3)] == [version.record()] * 3
+
+
+def test_a_study_of_another_recipe_is_not_trained_again(study: optuna.Study, again, runs: RunFolder) -> None:
+    other = changed(study, COMPLETE, lambda trial: None)
+    other.set_user_attr(RECIPE, {"number": 7, "quell": {"version": "9.1"}})
+    with pytest.raises(StudyMismatch, match=r"recipe 1 of quell .*, expected recipe 7 of quell 9\.1, which made it"):
+        again(other, 0)
+    with pytest.raises(StudyMismatch, match="expected recipe 7 of quell"):
+        refit(other, other.trials[0], runs, torch.device("cpu"), Console(file=io.StringIO()))
+
+
+def test_a_trial_with_an_option_of_another_version_is_named(study: optuna.Study, again) -> None:
+    other = changed(study, COMPLETE, lambda trial: attribute(trial, "denoiser", attention=True))
+    with pytest.raises(StudyMismatch, match=r"trial 0: .*'attention', expected the options of this version"):
+        again(other, 0)

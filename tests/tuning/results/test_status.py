@@ -190,7 +190,7 @@ def test_a_worker_elsewhere_is_alive_while_its_lease_moves(
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     trial = running(study, worker="elsewhere:7:1", lease=[1, 0.1])
-    liveness = Liveness()
+    liveness = Liveness(study)
 
     def look(seconds: float) -> tuple[bool | None, float | None]:
         nonlocal now

@@ -40,6 +40,9 @@ class RunningTrial:
     def look_up(self) -> None:
         pass
 
+    def note_checkpoint(self, audio_hours: float) -> None:
+        pass
+
 
 @pytest.fixture
 def task(tiny_spec, small_corpus, validation, scorer) -> Callable[[RunFolder], objective.Task]:

@@ -20,6 +20,7 @@ from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.trials import lease_watch
 from quell_tuning.trials.budget import AHEAD, ATTEMPTS, MAX_REAPERS, REAP_EVERY, Budget
 from quell_tuning.trials.lease import RunningTrial
+from quell_tuning.trials.lease_watch import RENEWALS
 from quell_tuning.trials.ranking import is_lost
 
 PROCESSES = 3
@@ -432,7 +433,7 @@ def test_only_the_first_of_many_workers_fills(
 def test_a_worker_that_is_no_reaper_reads_the_trials_seldom(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.02)
+    study.set_user_attr("grace_s", 0.02 * RENEWALS)
     budget = Budget(study, MAX_REAPERS + 2)
     running(budget, MAX_REAPERS + 1)
     budget.enqueue_missing()
@@ -448,9 +449,9 @@ def test_a_worker_that_is_no_reaper_reads_the_trials_seldom(
 
 
 def test_a_lease_is_renewed_while_its_block_runs_and_reaps_others(
-    study: optuna.Study, storage: RetryingStorage, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
+    study: optuna.Study, storage: RetryingStorage, wait_for: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.05)
+    study.set_user_attr("grace_s", 0.05 * RENEWALS)
     budget = Budget(study, 2)
     lost = elsewhere(budget)
     mine = claimed(budget)

@@ -43,6 +43,9 @@ class RunningTrial:
     def step(self, audio_hours: float) -> None:
         self.between()
 
+    def note_checkpoint(self, audio_hours: float) -> None:
+        self.checkpoint_hours = audio_hours
+
 
 @pytest.fixture
 def task(tiny_spec, small_corpus, validation, scorer, tmp_path):

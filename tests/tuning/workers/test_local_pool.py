@@ -10,6 +10,7 @@ import pytest
 from quell_tuning.errors import WorkerError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.trials.budget import Budget
+from quell_tuning.workers import worker_process
 from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.local_pool import Pool
 from quell_tuning.workers.worker_process import DEATHS
@@ -58,3 +59,29 @@ def test_workers_that_die_at_the_start_end_the_study_with_their_last_line(study:
     running, _ = pool(study, tmp_path, "import sys; print('no such card'); sys.exit(3)", 5)
     with pytest.raises(WorkerError, match=rf"exit code 3, {DEATHS} deaths with no trial ended; .*: no such card; see"):
         running.run()
+
+
+KILLED = """
+import os, sys, optuna
+from quell_tuning.trials.budget import Budget
+from quell_tuning.storage.backends import open_storage
+storage = open_storage(sys.argv[1])
+study = optuna.load_study(study_name="s", storage=storage)
+trial = Budget(study, int(sys.argv[2])).claim()
+hours = 0.25 * trial.user_attrs["attempt"]
+trial.set_user_attr("lease", [1, hours, hours])
+if hours > 1:
+    study.tell(trial, hours)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_that_are_killed_again_and_again_run_the_budget_while_checkpoints_get_further(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "BACK_OFF_S", 0.01)
+    running, shown = pool(study, tmp_path, KILLED, 1)
+    running.devices = ["cpu"]
+    assert running.run() == 0
+    assert [trial.state.name for trial in study.trials] == ["FAIL"] * 4 + ["COMPLETE"]
+    assert shown.getvalue().count("worker 0: killed (SIGKILL)") >= 4

@@ -154,7 +154,7 @@ def test_there_are_no_more_slots_than_trials_left(
 ) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "wait", lambda tasks, **_: ([], tasks))
-    running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1], ended=[])
+    running: Any = SimpleNamespace(waiting=[1], empty=[], left=left, running=[1], progress=(0, 0.0))
     pool = RayPool(budget=None, view=None, worker=lambda slot: slot, cluster=RayCluster("auto", 5, 0.0, 1.0))  # type: ignore[arg-type,return-value]
     pool._ray, pool._idle, pool._tasks = ray, {0, 1}, {"a": 2, "b": 3, "c": 4}
     asked: list[Any] = []
@@ -169,9 +169,9 @@ def test_a_cluster_without_free_resources_is_named_once() -> None:
     view: Any = SimpleNamespace(console=Console(file=output, width=200))
     pool = RayPool(budget=None, view=view, worker=lambda slot: slot, cluster=RayCluster("auto", 1, 1.0, 1.0))  # type: ignore[arg-type,return-value]
     pool._ray = SimpleNamespace(cluster_resources=lambda: {"GPU": 2, "CPU": 8}, available_resources=lambda: {"CPU": 8})
-    pool._share, pool._since = {"num_gpus": 1.0, "num_cpus": 1.0}, {0: 3}
+    pool._share, pool._since = {"num_gpus": 1.0, "num_cpus": 1.0}, {0: (3, 0.0)}
     pool._began = time.monotonic() - ray_pool.STARTED_S - 1
-    slots: Any = SimpleNamespace(waiting=[1], empty=[], left=4, running=[], ended=[1, 2, 3])  # before this search
+    slots: Any = SimpleNamespace(waiting=[1], empty=[], left=4, running=[], progress=(3, 0.0))  # before this search
     for _ in range(2):
         pool.tend(slots)
     expected = "no worker yet: each asks for 1 GPU and 1 CPU; the cluster has 0 of 2 GPU free, 8 of 8 CPU free"

@@ -14,15 +14,15 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import environment
-from quell_tuning.errors import StudyNotFound
+from quell_tuning.errors import DiskError, StudyNotFound
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.trials.budget import SAME_FAILURES, Budget
+from quell_tuning.trials.budget import ATTEMPTS, SAME_FAILURES, Budget
 from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
+from quell_tuning.trials.lease_watch import RENEWALS
 from quell_tuning.trials.ranking import is_lost
-from quell_tuning.workers import worker
-from quell_tuning.workers.worker import Objective, StopRequest, StopRequested, work
+from quell_tuning.workers.worker import DISK_ERRORS, Objective, StopRequest, StopRequested, work
 
 Stub = Callable[[RunningTrial], None]
 
@@ -178,7 +178,7 @@ def test_a_trial_that_another_worker_ended_meanwhile_is_dropped_and_the_worker_c
 def test_a_worker_whose_lease_is_lost_stops_at_its_next_step(
     run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quell_tuning.trials.lease.RENEW_S", 0.01)
+    run.study.set_user_attr("grace_s", 0.01 * RENEWALS)
     noticed = False
 
     def frozen(running: RunningTrial) -> None:
@@ -210,6 +210,25 @@ def test_a_bug_is_raised_and_its_trial_stays_running(run: Worker) -> None:
         run(after(buggy, 1), 3)
     assert [trial.state.name for trial in run.study.trials] == ["COMPLETE", "RUNNING"]
     assert run.dropped == []
+
+
+@pytest.mark.parametrize("number", DISK_ERRORS)
+def test_a_disk_that_cannot_be_written_to_ends_the_worker_and_costs_the_trial_nothing(run: Worker, number: int) -> None:
+    def full(running: RunningTrial) -> None:
+        running.trial.suggest_float("x", 0, 1)
+        try:
+            raise OSError(number, os.strerror(number), "/runs/a.checkpoint")
+        except OSError as error:
+            raise RuntimeError("file write failed") from error
+
+    for _ in range(ATTEMPTS + 1):
+        with pytest.raises(
+            DiskError, match=f"^/runs/a.checkpoint: {os.strerror(number)}, expected a disk .*; free space"
+        ):
+            run(after(full, 1), 3)
+    assert [trial.state for trial in run.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
+    assert run(complete, 3) == 0
+    assert [trial.state for trial in run.study.trials] == [TrialState.COMPLETE] * 3
 
 
 def test_a_bug_after_a_trials_end_is_raised_and_its_files_stay(run: Worker) -> None:
@@ -278,7 +297,7 @@ def test_a_worker_that_waits_for_the_others_stops_when_asked(run: Worker, elsewh
 def test_a_worker_that_waits_for_the_others_runs_the_trial_of_a_lost_one(
     run: Worker, elsewhere: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "RENEW_S", 0.1)
+    run.study.set_user_attr("grace_s", 0.1 * RENEWALS)
     trial = Budget(elsewhere, 1).claim()
     assert trial is not None
     host, _, start = trial.user_attrs["worker"].split(":")

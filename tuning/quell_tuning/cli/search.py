@@ -100,6 +100,9 @@ def tune(
     cpus_per_worker: Annotated[
         float, typer.Option(min=0, help="Of a Ray cluster; 1 or more is also the threads per worker.")
     ] = 1.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run trials again that failed because their workers were lost.")
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out recordings with errors, and list them in the study.")
     ] = False,
@@ -135,7 +138,7 @@ def tune(
         other = replace(place, storage_url=warm_start_storage or place.storage_url)
         starts, outside = warm_starts(open_study(warm_start, other), spec, warm_start_best)
         console.print(f"warm start: {len(starts)} trials of {warm_start}; {outside} lie outside the search")
-    search = Tune(spec, study, place, worker_devices, console, starts, track, skip_bad, cluster)
+    search = Tune(spec, study, place, worker_devices, console, starts, track, skip_bad, retry_failed, cluster)
     with nullcontext() if cluster is None else cluster.connected():
         code, studies = search.run(presets=presets)
     summaries = [state.summary(stored) for stored in studies]

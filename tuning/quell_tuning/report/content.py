@@ -15,7 +15,7 @@ from quell_tuning.report import formatting
 from quell_tuning.results.snapshot import StudySnapshot, beside, hours
 from quell_tuning.results.trial_row import state_name
 from quell_tuning.study.parameters import domain
-from quell_tuning.trials.ranking import feasible, is_lost
+from quell_tuning.trials.ranking import counted, feasible
 
 
 class Content:
@@ -34,7 +34,7 @@ class Content:
         self.costs = [COSTS[SCORED_COSTS[name]].name for name in self.snapshot.scores[1:]]  # that are minimised
         self.noisy_by_snr: dict[str, dict[str, float]] = self.attributes.get("noisy_by_snr", {})
         self.minutes: dict[str, dict[str, float]] = self.attributes.get("minutes", {})  # of speech and noise, by split
-        self.trials = [trial for trial in self.snapshot.trials if not is_lost(trial)]
+        self.trials = counted(self.snapshot.trials)
         # Complete trials that the leaderboard leaves out.
         self.infeasible = sum(trial.state == TrialState.COMPLETE and not feasible(trial) for trial in self.trials)
         failed = [trial for trial in self.trials if trial.state == TrialState.FAIL]

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from quell_tuning.results.trial_row import trained_hours
-from quell_tuning.trials.lease_watch import LeaseWatch
+from quell_tuning.trials.lease_watch import LeaseWatch, grace_s
 from quell_tuning.trials.worker_id import runs_here, shown
 
 
 class Liveness:
-    """Whether the workers of running trials are alive, by this process's clock.
+    """Whether the workers of a study's running trials are alive, by this process's clock.
 
     A worker on this machine is checked by its process. One elsewhere counts as alive once its lease has changed
     between two looks.
     """
 
-    def __init__(self) -> None:
-        self._watch = LeaseWatch()
+    def __init__(self, study: optuna.Study) -> None:
+        self._watch = LeaseWatch(grace_s(study))
         self._renewing: set[int] = set()  # trials whose lease changed between two looks
 
     def look(self, running: Sequence[FrozenTrial]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from quell_tuning.optuna_private import study_id_of, trial_id_of
 from quell_tuning.results.trial_row import TrialRow, seconds
 from quell_tuning.study.stored_study import SPEC, metric
-from quell_tuning.trials.ranking import best_trials, is_lost
+from quell_tuning.trials.ranking import best_trials, counted
 
 
 class StudySnapshot:
@@ -37,8 +37,8 @@ class StudySnapshot:
         self.presets = [
             TrialRow(name, trial, self.noisy)
             for name, trials in studies.items()
-            for trial in trials
-            if "preset" in trial.user_attrs and not is_lost(trial)
+            for trial in counted(trials)
+            if "preset" in trial.user_attrs
         ]
         self.presets.sort(key=lambda row: -row.metrics.get(self.metric, 0.0) if row.complete else float("inf"))
 
@@ -83,8 +83,8 @@ def hours(trials: Sequence[FrozenTrial], planned: int) -> Hours:
     """Worker-hours spent, and those to come if each trial left takes the mean of the ended ones, pruned included."""
     ended = [trial for trial in trials if trial.state.is_finished()]
     spent = sum(map(seconds, ended)) / 3600
-    counted = [seconds(trial) / 3600 for trial in ended if not is_lost(trial)]
-    if not counted:
+    each = [seconds(trial) / 3600 for trial in counted(trials) if trial.state.is_finished()]
+    if not each:
         return Hours(spent, None, None)
-    mean = sum(counted) / len(counted)
-    return Hours(spent, mean, mean * max(0, planned - len(counted)))
+    mean = sum(each) / len(each)
+    return Hours(spent, mean, mean * max(0, planned - len(each)))

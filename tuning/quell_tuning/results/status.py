@@ -24,7 +24,7 @@ from quell_tuning.results.liveness import Liveness
 from quell_tuning.results.snapshot import StudySnapshot, beside, hours
 from quell_tuning.results.trial_row import TrialRow, gains, infeasible, state_name
 from quell_tuning.study.stored_study import there
-from quell_tuning.trials.ranking import is_lost, least_bad
+from quell_tuning.trials.ranking import counted, least_bad
 
 FAILURES = 10  # latest ones that are listed
 BEST = 10  # trials on the leaderboard
@@ -38,7 +38,7 @@ def summary(study: optuna.Study, liveness: Liveness | None = None) -> dict[str, 
         liveness: the object of the looks before this one, for a caller that looks again and again.
     """
     snapshot = StudySnapshot(study, *beside(study, storage_of(study)))
-    trials = [trial for trial in snapshot.trials if not is_lost(trial)]
+    trials = counted(snapshot.trials)
     states = Counter(map(state_name, trials))
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     ended, asked = sum(trial.state.is_finished() for trial in trials), snapshot.attributes.get("trials", len(trials))
@@ -51,7 +51,7 @@ def summary(study: optuna.Study, liveness: Liveness | None = None) -> dict[str, 
         "done": ended >= asked and not running,
         "states": dict(states),
         "hours": asdict(hours(snapshot.trials, asked)),
-        "workers": (liveness or Liveness()).look(running),
+        "workers": (liveness or Liveness(study)).look(running),
         "noisy": snapshot.noisy,
         "best": _best(snapshot),
         "best_preset": _preset(snapshot.best_preset),
@@ -215,7 +215,7 @@ def watch(study: optuna.Study, console: Console, *, as_json: bool = False) -> No
     Args:
         as_json: the line is the summary as JSON, on a terminal too.
     """
-    liveness, last = Liveness(), ""
+    liveness, last = Liveness(study), ""
     redraw = console.is_terminal and not as_json
     with there(study), Live(console=console, auto_refresh=False) if redraw else nullcontext() as live:
         while True:

@@ -3,7 +3,8 @@
 `trials = N` means N slots, 0 to N - 1. Every trial carries its slot; a slot is filled while it has a trial that
 waits, runs or ended. Workers claim waiting trials (compare and set in the storage), and of several in one slot only
 the lowest number is ever claimed, so the budget cannot be overshot. A trial that was lost with its worker ends as
-failed, does not fill its slot, and is enqueued again with the same parameters.
+failed, does not fill its slot, and is enqueued again with the same parameters: until attempt after attempt was lost
+and got no further. Workers that are interrupted, however often, cost a trial nothing while its checkpoints advance.
 """
 
 import random
@@ -19,21 +20,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quell_tuning.optuna_private import storage_of, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
-from quell_tuning.trials.lease_watch import RENEW_S, LeaseWatch
-from quell_tuning.trials.ranking import is_lost
+from quell_tuning.trials.lease_watch import RENEWALS, LeaseWatch, grace_s
+from quell_tuning.trials.ranking import AGAIN, is_lost, lost_all_workers, offered_again
 from quell_tuning.trials.worker_id import worker_name
 
-# A trial that was lost this often fails: its configuration is taken for the cause.
+# A trial that was lost so often in a row, and got no further, fails: its configuration is taken for the cause.
 ATTEMPTS = 3
 # So many failures in a row for the same reason are taken for the study's fault.
 SAME_FAILURES = 5
 # Trials that wait at any time. More would slow down every read of the study, fewer would keep quick workers waiting.
 AHEAD = 8
-# Reaping reads every running trial: 64 workers that all did so every RENEW_S used two cores. Only the workers of the
+# Reaping reads every running trial: 64 workers that all did so every 5 s used two cores. Only the workers of the
 # first MAX_REAPERS running trials reap at every renewal; the others at every REAP_EVERY-th.
 MAX_REAPERS = 8
 REAP_EVERY = 6
-MISSED_LOOKS = 3  # after so many times RENEW_S without a look, silences are measured from the start again
+MISSED_LOOKS = 3  # after so many renewals without a look, silences are measured from the start again
 
 
 class Slots:
@@ -44,14 +45,15 @@ class Slots:
         self.lost: dict[int, list[FrozenTrial]] = {}
         self.asked: Counter[int] = Counter()  # how often a slot's trial was given up as a duplicate of a running one
         self.superfluous: list[FrozenTrial] = []  # waiting in a slot that another trial fills
-        with_slot = [trial for trial in stored if "slot" in trial.user_attrs]
+        self._with_slot = with_slot = [trial for trial in stored if "slot" in trial.user_attrs]
+        again = offered_again(with_slot)
         self.running = [trial for trial in with_slot if trial.state == TrialState.RUNNING]  # also beyond `trials`
         filled: dict[int, FrozenTrial] = {}  # of several live ones the lowest number: a storage numbers trials in order
         for trial in with_slot:
             slot = trial.user_attrs["slot"]
             if "superfluous" in trial.user_attrs:
                 self.asked[slot] += "asked" in trial.user_attrs
-            elif is_lost(trial):
+            elif is_lost(trial) or trial.number in again:
                 self.lost.setdefault(slot, []).append(trial)
             elif slot not in filled:
                 filled[slot] = trial
@@ -76,6 +78,15 @@ class Slots:
     def left(self) -> int:
         return self.trials - len(self.ended)
 
+    @property
+    def progress(self) -> tuple[int, float]:
+        """Rises whenever a trial ends or a checkpoint gets further: (ended trials, hours of audio in checkpoints)."""
+        hours: dict[int, float] = {}
+        for trial in self._with_slot:
+            slot = trial.user_attrs["slot"]
+            hours[slot] = max(hours.get(slot, 0.0), _checkpoint_hours(trial))
+        return len(self.ended), sum(hours.values())
+
 
 class Budget:
     """The slots of one study; any number of processes may have a budget of the same study.
@@ -89,7 +100,9 @@ class Budget:
         self.study = study
         self.storage = storage
         self.trials = trials
-        self._watch = LeaseWatch(away_s=MISSED_LOOKS * RENEW_S)
+        self.grace_s = grace_s(study)
+        self.renew_s = self.grace_s / RENEWALS  # between two renewals of a lease
+        self._watch = LeaseWatch(self.grace_s, away_s=MISSED_LOOKS * self.renew_s)
 
     def slots(self) -> Slots:
         return Slots(self.study.get_trials(deepcopy=False), self.trials)
@@ -121,7 +134,7 @@ class Budget:
                 self._fail(trial, "superfluous", "another trial fills its slot")
         self._enqueue(slots, slots.empty[: max(0, AHEAD - len(slots.waiting))])
 
-    def _enqueue(self, slots: Slots, chosen: Sequence[int]) -> None:
+    def _enqueue(self, slots: Slots, chosen: Sequence[int], **more: int) -> None:
         plan = self.study.user_attrs.get("plan", {}) if chosen else {}
         for slot in chosen:
             planned = plan.get(str(slot), {})
@@ -129,7 +142,7 @@ class Budget:
             parameters: dict[str, Any] = dict(planned.get("params", {}))
             for trial in lost:  # a worker that was killed while it sampled left only some of them
                 parameters |= trial.system_attrs.get("fixed_params", {}) | trial.params
-            attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {})}
+            attributes = {"slot": slot, "attempt": len(lost) + 1, **planned.get("attributes", {}), **more}
             self.study.enqueue_trial(parameters, user_attrs=attributes)
 
     def claim(self, slots: Slots | None = None) -> optuna.Trial | None:
@@ -180,8 +193,8 @@ class Budget:
         for trial in slots.running:
             reason = self._watch.lost(trial)
             if reason:
-                try_again = len(slots.lost.get(trial.user_attrs["slot"], ())) + 1 < ATTEMPTS
-                error = trial.user_attrs.get("error")  # a bug, or a full disk, as the worker wrote
+                try_again = _in_vain([*slots.lost.get(trial.user_attrs["slot"], ()), trial]) < ATTEMPTS
+                error = trial.user_attrs.get("error")  # as the worker wrote
                 text = f"{reason} ({error})" if error else reason
                 key, text = ("lost", text) if try_again else ("failure", f"{text}, {ATTEMPTS} times")
                 with suppress(UpdateFinishedTrialError):  # it ended, or another worker reaped it
@@ -208,6 +221,32 @@ class Budget:
         failed = [trial.number for trial in self.slots().ended if trial.state == TrialState.FAIL]
         if failed:
             self.study.set_user_attr("forgiven", failed)
+
+    def retry_failed(self) -> int:
+        """Offers the trials again that failed because their workers were lost; returns their number."""
+        slots = self.slots()
+        failed = [trial for trial in slots.ended if trial.state == TrialState.FAIL and lost_all_workers(trial)]
+        for trial in failed:
+            slot = trial.user_attrs["slot"]
+            slots.lost.setdefault(slot, []).append(trial)  # the next attempt continues from its checkpoint
+            self._enqueue(slots, [slot], **{AGAIN: trial.number})
+        return len(failed)
+
+
+def _in_vain(attempts: Sequence[FrozenTrial]) -> int:
+    """How many of a slot's lost attempts, counted from the last one back, got no further than those before them."""
+    furthest, count = 0.0, 0
+    for trial in attempts:
+        hours = _checkpoint_hours(trial)
+        count = 0 if hours > furthest or "failure" in trial.user_attrs else count + 1  # a failure was offered again
+        furthest = max(furthest, hours)
+    return count
+
+
+def _checkpoint_hours(trial: FrozenTrial) -> float:
+    """Hours of audio in the checkpoint of an attempt, by its lease; 0 in one of an older version."""
+    lease = trial.user_attrs.get("lease")
+    return float(lease[2]) if isinstance(lease, list) and len(lease) > 2 else 0.0
 
 
 def _same_reason(ended: Sequence[FrozenTrial]) -> str | None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quell.metrics.scorer import paired_interval
-from quell_tuning.trials.ranking import best_trainings, feasible, is_lost
+from quell_tuning.trials.ranking import best_trainings, counted, feasible
 
 # A repetition is hopeless when its clips score lower than the leader's at this error probability (one-sided).
 ERROR = 0.01
@@ -64,8 +64,8 @@ class Confirmed:
 def ranking(study: optuna.Study, repeated: optuna.Study, best: int) -> list[Confirmed]:
     """The best trials whose repetitions all completed, highest mean over the seeds first."""
     repetitions: dict[int, list[FrozenTrial]] = {}
-    for trial in repeated.get_trials(deepcopy=False):
-        if trial.state.is_finished() and not is_lost(trial):
+    for trial in counted(repeated.get_trials(deepcopy=False)):
+        if trial.state.is_finished():
             repetitions.setdefault(trial.user_attrs["of"], []).append(trial)
     rows = []
     for first in best_trainings(study)[:best]:

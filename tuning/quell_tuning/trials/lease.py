@@ -17,7 +17,6 @@ from quell_tuning import environment
 from quell_tuning.errors import StorageError
 from quell_tuning.optuna_private import trial_id_of
 from quell_tuning.trials.budget import REAP_EVERY, Budget
-from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 
@@ -36,9 +35,9 @@ class DuplicateTrial(Exception):
 class RunningTrial:
     """A trial that this process runs, and the methods that its objective must call.
 
-    A thread renews its lease until the block ends: [a counter, the audio hours trained so far]. The same thread ends
-    and replaces the trials of lost workers. It also ends this process when its training hangs, so that another worker
-    gets the trial.
+    A thread renews its lease until the block ends: [a counter, the audio hours trained so far, those of them that the
+    checkpoint holds]. The same thread ends and replaces the trials of lost workers. It also ends this process when its
+    training hangs, so that another worker gets the trial.
 
     Args:
         budget: not the worker's own: what it remembers between two looks is the thread's.
@@ -50,9 +49,11 @@ class RunningTrial:
         self.budget = budget
         self.check = check
         self._audio_hours = 0.0
+        self._checkpoint_hours = 0.0
         self._looks = 0  # while it is 0, a corpus may be decoded for hours
         self._lost = False  # the trial was ended because this worker was taken for dead
         self._ended = threading.Event()
+        self._wake = threading.Event()  # set when the lease is to be renewed at once, or the block ended
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial.number}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -61,6 +62,7 @@ class RunningTrial:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
+        self._wake.set()
         self._thread.join()
 
     def ended_elsewhere(self) -> bool:
@@ -78,12 +80,16 @@ class RunningTrial:
     def _renew(self) -> None:
         count = next_look = looks = 0
         hanging_s = 0.0  # by turns of this thread, which stands still too when the process is frozen
-        while not self._ended.wait(RENEW_S):
+        while True:
+            self._wake.wait(self.budget.renew_s)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
             count += 1
-            hanging_s, looks = hanging_s + RENEW_S if looks == self._looks > 0 else 0.0, self._looks
+            hanging_s, looks = hanging_s + self.budget.renew_s if looks == self._looks > 0 else 0.0, self._looks
             if hanging_s > HANG_S:
                 self._end_process(hanging_s)
-            lease = [count, round(self._audio_hours, 4)]
+            lease = [count, round(self._audio_hours, 4), round(self._checkpoint_hours, 4)]
             try:
                 self.budget.storage.set_trial_user_attr(trial_id_of(self.trial), "lease", lease)
                 if count >= next_look:
@@ -104,6 +110,12 @@ class RunningTrial:
         """To be called after every training step; raises what `look_up` raises."""
         self._audio_hours = audio_hours
         self.look_up()
+
+    def note_checkpoint(self, audio_hours: float) -> None:
+        """To be called with the audio hours from which another worker could continue: at the start of the training, and
+        whenever its checkpoint was written."""
+        self._checkpoint_hours = audio_hours
+        self._wake.set()  # else an attempt that is lost in the next seconds would seem to have got no further
 
     def look_up(self) -> None:
         """To be called often, and never in the middle of what must be finished.

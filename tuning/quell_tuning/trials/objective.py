@@ -17,7 +17,7 @@ from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import EvaluationSet
 from quell.network.denoiser import Denoiser, save_weights
 from quell.training.training_loop import Trained, train
-from quell_tuning import progress
+from quell_tuning import progress, version
 from quell_tuning.artifacts import gallery
 from quell_tuning.artifacts.artifact_store import ArtifactStore
 from quell_tuning.optuna_private import storage_of, trial_id_of
@@ -111,6 +111,7 @@ class _Attempt:
     def ended_untrained(self) -> bool:
         """Ends a duplicate of an ended trial, or one over a limit; returns whether it did. Raises as `run_trial`."""
         trial = self.trial
+        trial.set_user_attr("quell", version.record())
         trial.set_user_attr("denoiser", asdict(self.model))
         trial.set_user_attr("training", asdict(self.config))
         same = outcome.find_duplicate(trial, self.config.seed)
@@ -203,6 +204,7 @@ class _Training:
                         on_rung=self._rung,
                         on_step=self._step,
                         on_score=self._scored,
+                        on_checkpoint=attempt.running.note_checkpoint,
                         checkpoint=checkpoint,
                     )
             except CheckpointError as error:

@@ -1,12 +1,32 @@
-"""Which trials are lost, which are feasible, and which are the best."""
+"""Which trials count, which are feasible, and which are the best."""
+
+from collections.abc import Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+AGAIN = "again"  # attribute of a trial: the number of the failed one that it replaces
 
 
 def is_lost(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its worker and not by its own fault; it does not count in the budget."""
     return trial.state == TrialState.FAIL and "failure" not in trial.user_attrs
+
+
+def lost_all_workers(trial: FrozenTrial) -> bool:
+    """Whether a failed trial is one that lost a worker in each attempt, as its reason says (`LeaseWatch.lost`)."""
+    return str(trial.user_attrs.get("failure", "")).startswith(("its worker ", "the worker that claimed it "))
+
+
+def offered_again(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of failed trials that others of these replace."""
+    return {trial.user_attrs[AGAIN] for trial in trials if AGAIN in trial.user_attrs}
+
+
+def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that count in the budget, or will when they end: neither lost with their worker nor replaced."""
+    again = offered_again(trials)
+    return [trial for trial in trials if not is_lost(trial) and trial.number not in again]
 
 
 def feasible(trial: FrozenTrial) -> bool:

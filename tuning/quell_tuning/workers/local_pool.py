@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from quell.processes import cores
@@ -27,7 +28,7 @@ class Pool(Supervisor):
     devices: Sequence[str]
     logs: Path
     _workers: list[WorkerProcess] = field(default_factory=list, init=False)
-    _ended: int = field(default=0, init=False)  # trials at the last look
+    _progress: tuple[int, float] = field(default=(0, 0.0), init=False)  # at the last look
 
     def begin(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -38,9 +39,17 @@ class Pool(Supervisor):
             environment.POOL.name: str(os.getpid()),
         }
         self._workers = [
-            WorkerProcess([*self.command, "--device", device], variables, self.logs / f"worker-{number}.log")
+            WorkerProcess(
+                [*self.command, "--device", device],
+                variables,
+                self.logs / f"worker-{number}.log",
+                tell=partial(self._tell, number),
+            )
             for number, device in enumerate(self.devices)
         ]
+
+    def _tell(self, number: int, text: str) -> None:
+        self.view.console.print(f"worker {number}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def workers(self) -> Sequence[tuple[str, int | None]]:
         pairs = zip(self._workers, self.devices, strict=True)
@@ -50,8 +59,8 @@ class Pool(Supervisor):
         ]
 
     def tend(self, slots: Slots) -> None:
-        if len(slots.ended) > self._ended:
-            self._ended = len(slots.ended)
+        if slots.progress > self._progress:
+            self._progress = slots.progress
             for worker in self._workers:
                 worker.deaths = 0
         for number, worker in enumerate(self._workers[: slots.left]):

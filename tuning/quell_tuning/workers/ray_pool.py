@@ -149,11 +149,11 @@ class RayPool(Supervisor):
     cluster: RayCluster
     _idle: set[int] = field(default_factory=set, init=False)  # slots without a task
     _tasks: dict[Any, int] = field(default_factory=dict, init=False)  # -> slot
-    _since: dict[int, int] = field(default_factory=dict, init=False)  # slot -> how many trials had ended at its launch
+    _since: dict[int, tuple[int, float]] = field(default_factory=dict, init=False)  # slot -> progress at its launch
     _share: dict[str, float] = field(default_factory=dict, init=False)
     _began: float | None = field(default=None, init=False)  # None once a worker is at work
     _ray: Any = field(default=None, init=False)  # the module, which only workers on a cluster need
-    _ended: int = field(default=0, init=False)  # trials at the last look
+    _progress: tuple[int, float] = field(default=(0, 0.0), init=False)  # at the last look
 
     def begin(self) -> None:
         import ray
@@ -166,7 +166,7 @@ class RayPool(Supervisor):
         self._began = time.monotonic()
 
     def tend(self, slots: Slots) -> None:
-        self._ended = len(slots.ended)
+        self._progress = slots.progress
         if self._tasks:
             ended, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
             for task in ended:
@@ -174,7 +174,7 @@ class RayPool(Supervisor):
         if slots.waiting or slots.empty:
             for slot in sorted(self._idle)[: max(0, slots.left - len(self._tasks))]:
                 self._idle.remove(slot)
-                self._since[slot] = self._ended
+                self._since[slot] = self._progress
                 self._tasks[self._task.remote(self.worker(slot))] = slot
         self._warn_without_workers(slots)
 
@@ -190,13 +190,13 @@ class RayPool(Supervisor):
             self.view.console.print(f"slot {slot} given up: {ended.message}", highlight=False, markup=False)
             if not self._tasks and not self._idle:
                 raise WorkerError(ended.message)
-        elif ended.reason == "crashed" and self._since[slot] == self._ended:
+        elif ended.reason == "crashed" and self._since[slot] == self._progress:
             raise WorkerError(f"slot {slot}: {ended.message}")
         else:
             self._idle.add(slot)
 
     def _warn_without_workers(self, slots: Slots) -> None:
-        if self._began is None or slots.running or any(self._ended > ended for ended in self._since.values()):
+        if self._began is None or slots.running or any(self._progress > then for then in self._since.values()):
             self._began = None
         elif time.monotonic() - self._began > STARTED_S:
             self._began = None

@@ -11,7 +11,6 @@ from types import FrameType
 
 from quell_tuning.errors import StorageError, TrialsFailed
 from quell_tuning.trials.budget import Budget, Slots
-from quell_tuning.trials.lease_watch import RENEW_S
 from quell_tuning.workers.live_view import LiveView
 from quell_tuning.workers.worker import StopRequested
 
@@ -89,7 +88,9 @@ class Supervisor(ABC):
                     return
                 self._check_failures(slots)
                 self.tend(slots)
-                time.sleep(min(RENEW_S, max(POLL_S, 4 * look_s)))  # with many running trials a look takes seconds
+                time.sleep(
+                    min(self.budget.renew_s, max(POLL_S, 4 * look_s))
+                )  # with many running trials a look takes seconds
 
     def _check_failures(self, slots: Slots) -> None:
         if reason := self.budget.common_failure(slots):

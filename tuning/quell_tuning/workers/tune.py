@@ -46,6 +46,7 @@ class Tune:
         first: what slots start from besides the presets, as `quell_tuning.trials.starting_points.plan` takes it.
         track: where else trials are logged, as `quell worker --track` takes it.
         skip_bad: recordings with errors are left out, and named on the study; otherwise they end the search.
+        retry_failed: trials that failed because their workers were lost are run again.
         cluster: where workers run instead of on this machine.
     """
 
@@ -57,6 +58,7 @@ class Tune:
     first: Sequence[dict[str, Any]] = ()
     track: str | None = None
     skip_bad: bool = False
+    retry_failed: bool = False
     cluster: RayCluster | None = None
 
     def run(self, *, presets: bool = False) -> tuple[int, list[optuna.Study]]:
@@ -144,6 +146,8 @@ class Tune:
             self.console.print(text, highlight=False)
         budget = Budget(study, trials)
         budget.ignore_past_failures()
+        if self.retry_failed and (again := budget.retry_failed()):
+            self.console.print(f"study {spec.study.name}: {again} failed trials are run again", highlight=False)
         if not self.devices and self.cluster is None:
             text = f"study {spec.study.name}: {budget.reconcile().left} of {trials} trials left, for `quell worker`"
             self.console.print(text, highlight=False)

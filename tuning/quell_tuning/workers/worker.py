@@ -1,5 +1,6 @@
 """One worker process: claims trials, runs them, and hands its trial back when it is asked to stop."""
 
+import errno
 import logging
 import os
 import signal
@@ -12,11 +13,10 @@ from types import FrameType
 import optuna
 
 from quell_tuning import environment
-from quell_tuning.errors import StorageError
+from quell_tuning.errors import DiskError, StorageError
 from quell_tuning.study.stored_study import there
 from quell_tuning.trials.budget import MAX_REAPERS, MISSED_LOOKS, Budget
 from quell_tuning.trials.lease import DuplicateTrial, RunningTrial
-from quell_tuning.trials.lease_watch import RENEW_S
 
 log = logging.getLogger("quell")
 
@@ -25,6 +25,7 @@ HAND_BACK_S = 4.0
 IDLE_S = 2.5  # between two looks of a worker for a trial to claim
 ORPHANED_S = 15.0  # after the end of its pool a worker that has not stopped is ended
 NO_TRIAL = -1  # number of the trial of a worker that waits
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def pool_process() -> int | None:
@@ -89,6 +90,9 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
     A trial that fails by its own fault ends alone. One that is interrupted waits again. Any other exception of an
     objective is a bug and ends the worker.
 
+    Raises:
+        DiskError: nothing can be written here; the trial waits again, for a worker elsewhere or later.
+
     Args:
         begin: makes the objective for the first trial, since a worker that waits needs no torch.
         drop: removes the files of a trial, by its number, that another worker has now.
@@ -105,7 +109,7 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
                     with RunningTrial(trial, Budget(budget.study, budget.trials), stop.check) as running:
                         objective = objective or begin()
                         _run(running, objective, budget, drop)
-                except StopRequested:
+                except (StopRequested, DiskError):
                     _hand_back(trial, budget)
                     raise
             if not slots.left:
@@ -117,7 +121,8 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
 
 def _wait(budget: Budget, stop: StopRequest) -> None:
     crowd = len(budget.reconcile(NO_TRIAL).running) / MAX_REAPERS  # with many running trials a look takes long
-    deadline = time.monotonic() + min(MISSED_LOOKS / 2 * RENEW_S, max(1.0, crowd) * min(IDLE_S, RENEW_S / 2))
+    pause_s = max(1.0, crowd) * min(IDLE_S, budget.renew_s / 2)
+    deadline = time.monotonic() + min(MISSED_LOOKS / 2 * budget.renew_s, pause_s)
     while time.monotonic() < deadline:
         stop.check()
         time.sleep(0.1)
@@ -133,6 +138,9 @@ def _run(running: RunningTrial, objective: Objective, budget: Budget, drop: Call
         log.info("trial %d given up: %s", number, reason)
     except Exception as error:
         if not running.ended_elsewhere():
+            if (disk := _disk_error(error)) is not None:
+                problem = f"{disk.filename or 'disk'}: {disk.strerror}, expected a disk that can be written to"
+                raise DiskError(f"{problem}; free space there, or choose other --runs") from error
             with suppress(Exception):  # the error raised below matters more
                 running.trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
@@ -140,6 +148,15 @@ def _run(running: RunningTrial, objective: Objective, budget: Budget, drop: Call
         log.warning("trial %d dropped: another worker has it, since this one was silent for too long", number)
     else:
         log.info("trial %d ended", number)
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The error of a disk that an error follows from; None where there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _hand_back(trial: optuna.Trial, budget: Budget) -> None:
