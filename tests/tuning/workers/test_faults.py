@@ -99,7 +99,8 @@ def alive(process: int) -> bool:
 
 
 def children(process: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    threads = Path(f"/proc/{process}/task").iterdir()  # each has those that it started
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
 
 
 def worker_of(trial: FrozenTrial) -> int:
