@@ -11,6 +11,8 @@ import random
 import shutil
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -22,7 +24,7 @@ import soundfile
 import torch
 from header import header
 
-from quell.check_sums import DamagedFileError, is_intact, read_json, sealed_json
+from quell.check_sums import DamagedFileError, check, is_intact, read_json, sealed_json
 from quell.config import FORMATS, DenoiserConfig, TrainingConfig
 from quell.corpus.memory_map import open_store
 from quell.corpus.recordings import CorpusConfig
@@ -30,6 +32,7 @@ from quell.corpus.store import prepare
 from quell.errors import CheckpointError, CorpusError, ExportError
 from quell.export.exported_model import load
 from quell.export.exporter import export
+from quell.inference import pretrained
 from quell.metrics.scorer import Scorer
 from quell.mixing.evaluation_mixtures import evaluation_set
 from quell.network.denoiser import Denoiser, load_weights, save_weights
@@ -40,6 +43,7 @@ OLD = Path(__file__).parents[1] / "tests" / "data" / "c087d60"  # files of the f
 MODEL = DenoiserConfig(sample_rate=8_000, win_length=64, hop_length=32, depth=2, base_channels=4, kernel_bins=3)
 TRAINING = TrainingConfig(batch_size=2, segment_s=0.25, rungs_audio_hours=(1.0,))
 RATE = 8_000
+SAMPLES = 1 << 28  # 4.7 hours at 16 kHz
 
 
 class Kind(NamedTuple):
@@ -124,12 +128,12 @@ def broken(path: Path) -> Callable[[], bool]:
 
 
 def recordings(folder: Path) -> CorpusConfig:
-    rng, time = np.random.default_rng(0), np.arange(2 * RATE) / RATE
+    rng, moments = np.random.default_rng(0), np.arange(2 * RATE) / RATE
     for number in range(6):
-        voice = sum(np.sin(2 * np.pi * (100 + 20 * number) * k * time) / k for k in range(1, 12))
+        voice = sum(np.sin(2 * np.pi * (100 + 20 * number) * k * moments) / k for k in range(1, 12))
         sounds = {
-            "speech": 0.1 * voice * np.sin(2 * np.pi * 3 * time).clip(0),
-            "noise": 0.1 * rng.standard_normal(len(time)),
+            "speech": 0.1 * voice * np.sin(2 * np.pi * 3 * moments).clip(0),
+            "noise": 0.1 * rng.standard_normal(len(moments)),
         }
         for side, samples in sounds.items():
             place = folder / side / f"{side}{number}" / "0.wav"
@@ -203,6 +207,33 @@ def table(times: int) -> Iterator[list[str]]:
                 yield [kind.name, *(f"{noticed(kind, damage, times)}/{times}" for damage in DAMAGES.values())]
 
 
+def costs(folder: Path) -> Iterator[tuple[str, str]]:
+    """What the sums cost, in CPU time, beside what is done with the same bytes anyway."""
+    file = folder / "samples.int16"
+    np.random.default_rng(0).integers(-32768, 32768, SAMPLES, dtype=np.int16).tofile(file)
+    samples, shipped = np.memmap(file, np.int16, "r"), pretrained.path(16_000)
+    for name, call in (
+        ("sums of a decoded corpus", lambda: zlib.crc32(samples.data)),
+        ("copy of it into memory, at each training", samples.copy),
+    ):
+        yield name, f"{samples.nbytes / cpu_s(call) / 1e9:.1f} GB/s"
+    for name, call in (
+        ("check of quell-16k.pt", lambda: check(shipped)),
+        ("loading it, with the check", lambda: load(shipped)),
+    ):
+        yield name, f"{1000 * cpu_s(call):.0f} ms"
+
+
+def cpu_s(call: Callable[[], object]) -> float:
+    """The least of five."""
+    spent = []
+    for _ in range(5):
+        begun = time.process_time()
+        call()
+        spent.append(time.process_time() - begun)
+    return min(spent)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=40, help="damaged versions of each file and kind of damage")
@@ -211,6 +242,10 @@ def main() -> None:
     print(f"| noticed | {' | '.join(DAMAGES)} |\n|---{'|---' * len(DAMAGES)}|")
     for row in table(given.times):
         print(f"| {' | '.join(row)} |", flush=True)
+    print("\n| cost | CPU |\n|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        for name, cost in costs(Path(place)):
+            print(f"| {name} | {cost} |")
 
 
 if __name__ == "__main__":
