@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from quell import locks
 from quell.errors import DownloadError
 from quell.progress import Progress
 
@@ -18,6 +19,7 @@ Moves = Iterator[tuple[Path, Path]]  # (unpacked file, its path below the folder
 
 # Exists in a folder once it is complete.
 DONE = "SOURCE.txt"
+UNPACKED = "unpacked"
 # Speakers of VoiceBank's training folders for validation, as is usual: one woman, one man.
 VALIDATION_SPEAKERS = ("p226", "p287")
 
@@ -54,26 +56,32 @@ def get(name: str, folder: Path, progress: Callable[[str], Progress]) -> None:
     Raises:
         KeyError: an unknown name.
         DownloadError: as `quell.datasets.download.fetch` and `unpack`, or archives that hold something else.
+        LockError: another process downloads into the folder; both would append to the same files.
     """
-    # Imported here: http.client, zipfile and tarfile would add a tenth of a second to each command's help.
-    from quell.datasets.download import fetch, unpack
-
     corpus = CORPORA[name]
     if (folder / DONE).exists():
         return
     beside = folder / ".downloads"
-    unpacked = beside / "unpacked"
-    for archive in corpus.archives:
-        path = beside / archive.name
-        fetch(archive.url, path, checksum=archive.checksum, progress=progress(f"downloading {archive.name}"))
-        unpack(path, unpacked / archive.name, progress(f"unpacking {archive.name}"))
     try:
-        _move(corpus.layout(unpacked), folder)
-        (folder / DONE).write_text(source(name))
-        shutil.rmtree(beside)
+        beside.mkdir(parents=True, exist_ok=True)
+        with locks.hold(beside / "lock", 0):
+            _download(corpus, beside, progress)
+            _move(corpus.layout(beside / UNPACKED), folder)
+            (folder / DONE).write_text(source(name))
+            shutil.rmtree(beside)
     except OSError as error:
         needed = "expected to write there; choose another folder, or free the disk"
         raise DownloadError(f"{folder}: {error.strerror or error}, {needed}") from error
+
+
+def _download(corpus: PublicCorpus, beside: Path, progress: Callable[[str], Progress]) -> None:
+    # Imported here: http.client, zipfile and tarfile would add a tenth of a second to each command's help.
+    from quell.datasets.download import fetch, unpack
+
+    for archive in corpus.archives:
+        path = beside / archive.name
+        fetch(archive.url, path, checksum=archive.checksum, progress=progress(f"downloading {archive.name}"))
+        unpack(path, beside / UNPACKED / archive.name, progress(f"unpacking {archive.name}"))
 
 
 def source(name: str) -> str:

@@ -16,9 +16,10 @@ import soundfile
 from quell_tuning.cli import corpus as recordings_commands
 from quell_tuning.errors import UsageError
 
+from quell import locks
 from quell.datasets import public_corpora
 from quell.datasets.public_corpora import CORPORA, DONE, get
-from quell.errors import DownloadError
+from quell.errors import DownloadError, LockError
 
 ROOT = Path(__file__).parents[3]
 
@@ -210,3 +211,17 @@ def test_every_corpus_has_a_study_that_fits_its_folders(name):
     corpus = tomllib.loads((ROOT / "studies" / CORPORA[name].study).read_text())["corpus"]
     folders = {place.split("/")[0] for place in PUBLISHED[name][1]}
     assert folders <= {corpus.get("clean", "speech"), corpus.get("noise", "noise"), corpus.get("noisy", "")}
+
+
+def test_two_downloads_into_one_folder_never_mix(served, tmp_path):
+    archives, places = PUBLISHED["esc-50"]
+    served("esc-50", {archive: packed(files) for archive, files in archives.items()})
+    (tmp_path / ".downloads").mkdir()
+    with (
+        locks.hold(tmp_path / ".downloads" / "lock", 0),
+        pytest.raises(LockError, match=rf"^{tmp_path}/\.downloads/lock: locked by process \d+ .*, expected it free"),
+    ):
+        get("esc-50", tmp_path, quiet)
+    assert recordings(tmp_path) == set()
+    get("esc-50", tmp_path, quiet)
+    assert recordings(tmp_path) == places
