@@ -25,6 +25,10 @@ class DiskError(TuningError):
     """A disk is full, a quota used up or a file system read-only, for which no trial is to blame."""
 
 
+class DatabaseGone(StorageError):
+    """The SQLite file was deleted, moved or replaced while it was in use; the message says where its content is."""
+
+
 class WorkerError(TuningError):
     """Workers died repeatedly without finishing a trial; the message has the last lines of their logs."""
 

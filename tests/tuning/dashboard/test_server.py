@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import create_trial
 from quell_tuning.dashboard import server
 from quell_tuning.dashboard.server import keep_fresh, listen
-from quell_tuning.errors import UsageError
+from quell_tuning.errors import DatabaseGone, UsageError
 from quell_tuning.storage.retrying import RetryingStorage
 
 KEPT = {"si_sdr": -0.5, "parameters": -0.1}
@@ -43,6 +43,14 @@ def test_notes_and_plots_are_refreshed_again_after_an_error(caplog: pytest.LogCa
     assert [record.getMessage() for record in caplog.records if record.name == "quell"] == [
         "notes and plots were not updated: ValueError: no room"
     ]
+
+
+def test_a_database_that_is_gone_ends_the_refreshing_and_with_it_the_server() -> None:
+    def refresh() -> None:
+        raise DatabaseGone("q.db: deleted")
+
+    with pytest.raises(DatabaseGone, match=r"q\.db: deleted"):
+        keep_fresh(refresh, threading.Event())
 
 
 def test_an_address_that_cannot_be_used_is_an_error_of_one_line() -> None:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 from quell_tuning.errors import StorageError, StudyNotFound
 from quell_tuning.storage import backends as module
+from quell_tuning.storage import postgres_limits
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.urls import shown
@@ -86,7 +87,7 @@ def test_a_file_that_is_no_database_is_named_and_left_unchanged(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("revision", "remedy"),
-    [("v3.0.0.a", "run `optuna storage upgrade --storage {url}`"), ("v9.0.0.a", "update optuna")],
+    [("v3.0.0.a", "run `quell storage upgrade --storage {url}`"), ("v9.0.0.a", "update optuna")],
 )
 def test_tables_of_another_optuna_are_one_line_with_both_versions(revision: str, remedy: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'q.db'}"
@@ -247,7 +248,7 @@ def in_time(function: Callable[[], Any], seconds: float) -> bool:
 def test_a_process_frozen_inside_a_transaction_does_not_block_others(
     postgres: PostgresServer, study_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 3)  # of 1, opening a storage takes longer on a machine with much to do
+    monkeypatch.setattr(postgres_limits, "SILENT_S", 3)  # of 1, opening takes longer on a busy machine
     frozen, other = open_storage(postgres.url), open_storage(postgres.url)
     study = optuna.create_study(study_name=study_name, storage=other)
     with frozen.backend._backend.engine.connect() as connection:
@@ -263,10 +264,10 @@ def test_a_process_frozen_while_it_makes_the_tables_does_not_block_others(
     fresh_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, frozen, goes_on = fresh_database(), threading.Event(), threading.Event()
-    make_tables = module.RDBStorage
+    make_tables = module.open_tables
 
     def freeze(*_: Any, **__: Any) -> Any:
-        monkeypatch.setattr(module, "RDBStorage", make_tables)
+        monkeypatch.setattr(module, "open_tables", make_tables)
         frozen.set()
         goes_on.wait(60)
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("woken up"))
@@ -275,13 +276,13 @@ def test_a_process_frozen_while_it_makes_the_tables_does_not_block_others(
         with pytest.raises(StorageError):
             open_storage(url)
 
-    monkeypatch.setattr(module, "SILENT_S", 1)
-    monkeypatch.setattr(module, "RDBStorage", freeze)
+    monkeypatch.setattr(postgres_limits, "SILENT_S", 3)
+    monkeypatch.setattr(module, "open_tables", freeze)
     thread = threading.Thread(target=open_frozen, daemon=True)
     thread.start()
     assert frozen.wait(10)
     try:
-        assert in_time(lambda: open_storage(url).close(), 10)
+        assert in_time(lambda: open_storage(url).close(), 30)
     finally:
         goes_on.set()
         thread.join(10)

@@ -15,6 +15,7 @@ import optuna
 import psutil
 import pytest
 from quell_tuning.errors import StorageError
+from quell_tuning.sqlite_file import study_names
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.grpc_server import serve
 from quell_tuning.storage.postgres_server import PostgresServer
@@ -203,6 +204,26 @@ def test_a_trial_continues_through_a_proxy_that_has_never_read_it(
     with pytest.raises(ValueError):  # still the same space for all
         trial.study.ask().suggest_categorical("x", ["a", "b"])
     client.close()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_proxy_whose_database_is_deleted_tells_its_clients_and_ends(
+    processes: str, start: Callable[..., Proxy], sqlite: str, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    port = free_port()
+    proxy = start(sqlite, port, "--processes", processes)
+    client = open_storage(f"grpc://127.0.0.1:{port}")
+    study = optuna.create_study(study_name="s", storage=client)
+    for part in ("", "-wal", "-shm"):
+        (tmp_path / f"q.db{part}").unlink()
+    with pytest.raises(StorageError, match=r"q\.db was deleted while it was in use, .* is in \S+/q-saved-1\.db"):
+        study.enqueue_trial({})
+    client.close()
+    _, errors = proxy.process.communicate(timeout=20)
+    assert proxy.process.returncode == 1
+    assert "q.db was deleted while it was in use" in errors.splitlines()[0]
+    assert study_names(tmp_path / "q-saved-1.db") == ["s"]
+    assert not (tmp_path / "q.db").exists()
 
 
 def test_a_killed_proxy_leaves_no_process(

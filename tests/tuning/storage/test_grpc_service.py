@@ -144,7 +144,7 @@ def test_an_unknown_study_is_not_found(storage: RetryingStorage) -> None:
 def test_a_proxy_with_a_token_serves_only_who_sends_it(
     storage: RetryingStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, found: str | None
 ) -> None:
-    server = grpc_service.make_server(storage.backend, shared=False, token="secret")
+    server = grpc_service.make_server(storage.backend, storage.check, shared=False, token="secret")
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     url = f"grpc://127.0.0.1:{port}"

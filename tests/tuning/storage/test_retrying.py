@@ -66,7 +66,6 @@ PRESENT = {
     "unknown trial": KeyError("trial 7"),
     "duplicate": sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("duplicate key")),
     "duplicate wrapped by Optuna": internal(sqlalchemy.exc.IntegrityError("INSERT", {}, Exception("duplicate key"))),
-    "no such table": sqlalchemy.exc.ProgrammingError("SELECT 1", {}, Exception("no such table")),
     "finished": UpdateFinishedTrialError("trial 7"),
     "wrong value": ValueError("x"),
     "error in the proxy": FakeRpcError("UNKNOWN", "Exception calling application"),
@@ -116,7 +115,7 @@ def test_every_call_of_a_storage_is_retried(name: str) -> None:
     backend = Flaky(OPERATIONAL, times=1)
     parameters = list(inspect.signature(getattr(BaseStorage, name)).parameters)[1:]
     answer = getattr(RetryingStorage(backend), name)(**dict.fromkeys(parameters, 0))
-    assert answer == "here"
+    assert answer == (None if name == "delete_study" else "here")
     assert backend.calls == 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from quell_tuning.errors import WorkerError
+from quell_tuning.errors import DatabaseGone, WorkerError
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.trials.budget import Budget
 from quell_tuning.workers import worker_process
@@ -85,3 +85,12 @@ def test_workers_that_are_killed_again_and_again_run_the_budget_while_checkpoint
     assert running.run() == 0
     assert [trial.state.name for trial in study.trials] == ["FAIL"] * 4 + ["COMPLETE"]
     assert shown.getvalue().count("worker 0: killed (SIGKILL)") >= 4
+
+
+def test_a_database_that_is_deleted_while_workers_run_ends_the_study_and_is_saved(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    running, _ = pool(study, tmp_path, f"import os, time; os.unlink({str(tmp_path / 'q.db')!r}); time.sleep(60)", 5)
+    with pytest.raises(DatabaseGone, match=r"q\.db was deleted while it was in use, .* is in \S+/q-saved-1\.db"):
+        running.run()
+    assert (tmp_path / "q-saved-1.db").exists()

@@ -80,6 +80,7 @@ for command in (
 ):
     app.command()(command)
 storage_app.command()(search.serve)
+storage_app.command()(search.upgrade)
 corpus_app.command()(corpus.check)
 corpus_app.command()(corpus.preview)
 corpus_app.command()(corpus.get)

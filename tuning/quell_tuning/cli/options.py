@@ -42,7 +42,7 @@ def _database(context: typer.Context) -> Path | None:
 
 
 def _complete_study_name(context: typer.Context, incomplete: str) -> list[str]:
-    from quell_tuning.storage.sqlite_names import study_names
+    from quell_tuning.sqlite_file import study_names
 
     file = _database(context)
     return [name for name in study_names(file) if name.startswith(incomplete)] if file else []
@@ -50,7 +50,7 @@ def _complete_study_name(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_trial(context: typer.Context, incomplete: str) -> list[str]:
     """Completes the number of a completed trial of the study."""
-    from quell_tuning.storage.sqlite_names import completed_trials
+    from quell_tuning.sqlite_file import completed_trials
 
     # While the value of an option is completed, arguments are not assigned yet.
     file, study = _database(context), context.params.get("study") or next(iter(context.args), None)

@@ -206,6 +206,20 @@ def serve(
     return run_server(backend, host, port, processes, stderr())
 
 
+def upgrade(
+    runs: options.Runs = Path("runs"), storage: options.Storage = None, storage_file: options.StorageFile = None
+) -> int:
+    """Upgrade the tables of an older Optuna; a copy of an SQLite file stays beside it."""
+    from quell_tuning.storage.backends import upgrade_storage
+
+    place, console = open_workspace(runs, storage, storage_file), stderr()
+    before, after, saved = upgrade_storage(place.storage_url, place.runs.postgres)
+    text = f"tables of revision {after}" + ("" if before == after else f", before of {before}")
+    kept = f"; the file of before is {saved}" if saved else ""
+    console.print(f"{text}{kept}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
 def _exit_code(code: int) -> int:
     """The exit code of a search, or Interrupted with advice: all but 0 is 130 or 143."""
     if code:

@@ -24,7 +24,7 @@ from quell_tuning.dashboard.access_control import Guard
 from quell_tuning.dashboard.artifact_route import Artifacts
 from quell_tuning.dashboard.json_answers import JsonAnswers
 from quell_tuning.dashboard.storage_view import DashboardStorage
-from quell_tuning.errors import UsageError
+from quell_tuning.errors import DatabaseGone, UsageError
 from quell_tuning.loopback import is_loopback
 from quell_tuning.optuna_private import storage_of, study_id_of
 from quell_tuning.storage.retrying import RetryingStorage
@@ -41,6 +41,7 @@ IDLE_S = 20
 # Connections at once, idle ones included, where the system allows as many open files.
 CONNECTIONS = 4096
 FILES = 256  # that are open besides, at most
+POLL_S = 0.5  # between two looks whether the server still runs
 # At the end, requests that are being answered get so long.
 SHUTDOWN_S = 1.0
 
@@ -68,6 +69,7 @@ def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Co
 
     Raises:
         UsageError: the address is taken, or not this machine's.
+        DatabaseGone: the file of the database was deleted, moved or replaced.
     """
     storage = storage_of(study)
     assert isinstance(storage, RetryingStorage), "a study of quell_tuning.storage.backends"
@@ -79,7 +81,16 @@ def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Co
         serving = threading.Thread(target=server.run, daemon=True)
         ended = threading.Event()
         refresh = partial(page_refresh.refresh, study, storage)
-        threading.Thread(target=keep_fresh, args=(refresh, ended), daemon=True).start()
+        gone: list[DatabaseGone] = []
+
+        def keep() -> None:
+            try:
+                keep_fresh(refresh, ended)
+            except DatabaseGone as error:
+                gone.append(error)
+                ended.set()
+
+        threading.Thread(target=keep, daemon=True).start()
         if not is_loopback(access.host):
             console.print(
                 f"quell: {access.host}: the password crosses the network unencrypted; use a network that you trust, or "
@@ -88,7 +99,10 @@ def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Co
         print(f"{_address(listener)}/dashboard/studies/{study_id_of(study)}", flush=True)
         try:
             serving.start()
-            serving.join()
+            while serving.is_alive() and not ended.wait(POLL_S):
+                pass
+            if gone:
+                raise gone[0]
         finally:
             ended.set()
             server.task_dispatcher.shutdown(timeout=SHUTDOWN_S)
@@ -168,10 +182,12 @@ class _WriteOnlyStore:
 
 
 def keep_fresh(refresh: Callable[[], None], ended: threading.Event) -> None:
-    """Calls `refresh` now and every REFRESH_S; an error is logged, and it is called again."""
+    """Calls `refresh` now and every REFRESH_S; an error is logged, and it is called again. Raises DatabaseGone."""
     while True:
         try:
             refresh()
+        except DatabaseGone:
+            raise
         except Exception as error:
             log.warning("notes and plots were not updated: %s: %s", type(error).__name__, " ".join(str(error).split()))
         if ended.wait(REFRESH_S):

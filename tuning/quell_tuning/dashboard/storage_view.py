@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from quell_tuning import formatting
 from quell_tuning.dashboard.access_control import Refusal
 from quell_tuning.dashboard.page_keys import CONSTRAINTS, note_keys, note_owner
-from quell_tuning.errors import StorageError
+from quell_tuning.errors import DatabaseGone, StorageError
 from quell_tuning.formatting import COSTS
 from quell_tuning.optuna_private import FrozenStudy, trial_id_of
 from quell_tuning.storage.retrying import RetryingStorage
@@ -57,7 +57,7 @@ class DashboardStorage(RetryingStorage):
     """
 
     def __init__(self, storage: RetryingStorage) -> None:
-        super().__init__(storage.backend, storage.close, storage._reading)
+        super().__init__(storage.backend, storage.close, storage.reading, storage.check, storage.holder)
         # Of finished trials: as stored, as the page gets them, and the same without a curve.
         self._converted: dict[int, tuple[FrozenTrial, FrozenTrial, FrozenTrial]] = {}
 
@@ -65,6 +65,8 @@ class DashboardStorage(RetryingStorage):
         try:
             with self.waiting(at_most_s=WAIT_S):
                 return super()._call(method, *arguments, **keywords)
+        except DatabaseGone as error:
+            raise Refusal("503 Service Unavailable", str(error)) from error
         except StorageError as error:
             reason = "the study's database does not answer; this goes on when it is back"
             raise Refusal("503 Service Unavailable", reason, {"Retry-After": "5"}) from error

@@ -1,33 +1,35 @@
 """Opens Optuna storages by URL: SQLite, Postgres or the gRPC proxy, each as a `RetryingStorage`."""
 
-import fcntl
+import atexit
 import os
 import re
 import sqlite3
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from quell import locks
 from quell_tuning.errors import StorageError
+from quell_tuning.outages import first_line
+from quell_tuning.sqlite_file import OpenFile, writer
+from quell_tuning.storage import postgres_limits
+from quell_tuning.storage.postgres_limits import SILENT_S
 from quell_tuning.storage.retrying import RetryingStorage
+from quell_tuning.storage.tables import OptunaTables, open_tables, upgrade
 from quell_tuning.storage.urls import EXPECTED, LOCAL_POSTGRES, check_scheme, parse_url, proxy_token, shown
 
 # Seconds that a process waits for another one's write to SQLite. Optuna's measured worst under 8 writers: 7 s.
 BUSY_TIMEOUT_S = 60
+TABLES_S = 120.0  # for a process that makes the tables of a SQLite file
 # Of a process to Postgres: the trial and its lease write at the same time, and a server has 100 connections in all.
 CONNECTIONS = 2
-# Connecting and sending are given up after so long, as when a server has vanished with its machine.
-SILENT_S = 20
-# Key of the Postgres advisory lock under which tables are made, by one process at a time; any number will do.
-TABLES_LOCK = 0x51756C6C
 
 
 def open_storage(
@@ -55,7 +57,21 @@ def open_storage(
     return _grpc(url) if scheme == "grpc" else _postgres(url, connections)
 
 
+def upgrade_storage(url: str, local: Path) -> tuple[str, str, Path | None]:
+    """Upgrades the tables behind a URL to those of this Optuna; answers and errors as `tables.upgrade`."""
+    if url == LOCAL_POSTGRES:
+        url = _local_url(local, create=False)
+    check_scheme(url)
+    if url.startswith("grpc:"):
+        raise StorageError(f"{shown(url)}: a proxy, expected the database behind it; name that with --storage")
+    return upgrade(re.sub(r"^postgresql:", "postgresql+psycopg:", url))
+
+
 def _local_postgres(folder: Path, create: bool, connections: int) -> RetryingStorage:
+    return _postgres(_local_url(folder, create), connections)
+
+
+def _local_url(folder: Path, create: bool) -> str:
     from quell_tuning.storage import local_postgres
 
     if not create and not folder.exists():
@@ -63,32 +79,7 @@ def _local_postgres(folder: Path, create: bool, connections: int) -> RetryingSto
             f"{folder}: no such database, expected one made by `quell tune --storage postgres`; run that"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return _postgres(local_postgres.join(folder), connections)
-
-
-def _retrying(
-    storage: RDBStorage, reading: Callable[[], AbstractContextManager[None]] = nullcontext
-) -> RetryingStorage:
-    def close() -> None:
-        storage.remove_session()
-        storage.engine.dispose()
-
-    # get_storage adds Optuna's cache: finished trials are read once.
-    return RetryingStorage(optuna.storages.get_storage(storage), close, reading)
-
-
-def _tables(url: str, engine: Mapping[str, Any]) -> RDBStorage:
-    """Optuna's tables, made where there are none; raises StorageError if another version of Optuna made them."""
-    try:
-        return RDBStorage(url, engine_kwargs=dict(engine))
-    except RuntimeError as error:  # with this text, in Optuna 5.0.0
-        made_by = re.search(r"set up by optuna ([^)]+)\)", str(error))
-        if made_by is None:
-            raise
-        older = "storage upgrade" in str(error)
-        remedy = f"run `optuna storage upgrade --storage {shown(url)}`" if older else "update optuna"
-        found = f"its tables were made by optuna {made_by[1]}, expected those of optuna {optuna.__version__}"
-        raise StorageError(f"{shown(url)}: {found}; {remedy}") from None
+    return local_postgres.join(folder)
 
 
 def _sqlite(url: str, create: bool) -> RetryingStorage:
@@ -103,17 +94,40 @@ def _sqlite(url: str, create: bool) -> RetryingStorage:
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(file.parent):  # when two processes make the same tables at once, one fails in Optuna
-            storage = _tables(url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}})
+        # When two processes make the same tables at once, one fails in Optuna.
+        with locks.hold(file.with_name(f".{file.name}.lock"), TABLES_S):
+            storage = open_tables(url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}})
         reading = _lock_whole_transactions(storage.engine)
         with storage.engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
-    except (SQLAlchemyError, OSError) as error:
+        watch = OpenFile(file)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{file}: {reason}, expected a SQLite database that can be written; check the path"
         ) from error
-    return _retrying(storage, reading)
+    return _watched(storage, reading, watch)
+
+
+def _watched(
+    storage: OptunaTables, reading: Callable[[], AbstractContextManager[None]], watch: OpenFile
+) -> RetryingStorage:
+    @sqlalchemy.event.listens_for(storage.engine, "do_connect")
+    def connect(*_: object) -> None:
+        watch.check()  # else SQLite would make a new file, or open another one
+
+    def close() -> None:
+        atexit.unregister(close)
+        watch.close()  # first: the last to close brings the write-ahead file into the database, and may not only read
+        storage.remove_session()
+        storage.engine.dispose()
+
+    def holder() -> str:
+        found = writer(watch.file)
+        return f", by {found}" if found else ""
+
+    atexit.register(close)
+    return RetryingStorage(optuna.storages.get_storage(storage), close, reading, watch.check, holder)
 
 
 def _postgres(url: str, connections: int) -> RetryingStorage:
@@ -121,27 +135,26 @@ def _postgres(url: str, connections: int) -> RetryingStorage:
     if parsed is None:
         raise StorageError(f"--storage: {shown(url)}, {EXPECTED}; quote what is special in the password")
     parsed = parsed.set(drivername="postgresql+psycopg")
-    limits: dict[str, Any] = {
-        "connect_timeout": SILENT_S,
-        "tcp_user_timeout": SILENT_S * 1000,
-        # A process that is frozen inside a transaction would block all others.
-        "options": f"-c idle_in_transaction_session_timeout={SILENT_S * 1000}",
-        "application_name": "quell",
-        "client_encoding": "utf8",  # else psycopg returns bytes where the database was made without a locale
-    }
-    arguments = {name: value for name, value in limits.items() if name not in parsed.query}
     pool = {"pool_pre_ping": True, "pool_size": connections, "max_overflow": connections}
     try:
-        locking = sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.pool.NullPool, connect_args=arguments)
-        with locking.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({TABLES_LOCK})"))  # ends with the connection
-            storage = _tables(parsed.render_as_string(hide_password=False), pool | {"connect_args": arguments})
+        limits = postgres_limits.choose(parsed)
+        with postgres_limits.tables_lock(parsed, limits, shown(url)):
+            address = parsed.render_as_string(hide_password=False)
+            storage = open_tables(address, pool | {"connect_args": limits.arguments})
+        limits.apply(storage.engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(getattr(error, "orig", None) or error.__cause__ or error)
         raise StorageError(
             f"{shown(url)}: {reason}, expected a Postgres server that accepts us; check address, name and password"
         ) from error
-    return _retrying(storage)
+
+    def close() -> None:
+        storage.remove_session()
+        storage.engine.dispose()
+
+    # get_storage adds Optuna's cache: finished trials are read once.
+    holder = partial(postgres_limits.holder, storage.engine)
+    return RetryingStorage(optuna.storages.get_storage(storage), close, holder=holder)
 
 
 def import_grpc(purpose: str) -> None:
@@ -160,11 +173,11 @@ def _grpc(url: str) -> RetryingStorage:
     host, _, port = url.removeprefix("grpc://").rstrip("/").rpartition(":")
     if not host or not port.isdigit():
         raise StorageError(f"--storage: {shown(url)}, expected grpc://HOST:PORT; take both from `quell storage serve`")
-    from quell_tuning.storage.grpc_token import TokenProxy
+    from quell_tuning.storage.grpc_client import StorageClient
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        proxy = TokenProxy(host=host, port=int(port), token=proxy_token())
+        proxy = StorageClient(host=host, port=int(port), token=proxy_token())
     try:
         proxy.wait_server_ready(timeout=SILENT_S)
     except ConnectionError:
@@ -177,17 +190,6 @@ def _grpc(url: str) -> RetryingStorage:
         proxy.close()
         raise
     return RetryingStorage(proxy, proxy.close)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Waits until no other process is inside for the same folder; the kernel releases the lock of a killed one."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _lock_whole_transactions(engine: sqlalchemy.Engine) -> Callable[[], AbstractContextManager[None]]:

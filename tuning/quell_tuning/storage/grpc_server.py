@@ -17,7 +17,7 @@ import optuna
 from rich.console import Console
 
 from quell.processes import follow_parent, undisturbed
-from quell_tuning.errors import Interrupted, StorageError
+from quell_tuning.errors import DatabaseGone, Interrupted, StorageError
 from quell_tuning.loopback import is_loopback
 from quell_tuning.storage.backends import import_grpc, open_storage
 from quell_tuning.storage.retrying import RetryingStorage
@@ -28,6 +28,8 @@ LEAST_CONNECTIONS = 4  # of one of several processes
 END_S = 10.0  # for a process that was asked to end
 RESTART_S = 1.0  # before a process that died is started again
 POLL_S = 0.2
+LAST_ANSWERS_S = 1.0  # to say to all clients why this server ends
+DATABASE_GONE = 3  # exit code of one of several processes
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Backend:
     token: str | None = field(repr=False)  # that every call must send; None where all calls are answered
     local: Path  # folder of the server that `postgres` as URL starts
 
-    def open(self, connections: int) -> RetryingStorage:
-        return open_storage(self.url, self.local, create=True, connections=connections)
+    def open(self, connections: int, *, create: bool = True) -> RetryingStorage:
+        return open_storage(self.url, self.local, create=create, connections=connections)
 
 
 def serve(backend: Backend, host: str, port: int, processes: int, console: Console) -> int:
@@ -49,7 +51,7 @@ def serve(backend: Backend, host: str, port: int, processes: int, console: Conso
         processes: that share the port and the clients, since one Python process can use one core only.
 
     Raises:
-        StorageError: the database cannot be opened, or the port is taken.
+        StorageError: the database cannot be opened, or the port is taken; or the database's file is gone.
     """
     import_grpc("storage serve")
     warning = _warning(host, backend.token)
@@ -68,9 +70,18 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
     """A server that answers calls; `shared` as in `make_server`."""
     from quell_tuning.storage.grpc_service import make_server
 
-    storage = backend.open(connections=connections)
-    # The storage itself, which does not retry: a call that waits here could not be interrupted; its client retries.
-    server = make_server(storage.backend, shared=shared, token=backend.token)
+    storage = backend.open(connections, create=not shared)  # those that share were preceded by their parent
+    gone: list[DatabaseGone] = []
+
+    def check() -> None:
+        try:
+            storage.check()
+        except DatabaseGone as error:
+            gone.append(error)
+            server.stop(LAST_ANSWERS_S)
+            raise
+
+    server = make_server(storage.backend, check, shared=shared, token=backend.token)
     try:
         try:
             server.add_insecure_port(f"{host}:{port}")
@@ -78,6 +89,8 @@ def _server(backend: Backend, host: str, port: int, connections: int, *, shared:
             raise _taken(host, port) from None
         server.start()
         yield server
+        if gone:
+            raise gone[0]
     finally:
         server.stop(None)
         storage.close()
@@ -126,6 +139,8 @@ def _serve_together(
             while not signals:
                 wait([process.sentinel for process in running], POLL_S)
                 for number, process in enumerate(running):
+                    if process.exitcode == DATABASE_GONE:
+                        raise DatabaseGone(f"{host}:{port}: its database is gone, expected it to stay; see above")
                     if not process.is_alive() and not signals:
                         say(f"quell: process {process.pid} ended with {process.exitcode}; another one starts")
                         time.sleep(RESTART_S)
@@ -173,6 +188,9 @@ def _serve_beside(backend: Backend, host: str, port: int, connections: int, read
         with _server(backend, host, port, connections, shared=True) as server:
             ready.release()
             server.wait_for_termination()
+    except DatabaseGone as error:
+        print(f"quell: {error}", file=sys.stderr)
+        sys.exit(DATABASE_GONE)
     except StorageError as error:
         sys.exit(f"quell: {error}")
 

@@ -15,10 +15,13 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import add_StorageService
 from optuna.storages._grpc.servicer import OptunaStorageProxyService, _to_proto_trial
 from optuna.trial import FrozenTrial
 
+from quell_tuning.errors import StorageError
 from quell_tuning.optuna_private import trial_id_of
-from quell_tuning.storage.grpc_token import TokenCheck
-from quell_tuning.storage.retrying import unreachable
+from quell_tuning.outages import BROKEN_GRPC, away, broken
+from quell_tuning.storage.grpc_client import CALL, REPEATED, TokenCheck
+from quell_tuning.storage.tables import Call, current_call
 
+BROKEN = grpc.StatusCode[BROKEN_GRPC]
 THREADS = 32  # calls served at once; most of them wait for the database or for another call's read
 
 T = TypeVar("T")
@@ -100,19 +103,33 @@ class SharedReadService(OptunaStorageProxyService):
         )
 
 
-class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Answers UNAVAILABLE when the database cannot be reached, where Optuna's service answers UNKNOWN."""
+class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Makes each request under the name of its call, and says what its errors mean for the client.
+
+    UNAVAILABLE: the database is away; Optuna's service answers UNKNOWN. DATA_LOSS: waiting is of no use.
+
+    Args:
+        check: called before each request; raises StorageError where the database can't be used any more.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         handler = continuation(details)
 
         def handle(request: Any, context: Any) -> Any:
             try:
-                return handler.unary_unary(request, context)
+                self._check()
+                with current_call(_sent(context)):
+                    return handler.unary_unary(request, context)
+            except StorageError as error:
+                context.abort(BROKEN, str(error))
             except Exception as error:
-                reason = unreachable(error)
-                if reason is not None:
+                if (reason := away(error)) is not None:
                     context.abort(grpc.StatusCode.UNAVAILABLE, reason)
+                if (reason := broken(error)) is not None:
+                    context.abort(BROKEN, reason)
                 raise
 
         def serialise(reply: Any) -> bytes:
@@ -122,18 +139,26 @@ class UnavailableInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(handle, handler.request_deserializer, serialise)
 
 
-def make_server(storage: BaseStorage, *, shared: bool, token: str | None = None) -> grpc.Server:
+def _sent(context: Any) -> Call | None:
+    """The call that a request names; None for a client of Optuna's."""
+    metadata = dict(context.invocation_metadata())
+    return Call(metadata[CALL], metadata.get(REPEATED) == "1") if CALL in metadata else None
+
+
+def make_server(
+    storage: BaseStorage, check: Callable[[], None], *, shared: bool, token: str | None = None
+) -> grpc.Server:
     """A server of a storage, not yet started.
 
     Args:
+        storage: one that does not wait for its database: such a call could not be interrupted, and its client waits.
+        check: as of `CallInterceptor`.
         token: that every call must send; None where all calls are answered.
         shared: others may listen on the same port; each new client goes to one of them.
     """
     # Optuna's run_grpc_proxy_server takes no options, and gRPC by default lets two proxies share a port.
     options = [("grpc.so_reuseport", int(shared))]
-    interceptors = [] if token is None else [TokenCheck(token)]
-    server = grpc.server(
-        ThreadPoolExecutor(THREADS), interceptors=[*interceptors, UnavailableInterceptor()], options=options
-    )
+    interceptors = [*([] if token is None else [TokenCheck(token)]), CallInterceptor(check)]
+    server = grpc.server(ThreadPoolExecutor(THREADS), interceptors=interceptors, options=options)
     add_StorageServiceServicer_to_server(SharedReadService(storage), server)
     return server

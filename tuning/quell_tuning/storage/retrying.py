@@ -10,17 +10,21 @@ import logging
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import sqlalchemy.exc
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
+from quell_tuning.outages import away, broken
+from quell_tuning.storage.tables import current_call, this_call
 
 log = logging.getLogger("quell")
 
@@ -31,25 +35,6 @@ PATIENCE_S = environment.PATIENCE_S.seconds()
 # Between two attempts; the first follows a restart at once, the last rate is gentle to a server under repair.
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
-
-
-def unreachable(error: BaseException) -> str | None:
-    """What a storage's error says about a database that cannot be reached for now; None for any other error."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    if isinstance(cause, sqlalchemy.exc.DBAPIError):
-        disconnected = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-        return _first_line(cause.orig) if disconnected or cause.connection_invalidated else None
-    # PendingRollbackError: the rest of a call whose connection was lost in the middle; the next one starts afresh.
-    if isinstance(cause, sqlalchemy.exc.TimeoutError | sqlalchemy.exc.PendingRollbackError):
-        return _first_line(cause)
-    code = getattr(cause, "code", None)  # grpc.RpcError, without importing grpc
-    if type(cause).__module__.startswith("grpc") and callable(code) and code().name in ("UNAVAILABLE", "CANCELLED"):
-        return str(getattr(cause, "details", lambda: "")() or code().name)
-    return None
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Waiting(threading.local):
@@ -72,15 +57,19 @@ def _repeated(method: Callable[Concatenate[BaseStorage, P], T]) -> Callable[Conc
 class RetryingStorage(BaseStorage):
     """Another storage, whose calls are repeated with longer and longer pauses while it cannot be reached.
 
-    Repeating is safe: writes of attributes, parameters and reports overwrite themselves; of a trial that was made
-    twice the second is superfluous (`quell_tuning.trials.budget`); a claim whose answer was lost is reaped.
+    A call whose answer was lost is done once and answered as if nothing had happened: writes of attributes, parameters
+    and reports overwrite themselves; trials are made and change their state under the name of the call
+    (`quell_tuning.storage.tables`); a study is known by its name. With a proxy of an older version a trial may be made
+    twice, of which the second is superfluous, and a claim may be lost, which is reaped (`quell_tuning.trials.budget`).
 
     Args:
         close: ends its connections.
         reading: what a call that only reads is made in.
+        check: called before every attempt; raises StorageError where the database can't be used any more.
+        holder: what holds the database's lock, as far as it tells; empty without.
 
     Raises:
-        StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S.
+        StorageError: from any method, when the database was away for longer than QUELL_PATIENCE_S, or can't be used.
     """
 
     def __init__(
@@ -88,10 +77,14 @@ class RetryingStorage(BaseStorage):
         backend: BaseStorage,
         close: Callable[[], None] = lambda: None,
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+        check: Callable[[], None] = lambda: None,
+        holder: Callable[[], str] = lambda: "",
     ) -> None:
         self.backend = backend
         self.close = close
-        self._reading = reading
+        self.reading = reading
+        self.check = check
+        self.holder = holder
         self._waiting = _Waiting()
 
     @contextmanager
@@ -106,18 +99,20 @@ class RetryingStorage(BaseStorage):
             self._waiting.at_most_s, self._waiting.unless = outer
 
     def _call(self, method: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-        pauses = 0
+        call, pauses = this_call(), 0
         while True:
+            self.check()
             try:
-                with self._reading() if getattr(method, "__name__", "").startswith("get_") else nullcontext():
+                reads = getattr(method, "__name__", "").startswith("get_")
+                with current_call(call), self.reading() if reads else nullcontext():
                     result = method(*arguments, **keywords)
             except Exception as error:
-                reason = unreachable(error)
-                if reason is None:
-                    raise
+                reason = _reason_to_wait(error)
+                call.repeated = True
                 if pauses == 0:
                     began = time.monotonic()
-                    log.warning("storage: %s; trying again for %.0f s", reason, self._waiting.at_most_s)
+                    held = self.holder() if "lock" in reason else ""
+                    log.warning("storage: %s%s; trying again for %.0f s", reason, held, self._waiting.at_most_s)
                 self._pause(pauses, time.monotonic() - began, reason, error)
                 pauses += 1
             else:
@@ -139,15 +134,34 @@ class RetryingStorage(BaseStorage):
         try:
             return self._call(self.backend.set_trial_state_values, trial_id, state, values)
         except UpdateFinishedTrialError:
-            # Stored by the attempt before, whose answer was lost. FAIL may be another worker's verdict, not ours.
+            # An older proxy does not know calls: this result may have been stored by the attempt before, whose answer
+            # was lost. FAIL may be another worker's verdict, not ours.
             trial = self.get_trial(trial_id)
             intended = (state, None if values is None else list(values))
             if state != TrialState.FAIL and (trial.state, trial.values) == intended:
                 return True
             raise
 
-    create_new_study = _repeated(BaseStorage.create_new_study)
-    delete_study = _repeated(BaseStorage.delete_study)
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        # The name is chosen here: Optuna would choose another one at every attempt.
+        name = study_name or f"{DEFAULT_STUDY_NAME_PREFIX}{uuid.uuid4()}"
+        with current_call() as call:
+            try:
+                return self._call(self.backend.create_new_study, directions, name)
+            except DuplicatedStudyError:
+                found = self.get_study_id_from_name(name) if call.repeated else None
+                if found is None or self.get_study_directions(found) != list(directions):
+                    raise
+                return found  # made by the attempt before, whose answer was lost
+
+    def delete_study(self, study_id: int) -> None:
+        with current_call() as call:
+            try:
+                self._call(self.backend.delete_study, study_id)
+            except KeyError:
+                if not call.repeated:
+                    raise
+
     set_study_user_attr = _repeated(BaseStorage.set_study_user_attr)
     set_study_system_attr = _repeated(BaseStorage.set_study_system_attr)
     get_study_id_from_name = _repeated(BaseStorage.get_study_id_from_name)
@@ -168,3 +182,22 @@ class RetryingStorage(BaseStorage):
     def remove_session(self) -> None:
         with suppress(Exception):
             self.backend.remove_session()
+
+
+def _reason_to_wait(error: Exception) -> str:
+    """What the error says about a database that is away for now.
+
+    Raises:
+        StorageError: the database is there and cannot be used.
+        Exception: any other error, as it is.
+    """
+    reason = away(error)
+    if reason is not None:
+        return reason
+    reason = broken(error)
+    if reason is None:
+        raise error
+    if "expected" in reason:  # a proxy's whole line
+        raise StorageError(reason) from error
+    text = f"storage: {reason}, expected tables of quell that can be written; check the database and run the same again"
+    raise StorageError(text) from error

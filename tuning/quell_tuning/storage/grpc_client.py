@@ -1,7 +1,8 @@
-"""The token of a gRPC proxy: without, every user of the machine, or of the network, may change its studies.
+"""Optuna's gRPC client, which sends with every request the name of its call and the token of the proxy.
 
-A token, not a socket in the file system: most workers of a proxy run on other machines. It crosses the network as it
-is, and keeps out who can connect, not who can listen.
+Without a token every user of the machine, or of the network, may change the studies. A token, not a socket in the file
+system: most workers of a proxy run on other machines. It crosses the network as it is, and keeps out who can connect,
+not who can listen.
 
 Subclasses private names of Optuna, read in Optuna 5.0.0: `storages._grpc.client` and its generated protobuf module.
 """
@@ -17,7 +18,10 @@ from optuna.storages._grpc.client import GrpcClientCache
 
 from quell_tuning import environment
 from quell_tuning.errors import StorageError
+from quell_tuning.storage.tables import current_call
 
+# Metadata of a request: name of the call that it belongs to, and whether that is repeated.
+CALL, REPEATED = "quell-call", "quell-repeated"
 KEY = "quell-token"  # of the metadata of every call
 NEEDED = f"expected the token of the proxy; give its file as {environment.STORAGE_TOKEN_FILE.name}"
 
@@ -40,8 +44,8 @@ def _refuse(request: Any, context: Any) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, NEEDED)
 
 
-class TokenProxy(GrpcStorageProxy):
-    """Optuna's client, which sends a token with every call."""
+class StorageClient(GrpcStorageProxy):
+    """Optuna's client, which names its calls and signs them with the token, where there is one."""
 
     def __init__(self, *, host: str, port: int, token: str | None) -> None:
         self._token = token
@@ -49,10 +53,9 @@ class TokenProxy(GrpcStorageProxy):
 
     def _setup(self) -> None:
         super()._setup()
-        if self._token is not None:
-            self._channel = grpc.intercept_channel(self._channel, _Sign(self._token))
-            self._stub = StorageServiceStub(self._channel)
-            self._cache = GrpcClientCache(self._stub)
+        self._channel = grpc.intercept_channel(self._channel, _Metadata(self._token))
+        self._stub = StorageServiceStub(self._channel)
+        self._cache = GrpcClientCache(self._stub)
 
     def check_token(self, url: str) -> None:
         """Raises StorageError where the proxy does not take the token; other failures are for later calls to meet."""
@@ -77,11 +80,13 @@ class _CallDetails(NamedTuple):
     compression: Any
 
 
-class _Sign(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
-    def __init__(self, token: str) -> None:
+class _Metadata(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    def __init__(self, token: str | None) -> None:
         self._token = token
 
     def intercept_unary_unary(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        metadata = [*(details.metadata or ()), (KEY, self._token)]
+        with current_call() as call:
+            metadata = [*(details.metadata or ()), (CALL, call.name), (REPEATED, str(int(call.repeated)))]
+        metadata += [] if self._token is None else [(KEY, self._token)]
         rest = (details.credentials, details.wait_for_ready, details.compression)
         return continuation(_CallDetails(details.method, details.timeout, metadata, *rest), request)
