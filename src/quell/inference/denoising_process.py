@@ -20,6 +20,7 @@ class SharedState(ctypes.Structure):
         ("seconds", ctypes.c_double),  # of audio denoised so far
         ("busy", ctypes.c_bool),
         ("loading", ctypes.c_bool),  # the model, a part of whose program runs then, and may not end
+        ("named", ctypes.c_bool),  # the output of the last job has its final name
         ("steps", ctypes.c_uint64),  # increases with all progress
         ("pid", ctypes.c_int),
     )
@@ -119,8 +120,11 @@ def denoise(job: DenoiseJob) -> JobResult | None:
     load_model()
     if setup.stop.value:
         return None
+    setup.state.named = False
     with _busy(setup.state):
-        return denoise_job(job, _model[0], setup.options, progress)
+        result = denoise_job(job, _model[0], setup.options, progress)
+        setup.state.named = result.error is None
+        return result
     return None
 
 

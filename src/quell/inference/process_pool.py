@@ -50,7 +50,7 @@ class _Slot:
         self._reset()
 
     def _reset(self) -> None:
-        self.state.busy = self.state.loading = self._stalled = False
+        self.state.busy = self.state.loading = self.state.named = self._stalled = False
         self._steps, self._still_s, self._polled = 0, 0.0, time.monotonic()
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -207,7 +207,10 @@ def _spread(
         report()
         for future in ended:
             slot, argument = running.pop(future)
+            has_named = slot.state.named  # of a process that died: its report is lost, and the file is made again
             result, stalled = slot.result(future)
+            if result is None and has_named:
+                argument.target.unlink(missing_ok=True)
             if not (slot.killed and (idle or running)):
                 idle.append(slot)
             yield argument, result, stalled

@@ -165,7 +165,7 @@ def test_silence_scores_worst_and_every_clip_counts_as_failed(validation, scorer
 
 def test_scoring_processes_never_import_torch(validation, scorer):
     score_denoiser(scorer, lambda noisy: noisy, validation.first(1), ("stoi",))
-    loaded = scorer._pool.submit(eval, "sorted(__import__('sys').modules)").result()
+    loaded = scorer._children.submit("modules", eval, "sorted(__import__('sys').modules)").result()
     assert "quell.metrics.intrusive" in loaded
     assert "torch" not in loaded
     assert intrusive.score_clip.__module__ == "quell.metrics.intrusive"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,12 +330,13 @@ def test_a_write_that_fails_half_way_keeps_the_previous_checkpoint(resume, unint
         resume(on_step=stopper(3))
     before = path.read_bytes()
 
-    def fill_the_disk(_, partial):
-        partial.write_bytes(before[:1_000])
+    def fill_the_disk(partial, content):
+        with partial.open("wb") as file:
+            file.write(content[:1_000])
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
-        patch.setattr(torch, "save", fill_the_disk)
+        patch.setattr(Path, "write_bytes", fill_the_disk)
         resume()
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
     assert same(resume(), uninterrupted[0])

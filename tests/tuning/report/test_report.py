@@ -426,7 +426,7 @@ def test_an_existing_file_is_replaced_only_with_overwrite_and_atomically(
     with pytest.raises(TuningError, match="not a file in a folder that exists"):
         check(tmp_path / "none" / "r.html", overwrite=True)
     check(path, overwrite=True)
-    write(made.study, made.store, path, 10, 3, QUIET)
+    write(made.study, made.store, path, 10, 3, QUIET, overwrite=True)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
     with pytest.raises(TuningError, match=r"none/r\.html: No such file or directory, expected a file"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -16,6 +17,8 @@ from quell_tuning.study.stored_study import create_study
 from quell_tuning.study.study_file import StudySpec
 from quell_tuning.trials import starting_points
 from quell_tuning.trials.budget import Budget
+
+from quell.corpus.memory_map import Split
 
 # A search that two presets lie in.
 INSIDE = {
@@ -36,7 +39,11 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[StudySp
     def make(spec: StudySpec) -> optuna.Study:
         path = tmp_path_factory.mktemp("runs") / "quell.db"
         opened.append(open_storage(f"sqlite:///{path}", create=True))
-        study = create_study(spec, SimpleNamespace(fingerprint="0123"), opened[-1])
+        nothing = Split(np.zeros(0, np.int16), [])
+        corpus = SimpleNamespace(
+            fingerprint="0123", sample_rate=8_000, splits={"train": nothing, "validation": nothing}
+        )
+        study = create_study(spec, corpus, opened[-1])
         study.sampler = optuna.samplers.RandomSampler(seed=0)
         return study
 
