@@ -123,8 +123,12 @@ def _serve_together(
 
     def start() -> BaseProcess:
         process = context.Process(target=_serve_beside, args=(backend, host, port, connections, ready), daemon=True)
-        with undisturbed():
-            process.start()
+        try:
+            with undisturbed():
+                process.start()
+        except BrokenPipeError:  # it was killed before it had read what it is to do
+            found = "a process ended at its start, expected it to serve"
+            raise StorageError(f"{host}:{port}: {found}; see its output above, or free memory") from None
         return process
 
     running: list[BaseProcess] = []
