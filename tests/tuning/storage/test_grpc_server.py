@@ -186,6 +186,7 @@ def test_a_proxy_whose_first_process_is_killed_before_it_serves_ends_in_one_line
     proxy = start(sqlite, port, "--processes", "2")
     killer.join()
     assert proxy.process.wait(20) == 1
+    assert len(proxy.said) == 1, proxy.said
     (line,) = proxy.said
     ended = "a process ended (with -9 before it served|at its start)"  # killed before it has read its task
     needed = "expected it to serve; see its output above, or free memory"
@@ -243,6 +244,7 @@ def test_a_database_that_cannot_be_opened_is_named_in_one_line(
 ) -> None:
     proxy = start("postgresql://me:sesame@127.0.0.1:1/db", free_port())
     assert proxy.process.wait(10) == 1
+    assert len(proxy.said) == 1, proxy.said
     (line,) = proxy.said
     assert line.startswith("quell: postgresql://me:***@127.0.0.1:1/db: ")
     assert "sesame" not in line

@@ -199,7 +199,7 @@ def test_ctrl_c_hands_trials_back_and_tune_continues_later(
     tune.file.write_text(tune.file.read_text().replace("trials = 3", "trials = 1"))
     tune.start()
     code, output = tune.end(120)
-    assert code == 0, output
+    assert code == 0 or "none is complete and feasible" in output, output  # by chance: it is one trial
     ended = [trial for trial in tune.trials() if trial.state.is_finished()]
     assert 0 in {trial.user_attrs["slot"] for trial in ended}
     assert all("lost" not in trial.user_attrs for trial in ended)

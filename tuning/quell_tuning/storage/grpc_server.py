@@ -136,8 +136,9 @@ def _serve_together(
         try:
             running += [start() for _ in range(processes)]
             while not signals and len(running) > ready.get_value():
-                if wait([process.sentinel for process in running], POLL_S):
-                    raise StorageError(f"{host}:{port}: {_dead(running)}; see its output above, or free memory")
+                if ended := wait([process.sentinel for process in running], POLL_S):
+                    dead = next(process for process in running if process.sentinel in ended)
+                    raise StorageError(f"{host}:{port}: {_end_of(dead)}; see its output above, or free memory")
             if not signals:
                 say(address)
             while not signals:
@@ -158,9 +159,9 @@ def _serve_together(
                 process.join()
 
 
-def _dead(running: Sequence[BaseProcess]) -> str:
-    code = next(process.exitcode for process in running if not process.is_alive())
-    return f"a process ended with {code} before it served, expected it to serve"
+def _end_of(process: BaseProcess) -> str:
+    process.join()  # it has ended, but the system may not say how yet
+    return f"a process ended with {process.exitcode} before it served, expected it to serve"
 
 
 @contextmanager
