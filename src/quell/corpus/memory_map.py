@@ -1,8 +1,8 @@
 """The decoded corpus: one int16 memory map per split, which every worker opens.
 
 Each process checks the samples of a recording when it first reads them, and not again. Nothing is read for its check
-sum alone: a training copies its whole split into memory, and the sums take two thirds of the time of that copy (CRC-32
-2.7 GB/s, copy 1.8 GB/s; benchmarks/damage.py). A mark for the machine, instead of for the process, would miss what is
+sum alone: each training copies the whole split into memory, and the sums take about as long as one such copy (CRC-32
+2.7 GB/s, copy 2.4 GB/s; benchmarks/damage.py). A mark for the machine, instead of for the process, would miss what is
 damaged afterwards.
 """
 
