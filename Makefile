@@ -18,7 +18,7 @@ demo: $(DEMO) ## the whole way on a synthetic corpus: search, leaderboard, expor
 # As `quell` has it: without, two processes of two threads on two cores spend their time spinning.
 test: export GOMP_SPINCOUNT ?= 1000
 test: $(ALL) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(ALL) ## formatting, lint and types
 	$(BIN)/ruff format --check .

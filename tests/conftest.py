@@ -31,6 +31,30 @@ Signal = NDArray[np.float32]
 RATE = 8_000  # Hz, of the small corpus and the tiny networks: PESQ costs a third of what it does at 16 kHz
 
 
+# The files that take longest, in that order. Each process of pytest-xdist takes a file at a time: begun last, one of
+# these would run alone.
+LONGEST = (
+    "test_deployment.py",
+    "test_faults.py",
+    "test_ray_pool.py",
+    "test_command_line.py",
+    "test_compatibility.py",
+    "test_chaos_benchmark.py",
+    "test_recordings.py",
+    "test_onnx_graph.py",
+    "test_denoise.py",
+    "test_secrecy.py",
+    "test_trainer.py",
+    "test_local_postgres.py",
+    "test_grpc_server.py",
+    "test_exporter.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def make_speech(seconds: float, sample_rate: int = RATE, seed: int = 0) -> Signal:
     """Harmonics of a gliding voice in bursts of 3.5 per second: PESQ and STOI take it for speech."""
     rng = np.random.default_rng(seed)

@@ -25,6 +25,8 @@ from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.storage.retrying import RetryingStorage
 from quell_tuning.study.study_file import StudySpec
 
+from quell import locks
+
 # With a call under way in another thread, the handlers of grpc crash what this process forks: the programs of Postgres,
 # which need another user as root. Read when grpc begins.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -110,23 +112,26 @@ def tiny_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_recordings: Path, tiny_study: str) -> Path:
     """A folder with the study of tiny.toml, which `quell tune` ran to its end."""
     folder = tmp_path_factory.mktemp("tuned")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        tune(folder, tiny_recordings, tiny_study)
+        return folder
+    # The first of pytest's processes to need it makes it; each has a copy of its own.
+    shared = tmp_path_factory.getbasetemp().parent / "tuned"
+    with locks.hold(shared.with_suffix(".lock"), 300):
+        if not shared.exists():
+            tune(folder, tiny_recordings, tiny_study)
+            shutil.copytree(folder, shared)
+    return Path(shutil.copytree(shared, folder, dirs_exist_ok=True))
+
+
+def tune(folder: Path, recordings: Path, study: str) -> None:
+    """Runs the study in a folder."""
     search = "depth = 3\ndropout = { choices = [0.0, 0.05, 0.1] }"
-    (folder / "tiny.toml").write_text(tiny_study.replace("depth = { low = 2, high = 3 }", search))
-    command = [
-        sys.executable,
-        "-m",
-        "quell_tuning.cli",
-        "tune",
-        "tiny.toml",
-        "--corpus",
-        tiny_recordings,
-        "--workers",
-        "2",
-    ]
+    (folder / "tiny.toml").write_text(study.replace("depth = { low = 2, high = 3 }", search))
+    command = [sys.executable, "-m", "quell_tuning.cli", "tune", "tiny.toml", "--corpus", recordings, "--workers", "2"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")

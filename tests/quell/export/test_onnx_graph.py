@@ -48,7 +48,7 @@ def gaps(run, denoiser):
     "settings",
     [
         {"bottleneck": "both", "bottleneck_units": 4},
-        {"bottleneck": "both", "bottleneck_units": 4, "time_stride": 1, "depth": 2},
+        {"bottleneck": "both", "bottleneck_units": 4, "time_stride": 1},
         {"bottleneck": "forward", "bottleneck_units": 4, "causal": True},
         {"bottleneck": "frequency", "bottleneck_units": 4},
         {"downsampling": "pool", "causal": True},  # whose padding ONNX Runtime would ignore
@@ -57,7 +57,7 @@ def gaps(run, denoiser):
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_in_onnx_runtime_a_denoiser_equals_the_eager_one(tiny_denoiser, settings):
-    denoiser = tiny_denoiser(seed=3, **settings)
+    denoiser = tiny_denoiser(seed=3, depth=2, **settings)  # the time of an export grows with it
     model = session(denoiser)
     assert max(gaps(lambda x: torch.from_numpy(model.run(["clean"], {"noisy": x.numpy()})[0]), denoiser)) <= TOLERANCE
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import program
 import pytest
 import soundfile
 
@@ -153,19 +152,8 @@ def test_each_damaged_file_is_refused_with_a_reason_or_denoised_whole(hostile, l
 
 def test_the_command_line_prints_one_line_for_each_refused_file_and_exits_with_1(hostile, model, tmp_path):
     before = state(hostile)
-    command = [
-        sys.executable,
-        "-m",
-        "quell_tuning.cli",
-        "denoise",
-        str(model),
-        str(hostile),
-        "-o",
-        "out",
-        "--jobs",
-        "2",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, cwd=tmp_path)
+    arguments = ["denoise", model, hostile, "-o", "out", "--jobs", "2"]
+    done = program.quell(*arguments, cwd=tmp_path, timeout_s=MOST_S)
     assert done.returncode == 1
     assert state(hostile) == before
     lines = done.stderr.splitlines()

@@ -19,15 +19,20 @@ MOST_BYTES = 4.5e6
 RATES = [rate for rate, name in pretrained.FILES.items() if (pretrained.FOLDER / name).exists()]
 
 
-@pytest.fixture
-def two(tmp_path, monkeypatch, tiny_denoiser):
-    """A folder with two models in the place of those that are shipped."""
-    folder = tmp_path / "models"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_denoiser):
+    """A folder with two models under the names of those that are shipped."""
+    folder = tmp_path_factory.mktemp("models")
     for seed, (rate, name) in enumerate(pretrained.FILES.items()):
         export(tiny_denoiser(seed, sample_rate=rate), folder / name, {})
-    monkeypatch.setattr(pretrained, "FOLDER", folder)
     return folder
+
+
+@pytest.fixture
+def two(models, monkeypatch):
+    """That folder, in the place of the shipped one."""
+    monkeypatch.setattr(pretrained, "FOLDER", models)
+    return models
 
 
 def test_the_package_has_a_denoiser_of_16_khz():

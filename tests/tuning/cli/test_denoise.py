@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import program
 import pytest
 import soundfile
 import torch
@@ -103,7 +104,7 @@ def test_an_interrupted_folder_is_resumed(
     wait_for(lambda: not in_group(running.pid))
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("?.wav")}
     assert names(out) == [".quell-denoise.jsonl", *sorted(finished)] and 1 <= len(finished) < 3
-    again = subprocess.run(command(model, long_ones, "-o", out), capture_output=True, text=True, timeout=60)
+    again = program.quell("denoise", model, long_ones, "-o", out, cwd=tmp_path)
     assert again.returncode == 0
     assert again.stdout == f"{3 - len(finished)} of {3 - len(finished)} recordings denoised to {out}\n"
     assert again.stderr == f"{len(finished)} recordings were done before, by the same model\n"
@@ -121,7 +122,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_removes_its_partial_fil
     running.communicate(timeout=30)
     wait_for(lambda: not in_group(running.pid))
     assert any(name.startswith(".") for name in names(out))
-    again = subprocess.run(command(model, long_ones, "-o", out, "--jobs", "2"), capture_output=True, timeout=60)
+    again = program.quell("denoise", model, long_ones, "-o", out, "--jobs", "2", cwd=tmp_path)
     assert again.returncode == 0
     assert names(out) == ["a.wav", "b.wav", "c.wav"]
 
@@ -172,8 +173,8 @@ def test_file_names_that_are_not_text_or_look_like_markup_are_printed_literally(
     (tmp_path / "in" / os.fsdecode(b"[/bold]/\xff\n\x1b[1m:smile:[x].wav")).write_text("no sound")
     os.mkfifo(tmp_path / "in" / "pipe.wav")
     out = os.fsdecode(b"out\xff[/x]")
-    arguments = ["--", model, tmp_path / "in"]
-    done = subprocess.run(command("--jobs", "1", "-o", out, *arguments), capture_output=True, text=True, cwd=tmp_path)
+    arguments = ["--jobs", "1", "-o", out, "--", model, tmp_path / "in"]
+    done = program.quell("denoise", *arguments, cwd=tmp_path)
     where = f"{tmp_path}/in/[/bold]/\\udcff\\n\\x1b[1m:smile:[x].wav"
     assert done.stderr == f"quell: {where}: Format not recognised, expected a sound file; repair it or leave it out\n"
     assert (done.returncode, done.stdout) == (1, "9 of 10 recordings denoised to out\\udcff[/x]\n")
@@ -303,13 +304,11 @@ def test_a_closed_stream_is_an_error_that_names_it(model: Path, monkeypatch: pyt
 
 def test_a_full_disk_at_standard_output_is_an_error(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
-    with Path("/dev/full").open("w") as full:
-        for arguments in ([tmp_path / "a.wav", "-o", tmp_path / "b.wav"], ["-", "-o", "-"]):
-            done = subprocess.run(
-                command(model, *arguments), input="ab" * 9, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
-            )
-            message = "quell: standard output: No space left on device, expected to write to it; redirect it\n"
-            assert (done.returncode, done.stderr) == (1, message)
+    for arguments in ([tmp_path / "a.wav", "-o", tmp_path / "b.wav"], ["-", "-o", "-"]):
+        full: dict[str, Any] = {"cwd": tmp_path, "stdin": b"ab" * 9, "stdout": Path("/dev/full")}
+        done = program.quell("denoise", model, *arguments, **full)
+        message = "quell: standard output: No space left on device, expected to write to it; redirect it\n"
+        assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.parametrize(

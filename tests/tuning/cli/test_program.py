@@ -1,6 +1,5 @@
 """The program itself: versions, help, usage errors, completion, study files by name."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,32 +7,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import optuna
+import program
 import pytest
 from quell_tuning.study.bundled_studies import bundled
 
 import quell
-from quell import __main__ as program
-
-
-def run(*arguments: str, cwd: Path, module: str = "quell_tuning.cli", **variables: str):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("QUELL_", "_QUELL"))}
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=200, cwd=cwd, env={**environment, **variables}
-    )
+from quell import __main__ as module
 
 
 def complete(*words: str, cwd: Path) -> list[str]:
     """The completions of the last word in bash."""
     variables = {"COMP_WORDS": " ".join(("quell", *words)), "COMP_CWORD": str(len(words))}
-    done = run(cwd=cwd, _QUELL_COMPLETE="complete_bash", **variables)
+    done = program.quell(cwd=cwd, _QUELL_COMPLETE="complete_bash", **variables)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.split()
 
 
 def test_version_names_quell_python_torch_optuna_and_devices(tmp_path: Path) -> None:
-    done = run("--version", cwd=tmp_path)
+    done = program.quell("--version", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, python, torch, optuna_line, *devices = done.stdout.splitlines()
     assert (first, optuna_line) == (f"quell {quell.__version__}", f"optuna {version('optuna')}")
@@ -44,19 +36,19 @@ def test_version_names_quell_python_torch_optuna_and_devices(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("command", [[], ["denoise"], ["corpus"], ["corpus", "check"]], ids=" ".join)
 def test_h_is_help(command: list[str], tmp_path: Path) -> None:
-    short, long = (run(*command, option, cwd=tmp_path) for option in ("-h", "--help"))
+    short, long = (program.quell(*command, option, cwd=tmp_path) for option in ("-h", "--help"))
     assert (short.returncode, short.stdout) == (0, long.stdout)
     assert short.stdout.startswith(" ".join(("Usage: quell", *command)))
 
 
 @pytest.mark.parametrize("group", ["corpus", "storage"])
 def test_a_group_of_commands_alone_prints_its_help_on_lines(group: str, tmp_path: Path) -> None:
-    alone, asked = run(group, cwd=tmp_path), run(group, "--help", cwd=tmp_path)
+    alone, asked = program.quell(group, cwd=tmp_path), program.quell(group, "--help", cwd=tmp_path)
     assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "program"),
+    ("arguments", "command"),
     [
         ("frobnicate", "quell"),
         ("--frobnicate", "quell"),
@@ -67,25 +59,26 @@ def test_a_group_of_commands_alone_prints_its_help_on_lines(group: str, tmp_path
         ("export -o best.wav", "quell export"),
     ],
 )
-def test_a_usage_error_names_the_help_of_its_command(arguments: str, program: str, tmp_path: Path) -> None:
-    done = run(*arguments.split(), cwd=tmp_path)
+def test_a_usage_error_names_the_help_of_its_command(arguments: str, command: str, tmp_path: Path) -> None:
+    done = program.quell(*arguments.split(), cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("quell: ") and done.stderr.endswith(f"; see `{program} --help`\n")
+    assert done.stderr.startswith("quell: ") and done.stderr.endswith(f"; see `{command} --help`\n")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_python_m_quell_is_the_program(tmp_path: Path) -> None:
-    module, script = (run("studies", cwd=tmp_path, module=name) for name in ("quell", "quell_tuning.cli"))
-    assert (module.returncode, module.stdout) == (0, script.stdout)
+    command = [sys.executable, "-m", "quell", "studies"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, program.quell("studies", cwd=tmp_path).stdout)
 
 
 def test_python_m_quell_without_the_installed_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(program, "distribution", absent)
+    monkeypatch.setattr(module, "distribution", absent)
     with pytest.raises(SystemExit, match="quell-denoiser is not installed, expected it for its program"):
-        program.main()
+        module.main()
 
 
 def test_commands_studies_and_trials_are_completed(tmp_path: Path) -> None:
@@ -104,11 +97,11 @@ def test_commands_studies_and_trials_are_completed(tmp_path: Path) -> None:
 
 
 def test_studies_lists_all_and_copies_one(tmp_path: Path) -> None:
-    listed = run("studies", cwd=tmp_path).stdout.splitlines()
+    listed = program.quell("studies", cwd=tmp_path).stdout.splitlines()
     assert [line.split()[0] for line in listed] == list(bundled())
     assert "  Search, export and denoise in minutes" in listed[0]
-    assert run("studies", "demo", cwd=tmp_path).stdout == bundled()["demo"].read_text()
-    done = run("studies", "demo", "-o", "mine.toml", cwd=tmp_path)
+    assert program.quell("studies", "demo", cwd=tmp_path).stdout == bundled()["demo"].read_text()
+    done = program.quell("studies", "demo", "-o", "mine.toml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "mine.toml\n")
     assert (tmp_path / "mine.toml").read_bytes() == bundled()["demo"].read_bytes()
 
@@ -126,7 +119,7 @@ def test_a_study_file_is_never_copied_over_a_file_or_into_an_absent_folder(
     arguments: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.toml").write_text("mine")
-    done = run(*arguments.split(), cwd=tmp_path)
+    done = program.quell(*arguments.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.toml": "mine"}
@@ -134,7 +127,7 @@ def test_a_study_file_is_never_copied_over_a_file_or_into_an_absent_folder(
 
 @pytest.mark.parametrize("command", ["tune", "worker", "corpus check"])
 def test_a_study_file_of_the_package_is_found_by_name_and_printed(command: str, tmp_path: Path) -> None:
-    done = run(*command.split(), "esc10-16k", "--corpus", "nowhere", cwd=tmp_path)
+    done = program.quell(*command.split(), "esc10-16k", "--corpus", "nowhere", cwd=tmp_path)
     assert done.returncode == 1
     first, last = done.stderr.splitlines()
     assert first == f"study esc10-16k: {bundled()['esc10-16k']}"
@@ -142,7 +135,7 @@ def test_a_study_file_of_the_package_is_found_by_name_and_printed(command: str, 
 
 
 def test_an_unknown_study_points_to_those_of_the_package(tmp_path: Path) -> None:
-    done = run("tune", "nobodys", cwd=tmp_path)
+    done = program.quell("tune", "nobodys", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         1,
         "quell: nobodys: no such file, expected a study file (TOML); check the path, or see `quell studies`\n",

@@ -1,7 +1,6 @@
 """The database's password is in no command line, file, output or attribute."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from program import clean_environment, quell
 from quell_tuning.optuna_private import study_id_of
 from quell_tuning.storage.backends import open_storage
 from quell_tuning.storage.postgres_server import PostgresServer
@@ -22,10 +22,11 @@ from quell_tuning.workspace.workspace import Workspace
 SECRET = "sesame"  # the part of the password that is the same quoted and unquoted
 
 
-def quell(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def started(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command line as a program of its own, by which /proc knows it."""
     command = [sys.executable, "-m", "quell_tuning.cli", *arguments]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=clean | environment)
+    variables = clean_environment() | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=variables)
 
 
 @contextmanager
@@ -74,10 +75,10 @@ def test_a_search_shows_the_password_nowhere(
     by_file = ["--storage-file", str(tmp_path / "url")]
     with command_lines(runs) as seen:
         done = [
-            quell(*tune, "1", *by_file, cwd=runs),
-            quell(*tune, "2", cwd=runs, QUELL_STORAGE=postgres.url),
+            started(*tune, "1", *by_file, cwd=runs),
+            started(*tune, "2", cwd=runs, QUELL_STORAGE=postgres.url),
             quell("status", study_name, "--json", *by_file, cwd=runs),
-            quell("export", study_name, "-o", "best.pt", cwd=runs, QUELL_STORAGE=postgres.url),
+            started("export", study_name, "-o", "best.pt", cwd=runs, QUELL_STORAGE=postgres.url),
         ]
     assert [one.returncode for one in done] == [0] * 4, "".join(one.stderr for one in done)
     assert json.loads(done[2].stdout)["trials"] == 2

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import program
 import pytest
 from optuna.trial import create_trial
 from quell_tuning.dashboard import server
@@ -172,12 +173,9 @@ def test_other_machines_need_the_password_of_the_file(start: Callable[..., Any],
     assert warning.startswith("quell: 0.0.0.0: the password crosses the network unencrypted")
 
 
-def test_a_network_address_without_a_password_is_refused_before_anything_is_opened(
-    start: Callable[..., Any], tmp_path: Path
-) -> None:
-    process, url = start("--host", "0.0.0.0")
-    _, errors = process.communicate(timeout=10)
-    assert (process.returncode, url) == (2, "")
-    assert errors.startswith("quell: --host: 0.0.0.0 without a password, expected one")
-    assert errors.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+def test_a_network_address_without_a_password_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    done = program.quell("dashboard", "s", "--port", "0", "--host", "0.0.0.0", "--runs", "runs", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("quell: --host: 0.0.0.0 without a password, expected one")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
+import program
 import pytest
 import soundfile
 from PIL import Image
 from quell_tuning.recordings import audit_report
-
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("QUELL_")}
 
 
 @pytest.fixture
@@ -33,10 +30,24 @@ def place(tmp_path: Path, tiny_recordings: Path, tiny_study: str) -> Path:
 @pytest.fixture
 def quell(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "quell_tuning.cli", *arguments, "--corpus", "recordings"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=place, env=ENVIRONMENT)
+        return program.quell(*arguments, "--corpus", "recordings", cwd=place)
 
     return run
+
+
+@pytest.fixture
+def searched(quell: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """Creates or continues the study and runs its trials; returns what was printed before the first trial."""
+
+    def search(*options: str) -> str:
+        made = quell("tune", "tiny.toml", "--workers", "0", *options)
+        assert made.returncode == 0, made.stderr
+        worked = quell("worker", "tiny.toml")
+        assert worked.returncode == 0, worked.stderr
+        assert "ended" in worked.stderr and "left out" not in worked.stderr
+        return made.stderr
+
+    return search
 
 
 def test_check_lists_minutes_files_and_classes_of_every_split(quell: Callable[..., subprocess.CompletedProcess[str]]):
@@ -135,24 +146,20 @@ def one_of(names: Sequence[str]) -> set[str]:
 
 
 def test_a_search_refuses_bad_recordings_and_leaves_them_out_with_skip_bad(
-    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+    place: Path, quell: Callable[..., subprocess.CompletedProcess[str]], searched: Callable[..., str]
 ):
     names = spoil(place)
     refused = quell("tune", "tiny.toml", "--workers", "1")
     assert refused.returncode == 1
     assert "(and 2 more errors); `quell corpus check` lists all, --skip-bad leaves" in refused.stderr.splitlines()[-1]
     assert not list((place / "runs" / "corpora").glob("*/index.json"))
-    done = quell("tune", "tiny.toml", "--workers", "1", "--skip-bad")
-    assert done.returncode == 0, done.stderr
-    assert sum(line.startswith("left out: ") for line in done.stderr.splitlines()) == 3
+    assert sum(line.startswith("left out: ") for line in searched("--skip-bad").splitlines()) == 3
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{place / 'runs' / 'quell.db'}")
     skipped = study.user_attrs["skipped"]
     assert {*names} < {*skipped} and len(one_of(skipped)) == 1 and len(skipped) == 3
     assert all(trial.state.is_finished() for trial in study.trials)
     # The study stores its exclusions: later commands need no --skip-bad.
-    more = quell("tune", "tiny.toml", "--workers", "1", "--trials", "2")
-    assert more.returncode == 0, more.stderr
-    assert "left out" not in more.stderr
+    assert "left out" not in searched("--trials", "2")
     scored = quell("evaluate", "quell", "--study", "tiny.toml", "--mixtures", "6", "--json")
     assert scored.returncode == 0, scored.stderr
 
@@ -206,16 +213,13 @@ def paired(place: Path) -> Path:
 
 
 def test_a_study_of_pairs_runs_and_is_exported_and_evaluated(
-    paired: Path, quell: Callable[..., subprocess.CompletedProcess[str]]
+    paired: Path, quell: Callable[..., subprocess.CompletedProcess[str]], searched: Callable[..., str]
 ):
     checked = quell("corpus", "check", "tiny.toml", "--plot", "plots")
     assert checked.returncode == 0, checked.stderr
     assert re.search(r"train: \d+ pairs at [\d.]+ to 1\d(\.\d)? dB SNR, median .*; up to 5 ms", checked.stdout)
-    done = quell("tune", "tiny.toml", "--workers", "1")
-    assert done.returncode == 0, done.stderr
-    assert "min of speech, each with a noisy version" in done.stderr
-    command = [sys.executable, "-m", "quell_tuning.cli", "export", "tiny", "-o", "best.pt"]
-    exported = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=paired, env=ENVIRONMENT)
+    assert "min of speech, each with a noisy version" in searched()
+    exported = program.quell("export", "tiny", "-o", "best.pt", cwd=paired)
     assert exported.returncode == 0, exported.stderr
     card = (paired / "best.md").read_text()
     assert "of pairs as they were recorded" in card and "than in the pairs of recordings" in card

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import program
 import pytest
 from namespaces import MAY, Namespace, namespace
 from quell_tuning.errors import UsageError
@@ -190,8 +191,7 @@ def test_devices_of_this_machine_are_refused_together_with_a_cluster(
     options: tuple[str, ...], found: str, tmp_path: Path, tiny_study: str
 ) -> None:
     (tmp_path / "tiny.toml").write_text(tiny_study)
-    command = [sys.executable, "-m", "quell_tuning.cli", "tune", "tiny.toml", "--ray", "127.0.0.1:1", *options]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=BARE)
+    refused = program.quell("tune", "tiny.toml", "--ray", "127.0.0.1:1", *options, cwd=tmp_path)
     assert refused.returncode == 2
     expected = f"quell: --ray: {found}, expected --workers N and --gpus-per-worker SHARE; change the options"
     assert refused.stderr.splitlines() == [expected]
