@@ -202,6 +202,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(header(f"python benchmarks/ray_cluster.py {' '.join(sys.argv[1:])}".strip()))
     with tempfile.TemporaryDirectory(prefix="quell-ray-") as folder:
+        Path(folder).chmod(0o755)  # as root the server has a user of its own
         rows = run(options, Path(folder))
         print("| check | result | |\n|---|---|---|")
         for check, result, passed in rows:

