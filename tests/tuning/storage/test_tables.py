@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
@@ -244,7 +245,7 @@ def test_tables_of_a_newer_optuna_are_not_upgraded(tmp_path: Path) -> None:
         upgrade(f"sqlite:///{file}")
 
 
-def test_a_server_in_use_is_not_upgraded(fresh_database: Callable[[], str]) -> None:
+def test_a_server_in_use_is_not_upgraded(fresh_database: Callable[[], str], wait_for: Callable[..., Any]) -> None:
     url = fresh_database()
     storage = open_storage(url)
     with storage.backend._backend.engine.begin() as connection:
@@ -252,5 +253,11 @@ def test_a_server_in_use_is_not_upgraded(fresh_database: Callable[[], str]) -> N
     with pytest.raises(StorageError, match=r": \d connections of quell, expected a database that is not in use; stop"):
         upgrade(url)
     storage.close()
+    with pytest.raises(StorageError, match=r"expected those of optuna"):
+        open_storage(url)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'quell'"
+    with engine.connect() as connection:  # neither of what was refused is left open
+        wait_for(lambda: connection.exec_driver_sql(query).scalar() == 0)
     assert upgrade(url)[0] == "v3.0.0.d"
     open_storage(url).close()

@@ -71,6 +71,13 @@ class OptunaTables(RDBStorage):
     A repetition waits for the transaction before, whose end the server may still have to see, by the locks of both.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(*arguments, **options)
+        except BaseException:
+            _disconnect(self)
+            raise
+
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         """Without Optuna's own repetitions, which know nothing of calls and sleep for up to 2 s each."""
         template = template_trial or _blank()
@@ -106,6 +113,14 @@ class OptunaTables(RDBStorage):
             if state.is_finished():
                 trial.datetime_complete = datetime.now()
         return True
+
+
+def _disconnect(storage: RDBStorage) -> None:
+    """Closes the connections of a storage, also of one whose making has failed."""
+    if hasattr(storage, "scoped_session"):
+        storage.remove_session()
+    if hasattr(storage, "engine"):
+        storage.engine.dispose()
 
 
 def _blank() -> FrozenTrial:
@@ -156,25 +171,32 @@ def upgrade(url: str) -> tuple[str, str, Path | None]:
     if file is not None and not file.exists():
         raise StorageError(f"{file}: no such database, expected one made by `quell tune`; name another")
     try:
-        storage = RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
+        storage = OptunaTables(url, skip_compatibility_check=True, skip_table_creation=True)
+    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+        raise _failed(url, error, saved) from error
+    try:
         before, latest, known = storage.get_current_version(), storage.get_head_version(), storage.get_all_versions()
         if before not in known:
             expected = f"expected {latest} or an older one"
             raise StorageError(f"{shown(url)}: its tables are of revision {before}, {expected}; update optuna")
         if before != latest:
-            storage.remove_session()
-            storage.engine.dispose()
+            _disconnect(storage)
             if file is None:
                 _check_unused(url, storage.engine)
             else:
                 saved = _copy_unused(url, file)
             storage.upgrade()
-        storage.engine.dispose()
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = broken(error) or away(error) or first_line(error)
-        kept = "" if saved is None else f"; the file of before is {saved}"
-        raise StorageError(f"{shown(url)}: {reason}, expected a database of Optuna; check it{kept}") from error
+        raise _failed(url, error, saved) from error
+    finally:
+        _disconnect(storage)
     return before, latest, saved
+
+
+def _failed(url: str, error: Exception, saved: Path | None) -> StorageError:
+    reason = broken(error) or away(error) or first_line(error)
+    kept = "" if saved is None else f"; the file of before is {saved}"
+    return StorageError(f"{shown(url)}: {reason}, expected a database of Optuna; check it{kept}")
 
 
 def _sqlite_file(url: str) -> Path | None:
