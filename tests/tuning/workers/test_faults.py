@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,20 @@ def worker_of(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["worker"].split(":")[1])
 
 
+def freeze(worker: int, database: Path) -> None:
+    """Stops a process while it holds no lock of an SQLite file, with which it would stop all others too."""
+    while True:
+        os.kill(worker, signal.SIGSTOP)
+        with closing(sqlite3.connect(database, timeout=0.3, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(worker, signal.SIGCONT)
+                time.sleep(0.05)
+            else:
+                return
+
+
 @dataclass
 class Battered:
     """A study of which one worker was killed and another one frozen, when it has ended."""
@@ -133,9 +149,9 @@ def battered(make_tune: Callable[[int], Tune], wait_for: Callable[..., Any]) -> 
         return [t for t in tune.past_a_rung() if t.user_attrs["slot"] != killed.user_attrs["slot"]]
 
     frozen = wait_for(another, 60)[0]
-    os.kill(worker_of(frozen), signal.SIGSTOP)
+    freeze(worker_of(frozen), tune.runs.folder / "quell.db")
     try:
-        wait_for(lambda: "lost" in tune.trials()[frozen.number].user_attrs, GRACE_S + 30)
+        wait_for(lambda: "lost" in tune.trials()[frozen.number].user_attrs, 60)
     finally:
         os.kill(worker_of(frozen), signal.SIGCONT)
     code, output = tune.end(120)

@@ -273,6 +273,17 @@ def test_a_worker_that_is_asked_to_stop_hands_its_trial_back_and_exits_by_the_si
     assert ended[1].params == waiting.params
 
 
+def test_a_worker_that_is_asked_to_stop_while_it_begins_does_not_finish_that(
+    study: optuna.Study, notice: StopRequest
+) -> None:
+    def begin() -> Objective:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("went on")
+
+    assert work(Budget(study, 2), notice, begin, lambda _: None) == 143
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+
+
 def test_a_worker_that_was_asked_to_stop_before_it_began_stops(run: Worker) -> None:
     run.notice.exit_code = 143
 

@@ -39,7 +39,8 @@ def join(
         runs.check(write=True)
     stop = StopRequest()
     try:
-        study, corpus, trials = _load(spec, workspace, stop, console)
+        with stop.at_once():
+            study, corpus, trials = _load(spec, workspace, stop, console)
     except StopRequested:
         return stop.exit_code or 0
 
@@ -51,6 +52,9 @@ def join(
 
             from quell_tuning.trials import objective
 
+            torch.optim.SGD(
+                [torch.zeros(1)]
+            )  # the first one imports torch's compiler: seconds that no step should take
             log.info("on %s with %d threads", device, torch.get_num_threads())
             store = open_artifacts(workspace.artifacts_url, runs)
             scorer = stack.enter_context(Scorer(torch.get_num_threads()))

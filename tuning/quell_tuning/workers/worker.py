@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import optuna
@@ -45,6 +45,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+        self._raises = False
         self._pool = pool_process()
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -53,6 +54,19 @@ class StopRequest:
         if self.exit_code is not None and number == signal.SIGINT:
             os._exit(130)
         self.exit_code = 128 + number
+        if self._raises:
+            self._raises = False
+            raise StopRequested
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside the block a signal raises StopRequested where it arrives: imports and reading never look for one."""
+        self._raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = False
 
     def check(self) -> None:
         """Raises StopRequested once the worker was asked to stop."""
@@ -107,7 +121,9 @@ def work(budget: Budget, stop: StopRequest, begin: Callable[[], Objective], drop
                     continue
                 try:
                     with RunningTrial(trial, Budget(budget.study, budget.trials), stop.check) as running:
-                        objective = objective or begin()
+                        if objective is None:
+                            with stop.at_once():
+                                objective = begin()
                         _run(running, objective, budget, drop)
                 except (StopRequested, DiskError):
                     _hand_back(trial, budget)
