@@ -1,14 +1,16 @@
-"""Fault injection: a study whose workers are killed, stopped and frozen at random, and whose database is stopped.
+"""Fault injection: a study whose workers, their children, starter and database are killed, stopped and frozen.
 
     python benchmarks/chaos.py                     # SQLite, Postgres, gRPC in front of Postgres, one after another
-    python benchmarks/chaos.py --storage postgres --away 60
+    python benchmarks/chaos.py --storage postgres --outage 60
     python benchmarks/chaos.py --preempt --every 3600 --trials 16 --workers 4
 
 Two starters with half of the workers each run one study of stub trials (five rungs, a checkpoint at each). Every few
-seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period; with --preempt every worker is
-also ended each time that it has done a third of its trial. Once a starter is killed; once Postgres is stopped, and the
-gRPC proxy killed. Budget, lease, worker, pool and storages are Quell's own. Exits with 1 if a trial is missing,
-surplus, running, scored twice, or failed by preemption, or if more work is repeated than since the last checkpoint.
+seconds one worker gets SIGKILL, SIGTERM, or SIGSTOP for longer than the grace period, and a child process, which scores
+for a worker, is killed inside its write of a score; with --preempt every worker is also ended each time that it has
+done a third of its trial. Once a starter is killed. Postgres is stopped once (with it the gRPC proxy is killed), once
+read-only, and once it ends every statement after 1 ms; SQLite is locked for writers. Budget, lease, worker, pool, child
+processes and storages are Quell's own. Exits with 1 if a trial is missing, surplus, running, scored twice or wrong, or
+failed by preemption, if more work is repeated than since the last checkpoint, or if an outage did not take place.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,86 +26,25 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
+from chaos_storages import STORAGES, Backend
 from chaos_stub import RUNGS, STUDY, UNITS_PER_RUNG, executed
+from optuna.trial import FrozenTrial, TrialState
 from quell_tuning.storage.backends import open_storage
-from quell_tuning.storage.postgres_server import PostgresServer
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import is_lost, lost_all_workers
 
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short
 STOP_S = GRACE_S + 3
 STARTERS = 2
-STUB = str(Path(__file__).with_name("chaos_stub.py"))
+STUB = str(Path(__file__).with_name("chaos_program.py"))
+KILLER = Path(__file__).with_name("killed_in_a_write.py")
+IN_A_WRITE = "child inside a write"
 UNIT_S = 0.15  # the longest: trials take 1 to 3 s
 THIRD = -(-RUNGS * UNITS_PER_RUNG // 3)  # units of work, of a trial
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A storage for one run, and how to stop it for some seconds."""
-
-    url: str
-    away: Callable[[float], None] | None
-
-
-@contextmanager
-def sqlite(folder: Path) -> Iterator[Backend]:
-    yield Backend(f"sqlite:///{folder / 'q.db'}", None)
-
-
-@contextmanager
-def postgres(folder: Path) -> Iterator[Backend]:
-    folder.chmod(0o755)  # as root the server has a user of its own
-    cluster = PostgresServer(folder / "postgres", password="chaos")
-    cluster.init()
-    cluster.start()
-
-    def away(seconds: float) -> None:
-        cluster.stop()
-        time.sleep(seconds)
-        cluster.start()
-
-    try:
-        yield Backend(cluster.url, away)
-    finally:
-        cluster.stop()
-
-
-@contextmanager
-def grpc(folder: Path) -> Iterator[Backend]:
-    port = PostgresServer(folder, password="").port  # a free one
-
-    def serve() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "quell_tuning.cli", "storage", "serve", "--port", str(port)]
-        with (folder / "proxy.log").open("ab") as log:
-            return subprocess.Popen(command, env={**os.environ, "QUELL_STORAGE": below.url}, stdout=log, stderr=log)
-
-    with postgres(folder) as below:
-        proxy = serve()
-
-        def away(seconds: float) -> None:
-            nonlocal proxy
-            assert below.away is not None
-            below.away(seconds / 2)
-            proxy.kill()
-            proxy.wait()
-            time.sleep(seconds / 2)
-            proxy = serve()
-
-        try:
-            yield Backend(f"grpc://127.0.0.1:{port}", away)
-        finally:
-            proxy.kill()
-            proxy.wait()
-
-
-STORAGES = {"sqlite": sqlite, "postgres": postgres, "grpc": grpc}
 
 
 class Preemption:
@@ -137,7 +79,15 @@ class Starter:
     """A pool in a process of its own, as in `quell tune`."""
 
     def __init__(self, url: str, folder: Path, trials: int, workers: int) -> None:
-        self.environment = {**os.environ, "QUELL_STORAGE": url, "QUELL_GRACE_S": str(GRACE_S), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, [str(folder / "site"), os.environ.get("PYTHONPATH")]))
+        self.environment = {
+            **os.environ,
+            "QUELL_STORAGE": url,
+            "QUELL_GRACE_S": str(GRACE_S),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": path,
+            "KILLED_IN_A_WRITE": str(folder / "kills"),
+        }
         self.command = [sys.executable, STUB, "pool", str(folder), str(trials), str(workers), str(UNIT_S)]
         self.folder = folder
         self.log = folder / "pool.log"
@@ -154,56 +104,88 @@ class Starter:
         return []
 
 
-def inject_faults(
-    starters: list[Starter], backend: Backend, options: argparse.Namespace, began: float, frozen: dict[int, float]
-) -> Counter[str]:
-    """Injects faults until all starters have ended; returns their counts by kind.
+class Faults:
+    """Strikes a study until it has ended.
 
-    Args:
-        frozen: filled with the stopped workers and the time at which to continue each.
+    Attributes:
+        counts: of the faults by kind.
+        pending: of starter and outages, those that have not taken place.
     """
-    faults: Counter[str] = Counter()
-    preemption = Preemption(starters[0].folder) if options.preempt else None
-    draw = random.Random(options.seed)
-    pending = ["starter", *(["database"] if backend.away else [])]
-    next_fault = began + options.every
-    outage: threading.Thread | None = None
-    while any(starter.process.poll() is None for starter in starters):
-        now = time.monotonic()
-        for worker, until in list(frozen.items()):
-            if now > until:
-                _signal(worker, signal.SIGCONT)
-                del frozen[worker]
-        if preemption is not None:
-            faults["preemption"] += preemption.strike()
-        if now > next_fault:
-            next_fault = now + options.every
-            awake = [worker for starter in starters for worker in starter.workers() if worker not in frozen]
-            if awake:
-                victim, fault = draw.choice(awake), draw.choice(("SIGKILL", "SIGTERM", "SIGSTOP"))
-                _signal(victim, signal.Signals[fault])
-                faults[fault] += 1
-                if fault == "SIGSTOP":
-                    frozen[victim] = now + STOP_S
+
+    def __init__(self, starters: list[Starter], backend: Backend, options: argparse.Namespace) -> None:
+        self.starters = starters
+        self.folder = starters[0].folder
+        self.backend = backend
+        self.options = options
+        self.counts: Counter[str] = Counter()
+        self.pending = ["starter", *backend.outages]
+        self._draw = random.Random(options.seed)
+        self._frozen: dict[int, float] = {}  # stopped workers, and the time at which to continue each
+        self._outage: threading.Thread | None = None
+        self._next_outage = self._next_fault = self._next_kill = 0.0
+
+    def inject(self) -> None:
+        began = time.monotonic()
+        preemption = Preemption(self.folder) if self.options.preempt else None
+        self._next_fault, self._next_outage = began + self.options.every, began + self.options.strike
+        while any(starter.process.poll() is None for starter in self.starters):
+            now = time.monotonic()
+            for worker, until in list(self._frozen.items()):
+                if now > until:
+                    _signal(worker, signal.SIGCONT)
+                    del self._frozen[worker]
+            if preemption is not None:
+                self.counts["preemption"] += preemption.strike()
+            if now > self._next_fault:
+                self._next_fault = now + self.options.every
+                self._strike_worker(now)
+            if now > self._next_kill:
+                self._next_kill = now + self.options.children
+                (self.folder / "kills" / str(now)).touch()  # for the next child that writes
+                self.counts[IN_A_WRITE] += 1
+            self._strike_once(now)
+            if now - began > self.options.limit:
+                raise SystemExit(f"not done after {self.options.limit} s; see {self.starters[0].log}")
+            time.sleep(0.1)
+        if self._outage is not None:
+            self._outage.join()
+
+    def _strike_worker(self, now: float) -> None:
+        awake = [worker for starter in self.starters for worker in starter.workers() if worker not in self._frozen]
+        if not awake:
+            return
+        victim, fault = self._draw.choice(awake), self._draw.choice(("SIGKILL", "SIGTERM", "SIGSTOP"))
+        _signal(victim, signal.Signals[fault])
+        self.counts[fault] += 1
+        if fault == "SIGSTOP":
+            self._frozen[victim] = now + STOP_S
+
+    def _strike_once(self, now: float) -> None:
+        """Kills a starter or begins the next outage, when one is due and the one before is over."""
+        if self._outage is not None and self._outage.is_alive():
+            self._next_outage = now + self.options.strike
         # `quell tune` does not start without its database.
-        away = outage is not None and outage.is_alive()
-        starting = any(starter.process.poll() is None and not starter.workers() for starter in starters)
-        if pending and now - began > options.strike * (3 - len(pending)) and not away and not starting:
-            kind = pending.pop()
-            faults[kind] += 1
-            if kind == "database":
-                outage = threading.Thread(target=backend.away, args=(options.away,))
-                outage.start()
-            else:
-                starters[0].process.kill()
-                starters[0].process.wait()
-                starters[0].start()
-        if now - began > options.limit:
-            raise SystemExit(f"not done after {options.limit} s; see {starters[0].log}")
-        time.sleep(0.1)
-    if outage is not None:
-        outage.join()
-    return faults
+        starting = any(starter.process.poll() is None and not starter.workers() for starter in self.starters)
+        if not self.pending or now < self._next_outage or starting:
+            return
+        kind = self.pending.pop(0)
+        self.counts[kind] += 1
+        self._next_outage = now + self.options.strike
+        if kind == "starter":
+            self.starters[0].process.kill()
+            self.starters[0].process.wait()
+            self.starters[0].start()
+        else:
+            self._outage = threading.Thread(target=self.backend.outages[kind], args=(self.options.outage,))
+            self._outage.start()
+
+    def end(self) -> None:
+        """Ends the starters; a frozen worker of a killed one ends once it is continued."""
+        for worker in self._frozen:
+            _signal(worker, signal.SIGCONT)
+        for starter in self.starters:
+            starter.process.kill()
+        self.counts[IN_A_WRITE] -= len(list((self.folder / "kills").iterdir()))
 
 
 def _signal(process: int, number: signal.Signals) -> None:
@@ -212,7 +194,11 @@ def _signal(process: int, number: signal.Signals) -> None:
 
 
 def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[list[str], list[str]]:
-    """(lines of the report, violations)."""
+    """(lines of the report, violations).
+
+    Args:
+        faults: their counts by kind.
+    """
     storage = open_storage(url)
     study = optuna.load_study(study_name=STUDY, storage=storage)
     stored = study.get_trials(deepcopy=False)
@@ -235,6 +221,7 @@ def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[
                 per_slot != Counter(range(trials))
             ),
             f"failed by preemption: {by_workers}": bool(by_workers and faults["preemption"]),
+            f"wrong scores: {[trial.number for trial in counted if not right(trial)]}": not all(map(right, counted)),
             f"running: {[trial.number for trial in slots.running]}": bool(slots.running),
             f"waiting: {[trial.number for trial in slots.waiting]}": bool(slots.waiting),
             f"{max(repeated, default=0)} units repeated at once, expected at most {UNITS_PER_RUNG}": (
@@ -254,24 +241,34 @@ def verdict(url: str, folder: Path, trials: int, faults: Counter[str]) -> tuple[
     return lines, wrong
 
 
+def right(trial: FrozenTrial) -> bool:
+    """Whether a trial's reports, which child processes computed, and its score are those of its quality."""
+    quality, scores = trial.params["quality"], list(trial.intermediate_values.items())
+    if trial.state == TrialState.COMPLETE:
+        scores.append((RUNGS, trial.value))
+    return all(score == quality * rung for rung, score in scores)
+
+
 def run(name: str, options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         folder.chmod(0o755)
+        (folder / "kills").mkdir()
+        (folder / "site").mkdir()
+        shutil.copy(KILLER, folder / "site" / "sitecustomize.py")
         with STORAGES[name](folder) as backend:
             began = time.monotonic()
             each = max(1, options.workers // STARTERS)
             starters = [Starter(backend.url, folder, options.trials, each) for _ in range(STARTERS)]
-            frozen: dict[int, float] = {}
+            faults = Faults(starters, backend, options)
             try:
-                faults = inject_faults(starters, backend, options, began, frozen)
+                faults.inject()
             finally:
-                for worker in frozen:  # one of a killed starter ends once it is continued
-                    _signal(worker, signal.SIGCONT)
-                for starter in starters:
-                    starter.process.kill()
+                faults.end()
             seconds = time.monotonic() - began
-            lines, wrong = verdict(backend.url, folder, options.trials, faults)
+            lines, wrong = verdict(backend.url, folder, options.trials, faults.counts)
+            if faults.pending:
+                wrong.append(f"the study ended before: {', '.join(faults.pending)}; ask for more trials")
             codes = [starter.process.returncode for starter in starters]
             if any(codes):
                 wrong.append(f"starters ended with {codes}: {(folder / 'pool.log').read_text()[-2000:]}")
@@ -287,13 +284,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two signals to workers")
+    parser.add_argument("--children", type=float, default=4.0, help="seconds between two kills of children")
     parser.add_argument(
         "--preempt", action="store_true", help="also end every worker that has done a third of its trial"
     )
-    parser.add_argument(
-        "--strike", type=float, default=12.0, help="seconds before the outage; a starter is killed after half"
-    )
-    parser.add_argument("--away", type=float, default=5.0, help="seconds without the database")
+    parser.add_argument("--strike", type=float, default=6.0, help="seconds before the starter and each outage")
+    parser.add_argument("--outage", type=float, default=15.0, help="seconds that each outage lasts")
     parser.add_argument("--limit", type=float, default=360.0, help="time limit of a run in seconds")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,13 +1,15 @@
 """Stub trials, workers and pools for `chaos.py` and `ray_cluster.py`: they sleep instead of training, without torch.
 
-`chaos.py` runs `chaos_stub.py pool FOLDER TRIALS WORKERS UNIT_S` and `chaos_stub.py worker FOLDER TRIALS UNIT_S`,
-`ray_cluster.py` runs `chaos_stub.py ray FOLDER TRIALS WORKERS UNIT_S ADDRESS`, with the storage's URL in QUELL_STORAGE.
+`chaos.py` runs `chaos_program.py pool FOLDER TRIALS WORKERS UNIT_S`, which runs `chaos_program.py worker FOLDER TRIALS
+UNIT_S`; `ray_cluster.py` runs `chaos_program.py ray FOLDER TRIALS WORKERS UNIT_S ADDRESS`. The URL of the storage is in
+QUELL_STORAGE.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
 import sys
 import time
@@ -31,20 +33,27 @@ from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
 
 from quell.atomic import replacing
+from quell.child_pool import ChildPool
 
 STUDY = "chaos"
 RUNGS = 5
 UNITS_PER_RUNG = 4  # of work; a checkpoint is written after each rung
 FAULTY = 0.05  # share of the trials that fail by themselves
+CHILD_ATTEMPTS = 3  # of a score: kills inside a write come so fast that one call may meet two
 
 
 class Stub:
-    """Sleeps for UNITS_PER_RUNG units of up to `unit_s` at each rung, and records every unit."""
+    """Sleeps for UNITS_PER_RUNG units of up to `unit_s` at each rung, and records every unit.
 
-    def __init__(self, folder: Path, unit_s: float) -> None:
+    Args:
+        pool: of child processes, in which the rungs are scored.
+    """
+
+    def __init__(self, folder: Path, unit_s: float, pool: ChildPool) -> None:
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.units = folder / "units"
         self.unit_s = unit_s
+        self.pool = pool
 
     def __call__(self, running: RunningTrial) -> None:
         trial = running.trial
@@ -60,7 +69,8 @@ class Stub:
             for rung in range(1, RUNGS + 1):
                 done = self._train(running, rung, done, quality, checkpoint)
                 if rung not in before:
-                    trial.report(quality * rung, rung)
+                    score = self.pool.submit(f"score of trial {trial.number}", operator.mul, quality, rung)
+                    trial.report(score.result(), rung)
                 if rung < RUNGS and trial.should_prune():
                     raise optuna.TrialPruned
         except optuna.TrialPruned:
@@ -134,14 +144,16 @@ def main() -> None:
             sys.exit(notice.exit_code)
         study.sampler = samplers.sampler("tpe", 0, worker_name())
         study.pruner = samplers.pruner("median", (1 / 3600, RUNGS / 3600))
-        stub = Stub(folder, float(sys.argv[4]))
-        sys.exit(work(Budget(study, trials), notice, lambda: stub, lambda number: None))
+        with ChildPool(1, attempts=CHILD_ATTEMPTS) as children:
+            stub = Stub(folder, float(sys.argv[4]), children)
+            code = work(Budget(study, trials), notice, lambda: stub, lambda number: None)
+        sys.exit(code)
     workers, unit_s = int(sys.argv[4]), sys.argv[5]
     study = make_study(workspace.open_storage(create=True))
     budget = Budget(study, trials)
     budget.ignore_past_failures()
     view = LiveView(Console(stderr=True), trials, float(RUNGS), "value")
-    command = [__file__, "worker", str(folder), str(trials), unit_s]
+    command = [sys.argv[0], "worker", str(folder), str(trials), unit_s]
     try:
         if kind == "ray":
             sys.exit(on_ray(sys.argv[6], workers, command, budget, view))
@@ -172,7 +184,3 @@ def on_ray(address: str, workers: int, command: Sequence[str], budget: Budget, v
     cluster = RayCluster(address, workers, 0.5, 0.5)
     with cluster.connected():
         return RayPool(budget=budget, view=view, worker=worker, cluster=cluster).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -33,7 +33,7 @@ from quell_tuning.storage.postgres_server import PostgresServer as Postgres
 from quell_tuning.trials.budget import Budget
 from quell_tuning.trials.ranking import is_lost
 
-STUB = str(Path(__file__).with_name("chaos_stub.py"))
+STUB = str(Path(__file__).with_name("chaos_program.py"))
 GRACE_S = 6.0  # of the workers, instead of 30: the run is short
 SLOTS, NODES, GPUS = 8, 2, 2
 DRAIN_S = 15.0
@@ -42,7 +42,7 @@ ALONE = "QUELL_ALONE"  # set inside the namespace
 
 @dataclass
 class Search:
-    """`chaos_stub.py ray` in a process of its own, as in `quell tune --ray`."""
+    """`chaos_program.py ray` in a process of its own, as in `quell tune --ray`."""
 
     folder: Path
     url: str

@@ -62,8 +62,9 @@ class Access:
 
 
 def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Console) -> int:
-    """Prints the address of the study's page on stdout and serves until it is interrupted.
+    """Reads the study's trials, prints the address of its page on stdout, and serves until it is interrupted.
 
+    Optuna takes 3 ms for each trial that it has not read before: 10,000 are read before anybody waits for an answer.
     The study's notes and plots are brought up to date at the start and every REFRESH_S. When nothing has changed that
     takes 0.1 s for 1000 trials.
 
@@ -90,6 +91,8 @@ def serve(study: optuna.Study, store: ArtifactStore, access: Access, console: Co
                 gone.append(error)
                 ended.set()
 
+        with console.status(f"reading the trials of study {study.study_name}"):
+            storage.get_all_trials(study_id_of(study), deepcopy=False)  # kept by the storage, for all who ask
         threading.Thread(target=keep, daemon=True).start()
         if not is_loopback(access.host):
             console.print(
