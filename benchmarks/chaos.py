@@ -114,7 +114,7 @@ class Faults:
 
     def __init__(self, starters: list[Starter], backend: Backend, options: argparse.Namespace) -> None:
         self.starters = starters
-        self.folder = starters[0].folder
+        self.kills = starters[0].folder / "kills"
         self.backend = backend
         self.options = options
         self.counts: Counter[str] = Counter()
@@ -126,7 +126,7 @@ class Faults:
 
     def inject(self) -> None:
         began = time.monotonic()
-        preemption = Preemption(self.folder) if self.options.preempt else None
+        preemption = Preemption(self.starters[0].folder) if self.options.preempt else None
         self._next_fault, self._next_outage = began + self.options.every, began + self.options.strike
         while any(starter.process.poll() is None for starter in self.starters):
             now = time.monotonic()
@@ -139,9 +139,9 @@ class Faults:
             if now > self._next_fault:
                 self._next_fault = now + self.options.every
                 self._strike_worker(now)
-            if now > self._next_kill:
+            if now > self._next_kill and not any(self.kills.iterdir()):  # else one call would meet several
                 self._next_kill = now + self.options.children
-                (self.folder / "kills" / str(now)).touch()  # for the next child that writes
+                (self.kills / str(now)).touch()  # for the next child that writes
                 self.counts[IN_A_WRITE] += 1
             self._strike_once(now)
             if now - began > self.options.limit:
@@ -185,7 +185,7 @@ class Faults:
             _signal(worker, signal.SIGCONT)
         for starter in self.starters:
             starter.process.kill()
-        self.counts[IN_A_WRITE] -= len(list((self.folder / "kills").iterdir()))
+        self.counts[IN_A_WRITE] -= len(list(self.kills.iterdir()))
 
 
 def _signal(process: int, number: signal.Signals) -> None:
