@@ -61,6 +61,28 @@ def test_workers_that_die_at_the_start_end_the_study_with_their_last_line(study:
         running.run()
 
 
+TERMINATED = f"""
+import os, signal
+from pathlib import Path
+starts = Path("starts")
+with starts.open("a") as file:
+    file.write("x")
+if starts.stat().st_size <= {2 * DEATHS}:
+    os.kill(os.getpid(), signal.SIGTERM)
+{WORKER}"""
+
+
+def test_workers_that_are_asked_to_stop_while_they_start_are_not_counted_as_dead(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "BACK_OFF_S", 0.01)
+    monkeypatch.chdir(tmp_path)
+    running, _ = pool(study, tmp_path, TERMINATED, 2)
+    running.devices = ["cpu"]
+    assert running.run() == 0
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+
+
 KILLED = """
 import os, sys, optuna
 from quell_tuning.trials.budget import Budget

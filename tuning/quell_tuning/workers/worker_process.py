@@ -16,7 +16,8 @@ STOP_GRACE_S = 10.0
 DEATHS = 3
 # Before a worker that died is started again; doubled with every death in a row.
 BACK_OFF_S = 0.5
-STOPPED = (130, 143)  # exit codes of a worker that was asked to stop
+# Exit codes of a worker that was asked to stop; before it has imported its program the signal itself ends it.
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
 LOG_TAIL_BYTES = 4_000  # enough for the last line
 LESS_MEMORY = "run fewer workers, or lower batch_size, base_channels or segment_s in the study file"
 
