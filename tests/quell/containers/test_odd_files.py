@@ -186,6 +186,8 @@ TWICE = {
     "WAV after WAV with ID3 between": wav() + ID3 + wav(),
     "WAV after WAV with zeros between": wav() + bytes(100) + wav(),
     "WAV after a WAV that was streamed": wav(said=0) + wav(),
+    "WAV with tags, ID3 and a WAV": wav(after=LIST) + ID3V1 + wav(),
+    "WAV with tags, zeros and a WAV": wav(after=LIST) + bytes(4096) + wav(),
     "FLAC after FLAC": 2 * flac(),
     "AIFF after AIFF": 2 * aiff(),
 }
@@ -219,6 +221,13 @@ REFUSED = {
     "NIST with a count too large": (nist(LENGTH + 500), f"500 of {LENGTH + 500} samples are missing"),
     "AU cut off": (encoded("AU")[:-100], "cut off, 100 bytes"),
     "FLAC after WAV": (wav() + flac(), "another file begins at byte"),
+    "FLAC after WAV with tags": (wav(after=LIST) + flac(), "another file begins at byte"),
+    "a byte and a WAV after WAV with tags": (wav(after=LIST) + b"x" + wav(), "40045 bytes after the last chunk"),
+    "samples after WAV with tags": (wav(after=LIST) + DATA, "40000 bytes after the last chunk"),
+    "a streamed chunk of sound after tags": (
+        wav(after=LIST + b"data\xff\xff\xff\xff" + DATA), "40008 bytes after the last chunk",
+    ),
+    "a chunk of sound cut off after tags": (wav(after=LIST + wav()[36:-99]), "39909 bytes after the last chunk"),
     "AU after AU": (2 * encoded("AU"), "another file begins at byte"),
     "RIFX, blocks for one of two channels": (
         wav(fmt=struct.pack(">HHIIHH", 1, 2, RATE, 2 * RATE, 2, 16), mark=b"RIFX", order=">"),
@@ -246,6 +255,13 @@ def test_a_file_that_can_be_resolved_is_read_right_to_the_sample(tmp_path, name)
     samples, _ = audio.read(path)
     assert audio.AudioFile(path).frames == LENGTH
     np.testing.assert_array_equal(samples[:, 0] * 32_768, SOUND)
+
+
+def test_samples_that_look_like_a_chunk_do_not_end_a_sound_of_a_wrong_length(tmp_path):
+    loud = SOUND.copy()
+    loud[4000:4004] = np.frombuffer(b"A/R/" + struct.pack("<I", 5000), "<i2")  # a name of four letters, and a length
+    (tmp_path / "a.wav").write_bytes(wav(loud.tobytes(), said=8000, whole=8036))
+    np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0][:, 0] * 32_768, loud)
 
 
 @pytest.mark.parametrize("name", TWICE)
