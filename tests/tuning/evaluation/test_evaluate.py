@@ -107,6 +107,14 @@ def test_an_identity_scores_exactly_as_the_noisy_input(recordings: Recordings, s
         assert state["worse"] == dict.fromkeys(METRICS, 0.0)
 
 
+def test_recordings_of_a_kind_that_is_not_read_are_told(recordings: Recordings) -> None:
+    noisy, clean = recordings()
+    (noisy / "room0" / "b.m4a").write_bytes(b"sound")
+    shown = io.StringIO()
+    evaluation.of_folders(noisy, clean, Console(file=shown, width=80))
+    assert shown.getvalue().startswith(f"quell: {noisy}: 1 files that are not read (1 .m4a), expected WAV, FLAC, ")
+
+
 def test_an_identity_on_a_study_scores_as_the_noisy_mixtures(validation: EvaluationSet, scorer: Scorer) -> None:
     test_set = MixtureSet(validation)
     compared = {"same": systems.as_system(identity(8_000))}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from quell import audio
 from quell.atomic import EXISTS, WRITTEN_MEANWHILE, replacing
 from quell.corpus.memory_map import Corpus
 from quell.evaluation.baselines import System
@@ -42,7 +43,7 @@ def of_study(spec: StudySpec, corpus: Corpus, mixtures: int, scorer: Scorer, con
 
 
 def of_folders(noisy: Path, clean: Path | None, console: Console) -> TestSet:
-    """The recordings of a folder, with or without their clean versions; reads each once.
+    """The recordings of a folder, with or without their clean versions; reads each once. Says what it leaves out.
 
     Raises:
         AudioError, CorpusError: as `quell.evaluation.test_sets.pair_up` and `quell.evaluation.test_sets.PairedSet`.
@@ -51,6 +52,9 @@ def of_folders(noisy: Path, clean: Path | None, console: Console) -> TestSet:
     if clean is None:
         dnsmos.require()
     pairs = pair_up(noisy, clean)
+    for folder in (path for path in (noisy, clean) if path is not None and path.is_dir()):
+        if counts := audio.unread([folder]):
+            console.print(f"quell: {folder}: {audio.left_out(counts)}", highlight=False, markup=False, soft_wrap=True)
     with progress.bar("reading the recordings", console) as update:
         return UnpairedSet(pairs, update) if clean is None else PairedSet(pairs, update)
 
