@@ -14,8 +14,9 @@ from quell.inference.jobs import DenoiseOptions, Report
 from quell.progress import Progress, ignore
 
 # First bytes of files that a user may pipe in; their headers would be denoised as sound.
-HEADERS = (b"RF64", b"fLaC", b"OggS", b"caff")
-FORMS = {b"RIFF": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
+HEADERS = (b"RF64", b"BW64", b"riff", b"fLaC", b"OggS", b"caff", b".snd", b"NIST", b"ID3\2", b"ID3\3", b"ID3\4")
+VERSIONS = "\2\3\4"  # of ID3
+FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC", b"8SVX")}
 BYTES = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 CHUNK = 2**16  # bytes
 
@@ -97,7 +98,7 @@ def _check(received: Path, raw: audio.Raw) -> None:
     with received.open("rb") as file:
         head = file.read(12)
     if head[:4] in HEADERS or (head[:4] in FORMS and head[8:] in FORMS[head[:4]]):
-        found = f"a file that begins with {head[:4].decode()}"
+        found = f"a file that begins with {head[:4].decode().rstrip(VERSIONS)}"
         raise AudioError(
             f"standard input: {found}, expected samples without a header; give the file's path instead of -"
         )
