@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from quell.containers.stream import Contradiction, Stream
+from quell.containers.stream import Contradiction, Stream, refuse_another
 from quell.containers.tags import after_padding, before_tags, is_padding
 
 # kbit/s by (MPEG-1, layer), from index 1 on (ISO 11172-3 and 13818-3, 2.4.2.3). Index 0 leaves the length open.
@@ -127,6 +127,7 @@ def split(file: BinaryIO, size: int, start: int = 0) -> Iterator[Part]:
                 part.varies = part.varies or abs(frame.bytes - part.frame.bytes) > 1
             part.stop = place + frame.bytes
         if part is not None:
+            refuse_another(content[part.stop : part.stop + SEARCHED], part.stop)
             yield part
 
 

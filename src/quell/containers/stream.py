@@ -10,6 +10,23 @@ class Contradiction(ValueError):
     """Two parts of a file that say different things, of which neither can be trusted; the message says both."""
 
 
+# What begins a file of another kind: its first bytes, and those at 8.
+OTHERS = ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
+LONG_MARKS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22", b"OggS\0\2")
+
+
+def refuse_another(content: bytes, place: int, but: bytes = b"") -> None:
+    """Raises Contradiction where a sound file begins in `content`, which stands at `place` of a file.
+
+    Args:
+        but: kind that may begin there.
+    """
+    found = [at for mark, form in OTHERS if (at := content.find(mark)) >= 0 and content[at + 8 : at + 12] == form]
+    found += [at for mark in LONG_MARKS if mark[:4] != but and (at := content.find(mark)) >= 0]
+    if found:
+        raise Contradiction(f"another file begins at byte {place + min(found)}, which would not be read")
+
+
 @dataclass(frozen=True)
 class Stream:
     """`header`, followed by the bytes of a file from `start` to `stop`. By default, the whole of the file."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from quell.containers.search import find
-from quell.containers.stream import Contradiction, Stream
+from quell.containers.stream import Contradiction, Stream, refuse_another
 from quell.containers.tags import before_tags, is_padding
 
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags of an Ogg page
 FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the mark and the head of STREAMINFO
+HEAD = 12  # bytes by which the head of a file is known
 FLAC_INFO = 42  # bytes up to the end of STREAMINFO
 FLAC_RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)  # Hz, by code
 FLAC_TAIL = 1 << 20  # bytes that are searched for the last frame
@@ -32,6 +33,8 @@ def ogg_streams(file: BinaryIO, start: int, size: int) -> list[Stream]:
             # Another program's bytes: tags or padding, before the next stream or at the end.
             following = find(file, b"OggS", place, size, lambda _: True)
             if following is None or not ended:
+                file.seek(place)
+                refuse_another(file.read(COPIED), place, b"OggS")
                 complete = is_padding(file, place, size) or ended
                 break
             place = following
@@ -105,13 +108,14 @@ def _find_heads(file: BinaryIO, place: int) -> list[int]:
     kept = b""
     while block := file.read(COPIED):
         window = kept + block
+        refuse_another(window, place - len(kept), b"fLaC")
         for head in FLAC_HEADS:
             at = window.find(head)
             while at >= 0:
                 found.append(place - len(kept) + at)
                 at = window.find(head, at + 1)
         place += len(block)
-        kept = window[-len(FLAC_HEADS[0]) + 1 :]
+        kept = window[-HEAD + 1 :]
     return sorted(set(found))
 
 

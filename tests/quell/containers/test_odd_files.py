@@ -228,6 +228,12 @@ REFUSED = {
         wav(after=LIST + b"data\xff\xff\xff\xff" + DATA), "40008 bytes after the last chunk",
     ),
     "a chunk of sound cut off after tags": (wav(after=LIST + wav()[36:-99]), "39909 bytes after the last chunk"),
+    "FLAC and a WAV": (flac() + wav(), "another file begins at byte"),
+    "FLAC and an Ogg": (flac() + encoded("OGG", "VORBIS"), "another file begins at byte"),
+    "Ogg and a WAV": (encoded("OGG", "VORBIS") + wav(), "another file begins at byte"),
+    "Ogg and a FLAC": (encoded("OGG", "VORBIS") + flac(), "another file begins at byte"),
+    "MP3 and a WAV": (encoded("MP3") + wav(), "another file begins at byte"),
+    "MP3 and a FLAC": (encoded("MP3") + flac(), "another file begins at byte"),
     "AU after AU": (2 * encoded("AU"), "another file begins at byte"),
     "RIFX, blocks for one of two channels": (
         wav(fmt=struct.pack(">HHIIHH", 1, 2, RATE, 2 * RATE, 2, 16), mark=b"RIFX", order=">"),
@@ -245,7 +251,11 @@ REFUSED = {
 
 
 def suffix(name):
-    return "." + name.split()[0].lower() if name.split()[0] in ("AIFF", "CAF", "W64", "AU", "FLAC") else ".wav"
+    return (
+        "." + name.split()[0].lower()
+        if name.split()[0] in ("AIFF", "CAF", "W64", "AU", "FLAC", "Ogg", "MP3")
+        else ".wav"
+    )
 
 
 @pytest.mark.parametrize("name", READ)
