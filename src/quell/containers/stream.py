@@ -5,26 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quell.containers.search import occurrences
+
 
 class Contradiction(ValueError):
     """Two parts of a file that say different things, of which neither can be trusted; the message says both."""
 
 
-# What begins a file of another kind: its first bytes, and those at 8.
-OTHERS = ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
-LONG_MARKS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22", b"OggS\0\2")
+FLAC_HEADS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")  # the mark and the head of STREAMINFO
+# What begins a file of sound: its first bytes, and for those that may stand anywhere the bytes at 8.
+FORMS = ((b"RIFF", b"WAVE"), (b"RF64", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
+MARKS = (*((mark, b"") for mark in (*FLAC_HEADS, b"OggS\0\2")), *FORMS)
 
 
 def refuse_another(content: bytes, place: int, but: bytes = b"") -> None:
     """Raises Contradiction where a sound file begins in `content`, which stands at `place` of a file.
 
     Args:
-        but: kind that may begin there.
+        but: first bytes of the kind that may begin there.
     """
-    found = [at for mark, form in OTHERS if (at := content.find(mark)) >= 0 and content[at + 8 : at + 12] == form]
-    found += [at for mark in LONG_MARKS if mark[:4] != but and (at := content.find(mark)) >= 0]
-    if found:
-        raise Contradiction(f"another file begins at byte {place + min(found)}, which would not be read")
+    for mark, form in MARKS:
+        if but and mark.startswith(but):
+            continue
+        for at in occurrences(content, mark):
+            if content.startswith(form, at + 8):
+                raise Contradiction(f"another file begins at byte {place + at}, which would not be read")
 
 
 @dataclass(frozen=True)

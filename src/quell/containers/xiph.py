@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from quell.containers.search import find
-from quell.containers.stream import Contradiction, Stream, refuse_another
+from quell.containers.stream import FLAC_HEADS, Contradiction, Stream, refuse_another
 from quell.containers.tags import before_tags, is_padding
 
 FIRST_PAGE, LAST_PAGE = 2, 4  # flags of an Ogg page
-FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # the mark and the head of STREAMINFO
 HEAD = 12  # bytes by which the head of a file is known
 FLAC_INFO = 42  # bytes up to the end of STREAMINFO
 FLAC_RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)  # Hz, by code

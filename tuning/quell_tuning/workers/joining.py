@@ -52,9 +52,8 @@ def join(
 
             from quell_tuning.trials import objective
 
-            torch.optim.SGD(
-                [torch.zeros(1)]
-            )  # the first one imports torch's compiler: seconds that no step should take
+            # The first optimiser imports torch's compiler, for seconds in which a step would look for no request.
+            torch.optim.SGD([torch.zeros(1)])
             log.info("on %s with %d threads", device, torch.get_num_threads())
             store = open_artifacts(workspace.artifacts_url, runs)
             scorer = stack.enter_context(Scorer(torch.get_num_threads()))
