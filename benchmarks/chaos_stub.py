@@ -33,7 +33,7 @@ from quell_tuning.workspace.workspace import Workspace
 from rich.console import Console
 
 from quell.atomic import replacing
-from quell.child_pool import ChildPool
+from quell.child_processes.child_pool import ChildPool
 
 STUDY = "chaos"
 RUNGS = 5

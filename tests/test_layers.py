@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "quell": [
         [""],
-        ["containers", "network"],
+        ["child_processes", "containers", "network"],
         ["audio"],
         ["corpus", "datasets", "metrics", "export"],
         ["audit", "mixing", "inference"],

@@ -9,7 +9,7 @@ from quell import audio
 from quell.audio.alignment import measured_snr_db, read
 from quell.audit.findings import Finding, Inspections, Pairing, judge, usable
 from quell.audit.inspection import Inspection, inspect
-from quell.child_pool import ChildPool, described
+from quell.child_processes.child_pool import ChildPool, described
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners
 from quell.corpus.scan import find
 from quell.errors import AudioError

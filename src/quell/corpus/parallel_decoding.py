@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from quell.check_sums import DamagedFileError, read_json
-from quell.child_pool import ChildPool, described
+from quell.child_processes.child_pool import ChildPool, described
 from quell.corpus.decoding import Decoded, decode, decode_pair
 from quell.corpus.memory_map import INDEX, WITHDRAWN
 from quell.corpus.recordings import CorpusConfig, Kind, Recording, partners

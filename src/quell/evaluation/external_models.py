@@ -7,10 +7,10 @@ import numpy as np
 
 from quell import check_sums
 from quell.audio import FloatArray
+from quell.child_processes.remote_function import RemoteError, RemoteFunction
 from quell.errors import ExportError
 from quell.evaluation.baselines import System, at_rate
 from quell.export.model_process import ended
-from quell.remote_function import RemoteError, RemoteFunction
 
 SLACK_S = 0.1  # by which an output may be longer or shorter than the input, as models round to frames
 SHAPES = {2: "(1, T)", 1: "(T,)", 3: "(1, 1, T)"}  # of a waveform, by rank, in the order in which they are tried

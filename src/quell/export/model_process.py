@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from quell.child_processes.remote_function import RemoteError, RemoteFunction
 from quell.errors import ExportError
 from quell.export import exported_model
 from quell.export.blocks import Blocks
 from quell.export.exported_model import Model
-from quell.remote_function import RemoteError, RemoteFunction
 
 # For a block of 4 to 16 s, of which a slow network needs a second.
 BLOCK_LIMIT_S = 120.0

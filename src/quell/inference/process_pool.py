@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from quell.atomic import sweep
-from quell.child_pool import ChildPool
+from quell.child_processes.child_pool import ChildPool
 from quell.errors import AudioError, ExportError, ProcessError
 from quell.inference import denoising_process, pretrained
 from quell.inference.jobs import DenoiseJob, DenoiseOptions, JobResult

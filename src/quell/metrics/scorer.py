@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quell.audio import FloatArray
-from quell.child_pool import ChildPool
+from quell.child_processes.child_pool import ChildPool
 from quell.metrics import intrusive
 from quell.progress import Progress, ignore
 

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Timer
 from typing import Any
 
-from quell.child_process import ChildProcess, Died, dump
+from quell.child_processes.child_process import ChildProcess, Died, dump
 
 # Until the process has imported what it needs and made its function: torch takes 3 s, a minute on a machine that swaps.
 BEGIN_S = 300.0

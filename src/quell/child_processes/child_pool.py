@@ -13,7 +13,7 @@ from functools import partial
 from threading import Condition, Thread
 from typing import Any, ParamSpec, Self, TypeVar
 
-from quell.child_process import ChildProcess, Died, dump
+from quell.child_processes.child_process import ChildProcess, Died, dump
 from quell.errors import ProcessError
 
 P = ParamSpec("P")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from quell.child_processes.remote_function import RemoteError, RemoteFunction
 from quell.errors import ExportError
-from quell.remote_function import RemoteError, RemoteFunction
 
 
 def make(fact: str) -> tuple[str, Any]:

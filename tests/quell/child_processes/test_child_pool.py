@@ -17,8 +17,8 @@ from pathlib import Path
 import deadly
 import pytest
 
-from quell import child_process
-from quell.child_pool import ONE_THREAD, ChildPool, described
+from quell.child_processes import child_process
+from quell.child_processes.child_pool import ONE_THREAD, ChildPool, described
 from quell.errors import ProcessError
 
 LIMIT_S = 60
@@ -236,7 +236,7 @@ ORPHANS = """
 import os, sys, time
 sys.path[:0] = sys.argv[1:]
 import deadly
-from quell.child_pool import ChildPool
+from quell.child_processes.child_pool import ChildPool
 
 if __name__ == "__main__":
     children = ChildPool(2)
